@@ -1,0 +1,260 @@
+"""Bottlenecks: features -> latents (and codes) -> features. Each owns its projections and computes in float32.
+
+A bottleneck is an `nn.Module` with
+
+- ``encode(features) -> BottleneckOutput`` for (b, t, h, w, width) features: the plain result, no state changed,
+- ``forward(features) -> BottleneckOutput``: the same with losses; in training mode noise, codebook updates, statistics,
+- ``expand(latents) -> features`` for (b, t, h, w, channels) latents,
+- ``config_fields()``: the fields of `TokenizerConfig` that describe it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class GaussianPosterior:
+    """A diagonal Gaussian over latents; `mean` and `logvar` have the shape of the latents."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def mode(self) -> Tensor:
+        """The most likely latents: the mean."""
+        return self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Latents drawn from the posterior."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+    def kl(self) -> Tensor:
+        """KL divergence to the standard normal in nats, summed over all but the batch: (b,)."""
+        terms = self.mean.square() + self.logvar.exp() - 1.0 - self.logvar
+        return 0.5 * terms.flatten(1).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class BottleneckOutput:
+    """What a bottleneck makes of features (b, t, h, w, width)."""
+
+    latents: Tensor  # (b, t, h, w, c): what the decoder is given
+    codes: Tensor | None = None  # (b, t, h, w) int64, for quantizers
+    posterior: GaussianPosterior | None = None  # channels last, for Gaussians
+    losses: dict[str, Tensor] = field(default_factory=dict)  # unweighted scalars
+    statistics: dict[str, Tensor] = field(default_factory=dict)  # detached scalars
+
+
+class Float32Module(nn.Module):
+    """Keeps its parameters and buffers in float32 whatever `.to(dtype)` asks of the model around it."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Float32Module":
+        def move_only(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move_only, recurse)
+
+
+class VectorQuantizer(Float32Module):
+    """Nearest neighbour in a codebook of low-dimensional, l2-normalised codes, learnt by moving averages.
+
+    Features are projected to `dim` channels, put on the unit sphere and replaced by the nearest row of the codebook in
+    Euclidean distance; the gradient passes straight through (van den Oord et al., 2017; Yu et al., 2022 for the low
+    dimension and the norm). The codebook follows the exponential moving average of what was assigned to each row and takes
+    no gradient. It is initialised from the first training batch; rows that fall out of use are moved onto features of the
+    current batch. All of this state lives in buffers and is the same on every process of a distributed run.
+
+    Args:
+        width: channels of the features.
+        dim: channels of a code.
+        codebook_size: number of codes.
+        decay: of the moving averages.
+        normalize_codes: keep the rows of the codebook on the unit sphere too (False: the released weights).
+        restart_threshold: rows used less than this share of the mean use are restarted; 0 switches it off.
+    """
+
+    codebook: Tensor
+    cluster_size: Tensor
+    cluster_sum: Tensor
+    initialised: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        dim: int = 8,
+        codebook_size: int = 8192,
+        decay: float = 0.99,
+        normalize_codes: bool = True,
+        restart_threshold: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.dim, self.codebook_size, self.decay = dim, codebook_size, decay
+        self.normalize_codes, self.restart_threshold = normalize_codes, restart_threshold
+        self.project_in = nn.Linear(width, dim)
+        self.project_out = nn.Linear(dim, width)
+        codebook = F.normalize(torch.randn(codebook_size, dim), dim=-1)
+        self.register_buffer("codebook", codebook)
+        self.register_buffer("cluster_size", torch.ones(codebook_size))
+        self.register_buffer("cluster_sum", codebook.clone())
+        self.register_buffer("initialised", torch.tensor(False))
+
+    def config_fields(self) -> dict[str, object]:
+        """The fields of `TokenizerConfig` that describe this bottleneck."""
+        return {
+            "bottleneck": "vq",
+            "latent_channels": self.dim,
+            "codebook_size": self.codebook_size,
+            "codebook_decay": self.decay,
+            "normalize_codes": self.normalize_codes,
+            "restart_threshold": self.restart_threshold,
+        }
+
+    def encode(self, features: Tensor) -> BottleneckOutput:
+        """features (b, t, h, w, width) -> codes and their code vectors as latents. Changes no state."""
+        with torch.autocast(features.device.type, enabled=False):
+            z = self._project(features)
+            codes = self.nearest(z.reshape(-1, self.dim)).reshape(z.shape[:-1])
+            return BottleneckOutput(latents=self.lookup(codes), codes=codes)
+
+    def _project(self, features: Tensor) -> Tensor:
+        return F.normalize(self.project_in(features.float()), dim=-1)  # b t h w dim
+
+    def forward(self, features: Tensor, quantize: bool = True) -> BottleneckOutput:
+        """features (b, t, h, w, width) -> quantized latents, codes, the commitment loss and usage statistics.
+
+        In training mode the codebook is initialised (once), updated (every call) and restarted where dead. With
+        `quantize=False` the points of the unit sphere pass as they are: a codebook initialised after some such steps finds
+        features that use every channel, where one initialised at once mostly codes brightness.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            z = self._project(features)
+            if not quantize:
+                return BottleneckOutput(latents=z, losses={"commitment": z.new_zeros(())})
+            flat = z.detach().reshape(-1, self.dim)
+            if self.training and not bool(self.initialised):
+                self._initialise(flat)
+            codes = self.nearest(flat)
+            quantized = self.lookup(codes).reshape(z.shape)
+            statistics = {}
+            if self.training:
+                statistics = self._update(flat, codes)
+            commitment = F.mse_loss(z, quantized)
+            latents = z + (quantized - z).detach() if self.training else quantized
+        return BottleneckOutput(
+            latents=latents,
+            codes=codes.reshape(z.shape[:-1]),
+            losses={"commitment": commitment},
+            statistics=statistics,
+        )
+
+    def expand(self, latents: Tensor) -> Tensor:
+        """latents (b, t, h, w, dim) -> features (b, t, h, w, width), float32."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.project_out(latents.float())
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Rows of the codebook: codes (...) -> (..., dim)."""
+        return F.embedding(codes, self.codebook)
+
+    def nearest(self, z: Tensor, chunk: int = 4096) -> Tensor:
+        """Code nearest to each row of z (n, dim) -> (n,) int64. Works in chunks, so memory does not grow with n."""
+        half_norms = 0.5 * self.codebook.square().sum(dim=-1)  # |z - e|^2 / 2 = |z|^2 / 2 - z.e + |e|^2 / 2
+        table = self.codebook.t().contiguous()
+        parts = [torch.addmm(half_norms, rows, table, alpha=-1.0).argmin(dim=-1) for rows in z.split(chunk)]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=z.device)
+
+    @torch.no_grad()
+    def _initialise(self, flat: Tensor) -> None:
+        rows = self._sample_rows(flat, self.codebook_size)
+        self.codebook.copy_(rows)
+        self.cluster_sum.copy_(rows)
+        self.cluster_size.fill_(1.0)
+        self.initialised.fill_(True)
+
+    @torch.no_grad()
+    def _update(self, flat: Tensor, codes: Tensor) -> dict[str, Tensor]:
+        counts = torch.zeros_like(self.cluster_size).index_add_(0, codes, torch.ones_like(flat[:, 0]))
+        sums = torch.zeros_like(self.cluster_sum).index_add_(0, codes, flat)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(counts)
+            dist.all_reduce(sums)
+        self.cluster_size.lerp_(counts, 1.0 - self.decay)
+        self.cluster_sum.lerp_(sums, 1.0 - self.decay)
+        if self.restart_threshold > 0:
+            self._restart_dead_codes(flat)
+        codebook = self.cluster_sum / self.cluster_size.clamp_min(1e-5)[:, None]
+        self.codebook.copy_(F.normalize(codebook, dim=-1) if self.normalize_codes else codebook)
+        probability = counts / counts.sum()
+        entropy = -(probability * probability.clamp_min(1e-10).log()).sum()
+        return {"codebook_usage": (counts > 0).float().mean(), "codebook_perplexity": entropy.exp()}
+
+    def _restart_dead_codes(self, flat: Tensor) -> None:
+        mean_use = self.cluster_size.mean()
+        dead = (self.cluster_size < self.restart_threshold * mean_use).nonzero().squeeze(-1)
+        if dead.numel() == 0:
+            return
+        self.cluster_size[dead] = mean_use
+        self.cluster_sum[dead] = self._sample_rows(flat, dead.numel()) * mean_use
+
+    def _sample_rows(self, flat: Tensor, n: int) -> Tensor:
+        """n rows of flat, distinct while there are enough, the same on every process."""
+        order = torch.randperm(flat.shape[0], device=flat.device)
+        rows = flat[order.repeat(-(-n // flat.shape[0]))[:n]]
+        rows = F.normalize(rows + 1e-3 * torch.randn_like(rows), dim=-1)  # so that repeated rows part ways
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast(rows, src=0)
+        return rows
+
+
+class DiagonalGaussian(Float32Module):
+    """The bottleneck of a KL autoencoder (Kingma & Welling, 2014): a mean and a clamped log-variance per latent channel.
+
+    Args:
+        width: channels of the features.
+        dim: channels of the latents.
+    """
+
+    LOGVAR_RANGE = (-30.0, 20.0)
+
+    def __init__(self, width: int, dim: int = 8) -> None:
+        super().__init__()
+        self.dim = dim
+        self.project_in = nn.Linear(width, 2 * dim)
+        self.project_out = nn.Linear(dim, width)
+
+    def config_fields(self) -> dict[str, object]:
+        """The fields of `TokenizerConfig` that describe this bottleneck."""
+        return {"bottleneck": "kl", "latent_channels": self.dim}
+
+    def encode(self, features: Tensor) -> BottleneckOutput:
+        """features (b, t, h, w, width) -> the posterior and its mode as latents."""
+        with torch.autocast(features.device.type, enabled=False):
+            posterior = self._posterior(features)
+        return BottleneckOutput(latents=posterior.mode(), posterior=posterior)
+
+    def _posterior(self, features: Tensor) -> GaussianPosterior:
+        mean, logvar = self.project_in(features.float()).chunk(2, dim=-1)
+        return GaussianPosterior(mean, logvar.clamp(*self.LOGVAR_RANGE))
+
+    def forward(self, features: Tensor, quantize: bool = True) -> BottleneckOutput:
+        """features (b, t, h, w, width) -> latents (a sample in training mode, the mode otherwise), posterior, KL loss.
+
+        The loss is the KL divergence summed over latents and averaged over the batch, in nats. There is nothing to quantize.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            posterior = self._posterior(features)
+            latents = posterior.sample() if self.training else posterior.mode()
+            losses = {"kl": posterior.kl().mean()}
+        statistics = {"posterior_std": (0.5 * posterior.logvar.detach()).exp().mean()}
+        return BottleneckOutput(latents=latents, posterior=posterior, losses=losses, statistics=statistics)
+
+    def expand(self, latents: Tensor) -> Tensor:
+        """latents (b, t, h, w, dim) -> features (b, t, h, w, width), float32."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.project_out(latents.float())

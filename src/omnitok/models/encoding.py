@@ -1,0 +1,70 @@
+"""What `encode` takes and gives: the check of its pixels and the `Encoding` it returns."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from omnitok.models.bottleneck import BottleneckOutput, GaussianPosterior
+
+PIXEL_LIMIT = 1.25  # resampling overshoots [-1, 1] a little; beyond this the range is wrong
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What `encode` gives. An image has no time axis in any of it.
+
+    Attributes:
+        latents: (b, c, t, h, w) or (b, c, h, w).
+        codes: (b, t, h, w) or (b, h, w), int64; None for a VAE.
+        posterior: `mean` and `logvar` in the shape of the latents; None for a quantizer.
+        size: (T, H, W) of the input, for `decode` to crop to.
+    """
+
+    latents: Tensor
+    codes: Tensor | None
+    posterior: GaussianPosterior | None
+    size: tuple[int, int, int]
+
+
+def make_encoding(out: BottleneckOutput, size: tuple[int, int, int], is_image: bool) -> Encoding:
+    """Channels first, and without a time axis for an image."""
+
+    def arrange(grid: Tensor) -> Tensor:
+        grid = grid.permute(0, 4, 1, 2, 3)
+        return grid.squeeze(2) if is_image else grid
+
+    posterior = None
+    if out.posterior is not None:
+        posterior = GaussianPosterior(arrange(out.posterior.mean), arrange(out.posterior.logvar))
+    codes = out.codes
+    if codes is not None and is_image:
+        codes = codes.squeeze(1)
+    return Encoding(arrange(out.latents), codes, posterior, size)
+
+
+def check_pixels(x: Tensor, check_range: bool = True) -> None:
+    """Refuse what cannot be pixels in [-1, 1].
+
+    Raises:
+        ValueError: one sentence with what was found and what is accepted.
+    """
+    accepted = "accepted are float images (b, 3, H, W) or videos (b, 3, T, H, W) in [-1, 1]"
+    if not isinstance(x, Tensor):
+        raise ValueError(f"pixels must be a torch.Tensor, found {type(x).__name__}; {accepted}")
+    if x.ndim not in (4, 5) or x.shape[1] != 3:
+        raise ValueError(f"pixels have shape {tuple(x.shape)}; {accepted}")
+    if x.numel() == 0:
+        raise ValueError(f"pixels are empty, shape {tuple(x.shape)}; {accepted}")
+    if not x.is_floating_point():
+        hint = ": for uint8 use x.float() / 127.5 - 1" if x.dtype == torch.uint8 else ""
+        raise ValueError(f"pixels have dtype {x.dtype}; {accepted}{hint}")
+    low, high = (float(v) for v in x.detach().aminmax())
+    if not (abs(low) < float("inf") and abs(high) < float("inf")):  # a NaN anywhere makes both NaN
+        raise ValueError(f"pixels hold NaN or infinite values; {accepted}")
+    if low < -PIXEL_LIMIT or high > PIXEL_LIMIT:
+        raise ValueError(f"pixels lie in [{low:.4g}, {high:.4g}]; {accepted}")
+    if check_range and 0 <= low < 0.02 and 0.9 < high <= 1:
+        raise ValueError(
+            f"pixels lie in [{low:.4g}, {high:.4g}], which looks like [0, 1]; {accepted}: use 2 * x - 1, or pass "
+            "check_range=False if the picture really has nothing darker than mid-grey"
+        )

@@ -1,0 +1,188 @@
+"""Streams over a tokenizer: a clip in pieces of any length gives what the whole gives, in memory that does not grow.
+
+The stream object is the state; the model keeps none, so any number of streams can share one model.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omnitok.models.encoding import Encoding, check_pixels, make_encoding
+
+if TYPE_CHECKING:
+    from omnitok.models.tokenizer import OmniTokenizer
+
+
+def _check_streamable(tokenizer: "OmniTokenizer") -> None:
+    if not tokenizer.config.streamable:
+        raise ValueError(
+            "this tokenizer is not causal (released weights mix later frames into earlier ones), so it cannot stream: "
+            "encode and decode the whole clip, or use a model with causal=True and temporal_convolution_layout='grid'"
+        )
+
+
+class EncoderStream:
+    """Encodes a clip as its frames arrive; made by `OmniTokenizer.encoder_stream`.
+
+    Frames wait until they fill a temporal patch (the first frame is one by itself). What travels from push to push is at
+    most t - 1 frames, two feature frames a positional convolution, and temporal_window - 1 frames of keys and values a
+    temporal block.
+    """
+
+    def __init__(self, tokenizer: "OmniTokenizer") -> None:
+        _check_streamable(tokenizer)
+        self._tokenizer = tokenizer
+        self._cache = tokenizer.encoder.new_cache()
+        self._waiting: Tensor | None = None  # (b, 3, < t, H, W)
+        self._finished = False
+
+    @torch.no_grad()
+    def push(self, frames: Tensor) -> Encoding:
+        """Take frames (b, 3, n, H, W) in [-1, 1], n >= 0, and give the latent frames completed by them (maybe t = 0).
+
+        `size` of the result is (frames it stands for, H, W).
+
+        Raises:
+            ValueError: frames of another size than before, invalid pixels, or a stream already flushed.
+        """
+        if self._finished:
+            raise ValueError("this stream was flushed; open a new one for another clip")
+        if frames.ndim != 5:
+            raise ValueError(f"a stream takes frames (b, 3, n, H, W), found {tuple(frames.shape)}")
+        if frames.shape[2]:
+            check_pixels(frames, check_range=False)
+        waiting = self._waiting
+        if waiting is not None and (waiting.shape[:2], waiting.shape[3:]) != (frames.shape[:2], frames.shape[3:]):
+            raise ValueError(
+                f"frames (b, 3, n, H, W) changed from {tuple(waiting.shape)} to {tuple(frames.shape)} within one stream"
+            )
+        frames = frames if waiting is None else torch.cat([waiting, frames], dim=2)
+        return self._encode(frames, self._complete(frames.shape[2]))
+
+    @torch.no_grad()
+    def flush(self) -> Encoding:
+        """Complete the last patch by repeating the last frame; the stream is then finished.
+
+        Raises:
+            ValueError: nothing was ever pushed, or flushed before.
+        """
+        if self._finished:
+            raise ValueError("this stream was already flushed")
+        if self._waiting is None:
+            raise ValueError("nothing was pushed into this stream")
+        self._finished = True
+        real = self._waiting.shape[2]
+        if real == 0:
+            return self._encode(self._waiting, 0)
+        missing = self._tokenizer.config.temporal_patch_size - real
+        frames = F.pad(self._waiting, (0, 0, 0, 0, 0, missing), mode="replicate") if missing else self._waiting
+        return self._encode(frames, frames.shape[2], real)
+
+    def nbytes(self) -> int:
+        """Bytes that the stream holds between pushes."""
+        waiting = 0 if self._waiting is None else self._waiting.numel() * self._waiting.element_size()
+        return waiting + self._cache.nbytes()
+
+    def _complete(self, frames: int) -> int:
+        """How many of the frames at hand fill patches."""
+        s = self._tokenizer.config.temporal_patch_size
+        if self._cache.started:
+            return frames // s * s
+        return 0 if frames == 0 else 1 + (frames - 1) // s * s
+
+    def _encode(self, frames: Tensor, complete: int, real: int | None = None) -> Encoding:
+        tokenizer = self._tokenizer
+        self._waiting = frames[:, :, complete:].clone()
+        b, _, _, height, width = frames.shape
+        size = (complete if real is None else real, height, width)
+        if complete == 0:
+            _, h, w = tokenizer.config.latent_size(1, height, width)
+            empty = torch.empty(b, 0, h, w, tokenizer.config.width, device=tokenizer.device, dtype=tokenizer.dtype)
+            return make_encoding(tokenizer.bottleneck.encode(empty), size, is_image=False)
+        p = tokenizer.config.patch_size
+        x = frames[:, :, :complete]
+        if height % p or width % p:
+            x = F.pad(x, (0, -width % p, 0, -height % p, 0, 0), mode="replicate")
+        features = tokenizer.encoder(x.to(tokenizer.device, tokenizer.dtype), self._cache)
+        return make_encoding(tokenizer.bottleneck.encode(features), size, is_image=False)
+
+
+class DecoderStream:
+    """Decodes a clip as its latent frames arrive; made by `OmniTokenizer.decoder_stream`."""
+
+    def __init__(self, tokenizer: "OmniTokenizer", size: tuple[int, int, int] | None = None) -> None:
+        _check_streamable(tokenizer)
+        self._tokenizer = tokenizer
+        self._cache = tokenizer.decoder.new_cache()
+        self._size = size
+        self._frames = 0  # frames given so far
+        self._shape: tuple[int, int, int] | None = None  # batch, latent height and width of the first push
+        self._finished = False
+
+    @torch.no_grad()
+    def push(self, x: Tensor) -> Tensor:
+        """Take codes (b, t, h, w) or latents (b, c, t, h, w), t >= 0, and give pixels (b, 3, n, H, W), not clamped.
+
+        Each latent frame is decoded at once: the very first gives one frame, the others t each, less what `size` crops.
+
+        Raises:
+            ValueError: input of another grid than before, invalid codes, or a stream already flushed.
+        """
+        tokenizer = self._tokenizer
+        if self._finished:
+            raise ValueError("this stream was flushed; open a new one for another clip")
+        if x.is_floating_point():
+            if x.ndim != 5 or x.shape[1] != tokenizer.config.latent_channels:
+                raise ValueError(
+                    f"latents must be (b, {tokenizer.config.latent_channels}, t, h, w), found {tuple(x.shape)}"
+                )
+            grid = x.permute(0, 2, 3, 4, 1).to(tokenizer.device)
+        else:
+            if x.ndim != 4:
+                raise ValueError(f"a stream takes codes (b, t, h, w), found {tuple(x.shape)}")
+            grid = tokenizer.lookup_codes(x)
+        shape = (grid.shape[0], grid.shape[2], grid.shape[3])
+        if self._shape is not None and shape != self._shape:
+            raise ValueError(
+                f"the batch and latent grid (b, h, w) changed from {self._shape} to {shape} within one stream"
+            )
+        self._shape = shape
+        p = tokenizer.config.patch_size
+        full = (shape[1] * p, shape[2] * p)
+        if self._size is not None and (self._size[1] > full[0] or self._size[2] > full[1]):
+            raise ValueError(
+                f"size {self._size} (T, H, W) is larger than {full}, the height and width of these latents"
+            )
+        if grid.shape[1] == 0:
+            pixels = torch.empty(shape[0], 3, 0, *full, device=tokenizer.device, dtype=tokenizer.dtype)
+        else:
+            features = tokenizer.bottleneck.expand(grid).to(tokenizer.dtype)
+            pixels = tokenizer.decoder(features, self._cache)
+        if self._size is not None:
+            left = max(self._size[0] - self._frames, 0)
+            pixels = pixels[:, :, :left, : self._size[1], : self._size[2]]
+        self._frames += pixels.shape[2]
+        return pixels
+
+    @torch.no_grad()
+    def flush(self) -> Tensor:
+        """Finish the stream; latent frames never wait, so this gives no frames: (b, 3, 0, H, W).
+
+        Raises:
+            ValueError: nothing was ever pushed, or flushed before.
+        """
+        if self._finished:
+            raise ValueError("this stream was already flushed")
+        if self._shape is None:
+            raise ValueError("nothing was pushed into this stream")
+        b, h, w = self._shape
+        channels = self._tokenizer.config.latent_channels
+        rest = self.push(torch.empty(b, channels, 0, h, w))
+        self._finished = True
+        return rest
+
+    def nbytes(self) -> int:
+        """Bytes that the stream holds between pushes."""
+        return self._cache.nbytes()

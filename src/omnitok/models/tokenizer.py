@@ -1,0 +1,229 @@
+"""The tokenizer: `OmniTokenizer(encoder, bottleneck, decoder)`, one set of weights for images and videos."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnitok.models.autoencoder import Decoder, Encoder, TokenizerConfig
+from omnitok.models.bottleneck import BottleneckOutput, DiagonalGaussian, VectorQuantizer
+from omnitok.models.encoding import Encoding, check_pixels, make_encoding
+from omnitok.models.streaming import DecoderStream, EncoderStream
+from omnitok.models.tiling import decode_tiles, encode_tiles
+
+__all__ = ["Autoencoding", "Encoding", "OmniTokenizer", "TokenizerConfig"]
+
+Bottleneck = VectorQuantizer | DiagonalGaussian
+
+
+@dataclass(frozen=True)
+class Autoencoding:
+    """A reconstruction together with what the bottleneck did, for training."""
+
+    reconstruction: Tensor  # the input's shape; not clamped
+    bottleneck: BottleneckOutput
+
+
+class OmniTokenizer(nn.Module):
+    """Joint image-video tokenizer (arXiv 2406.09399).
+
+    Args:
+        encoder, decoder: built from the same `TokenizerConfig`.
+        bottleneck: `VectorQuantizer` (codes) or `DiagonalGaussian` (latents).
+
+    Pixels are float in [-1, 1], an image (b, 3, H, W), a video (b, 3, T, H, W), of any size and length. Rank is preserved.
+    """
+
+    def __init__(self, encoder: Encoder, bottleneck: Bottleneck, decoder: Decoder) -> None:
+        super().__init__()
+        if encoder.config.width != bottleneck.project_in.in_features:
+            raise ValueError(
+                f"the encoder's width {encoder.config.width} differs from the bottleneck's {bottleneck.project_in.in_features}"
+            )
+        self.encoder = encoder
+        self.bottleneck = bottleneck
+        self.decoder = decoder
+        self.config: TokenizerConfig = dataclasses.replace(encoder.config, **bottleneck.config_fields())
+
+    @classmethod
+    def from_config(cls, config: TokenizerConfig) -> "OmniTokenizer":
+        """A tokenizer with fresh random weights."""
+        if config.bottleneck == "vq":
+            bottleneck: Bottleneck = VectorQuantizer(
+                config.width,
+                config.latent_channels,
+                config.codebook_size,
+                config.codebook_decay,
+                config.normalize_codes,
+                config.restart_threshold,
+            )
+        else:
+            bottleneck = DiagonalGaussian(config.width, config.latent_channels)
+        return cls(Encoder(config), bottleneck, Decoder(config))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "OmniTokenizer":
+        """A trained tokenizer in `eval` mode.
+
+        Args:
+            name_or_path: a bundled name (`omnitok.list_models()`), a folder with `config.json` and `model.safetensors`, a
+                hub id, or a released `.ckpt` / reference `.safetensors`.
+            device, dtype: where and how the weights are kept; the bottleneck always computes in float32.
+
+        Raises:
+            CheckpointError: missing, corrupt or foreign files, with the reason.
+        """
+        from omnitok.pretrained import load_tokenizer
+
+        return load_tokenizer(name_or_path, device=device, dtype=dtype)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `config.json`, `model.safetensors` and `README.md` (a model card, kept where it exists) into `folder`."""
+        from omnitok.pretrained import save_tokenizer
+
+        return save_tokenizer(self, folder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.to_image.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the encoder and decoder."""
+        return self.decoder.to_image.weight.dtype
+
+    # ---------------------------------------------------------------- pixels -> latents
+
+    def encode(self, x: Tensor, tile: int | None = None, check_range: bool = True) -> Encoding:
+        """Encode images (b, 3, H, W) or videos (b, 3, T, H, W) in [-1, 1].
+
+        Args:
+            tile: encode in square tiles of this many pixels (rounded down to whole attention windows) with a halo around
+                them, in memory bounded by the tile. Equal to the plain call where one tile covers the input.
+            check_range: refuse pixels that look like [0, 1] instead of [-1, 1].
+
+        Raises:
+            ValueError: wrong rank, channels, dtype or range; NaN or infinite pixels.
+        """
+        check_pixels(x, check_range)
+        is_image = x.ndim == 4
+        video = x.unsqueeze(2) if is_image else x
+        size = (video.shape[2], video.shape[3], video.shape[4])
+        padded = self._pad(video).to(self.device, self.dtype)
+        if tile is None:
+            features = self.encoder(padded)
+        else:
+            features = encode_tiles(self.encoder, padded, tile)
+        out = self.bottleneck.encode(features)
+        return make_encoding(out, size, is_image)
+
+    def encoder_stream(self) -> EncoderStream:
+        """A stream that takes a clip in pieces of any length; see `EncoderStream`."""
+        return EncoderStream(self)
+
+    # ---------------------------------------------------------------- latents -> pixels
+
+    def decode(self, latents: Tensor, size: tuple[int, int, int] | None = None, tile: int | None = None) -> Tensor:
+        """Decode latents (b, c, h, w) to images or (b, c, t, h, w) to videos, not clamped.
+
+        Args:
+            size: (T, H, W) to crop to, as in `Encoding.size`.
+            tile: decode in tiles of this many pixels, blended over their halos.
+
+        Raises:
+            ValueError: wrong rank, channels or dtype; a size that the latents do not cover.
+        """
+        if latents.ndim not in (4, 5) or not latents.is_floating_point():
+            raise ValueError(
+                f"latents must be floating point (b, c, h, w) or (b, c, t, h, w), found {latents.dtype} {tuple(latents.shape)}"
+            )
+        if latents.shape[1] != self.config.latent_channels:
+            raise ValueError(f"latents must have {self.config.latent_channels} channels, found {latents.shape[1]}")
+        is_image = latents.ndim == 4
+        grid = (latents.unsqueeze(2) if is_image else latents).permute(0, 2, 3, 4, 1)  # b t h w c
+        return self._decode_grid(grid.to(self.device), is_image, size, tile)
+
+    def decode_codes(self, codes: Tensor, size: tuple[int, int, int] | None = None, tile: int | None = None) -> Tensor:
+        """Decode codes (b, h, w) to images or (b, t, h, w) to videos; other arguments as in `decode`.
+
+        Raises:
+            ValueError: a VAE, or codes of the wrong rank, dtype or range.
+        """
+        is_image = codes.ndim == 3
+        grid = self.lookup_codes(codes)
+        return self._decode_grid(grid.unsqueeze(1) if is_image else grid, is_image, size, tile)
+
+    def decoder_stream(self, size: tuple[int, int, int] | None = None) -> DecoderStream:
+        """A stream that takes latent frames in pieces of any length and crops to `size`; see `DecoderStream`."""
+        return DecoderStream(self, size)
+
+    def lookup_codes(self, codes: Tensor) -> Tensor:
+        """Code vectors of codes (b, h, w) or (b, t, h, w): (..., c), after checking rank, dtype and range.
+
+        Raises:
+            ValueError: naming what was found and what is accepted.
+        """
+        if not isinstance(self.bottleneck, VectorQuantizer):
+            raise ValueError("this tokenizer is a VAE: it has latents and no codes; use encode(...).latents and decode")
+        if codes.ndim not in (3, 4):
+            raise ValueError(f"codes must be (b, h, w) or (b, t, h, w), found {tuple(codes.shape)}")
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise ValueError(f"codes must be integers, found {codes.dtype}")
+        if codes.numel():
+            low, high = (int(v) for v in codes.aminmax())
+            if low < 0 or high >= self.bottleneck.codebook_size:
+                raise ValueError(f"codes must lie in [0, {self.bottleneck.codebook_size - 1}], found [{low}, {high}]")
+        return self.bottleneck.lookup(codes.long().to(self.device))
+
+    # ---------------------------------------------------------------- both
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruction of x, of x's own shape."""
+        return self.autoencode(x).reconstruction
+
+    def autoencode(self, x: Tensor, quantize: bool = True) -> Autoencoding:
+        """Reconstruction of x with the bottleneck's codes, losses and statistics; in training mode updates the codebook.
+
+        Args:
+            quantize: False lets the latents of a quantizer pass as they are, for the first steps of a training.
+        """
+        is_image = x.ndim == 4
+        video = x.unsqueeze(2) if is_image else x
+        size = (video.shape[2], video.shape[3], video.shape[4])
+        out = self.bottleneck(self.encoder(self._pad(video)), quantize)
+        return Autoencoding(self._decode_grid(out.latents, is_image, size, None), out)
+
+    def _pad(self, video: Tensor) -> Tensor:
+        """Replicate the last frame, row and column up to whole patches."""
+        p, s = self.config.patch_size, self.config.temporal_patch_size
+        frames, height, width = video.shape[2:]
+        padding = (0, -width % p, 0, -height % p, 0, (1 - frames) % s)
+        return F.pad(video, padding, mode="replicate") if any(padding) else video
+
+    def _decode_grid(self, grid: Tensor, is_image: bool, size: tuple[int, int, int] | None, tile: int | None) -> Tensor:
+        """grid (b, t, h, w, c) -> pixels, cropped to size."""
+        t, h, w = grid.shape[1:4]
+        full = (self.config.frames_of(t), h * self.config.patch_size, w * self.config.patch_size)
+        crop = full if size is None else size
+        if any(c > f or c < 1 for c, f in zip(crop, full, strict=True)) or (is_image and crop[0] != 1):
+            raise ValueError(
+                f"size (T, H, W) must lie between (1, 1, 1) and {full} for these latents, found {tuple(crop)}"
+            )
+        decode: Callable[[Tensor], Tensor] = self._decode_features
+        pixels = decode(grid) if tile is None else decode_tiles(decode, grid, tile, self.config)
+        pixels = pixels[:, :, : crop[0], : crop[1], : crop[2]]
+        return pixels.squeeze(2) if is_image else pixels
+
+    def _decode_features(self, grid: Tensor) -> Tensor:
+        return self.decoder(self.bottleneck.expand(grid).to(self.dtype))

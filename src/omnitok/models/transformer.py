@@ -1,0 +1,300 @@
+"""Blocks of the spatio-temporal transformer. Tokens travel as (b, t, h, w, d) through all of them.
+
+The layout never changes between blocks: projections, norms and feed-forwards do not care for it, spatial attention
+reads it as (b t) (h w) d, temporal attention reads it strided, and only windows are gathered.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnitok.models.positions import ContinuousPositionBias, alibi_slopes, rotary_2d, rotate_pairs, window_bias
+
+SpatialPosition = Literal["rotary", "relative", "none"]
+TemporalPosition = Literal["alibi", "none"]
+TemporalConvolutionLayout = Literal["grid", "released"]
+
+COSINE_ATTENTION_SCALE = 8.0  # q and k are l2-normalised, so the usual 1 / sqrt(d) does not apply
+
+
+@dataclass
+class BlockCache:
+    """What one block must remember of earlier frames. Owned by the caller; a block reads and replaces the tensors."""
+
+    frames: Tensor | None = None  # (b, <= 2, h, w, d): input of the positional convolution
+    keys: Tensor | None = None  # (b, h*w*heads, < temporal_window, head_dim)
+    values: Tensor | None = None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The tensors held now."""
+        return (x for x in (self.frames, self.keys, self.values) if x is not None)
+
+
+class PositionalConvolution(nn.Module):
+    """Positional encoding generator (PEG; Chu et al., 2021): a depthwise 3x3x3 convolution over (t, h, w).
+
+    Zero padding of 1 in space; in time 2 before and 0 after where causal, else 1 and 1. It is computed as one depthwise
+    2-D convolution per kernel frame over channels-last frames, which CPUs and GPUs run several times faster than the
+    3-D one, and of which an image needs only the last.
+
+    Args:
+        layout: "grid" convolves over the grid. "released" reproduces the temporal stacks of the released weights, which
+            reinterpret the memory of `(b h w) t d` as `b t h w d` and so mix positions and frames; not causal.
+    """
+
+    def __init__(self, width: int, causal: bool = True, layout: TemporalConvolutionLayout = "grid") -> None:
+        super().__init__()
+        self.causal, self.layout = causal, layout
+        self.weight = nn.Parameter(torch.empty(width, 1, 3, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(width))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def forward(self, x: Tensor, cache: BlockCache | None = None) -> Tensor:
+        """x (b, t, h, w, d) -> same shape; continues from `cache.frames` and replaces them."""
+        if self.layout == "released":
+            b, t, h, w, d = x.shape
+            scrambled = x.permute(0, 2, 3, 1, 4).reshape(b, t, h, w, d)
+            return self._convolve(scrambled).reshape(b, h, w, t, d).permute(0, 3, 1, 2, 4)
+        if cache is None:
+            return self._convolve(x)
+        past = cache.frames
+        joined = x if past is None else torch.cat([past, x], dim=1)
+        cache.frames = joined[:, -2:].clone()  # a copy, so that the chunk's memory is not kept alive by a view
+        y = self._convolve(joined)
+        return y if past is None else y[:, past.shape[1] :]
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        b, t, h, w, d = x.shape
+        frames = x.reshape(b * t, h, w, d).permute(0, 3, 1, 2)  # channels last in memory
+        last = 2 if self.causal else 1  # the kernel frame that sees the current frame
+        out = self._frame_convolution(frames, last, self.bias).permute(0, 2, 3, 1).reshape(b, t, h, w, d)
+        for kernel_frame in range(3):
+            shift = last - kernel_frame  # output frame i reads input frame i - shift
+            if shift == 0 or abs(shift) >= t:
+                continue
+            source = x[:, : t - shift] if shift > 0 else x[:, -shift:]
+            moved = self._frame_convolution(source.reshape(-1, h, w, d).permute(0, 3, 1, 2), kernel_frame, None)
+            moved = moved.permute(0, 2, 3, 1).reshape(b, -1, h, w, d)
+            padding = (0, 0, 0, 0, 0, 0, shift, 0) if shift > 0 else (0, 0, 0, 0, 0, 0, 0, -shift)
+            out = out + F.pad(moved, padding)
+        return out
+
+    def _frame_convolution(self, frames: Tensor, kernel_frame: int, bias: Tensor | None) -> Tensor:
+        return F.conv2d(frames, self.weight[:, :, kernel_frame], bias, padding=1, groups=self.weight.shape[0])
+
+
+class CosineAttention(nn.Module):
+    """Projections shared by spatial and temporal attention: pre-norm, l2-normalised and scaled queries and keys.
+
+    softmax(8 q kᵀ) v with q = l2norm(q) * q_scale, k = l2norm(k) * k_scale. With `normalize_context=False` keys and values
+    come from the input before the norm, as the released weights were trained.
+    """
+
+    def __init__(self, width: int, heads: int, head_dim: int, normalize_context: bool = True) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.normalize_context = heads, head_dim, normalize_context
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.to_q = nn.Linear(width, heads * head_dim, bias=False)
+        self.to_kv = nn.Linear(width, 2 * heads * head_dim, bias=False)
+        self.q_scale = nn.Parameter(torch.ones(head_dim))
+        self.k_scale = nn.Parameter(torch.ones(head_dim))
+        self.to_out = nn.Linear(heads * head_dim, width, bias=False)
+
+    def _contexts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries, and what keys and values, are projected from."""
+        normed = self.norm(x)
+        return normed, normed if self.normalize_context else x
+
+    def _normalize(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        # The attention scale joins q_scale: one multiplication, and no dependence on the kernel's default scale.
+        q = F.normalize(q, dim=-1) * (self.q_scale * COSINE_ATTENTION_SCALE)
+        return q, F.normalize(k, dim=-1) * self.k_scale
+
+
+class SpatialAttention(CosineAttention):
+    """Plain attention among all positions of each frame, with rotary positions, a relative bias, or none."""
+
+    def __init__(
+        self, width: int, heads: int, head_dim: int, position: SpatialPosition, normalize_context: bool = True
+    ) -> None:
+        super().__init__(width, heads, head_dim, normalize_context)
+        self.position = position
+        self.relative_bias = ContinuousPositionBias(width, heads) if position == "relative" else None
+
+    def forward(self, x: Tensor, cache: BlockCache | None = None) -> Tensor:
+        """x (b, t, h, w, d) -> same shape. Frames are independent; `cache` is not needed."""
+        b, t, h, w, _ = x.shape
+        for_q, for_kv = self._contexts(x)
+        split = (b * t, h * w, self.heads, self.head_dim)
+        q = self.to_q(for_q).reshape(split)
+        k, v = (part.reshape(split) for part in self.to_kv(for_kv).chunk(2, dim=-1))
+        if self.position == "rotary":
+            cos, sin = rotary_2d(h, w, self.head_dim, x.device)
+            q, k = rotate_pairs(q, cos, sin), rotate_pairs(k, cos, sin)
+        q, k = self._normalize(q, k)
+        bias = None if self.relative_bias is None else self.relative_bias(h, w).to(q.dtype)
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias, scale=1.0
+        )  # (b t) heads n d
+        return self.to_out(out.transpose(1, 2).reshape(b, t, h, w, -1))
+
+
+class TemporalAttention(CosineAttention):
+    """Attention among the frames of each position: causal, and at most `window` latent frames back.
+
+    Args:
+        window: latent frames a query sees, its own included; None is unlimited.
+        causal: False lets every frame see every other (Table 9, "plain"); then there is no window and no stream.
+        position: "alibi" adds -slope * |i - j| (the released image-only model); "none" leaves order to the PEG.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_dim: int,
+        window: int | None = 5,
+        causal: bool = True,
+        position: TemporalPosition = "none",
+        normalize_context: bool = True,
+    ) -> None:
+        super().__init__(width, heads, head_dim, normalize_context)
+        self.window, self.causal, self.position = window, causal, position
+
+    def forward(self, x: Tensor, cache: BlockCache | None = None) -> Tensor:
+        """x (b, t, h, w, d) -> same shape; continues from the keys and values in `cache` and replaces them."""
+        b, t, h, w, _ = x.shape
+        for_q, for_kv = self._contexts(x)
+        if t == 1 and cache is None:  # one key: the softmax is 1, whatever the query
+            return self.to_out(F.linear(for_kv, self.to_kv.weight.chunk(2)[1]))
+        # Positions and heads together play the role of heads: every tensor below is a view of (b, t, h, w, d) memory.
+        q = self.to_q(for_q).reshape(b, t, -1, self.head_dim)
+        k, v = (part.reshape(b, t, -1, self.head_dim) for part in self.to_kv(for_kv).chunk(2, dim=-1))
+        q, k = self._normalize(q, k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # b (h w heads) t d
+        if cache is not None:
+            if cache.keys is not None and cache.values is not None:
+                k, v = torch.cat([cache.keys, k], dim=2), torch.cat([cache.values, v], dim=2)
+            keep = k.shape[2] if self.window is None else min(self.window - 1, k.shape[2])
+            cache.keys, cache.values = (y[:, :, y.shape[2] - keep :].clone() for y in (k, v))
+        mask = self._mask(t, k.shape[2], h * w, x.device, q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        return self.to_out(out.transpose(1, 2).reshape(b, t, h, w, -1))
+
+    def _mask(self, queries: int, keys: int, positions: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        """Which key each query may see; the last query sits at the last key. None: all of them, without bias."""
+        distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
+        visible = torch.ones_like(distance, dtype=torch.bool)
+        if self.causal:
+            visible = distance >= 0
+            if self.window is not None:
+                visible &= distance < self.window
+        if self.position == "alibi":
+            bias = -alibi_slopes(self.heads).to(device)[:, None, None] * distance.abs()  # heads queries keys
+            bias = bias.masked_fill(~visible, float("-inf")).to(dtype)
+            return bias.repeat(positions, 1, 1)  # (positions heads) queries keys
+        return None if queries == 1 and self.causal and (self.window is None or keys <= self.window) else visible
+
+
+class WindowAttention(nn.Module):
+    """Attention inside unshifted square windows with a learned relative position table (Liu et al., 2021).
+
+    A grid that is not a multiple of the window has smaller windows at its right and bottom edges: the same result as
+    padding and masking, without either.
+    """
+
+    def __init__(self, width: int, heads: int, head_dim: int, window_size: int) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.window_size = heads, head_dim, window_size
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.qkv = nn.Linear(width, 3 * heads * head_dim, bias=False)
+        self.position_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, heads))
+        self.proj = nn.Linear(heads * head_dim, width)
+        nn.init.trunc_normal_(self.position_table, std=0.02)
+
+    def forward(self, x: Tensor, cache: BlockCache | None = None) -> Tensor:
+        """x (b, t, h, w, d) -> same shape. Frames are independent; `cache` is not needed."""
+        b, t, h, w, _ = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b * t, h, w, -1)
+        size = self.window_size
+        whole_h, whole_w = h - h % size, w - w % size
+        rows = [part for part in (slice(0, whole_h), slice(whole_h, h)) if part.start < part.stop]
+        columns = [part for part in (slice(0, whole_w), slice(whole_w, w)) if part.start < part.stop]
+        strips = [torch.cat([self._attend(qkv[:, r, c]) for c in columns], dim=2) for r in rows]
+        return self.proj(torch.cat(strips, dim=1).reshape(b, t, h, w, -1))
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """qkv (n, h, w, 3 * heads * d), h and w multiples of the window or smaller -> (n, h, w, heads * d)."""
+        n, h, w, _ = qkv.shape
+        wh, ww = min(self.window_size, h), min(self.window_size, w)
+        grid = (n, h // wh, wh, w // ww, ww)
+        q, k, v = (
+            qkv.reshape(*grid, 3, self.heads, self.head_dim)
+            .permute(5, 0, 1, 3, 6, 2, 4, 7)  # 3 n rows columns heads wh ww d
+            .reshape(3, -1, self.heads, wh * ww, self.head_dim)
+        )
+        table_side = 2 * self.window_size - 1
+        bias = window_bias(self.position_table.reshape(table_side, table_side, -1), wh, ww).to(q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (n rows columns) heads (wh ww) d
+        out = out.reshape(n, h // wh, w // ww, self.heads, wh, ww, self.head_dim)
+        return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(n, h, w, -1)
+
+
+class FeedForward(nn.Module):
+    """Pre-norm GEGLU: Linear(d, 2k), first half times GELU of the second, Linear(k, d); k = int(multiple * 2/3 * d)."""
+
+    def __init__(self, width: int, multiple: float) -> None:
+        super().__init__()
+        hidden = int(multiple * (2 / 3) * width)
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 2 * hidden, bias=False)
+        self.project = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.expand(self.norm(x)).chunk(2, dim=-1)
+        return self.project(value * F.gelu(gate))
+
+
+class Block(nn.Module):
+    """Positional convolution (where the block has one), attention, feed-forward; each added to its input."""
+
+    def __init__(
+        self,
+        attention: SpatialAttention | TemporalAttention | WindowAttention,
+        feedforward: FeedForward,
+        positional_convolution: PositionalConvolution | None,
+    ) -> None:
+        super().__init__()
+        self.positional_convolution = positional_convolution
+        self.attention = attention
+        self.feedforward = feedforward
+
+    def forward(self, x: Tensor, cache: BlockCache | None = None) -> Tensor:
+        """x (b, t, h, w, d) -> same shape."""
+        if self.positional_convolution is not None:
+            x = x + self.positional_convolution(x, cache)
+        x = x + self.attention(x, cache)
+        return x + self.feedforward(x)
+
+
+class Stack(nn.Module):
+    """Blocks in a row, then a LayerNorm without bias."""
+
+    def __init__(self, width: int, blocks: list[Block]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(width, bias=False)
+
+    def new_cache(self) -> list[BlockCache]:
+        """An empty cache, one entry a block."""
+        return [BlockCache() for _ in self.blocks]
+
+    def forward(self, x: Tensor, cache: list[BlockCache] | None = None) -> Tensor:
+        """x (b, t, h, w, d) -> same shape."""
+        for i, block in enumerate(self.blocks):
+            x = block(x, None if cache is None else cache[i])
+        return self.norm(x)
