@@ -51,8 +51,8 @@ PRESETS: dict[str, TokenizerConfig] = {
     "small": _SMALL,
     "tiny": _TINY,
 }
-"""`tiny` (4.5 M parameters) and `small` (13 M) look only through windows and convolutions in space, so their cost is linear in
-the number of pixels and they do not depend on the resolution they were trained at."""
+"""`tiny` (4.5 M parameters) and `small` (13 M) look only through windows and convolutions in space, so their cost is
+linear in the number of pixels and they do not depend on the resolution they were trained at."""
 
 
 def preset(name: str) -> TokenizerConfig:

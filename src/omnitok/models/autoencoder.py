@@ -94,6 +94,13 @@ class TokenizerConfig:
         for name in ("encoder_temporal_blocks", "decoder_temporal_blocks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+        for name in ("feedforward_multiple", "pixel_scale"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, found {getattr(self, name)}")
+        if not 0 <= self.codebook_decay <= 1:
+            raise ValueError(f"codebook_decay must lie in [0, 1], found {self.codebook_decay}")
+        if not 0 <= self.restart_threshold < float("inf"):
+            raise ValueError(f"restart_threshold must not be negative, found {self.restart_threshold}")
         for name in ("encoder_blocks", "decoder_blocks"):
             if set(getattr(self, name)) - set("tw"):
                 raise ValueError(
@@ -216,7 +223,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
         """x (b, 3, T, H, W) in [-1, 1], H and W multiples of p -> features (b, t', H/p, W/p, width).
 
-        T is 1 + k * t for the start of a clip, k * t for a piece that continues from `cache`, which is updated in place.
+        T is 1 + k * t for the start of a clip, k * t for a piece that continues from `cache`, updated in place.
         """
         p, s = self.config.patch_size, self.config.temporal_patch_size
         x = x * self.config.pixel_scale

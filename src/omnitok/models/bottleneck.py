@@ -66,9 +66,10 @@ class VectorQuantizer(Float32Module):
 
     Features are projected to `dim` channels, put on the unit sphere and replaced by the nearest row of the codebook in
     Euclidean distance; the gradient passes straight through (van den Oord et al., 2017; Yu et al., 2022 for the low
-    dimension and the norm). The codebook follows the exponential moving average of what was assigned to each row and takes
-    no gradient. It is initialised from the first training batch; rows that fall out of use are moved onto features of the
-    current batch. All of this state lives in buffers and is the same on every process of a distributed run.
+    dimension and the norm). The codebook follows the exponential moving average of what was assigned to each row and
+    takes no gradient. It is initialised from the first training batch; rows that fall out of use are moved onto
+    features of the current batch. All of this state lives in buffers and is the same on every process of a
+    distributed run.
 
     Args:
         width: channels of the features.
@@ -129,8 +130,8 @@ class VectorQuantizer(Float32Module):
         """features (b, t, h, w, width) -> quantized latents, codes, the commitment loss and usage statistics.
 
         In training mode the codebook is initialised (once), updated (every call) and restarted where dead. With
-        `quantize=False` the points of the unit sphere pass as they are: a codebook initialised after some such steps finds
-        features that use every channel, where one initialised at once mostly codes brightness.
+        `quantize=False` the points of the unit sphere pass as they are: a codebook initialised after some such steps
+        finds features that use every channel, where one initialised at once mostly codes brightness.
         """
         with torch.autocast(features.device.type, enabled=False):
             z = self._project(features)
@@ -213,7 +214,7 @@ class VectorQuantizer(Float32Module):
 
 
 class DiagonalGaussian(Float32Module):
-    """The bottleneck of a KL autoencoder (Kingma & Welling, 2014): a mean and a clamped log-variance per latent channel.
+    """The bottleneck of a KL autoencoder (Kingma & Welling, 2014): mean and clamped log-variance per latent channel.
 
     Args:
         width: channels of the features.
@@ -245,7 +246,8 @@ class DiagonalGaussian(Float32Module):
     def forward(self, features: Tensor, quantize: bool = True) -> BottleneckOutput:
         """features (b, t, h, w, width) -> latents (a sample in training mode, the mode otherwise), posterior, KL loss.
 
-        The loss is the KL divergence summed over latents and averaged over the batch, in nats. There is nothing to quantize.
+        The loss is the KL divergence summed over latents and averaged over the batch, in nats. `quantize` changes
+        nothing.
         """
         with torch.autocast(features.device.type, enabled=False):
             posterior = self._posterior(features)

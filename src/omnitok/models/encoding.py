@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from omnitok.models.bottleneck import BottleneckOutput, GaussianPosterior

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 def rotary_2d(height: int, width: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosine and sine tables of the two-dimensional rotary embedding of a `height` x `width` grid.
 
-    Channels are rotated in pairs (2i, 2i + 1). Pair 2j turns by ``x * theta_j`` and pair 2j + 1 by ``y * theta_j``, with
-    ``theta_j = 10000 ** (-4 j / head_dim)``, x the column and y the row (the released layout).
+    Channels are rotated in pairs (2i, 2i + 1). Pair 2j turns by ``x * theta_j`` and pair 2j + 1 by ``y * theta_j``,
+    with ``theta_j = 10000 ** (-4 j / head_dim)``, x the column and y the row (the released layout).
 
     Returns:
         cos, sin: (height * width, head_dim / 2), float32.
@@ -31,8 +31,8 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class ContinuousPositionBias(nn.Module):
     """Attention bias from an MLP over log-spaced offsets, as in Swin V2 and the released image-only model.
 
-    bias(query, key) = MLP(sign(r) * log(1 + |r|)) for r = query - key as (row, column); MLP 2 -> width -> width -> heads
-    with LeakyReLU(0.1).
+    bias(query, key) = MLP(sign(r) * log(1 + |r|)) for r = query - key as (row, column); MLP 2 -> width -> width ->
+    heads with LeakyReLU(0.1).
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -69,7 +69,7 @@ def window_bias(table: Tensor, height: int, width: int) -> Tensor:
 
 
 def alibi_slopes(heads: int) -> Tensor:
-    """Slopes of ALiBi (Press et al., 2022): 2^(-8 i / heads) for i = 1..heads; other counts than powers of two interleave.
+    """Slopes of ALiBi (Press et al., 2022): 2^(-8 i / heads) for i = 1..heads; counts other than powers of 2 interleave.
 
     Returns:
         (heads,) float32

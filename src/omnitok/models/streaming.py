@@ -26,9 +26,9 @@ def _check_streamable(tokenizer: "OmniTokenizer") -> None:
 class EncoderStream:
     """Encodes a clip as its frames arrive; made by `OmniTokenizer.encoder_stream`.
 
-    Frames wait until they fill a temporal patch (the first frame is one by itself). What travels from push to push is at
-    most t - 1 frames, two feature frames a positional convolution, and temporal_window - 1 frames of keys and values a
-    temporal block.
+    Frames wait until they fill a temporal patch (the first frame is one by itself). What travels from push to push is
+    at most t - 1 frames, two feature frames a positional convolution, and temporal_window - 1 frames of keys and values
+    a temporal block.
     """
 
     def __init__(self, tokenizer: "OmniTokenizer") -> None:

@@ -17,7 +17,7 @@ HALO_WINDOWS = 1  # halo around a tile, in attention windows
 
 @dataclass(frozen=True)
 class Span:
-    """One tile along one axis, in latent positions: the core [start, stop) inside the read [outer_start, outer_stop)."""
+    """One tile along one axis, in latent positions: its core [start, stop) and what is read, with the halo."""
 
     start: int
     stop: int
@@ -70,7 +70,7 @@ def encode_tiles(encoder: Encoder, video: Tensor, tile: int) -> Tensor:
 
 
 def decode_tiles(decode: Callable[[Tensor], Tensor], grid: Tensor, tile: int, config: TokenizerConfig) -> Tensor:
-    """Pixels (b, 3, T, h p, w p) of latents (b, t, h, w, c); neighbouring tiles fade into each other over their halos."""
+    """Pixels (b, 3, T, h p, w p) of latents (b, t, h, w, c); neighbouring tiles fade over their halos."""
     h, w = grid.shape[2:4]
     p = config.patch_size
     total = weights = None
@@ -86,12 +86,13 @@ def decode_tiles(decode: Callable[[Tensor], Tensor], grid: Tensor, tile: int, co
         columns = slice(column.outer_start * p, column.outer_stop * p)
         total[..., rows, columns] += out * ramp
         weights[rows, columns] += ramp
-    assert total is not None and weights is not None
+    assert total is not None
+    assert weights is not None
     return total / weights
 
 
 def _ramp(span: Span, length: int, patch: int, like: Tensor) -> Tensor:
-    """Weight of each pixel of a tile along one axis: 1 inside, falling linearly to 0 over the overlap with a neighbour."""
+    """Weight of each pixel of a tile along one axis: 1 inside, falling linearly to 0 over an overlap."""
     n = (span.outer_stop - span.outer_start) * patch
     position = torch.arange(n, device=like.device, dtype=like.dtype) + 0.5
     weight = torch.ones_like(position)

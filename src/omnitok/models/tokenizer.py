@@ -36,15 +36,15 @@ class OmniTokenizer(nn.Module):
         encoder, decoder: built from the same `TokenizerConfig`.
         bottleneck: `VectorQuantizer` (codes) or `DiagonalGaussian` (latents).
 
-    Pixels are float in [-1, 1], an image (b, 3, H, W), a video (b, 3, T, H, W), of any size and length. Rank is preserved.
+    Pixels are float in [-1, 1], an image (b, 3, H, W), a video (b, 3, T, H, W), of any size and length. Rank is
+    preserved.
     """
 
     def __init__(self, encoder: Encoder, bottleneck: Bottleneck, decoder: Decoder) -> None:
         super().__init__()
         if encoder.config.width != bottleneck.project_in.in_features:
-            raise ValueError(
-                f"the encoder's width {encoder.config.width} differs from the bottleneck's {bottleneck.project_in.in_features}"
-            )
+            found = (encoder.config.width, bottleneck.project_in.in_features)
+            raise ValueError(f"encoder and bottleneck must have the same width, found {found[0]} and {found[1]}")
         self.encoder = encoder
         self.bottleneck = bottleneck
         self.decoder = decoder
@@ -76,8 +76,8 @@ class OmniTokenizer(nn.Module):
         """A trained tokenizer in `eval` mode.
 
         Args:
-            name_or_path: a bundled name (`omnitok.list_models()`), a folder with `config.json` and `model.safetensors`, a
-                hub id, or a released `.ckpt` / reference `.safetensors`.
+            name_or_path: a bundled name (`omnitok.list_models()`), a folder with `config.json` and `model.safetensors`,
+                a hub id, or a released `.ckpt` / reference `.safetensors`.
             device, dtype: where and how the weights are kept; the bottleneck always computes in float32.
 
         Raises:
@@ -88,7 +88,7 @@ class OmniTokenizer(nn.Module):
         return load_tokenizer(name_or_path, device=device, dtype=dtype)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `config.json`, `model.safetensors` and `README.md` (a model card, kept where it exists) into `folder`."""
+        """Write `config.json`, `model.safetensors` and `README.md` (a model card; an existing one is kept) to a folder."""
         from omnitok.pretrained import save_tokenizer
 
         return save_tokenizer(self, folder)
@@ -109,8 +109,8 @@ class OmniTokenizer(nn.Module):
         """Encode images (b, 3, H, W) or videos (b, 3, T, H, W) in [-1, 1].
 
         Args:
-            tile: encode in square tiles of this many pixels (rounded down to whole attention windows) with a halo around
-                them, in memory bounded by the tile. Equal to the plain call where one tile covers the input.
+            tile: encode in square tiles of this many pixels (rounded down to whole attention windows) with a halo
+                around them, in memory bounded by the tile. Equal to the plain call where one tile covers the input.
             check_range: refuse pixels that look like [0, 1] instead of [-1, 1].
 
         Raises:
@@ -145,9 +145,8 @@ class OmniTokenizer(nn.Module):
             ValueError: wrong rank, channels or dtype; a size that the latents do not cover.
         """
         if latents.ndim not in (4, 5) or not latents.is_floating_point():
-            raise ValueError(
-                f"latents must be floating point (b, c, h, w) or (b, c, t, h, w), found {latents.dtype} {tuple(latents.shape)}"
-            )
+            found = f"{latents.dtype} {tuple(latents.shape)}"
+            raise ValueError(f"latents must be floating point (b, c, h, w) or (b, c, t, h, w), found {found}")
         if latents.shape[1] != self.config.latent_channels:
             raise ValueError(f"latents must have {self.config.latent_channels} channels, found {latents.shape[1]}")
         is_image = latents.ndim == 4
@@ -193,7 +192,7 @@ class OmniTokenizer(nn.Module):
         return self.autoencode(x).reconstruction
 
     def autoencode(self, x: Tensor, quantize: bool = True) -> Autoencoding:
-        """Reconstruction of x with the bottleneck's codes, losses and statistics; in training mode updates the codebook.
+        """Reconstruction of x with the bottleneck's codes, losses and statistics; in training updates the codebook.
 
         Args:
             quantize: False lets the latents of a quantizer pass as they are, for the first steps of a training.

@@ -90,8 +90,8 @@ class PositionalConvolution(nn.Module):
 class CosineAttention(nn.Module):
     """Projections shared by spatial and temporal attention: pre-norm, l2-normalised and scaled queries and keys.
 
-    softmax(8 q kᵀ) v with q = l2norm(q) * q_scale, k = l2norm(k) * k_scale. With `normalize_context=False` keys and values
-    come from the input before the norm, as the released weights were trained.
+    softmax(8 q kᵀ) v with q = l2norm(q) * q_scale, k = l2norm(k) * k_scale. With `normalize_context=False` keys and
+    values come from the input before the norm, as the released weights were trained.
     """
 
     def __init__(self, width: int, heads: int, head_dim: int, normalize_context: bool = True) -> None:

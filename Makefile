@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Each sets up what it needs by itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.omnitok-setup
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+FILES ?=
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo test check format bench clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## .venv with the package and its tools (PYTHON=python3.12 chooses the interpreter)
+
+# Torch first and alone: it is the large one, and the rest then resolves against what is there.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "omnitok needs Python 3.10 or newer, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt torch==2.13.0
+	$(PIP) install -c constraints.txt -e '.[dev,demo]'
+	touch $@
+
+demo: $(STAMP) ## reconstruct real pictures and clips; your own: make demo FILES="a.jpg b.mp4"
+	$(BIN)/omnitok demo $(FILES)
+
+# One process per core, one thread each: the models of the tests are too small to share among threads.
+test: $(STAMP) ## all tests; some: make test PYTEST_ARGS="tests/models -k causal"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+check: $(STAMP) ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## rewrite the files in the format `check` wants
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## speed of encode + decode in units of one matrix product
+	$(BIN)/python benchmarks/speed.py
+
+clean: ## remove .venv, caches and built files (not outputs)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,62 @@
+"""A joint image-video tokenizer (OmniTokenizer, arXiv 2406.09399): pictures and clips to tokens or latents and back.
+
+The public names are imported when they are first used: `import omnitok` alone does not import torch.
+"""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omnitok.convert import convert_checkpoint
+    from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
+    from omnitok.models.tokenizer import Encoding, OmniTokenizer, TokenizerConfig
+    from omnitok.pretrained import list_models
+
+__version__: str
+
+__all__ = [
+    "DiagonalGaussian",
+    "Encoding",
+    "OmniTokenizer",
+    "TokenizerConfig",
+    "VectorQuantizer",
+    "__version__",
+    "convert_checkpoint",
+    "list_models",
+]
+
+_HOME_OF = {
+    "DiagonalGaussian": "omnitok.models.bottleneck",
+    "Encoding": "omnitok.models.tokenizer",
+    "OmniTokenizer": "omnitok.models.tokenizer",
+    "TokenizerConfig": "omnitok.models.tokenizer",
+    "VectorQuantizer": "omnitok.models.bottleneck",
+    "convert_checkpoint": "omnitok.convert",
+    "list_models": "omnitok.pretrained",
+}
+
+# Rooms reached as attributes: `omnitok.data.read_image` works after `import omnitok`.
+_ROOMS = ("data", "losses", "metrics", "models", "presets")
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+        globals()[name] = value  # found without this function from now on
+        return value
+    if name == "__version__":
+        return _installed_version()
+    if name in _ROOMS:
+        return import_module(f"omnitok.{name}")
+    raise AttributeError(f"module 'omnitok' has no attribute {name!r}")
+
+
+def _installed_version() -> str:
+    try:
+        return metadata.version("omnitok")
+    except metadata.PackageNotFoundError:  # run from the source tree, not installed
+        return "0+unknown"
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

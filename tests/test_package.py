@@ -1,0 +1,69 @@
+"""The package as a whole: what it costs to import, its public names, its metadata."""
+
+import importlib
+import importlib.util
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import omnitok
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def test_import_leaves_torch_alone():
+    code = (
+        "import sys, omnitok; dir(omnitok); omnitok.__version__; print({'torch', 'numpy'} & {*sys.modules} or 'none')"
+    )
+    assert run_python(code) == "none"
+
+
+def test_command_line_module_leaves_torch_alone():
+    code = "import sys, omnitok.cli; print('torch' in sys.modules)"
+    assert run_python(code) == "False"
+
+
+def test_version_is_that_of_the_project():
+    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert declared is not None
+    assert omnitok.__version__ == declared[1] == metadata.version("omnitok")
+    assert f"version: {declared[1]}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in omnitok.__all__ if name != "__version__"])
+def test_public_name_is_the_one_of_its_module(name: str):
+    home = omnitok._HOME_OF[name]
+    assert getattr(omnitok, name) is getattr(importlib.import_module(home), name)
+
+
+def test_public_names_and_homes_agree():
+    assert set(omnitok.__all__) == {*omnitok._HOME_OF, "__version__"}
+    assert set(omnitok.__all__) <= set(dir(omnitok))
+
+
+@pytest.mark.parametrize("room", omnitok._ROOMS)
+def test_room_is_an_attribute(room: str):
+    code = f"import omnitok; print(omnitok.{room}.__name__)"
+    assert run_python(code) == f"omnitok.{room}"
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'NoSuchModel'"):
+        _ = omnitok.NoSuchModel
+    assert not hasattr(omnitok, "NoSuchModel")
+
+
+def test_type_information_ships():
+    spec = importlib.util.find_spec("omnitok")
+    assert spec is not None
+    assert spec.origin is not None
+    assert (Path(spec.origin).parent / "py.typed").is_file()
