@@ -17,7 +17,7 @@ setup: $(STAMP) ## .venv with the package and its tools (PYTHON=python3.12 choos
 
 # Torch first and alone: it is the large one, and the rest then resolves against what is there.
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "omnitok needs Python 3.10 or newer, this is " + sys.version)'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "omnitok needs Python 3.11 or newer, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt torch==2.13.0
 	$(PIP) install -c constraints.txt -e '.[dev,demo]'

@@ -76,8 +76,8 @@ class OmniTokenizer(nn.Module):
         """A trained tokenizer in `eval` mode.
 
         Args:
-            name_or_path: a bundled name (`omnitok.list_models()`), a folder with `config.json` and `model.safetensors`,
-                a hub id, or a released `.ckpt` / reference `.safetensors`.
+            name_or_path: a bundled name (`omnitok.list_models()`), a folder with `config.json` and
+                `model.safetensors`, a hub id, or a released `.ckpt` / reference `.safetensors`.
             device, dtype: where and how the weights are kept; the bottleneck always computes in float32.
 
         Raises:
@@ -88,7 +88,7 @@ class OmniTokenizer(nn.Module):
         return load_tokenizer(name_or_path, device=device, dtype=dtype)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `config.json`, `model.safetensors` and `README.md` (a model card; an existing one is kept) to a folder."""
+        """Write `config.json`, `model.safetensors` and `README.md` (model card; an existing one is kept)."""
         from omnitok.pretrained import save_tokenizer
 
         return save_tokenizer(self, folder)
