@@ -1,0 +1,27 @@
+"""Reading and writing media, datasets of pictures and clips, batching and token shards."""
+
+from omnitok.data.media import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    VideoReader,
+    VideoWriter,
+    list_media,
+    media_kind,
+    read_image,
+    read_video,
+    write_image,
+    write_video,
+)
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "VideoReader",
+    "VideoWriter",
+    "list_media",
+    "media_kind",
+    "read_image",
+    "read_video",
+    "write_image",
+    "write_video",
+]
