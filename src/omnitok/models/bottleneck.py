@@ -10,6 +10,7 @@ A bottleneck is an `nn.Module` with
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -105,7 +106,7 @@ class VectorQuantizer(Float32Module):
         self.register_buffer("cluster_sum", codebook.clone())
         self.register_buffer("initialised", torch.tensor(False))
 
-    def config_fields(self) -> dict[str, object]:
+    def config_fields(self) -> dict[str, Any]:
         """The fields of `TokenizerConfig` that describe this bottleneck."""
         return {
             "bottleneck": "vq",
@@ -229,7 +230,7 @@ class DiagonalGaussian(Float32Module):
         self.project_in = nn.Linear(width, 2 * dim)
         self.project_out = nn.Linear(dim, width)
 
-    def config_fields(self) -> dict[str, object]:
+    def config_fields(self) -> dict[str, Any]:
         """The fields of `TokenizerConfig` that describe this bottleneck."""
         return {"bottleneck": "kl", "latent_channels": self.dim}
 

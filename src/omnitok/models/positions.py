@@ -43,7 +43,7 @@ class ContinuousPositionBias(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """Bias of a grid: (heads, height * width, height * width)."""
-        weight = self.mlp[0].weight
+        weight = next(self.mlp.parameters())  # for its device and dtype
         rows = torch.arange(1 - height, height, device=weight.device)
         columns = torch.arange(1 - width, width, device=weight.device)
         offsets = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).to(weight.dtype)
@@ -69,7 +69,7 @@ def window_bias(table: Tensor, height: int, width: int) -> Tensor:
 
 
 def alibi_slopes(heads: int) -> Tensor:
-    """Slopes of ALiBi (Press et al., 2022): 2^(-8 i / heads) for i = 1..heads; counts other than powers of 2 interleave.
+    """Slopes of ALiBi (Press et al., 2022): 2^(-8 i / heads) for i = 1..heads, a power of 2; other counts interleave.
 
     Returns:
         (heads,) float32

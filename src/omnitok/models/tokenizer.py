@@ -144,6 +144,8 @@ class OmniTokenizer(nn.Module):
         Raises:
             ValueError: wrong rank, channels or dtype; a size that the latents do not cover.
         """
+        if not isinstance(latents, Tensor):
+            raise ValueError(f"latents must be a torch.Tensor, found {type(latents).__name__}")
         if latents.ndim not in (4, 5) or not latents.is_floating_point():
             found = f"{latents.dtype} {tuple(latents.shape)}"
             raise ValueError(f"latents must be floating point (b, c, h, w) or (b, c, t, h, w), found {found}")
@@ -159,8 +161,8 @@ class OmniTokenizer(nn.Module):
         Raises:
             ValueError: a VAE, or codes of the wrong rank, dtype or range.
         """
-        is_image = codes.ndim == 3
         grid = self.lookup_codes(codes)
+        is_image = codes.ndim == 3
         return self._decode_grid(grid.unsqueeze(1) if is_image else grid, is_image, size, tile)
 
     def decoder_stream(self, size: tuple[int, int, int] | None = None) -> DecoderStream:
@@ -175,15 +177,18 @@ class OmniTokenizer(nn.Module):
         """
         if not isinstance(self.bottleneck, VectorQuantizer):
             raise ValueError("this tokenizer is a VAE: it has latents and no codes; use encode(...).latents and decode")
+        if not isinstance(codes, Tensor):
+            raise ValueError(f"codes must be a torch.Tensor, found {type(codes).__name__}")
         if codes.ndim not in (3, 4):
             raise ValueError(f"codes must be (b, h, w) or (b, t, h, w), found {tuple(codes.shape)}")
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise ValueError(f"codes must be integers, found {codes.dtype}")
+        codes = codes.long()  # first: not every integer type can be compared
         if codes.numel():
             low, high = (int(v) for v in codes.aminmax())
             if low < 0 or high >= self.bottleneck.codebook_size:
                 raise ValueError(f"codes must lie in [0, {self.bottleneck.codebook_size - 1}], found [{low}, {high}]")
-        return self.bottleneck.lookup(codes.long().to(self.device))
+        return self.bottleneck.lookup(codes.to(self.device))
 
     # ---------------------------------------------------------------- both
 
@@ -215,7 +220,10 @@ class OmniTokenizer(nn.Module):
         t, h, w = grid.shape[1:4]
         full = (self.config.frames_of(t), h * self.config.patch_size, w * self.config.patch_size)
         crop = full if size is None else size
-        if any(c > f or c < 1 for c, f in zip(crop, full, strict=True)) or (is_image and crop[0] != 1):
+        if 0 in full:
+            raise ValueError(f"there is nothing to decode: the latent grid (t, h, w) is {(t, h, w)}")
+        fits = len(crop) == 3 and all(1 <= c <= f for c, f in zip(crop, full, strict=True))
+        if not fits or (is_image and crop[0] != 1):
             raise ValueError(
                 f"size (T, H, W) must lie between (1, 1, 1) and {full} for these latents, found {tuple(crop)}"
             )

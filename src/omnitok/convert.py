@@ -1,0 +1,382 @@
+"""Released checkpoints -> this package's models: flags -> configuration, released weight names -> ours.
+
+The names, shapes and quirks of the released files are those of the authors' code (arXiv 2406.09399). Every weight of a
+file is either used, or set aside for a reason given below, or an error that lists it.
+"""
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from omnitok._released_checkpoint import ReleasedCheckpoint, read_released_checkpoint
+from omnitok.errors import CheckpointError
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+
+# Weights of the training that a tokenizer does not need.
+_TRAINING_PREFIXES = ("image_discriminator.", "video_discriminator.", "perceptual_model.", "video_perceptual_model.")
+
+# Released module -> ours. The layers of the stacks follow below.
+_MODULES = {
+    "encoder.to_patch_emb_first_frame.1": "encoder.embed_image.0",
+    "encoder.to_patch_emb_first_frame.2": "encoder.embed_image.1",
+    "encoder.to_patch_emb_first_frame.3": "encoder.embed_image.2",
+    "encoder.to_patch_emb.1": "encoder.embed_video.0",
+    "encoder.to_patch_emb.2": "encoder.embed_video.1",
+    "encoder.to_patch_emb.3": "encoder.embed_video.2",
+    "decoder.to_pixels_first_frame.0": "decoder.to_image",
+    "decoder.to_pixels.0": "decoder.to_video",
+    "pre_vq_conv.1": "bottleneck.project_in",
+    "post_vq_conv.1": "bottleneck.project_out",
+}
+_CODEBOOK = {
+    "codebook.embeddings": "bottleneck.codebook",
+    "codebook.N": "bottleneck.cluster_size",
+    "codebook.z_avg": "bottleneck.cluster_sum",
+}
+_STACKS = {
+    "encoder.enc_spatial_transformer": "encoder.spatial",
+    "encoder.enc_temporal_transformer": "encoder.temporal",
+    "decoder.dec_temporal_transformer": "decoder.temporal",
+    "decoder.dec_spatial_transformer": "decoder.spatial",
+}
+_LAYER = {
+    "0.dsconv.weight": "positional_convolution.weight",
+    "0.dsconv.bias": "positional_convolution.bias",
+    "1.norm.gamma": "attention.norm.weight",
+    "1.to_q.weight": "attention.to_q.weight",
+    "1.to_kv.weight": "attention.to_kv.weight",
+    "1.to_out.weight": "attention.to_out.weight",
+    "1.q_scale": "attention.q_scale",
+    "1.k_scale": "attention.k_scale",
+    "1.qkv.weight": "attention.qkv.weight",
+    "1.proj.weight": "attention.proj.weight",
+    "1.proj.bias": "attention.proj.bias",
+    "1.relative_position_bias_table": "attention.position_table",
+    "3.0.weight": "feedforward.norm.weight",
+    "3.0.bias": "feedforward.norm.bias",
+    "3.1.weight": "feedforward.expand.weight",
+    "3.4.weight": "feedforward.project.weight",
+}
+_RELATIVE_BIAS = {  # continuous position bias: three linear layers
+    "1.spatial_rel_pos_bias.net.0.0": "attention.relative_bias.mlp.0",
+    "1.spatial_rel_pos_bias.net.1.0": "attention.relative_bias.mlp.2",
+    "1.spatial_rel_pos_bias.net.2": "attention.relative_bias.mlp.4",
+}
+_IN_LAYER = re.compile(r"(?P<stack>(?:en|de)coder\.\w+)\.layers\.(?P<index>\d+)\.(?P<rest>.+)")
+
+_NAMED = 5  # how many names an error spells out
+
+
+# ------------------------------------------------------------------------------------------------------------- flags
+
+
+def config_from_flags(hyper_parameters: Mapping[str, object], state_dict: Mapping[str, Tensor]) -> TokenizerConfig:
+    """The configuration that a released tokenizer's flags ask for.
+
+    The weights are asked only whether they hold what `spatial_pos` "rel" needs: the image-only release (and no other)
+    was trained without fused attention, so that its relative bias and ALiBi are live. Models with fused attention have
+    `spatial_pos` "rope" and no bias in their spatial blocks.
+
+    Raises:
+        CheckpointError: a missing flag, one of the wrong type, or a value that the released weights never had.
+    """
+    flags = _Flags(hyper_parameters)
+    for name, accepted in _ONLY_VALUE.items():
+        value = hyper_parameters.get(name, accepted)
+        if value != accepted:
+            raise CheckpointError(f"flag {name} is {value!r}; only {accepted!r} can be converted")
+    spatial_depth = flags.integer("spatial_depth")
+    if spatial_depth > len(state_dict):
+        raise CheckpointError(
+            f"flag spatial_depth is {spatial_depth}, more than the {len(state_dict)} weights of the file"
+        )
+    temporal_depth = flags.integer("temporal_depth")
+    encoder_blocks = flags.text("enc_block", "t" * spatial_depth)
+    decoder_blocks = flags.text("dec_block", "t" * spatial_depth)
+    if max(len(encoder_blocks), len(decoder_blocks), temporal_depth) > len(state_dict):
+        raise CheckpointError(f"the flags ask for more layers than the {len(state_dict)} weights of the file")
+    position = flags.text("spatial_pos", "rel")
+    if position not in ("rel", "rope"):
+        raise CheckpointError(f"flag spatial_pos is {position!r}; 'rel' and 'rope' can be converted")
+    biased = position == "rel"
+    has_spatial_bias = any("_spatial_transformer." in name and ".spatial_rel_pos_bias." in name for name in state_dict)
+    if "t" in encoder_blocks + decoder_blocks and biased != has_spatial_bias:
+        found = "has" if has_spatial_bias else "lacks"
+        raise CheckpointError(
+            f"flag spatial_pos is {position!r}, but the file {found} relative bias weights in its spatial stacks"
+        )
+    is_vae = flags.boolean("use_vae", False)
+    try:
+        return TokenizerConfig(
+            patch_size=flags.integer("patch_size"),
+            temporal_patch_size=flags.integer("temporal_patch_size"),
+            width=flags.integer("embedding_dim"),
+            heads=flags.integer("heads"),
+            head_dim=flags.integer("dim_head"),
+            feedforward_multiple=flags.number("ff_mult"),
+            encoder_blocks=encoder_blocks,
+            decoder_blocks=decoder_blocks,
+            encoder_temporal_blocks=temporal_depth,
+            decoder_temporal_blocks=temporal_depth,
+            window_size=flags.integer("twod_window_size", 4),
+            spatial_position="relative" if biased else "rotary",
+            temporal_position="alibi" if biased else "none",
+            temporal_window=None,
+            causal=flags.boolean(flags.spelling("causal_in_temporal_transformer", "casual_in_temporal_transformer")),
+            causal_convolution=flags.boolean(flags.spelling("causal_in_peg", "casual_in_peg")),
+            temporal_convolution_layout="released",
+            normalize_context=False,
+            bottleneck="kl" if is_vae else "vq",
+            latent_channels=flags.integer("codebook_dim"),
+            codebook_size=flags.integer("n_codes"),
+            normalize_codes=False,
+            pixel_scale=0.5,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"the flags describe no tokenizer: {error}") from error
+
+
+# Flags of the authors' code that change the network, with the value that all released weights have.
+_ONLY_VALUE: dict[str, object] = {
+    "image_channels": 3,
+    "patch_embed": "linear",
+    "defer_temporal_pool": False,
+    "defer_spatial_pool": False,
+    "gen_upscale": None,
+    "use_external_codebook": False,
+    "codebook_type": "vq",
+    "l2_code": True,
+}
+
+
+class _Flags:
+    """Typed access to the flags; each reader raises CheckpointError naming the flag."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._values = values
+
+    def spelling(self, *names: str) -> str:
+        """The name under which a flag is present; some files spell `casual_`."""
+        return next((name for name in names if name in self._values), names[0])
+
+    def _get(self, name: str, default: object) -> object:
+        value = self._values.get(name, default)
+        if value is None:
+            raise CheckpointError(f"flag {name} is missing; it is needed to build the tokenizer")
+        return value
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        value = self._get(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+            raise CheckpointError(f"flag {name} must be a whole number from 0 to 2147483647, found {value!r}")
+        return value
+
+    def number(self, name: str) -> float:
+        value = self._get(name, None)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise CheckpointError(f"flag {name} must be a number, found {value!r}")
+        return float(value)
+
+    def boolean(self, name: str, default: bool | None = None) -> bool:
+        value = self._get(name, default)
+        if not isinstance(value, bool):
+            raise CheckpointError(f"flag {name} must be true or false, found {value!r}")
+        return value
+
+    def text(self, name: str, default: str) -> str:
+        value = self._get(name, default)
+        if not isinstance(value, str):
+            raise CheckpointError(f"flag {name} must be text, found {value!r}")
+        return value
+
+
+# ----------------------------------------------------------------------------------------------------------- weights
+
+
+def convert_state_dict(state_dict: Mapping[str, Tensor], config: TokenizerConfig) -> dict[str, Tensor]:
+    """Released weights under our names, float32, in memory of their own.
+
+    Set aside: discriminators and perceptual networks; `context_norm`, which the released code never uses; the zero
+    `beta` buffers; window position indices, which we compute; usage statistics; position biases that fused attention
+    ignored; the codebook of a VAE, left over from the VQ model it was fine-tuned from.
+
+    Raises:
+        CheckpointError: unknown, missing or misshapen weights, listed.
+    """
+    renamed: dict[str, Tensor] = {}
+    unknown = []
+    for name, tensor in state_dict.items():
+        if _set_aside(name, tensor, config):
+            continue
+        new_name = _new_name(name)
+        if new_name is None:
+            unknown.append(name)
+        else:
+            renamed[new_name] = tensor
+    if unknown:
+        raise CheckpointError(f"holds {len(unknown)} unknown weights: {_listed(unknown)}")
+    if config.bottleneck == "vq":
+        renamed["bottleneck.initialised"] = torch.tensor(True)
+    _check_against(shapes_of(config), {name: tuple(tensor.shape) for name, tensor in renamed.items()})
+    for name, tensor in renamed.items():
+        if not tensor.is_floating_point() and name != "bottleneck.initialised":
+            raise CheckpointError(f"weight {name} must be floating point, found {tensor.dtype}")
+    return {
+        name: tensor if tensor.dtype == torch.bool else tensor.to(torch.float32, copy=True).contiguous()
+        for name, tensor in renamed.items()
+    }
+
+
+def _set_aside(name: str, tensor: Tensor, config: TokenizerConfig) -> bool:
+    if name.startswith(_TRAINING_PREFIXES) or name == "codebook.codebook_usage":
+        return True
+    if ".context_norm." in name or name.endswith(".relative_position_index"):
+        return True
+    if name.endswith((".norm.beta", ".norm_out.beta")):
+        if tensor.count_nonzero():
+            raise CheckpointError(f"weight {name} is not zero, as it is in every released file")
+        return True
+    if ".spatial_rel_pos_bias." in name:
+        return config.spatial_position != "relative" or "_temporal_transformer." in name
+    return config.bottleneck == "kl" and name in _CODEBOOK
+
+
+def _new_name(name: str) -> str | None:
+    """Our name of a released weight; None for an unknown one."""
+    if name in _CODEBOOK:
+        return _CODEBOOK[name]
+    module, _, parameter = name.rpartition(".")
+    if module in _MODULES:
+        return f"{_MODULES[module]}.{parameter}"
+    for released, ours in _STACKS.items():
+        if name == f"{released}.norm_out.gamma":
+            return f"{ours}.norm.weight"
+    match = _IN_LAYER.fullmatch(name)
+    if match is None or match["stack"] not in _STACKS:
+        return None
+    rest = match["rest"]
+    module, _, parameter = rest.rpartition(".")
+    if rest in _LAYER:
+        inner = _LAYER[rest]
+    elif module in _RELATIVE_BIAS:
+        inner = f"{_RELATIVE_BIAS[module]}.{parameter}"
+    else:
+        return None
+    return f"{_STACKS[match['stack']]}.blocks.{match['index']}.{inner}"
+
+
+def meta_tokenizer(config: TokenizerConfig) -> OmniTokenizer:
+    """A tokenizer without memory behind its weights, for `load_state_dict(..., assign=True)`.
+
+    Raises:
+        CheckpointError: sizes beyond what a tensor can have.
+    """
+    try:
+        with torch.device("meta"):
+            return OmniTokenizer.from_config(config)
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # torch: sizes, and sizes beyond 64 bits
+        raise CheckpointError(f"the configuration asks for impossible sizes: {str(error).splitlines()[0]}") from error
+
+
+def shapes_of(config: TokenizerConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of a tokenizer, without allocating any."""
+    return {name: tuple(tensor.shape) for name, tensor in meta_tokenizer(config).state_dict().items()}
+
+
+def check_weights(config: TokenizerConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare the weights that a file holds (name -> shape) with those that `config` needs.
+
+    Raises:
+        CheckpointError: unknown, missing or misshapen weights, a few of them named.
+    """
+    _check_against(shapes_of(config), found)
+
+
+def _check_against(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    problems = []
+    if missing := [name for name in expected if name not in found]:
+        problems.append(f"{len(missing)} weights are missing: {_listed(missing)}")
+    if unknown := [name for name in found if name not in expected]:
+        problems.append(f"{len(unknown)} weights are unknown: {_listed(unknown)}")
+    differ = [name for name in expected if name in found and expected[name] != found[name]]
+    if differ:
+        described = [f"{name} is {found[name]} instead of {expected[name]}" for name in differ]
+        problems.append(f"{len(differ)} weights have another shape: {_listed(described)}")
+    if problems:
+        raise CheckpointError("; ".join(problems))
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def convert_tokenizer(checkpoint: ReleasedCheckpoint) -> OmniTokenizer:
+    """A released VQVAE or VAE, in `eval` mode.
+
+    Raises:
+        CheckpointError: flags or weights that are not those of a released tokenizer.
+    """
+    config = config_from_flags(checkpoint.hyper_parameters, checkpoint.state_dict)
+    weights = convert_state_dict(checkpoint.state_dict, config)
+    tokenizer = meta_tokenizer(config)
+    tokenizer.load_state_dict(weights, assign=True)
+    return tokenizer.eval()
+
+
+# What a released file can hold, and what makes a model of it.
+CONVERTERS: dict[str, Callable[[ReleasedCheckpoint], OmniTokenizer]] = {
+    "tokenizer": convert_tokenizer,
+}
+_DESCRIPTIONS = {
+    "tokenizer": "a tokenizer",
+    "language-model": "a language model",
+    "dit": "an image diffusion transformer (DiT)",
+    "latte": "a video diffusion transformer (Latte)",
+}
+
+
+def kind_of(names: Iterable[str]) -> str | None:
+    """What the weights of those released names are: a key of `CONVERTERS`, another known kind, or None.
+
+    A language model's file may hold the tokenizer it was trained on beside it, so it is asked first.
+    """
+    names = set(names)
+    if any(name.endswith("tok_emb.weight") for name in names):
+        return "language-model"
+    if any(name.endswith("x_embedder.proj.weight") for name in names):
+        return "latte" if any(name.endswith("temp_embed") for name in names) else "dit"
+    if any(name.startswith(("encoder.to_patch_emb", "pre_vq_conv.", "decoder.to_pixels")) for name in names):
+        return "tokenizer"
+    return None
+
+
+def convert_checkpoint(path: str | os.PathLike[str]) -> OmniTokenizer:
+    """A model from a released `.ckpt` (nothing in it is executed) or reference `.safetensors`, in `eval` mode.
+
+    Raises:
+        CheckpointError: a file that cannot be read, holds no released model, or one that this version does not convert;
+            one sentence that begins with the path.
+    """
+    path = Path(path)
+    checkpoint = read_released_checkpoint(path)
+    kind = kind_of(checkpoint.state_dict)
+    if kind is None:
+        raise CheckpointError(
+            f"{path}: holds no released OmniTokenizer model; its weights are {_listed(list(checkpoint.state_dict))}"
+        )
+    if kind not in CONVERTERS:
+        known = ", ".join(_DESCRIPTIONS[name] for name in CONVERTERS)
+        raise CheckpointError(f"{path}: holds {_DESCRIPTIONS[kind]}; this version converts {known} only")
+    try:
+        return CONVERTERS[kind](checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error

@@ -1,0 +1,337 @@
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omnitok.models.bottleneck import DiagonalGaussian, GaussianPosterior, VectorQuantizer
+from omnitok.models.tokenizer import OmniTokenizer
+
+WIDTH, DIM, SIZE = 12, 4, 32
+
+
+@pytest.fixture
+def features() -> Tensor:
+    return torch.randn(2, 3, 4, 5, WIDTH)
+
+
+def quantizer(**options: object) -> VectorQuantizer:
+    return VectorQuantizer(WIDTH, DIM, SIZE, **options)
+
+
+def initialised(**options: object) -> VectorQuantizer:
+    vq = quantizer(**options)
+    vq.initialised.fill_(True)
+    return vq
+
+
+def state(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same_state(module: torch.nn.Module, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def codebook_moved(vq: VectorQuantizer, before: dict[str, Tensor]) -> bool:
+    return not torch.equal(vq.codebook, before["codebook"])
+
+
+# ------------------------------------------------------------------------------------------------ vector quantizer
+
+
+def test_lookup_of_the_codes_is_the_latents(features: Tensor) -> None:
+    vq = quantizer()
+    for out in (vq.encode(features), vq.eval()(features)):
+        assert out.codes.shape == (2, 3, 4, 5)
+        assert out.codes.dtype == torch.int64
+        assert torch.equal(vq.lookup(out.codes), out.latents)
+        assert out.posterior is None
+
+
+@pytest.mark.parametrize("scale", (1.0, 3.0))
+def test_nearest_is_brute_force(scale: float) -> None:
+    """Also for a table off the unit sphere, as the released one is, and over several chunks."""
+    vq = quantizer()
+    vq.codebook.mul_(torch.rand(SIZE, 1) * scale)
+    z = torch.randn(1000, DIM)
+    distances = torch.cdist(z.double(), vq.codebook.double())
+    for chunk in (4096, 7):
+        codes = vq.nearest(z, chunk)
+        best = distances.min(dim=1).values
+        assert (distances.gather(1, codes[:, None])[:, 0] - best).max() <= 1e-6
+    assert vq.nearest(z[:0]).shape == (0,)
+
+
+def test_features_are_put_on_the_unit_sphere(features: Tensor) -> None:
+    vq = quantizer()
+    z = vq(features, quantize=False).latents
+    assert torch.allclose(z.norm(dim=-1), torch.ones(2, 3, 4, 5), atol=1e-6)
+    assert torch.allclose(z, F.normalize(vq.project_in(features), dim=-1))
+
+
+@pytest.mark.parametrize("training", (True, False))
+def test_encode_changes_no_state(features: Tensor, training: bool) -> None:
+    vq = quantizer().train(training)
+    before = state(vq)
+    vq.encode(features)
+    assert same_state(vq, before)
+
+
+def test_initialisation_and_updates_in_training_alone(features: Tensor) -> None:
+    vq = quantizer()
+    before = state(vq)
+    vq.eval()(features)
+    vq.train()(features, quantize=False)
+    assert same_state(vq, before)
+    vq(features)
+    assert bool(vq.initialised)
+    assert codebook_moved(vq, before)
+
+
+def test_initialisation_is_from_the_batch_and_once(features: Tensor) -> None:
+    vq = quantizer(restart_threshold=0.0)
+    flat = vq(features, quantize=False).latents.detach().reshape(-1, DIM)
+    vq._initialise(flat)
+    nearest = torch.cdist(vq.codebook, flat).min(dim=1)
+    assert nearest.values.max() < 0.02  # jitter of 1e-3 apart, rows of the batch
+    assert nearest.indices.unique().numel() == SIZE  # 120 rows for 32 codes: all distinct
+    before = state(vq)
+    vq.train()(features)
+    change = (vq.codebook - before["codebook"]).norm(dim=-1).max()
+    assert change < 0.05  # a step of the moving average, not a new table
+
+
+def test_fewer_features_than_codes() -> None:
+    vq = quantizer().train()
+    out = vq(torch.randn(1, 1, 1, 3, WIDTH))
+    assert out.latents.isfinite().all()
+    assert vq.codebook.isfinite().all()
+    assert vq.codebook.unique(dim=0).shape[0] == SIZE
+
+
+@pytest.mark.parametrize("normalize_codes", (True, False))
+def test_moving_averages_in_closed_form(features: Tensor, normalize_codes: bool) -> None:
+    """After n batches N = d^n N_0 + (1 - d) sum_i d^(n - 1 - i) count_i, the sums likewise, codes their quotient."""
+    decay, steps = 0.9, 3
+    vq = initialised(decay=decay, normalize_codes=normalize_codes, restart_threshold=0.0).train()
+    z = vq(features, quantize=False).latents.detach().reshape(-1, DIM)
+    size, total = decay**steps * vq.cluster_size, decay**steps * vq.cluster_sum
+    for i in range(steps):
+        one_hot = F.one_hot(vq(features).codes.flatten(), SIZE).float()
+        weight = (1 - decay) * decay ** (steps - 1 - i)
+        size, total = size + weight * one_hot.sum(dim=0), total + weight * one_hot.T @ z
+    assert torch.allclose(vq.cluster_size, size, atol=1e-5)
+    assert torch.allclose(vq.cluster_sum, total, atol=1e-5)
+    expected = total / size[:, None]
+    assert torch.allclose(vq.codebook, F.normalize(expected, dim=-1) if normalize_codes else expected, atol=1e-5)
+
+
+def test_dead_codes_are_moved_onto_features(features: Tensor) -> None:
+    vq = initialised(restart_threshold=0.1)
+    vq.cluster_size[5] = 1e-6
+    eval_before = state(vq)
+    vq.eval()(features)
+    assert same_state(vq, eval_before)
+    flat = vq(features, quantize=False).latents.detach().reshape(-1, DIM)
+    away = -flat.mean(dim=0)
+    vq.codebook[5] = vq.cluster_sum[5] = 10 * away  # nothing is nearest to it
+    vq.train()(features)
+    assert torch.cdist(vq.codebook[5:6], flat).min() < 0.02
+    assert vq.cluster_size[5] > 0.1 * vq.cluster_size.mean()
+    off = initialised(restart_threshold=0.0).train()
+    off.cluster_size[5] = 1e-6
+    off.codebook[5] = off.cluster_sum[5] = 10 * away
+    off(features)
+    assert off.cluster_size[5] < 1e-5
+
+
+def test_codebook_learns_clusters() -> None:
+    """On features of four directions, sixteen codes find all, though the first batch has only one."""
+    vq = VectorQuantizer(WIDTH, DIM, 16, decay=0.8, restart_threshold=0.1).train()
+    centres = F.normalize(torch.randn(4, WIDTH), dim=-1)
+    vq(centres[0].expand(1, 1, 8, 8, WIDTH))
+    for _ in range(60):
+        x = centres[torch.randint(4, (1, 1, 8, 8))] + 0.01 * torch.randn(1, 1, 8, 8, WIDTH)
+        out = vq(x)
+    assert out.codes.unique().numel() >= 4
+    assert out.losses["commitment"] < 1e-3
+
+
+def test_gradient_passes_straight_through(features: Tensor) -> None:
+    vq = initialised().train()
+    x, weight = features.clone().requires_grad_(), torch.randn(2, 3, 4, 5, DIM)
+    (through,) = torch.autograd.grad((vq(x).latents * weight).sum(), x)
+    (plain,) = torch.autograd.grad((F.normalize(vq.project_in(x), dim=-1) * weight).sum(), x)
+    assert torch.allclose(through, plain, atol=1e-6)
+    assert not vq.codebook.requires_grad
+
+
+def test_commitment_and_statistics(features: Tensor) -> None:
+    vq = initialised().train()
+    before = state(vq)
+    out = vq(features)
+    z = F.normalize(vq.project_in(features), dim=-1)
+    assert torch.allclose(out.losses["commitment"], (z - before["codebook"][out.codes]).square().mean())
+    counts = torch.bincount(out.codes.flatten(), minlength=SIZE).float()
+    assert torch.allclose(out.statistics["codebook_usage"], (counts > 0).float().mean())
+    p = counts[counts > 0] / counts.sum()
+    assert torch.allclose(out.statistics["codebook_perplexity"], (-(p * p.log()).sum()).exp())
+    assert vq.eval()(features).statistics == {}
+
+
+def test_buffers_survive_a_round_trip(features: Tensor) -> None:
+    vq = quantizer().train()
+    vq(features)
+    other = quantizer()
+    other.load_state_dict(vq.state_dict())
+    assert same_state(other, state(vq))
+    assert bool(other.initialised)
+    twin = copy.deepcopy(vq)
+    for each in (vq, twin):  # and the next step is the same: nothing is initialised from data again
+        torch.manual_seed(1)
+        each(features)
+    assert same_state(twin, state(vq))
+
+
+SCRIPT = """
+import sys, torch, torch.distributed as dist
+from omnitok.models.bottleneck import VectorQuantizer
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+vq, batches = torch.load(f"{folder}/given.pt", weights_only=False)
+torch.manual_seed(100 + rank)
+for from_data in (False, True):
+    vq.initialised.fill_(not from_data)
+    vq.restart_threshold = 0.3 if from_data else 0.0
+    for batch in batches:
+        vq(batch[rank : rank + 1])
+    torch.save(vq.state_dict(), f"{folder}/{'data' if from_data else 'plain'}{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_share_one_codebook(tmp_path: Path) -> None:
+    """Equal to one process with the joined batch; and with initialisation and restarts, still the same on both."""
+    torch.manual_seed(0)
+    vq = initialised(restart_threshold=0.0).train()
+    batches = [torch.randn(2, 1, 4, 5, WIDTH) for _ in range(3)]
+    torch.save((vq, batches), tmp_path / "given.pt")
+    source = Path(__file__).resolve().parents[2] / "src"
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(source)!r})\n{SCRIPT}"]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], errors
+    for batch in batches:
+        vq(batch)
+    plain, data = ([torch.load(tmp_path / f"{run}{rank}.pt") for rank in (0, 1)] for run in ("plain", "data"))
+    for name, tensor in vq.state_dict().items():
+        assert torch.equal(plain[0][name], plain[1][name])
+        assert torch.allclose(plain[0][name].float(), tensor.float(), atol=1e-6)
+        assert torch.equal(data[0][name], data[1][name])
+    assert not torch.equal(data[0]["codebook"], plain[0]["codebook"])
+
+
+# ------------------------------------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("make", (quantizer, lambda: DiagonalGaussian(WIDTH, DIM)), ids=("vq", "kl"))
+def test_float32_whatever_surrounds_it(make: Callable[[], torch.nn.Module], features: Tensor) -> None:
+    bottleneck = make().eval()
+    expected = bottleneck.encode(features.bfloat16().float())
+    for cast in (bottleneck.to(torch.bfloat16), bottleneck.half(), bottleneck.double()):
+        tensors = [tensor for tensor in cast.state_dict().values() if tensor.is_floating_point()]
+        assert {tensor.dtype for tensor in tensors} == {torch.float32}
+    out = bottleneck.encode(features.bfloat16())
+    assert torch.equal(out.latents, expected.latents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for out in (bottleneck.encode(features.bfloat16()), bottleneck(features.bfloat16())):
+            assert out.latents.dtype == torch.float32
+            assert torch.equal(out.latents, expected.latents)
+        assert bottleneck.expand(expected.latents).dtype == torch.float32
+        assert all(loss.dtype == torch.float32 for loss in bottleneck.train()(features).losses.values())
+
+
+def test_float32_in_a_tokenizer(fresh: Callable[..., OmniTokenizer]) -> None:
+    tok = fresh().to(torch.bfloat16)
+    assert tok.dtype == torch.bfloat16
+    assert tok.bottleneck.codebook.dtype == torch.float32
+    assert tok.encode(torch.zeros(1, 3, 4, 4)).latents.dtype == torch.float32
+    assert tok(torch.zeros(1, 3, 4, 4).bfloat16()).dtype == torch.bfloat16
+    assert fresh().to("meta").bottleneck.codebook.is_meta
+
+
+# ------------------------------------------------------------------------------------------------ diagonal Gaussian
+
+
+def test_kl_is_that_of_torch_distributions() -> None:
+    mean, logvar = torch.randn(3, 4, 2, 5, 5), torch.randn(3, 4, 2, 5, 5)
+    ours = GaussianPosterior(mean, logvar).kl()
+    normal = torch.distributions.Normal
+    theirs = torch.distributions.kl_divergence(normal(mean, (logvar / 2).exp()), normal(0.0, 1.0)).flatten(1).sum(dim=1)
+    assert ours.shape == (3,)
+    assert torch.allclose(ours, theirs, rtol=1e-4)
+    assert torch.equal(GaussianPosterior(torch.zeros(1, 4), torch.zeros(1, 4)).kl(), torch.zeros(1))
+
+
+def test_posterior_samples() -> None:
+    posterior = GaussianPosterior(
+        torch.full((1, 20_000), 2.0), torch.full((1, 20_000), 2 * torch.tensor(0.5).log().item())
+    )
+    draw = posterior.sample(torch.Generator().manual_seed(3))
+    assert torch.equal(draw, posterior.sample(torch.Generator().manual_seed(3)))
+    assert not torch.equal(draw, posterior.sample(torch.Generator().manual_seed(4)))
+    assert draw.mean().item() == pytest.approx(2.0, abs=0.02)
+    assert draw.std().item() == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(posterior.mode(), posterior.mean)
+
+
+def test_gaussian_bottleneck(features: Tensor) -> None:
+    kl = DiagonalGaussian(WIDTH, DIM)
+    mean, logvar = kl.project_in(features).chunk(2, dim=-1)
+    out = kl.encode(features)
+    assert out.codes is None
+    assert torch.equal(out.latents, mean)
+    assert torch.equal(out.posterior.logvar, logvar)
+    assert torch.equal(kl.eval()(features).latents, mean)
+    sampled = kl.train()(features)
+    assert not torch.equal(sampled.latents, mean)
+    assert torch.allclose(sampled.losses["kl"], out.posterior.kl().mean())
+    with torch.no_grad():
+        kl.project_in.bias[DIM:] = torch.tensor([1000.0, -1000.0, 0, 0])
+    clamped = kl.encode(features).posterior.logvar
+    assert (clamped[..., 0] == 20).all()
+    assert (clamped[..., 1] == -30).all()
+    assert kl.train()(features).losses["kl"].isfinite()
+
+
+# ------------------------------------------------------------------------------------------------ bottleneck as a part
+
+
+def test_swapping_the_bottleneck_keeps_the_rest(tiny: Callable[..., OmniTokenizer]) -> None:
+    vq = tiny()
+    vae = OmniTokenizer(vq.encoder, DiagonalGaussian(16, 6), vq.decoder).eval()
+    assert (vae.config.bottleneck, vae.config.latent_channels) == ("kl", 6)
+    assert vae.encoder is vq.encoder
+    assert vae.decoder is vq.decoder
+    kept = {"bottleneck", "latent_channels"}
+    assert all(getattr(vae.config, f) == getattr(vq.config, f) for f in vars(vq.config) if f not in kept)
+    x = torch.rand(1, 3, 3, 8, 8) - 0.5
+    assert vae.encode(x).latents.shape == (1, 6, 2, 2, 2)
+    assert vae(x).shape == x.shape
+    back = OmniTokenizer(vae.encoder, vq.bottleneck, vae.decoder)
+    assert back.config == vq.config
+    assert torch.equal(back.encode(x).codes, vq.encode(x).codes)
+    with pytest.raises(ValueError, match=r"width.* 16 .*8"):
+        OmniTokenizer(vq.encoder, DiagonalGaussian(8, 6), vq.decoder)

@@ -1,0 +1,372 @@
+import dataclasses
+import json
+import os
+import struct
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import omnitok
+from omnitok import pretrained
+from omnitok.convert import convert_checkpoint
+from omnitok.errors import CheckpointError
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.pretrained import fingerprint, list_models, load_tokenizer, model_info, read_config, save_tokenizer
+
+CHECKPOINT = Path(__file__).parent / "parity/data/vqvae_lightning.ckpt"
+TINY = TokenizerConfig(
+    patch_size=4,
+    temporal_patch_size=2,
+    width=16,
+    heads=2,
+    head_dim=8,
+    encoder_blocks="tw",
+    decoder_blocks="w",
+    encoder_temporal_blocks=1,
+    decoder_temporal_blocks=1,
+    window_size=2,
+    latent_channels=4,
+    codebook_size=32,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    return save_tokenizer(OmniTokenizer.from_config(TINY), tmp_path / "model")
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, **changes}))
+
+
+# ------------------------------------------------------------------------------------------------- saving and loading
+
+
+@pytest.mark.parametrize("bottleneck", ("vq", "kl"))
+def test_round_trip(tmp_path: Path, bottleneck: str) -> None:
+    statistics = {"latent_mean": (0.5,) * 4, "latent_std": (1.5,) * 4} if bottleneck == "kl" else {}
+    saved = OmniTokenizer.from_config(dataclasses.replace(TINY, bottleneck=bottleneck, **statistics))
+    assert saved.save_pretrained(tmp_path / "m") == tmp_path / "m"
+    loaded = OmniTokenizer.from_pretrained(tmp_path / "m")
+    assert loaded.config == saved.config
+    assert not loaded.training
+    assert fingerprint(loaded) == fingerprint(saved)
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    x = torch.rand(1, 3, 3, 8, 8) * 2 - 1
+    assert torch.equal(loaded(x), saved.eval()(x))
+    fields = json.loads((tmp_path / "m/config.json").read_text())
+    assert fields["architecture"] == "OmniTokenizer"
+    assert fields["omnitok_version"] == omnitok.__version__
+
+
+def test_released_checkpoint_through_every_door(tmp_path: Path) -> None:
+    converted = convert_checkpoint(CHECKPOINT)
+    assert fingerprint(load_tokenizer(CHECKPOINT)) == fingerprint(converted)
+    again = load_tokenizer(save_tokenizer(converted, tmp_path / "converted"))
+    assert again.config == converted.config
+    assert fingerprint(again) == fingerprint(converted)
+    assert fingerprint(load_tokenizer(tmp_path / "converted/model.safetensors")) == fingerprint(converted)
+
+
+def test_dtype_leaves_the_bottleneck_alone(folder: Path) -> None:
+    tokenizer = load_tokenizer(str(folder), dtype=torch.bfloat16)
+    assert tokenizer.dtype == torch.bfloat16
+    assert {tensor.dtype for tensor in tokenizer.bottleneck.parameters()} == {torch.float32}
+    again = load_tokenizer(save_tokenizer(tokenizer, folder.parent / "half"))
+    assert again.dtype == torch.float32
+    with pytest.raises(ValueError, match="floating point"):
+        load_tokenizer(folder, dtype=torch.int32)
+
+
+def test_loading_draws_no_random_numbers(folder: Path) -> None:
+    before = torch.get_rng_state()
+    load_tokenizer(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_model_card_is_written_once(folder: Path) -> None:
+    assert "joint image-video tokenizer" in (folder / "README.md").read_text()
+    (folder / "README.md").write_text("mine")
+    save_tokenizer(load_tokenizer(folder), folder)
+    assert (folder / "README.md").read_text() == "mine"
+
+
+def test_failed_save_leaves_the_old_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full_disk(weights: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pretrained, "save_file", full_disk)
+    with pytest.raises(CheckpointError, match=r"cannot be written here \(No space left on device\)"):
+        save_tokenizer(load_tokenizer(folder), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_saving_over_a_file(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(CheckpointError, match="taken: the model cannot be written here"):
+        save_tokenizer(load_tokenizer(folder), tmp_path / "taken")
+
+
+# -------------------------------------------------------------------------------------------------------------- names
+
+
+def test_bundled_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder.parent / "not-a-model").mkdir()
+    monkeypatch.setattr(pretrained, "BUNDLED_FOLDER", folder.parent)
+    assert list_models()[0] == "model"
+    assert "not-a-model" not in list_models()
+    assert fingerprint(load_tokenizer("model")) == fingerprint(load_tokenizer(folder))
+    info = model_info("model")
+    assert (info.name, info.kind, info.bottleneck, info.source) == ("model", "tokenizer", "vq", "bundled")
+    tokenizer = load_tokenizer(folder)
+    assert info.parameters == sum(p.numel() for p in tokenizer.parameters()) + tokenizer.bottleneck.codebook.numel()
+    assert info.description.startswith("A joint image-video tokenizer")
+
+
+def test_every_listed_name_has_a_row() -> None:
+    assert len(set(list_models())) == len(list_models())
+    for name in list_models():
+        info = model_info(name)
+        assert info.name == name
+        assert info.kind == "tokenizer"
+        assert info.bottleneck in ("vq", "kl")
+        assert info.description
+        assert info.source
+
+
+@pytest.mark.parametrize("description", ("---\ntags: [x]\n---\n# Title\n\nWhat it is.\nMore.", "# Title\nWhat it is."))
+def test_description_is_the_first_prose_of_the_card(folder: Path, description: str) -> None:
+    (folder / "README.md").write_text(description)
+    assert model_info(str(folder)).description == "What it is."
+    (folder / "README.md").unlink()
+    assert model_info(str(folder)).description == ""
+
+
+def test_unknown_name_has_close_matches_and_the_list() -> None:
+    for call in (load_tokenizer, model_info):
+        with pytest.raises(
+            CheckpointError, match=r"did you mean omnitokenizer-imagenet-k600 .*known names are .*hub id"
+        ):
+            call("omnitokeniser-imagenet-k600")
+
+
+def test_mistyped_paths_do_not_ask_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*args: object) -> str:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/none", "none/model.safetensors", "model.ckpt", str(tmp_path / "none"), "none", "", "a/b/c"):
+        with pytest.raises(CheckpointError):
+            load_tokenizer(name)
+
+
+def test_hub_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(repository: str, filename: str) -> str:
+        asked.append((repository, filename))
+        return str(CHECKPOINT if filename.endswith(".ckpt") else folder / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert fingerprint(load_tokenizer("someone/a-model")) == fingerprint(load_tokenizer(folder))
+    assert asked == [("someone/a-model", "config.json"), ("someone/a-model", "model.safetensors")]
+    assert fingerprint(load_tokenizer("omnitokenizer-imagenet-k600")) == fingerprint(load_tokenizer(CHECKPOINT))
+    assert asked[-1] == ("Daniel0724/OmniTokenizer", "imagenet_k600.ckpt")
+
+
+def test_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"^someone/a-model: .*cannot be reached for config\.json") as caught:
+        load_tokenizer("someone/a-model")
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repository: str, filename: str) -> str:
+        raise ConnectionError("429 too many requests\nrequest id 7")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(CheckpointError, match=r"a/b: config\.json cannot be downloaded .*\(429 too many requests\)$"):
+        load_tokenizer("a/b")
+
+
+# ------------------------------------------------------------------------------------------------------- broken files
+
+
+@pytest.mark.parametrize("name", ("config.json", "model.safetensors"))
+def test_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"holds no {name}"):
+        load_tokenizer(folder)
+    with pytest.raises(CheckpointError, match=f"{name}: no such file"):
+        model_info(str(folder))
+
+
+@pytest.mark.parametrize("length", (0, 4, 8, 200, -1))
+def test_truncated_weights(folder: Path, length: int) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: corrupt or truncated"):
+        load_tokenizer(folder)
+
+
+def test_header_that_claims_more_than_the_file_holds(folder: Path) -> None:
+    claim = {"encoder.x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
+    header = json.dumps(claim).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
+    with pytest.raises(CheckpointError, match="corrupt or truncated"):
+        load_tokenizer(folder)
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**62) + header)
+    with pytest.raises(CheckpointError, match="corrupt or truncated"):
+        load_tokenizer(folder)
+
+
+def test_text_as_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(CheckpointError, match="corrupt or truncated"):
+        load_tokenizer(folder)
+
+
+def test_foreign_weights_are_named(folder: Path) -> None:
+    save_file({"conv1.weight": torch.zeros(3)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="blocks, the weights file holds 1 weights"):
+        load_tokenizer(folder)
+    save_file({f"conv{i}.weight": torch.zeros(3) for i in range(9)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing: encoder\..*9 weights are unknown: conv0\.weight.* and 4 more"):
+        load_tokenizer(folder)
+
+
+def test_shapes_that_differ_are_named(folder: Path) -> None:
+    edit_config(folder, codebook_size=64)
+    with pytest.raises(CheckpointError, match=r"bottleneck\.codebook is \(32, 4\) instead of \(64, 4\)"):
+        load_tokenizer(folder)
+
+
+def test_wrong_dtype(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["bottleneck.initialised"] = torch.tensor(1.0)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"bottleneck\.initialised has dtype torch\.float32 instead of torch\.bool"
+    ):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("content", ("", "{", "[" * 100_000, "\xff", "no"))
+def test_config_that_is_not_json(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=r"config\.json: not JSON"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("content", ("[]", "null", "3", '"text"'))
+def test_config_that_is_no_object(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="must hold a JSON object"):
+        load_tokenizer(folder)
+
+
+def test_huge_config(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b" " * (2**20 + 1))
+    with pytest.raises(CheckpointError, match="larger than 1048576 bytes"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"architecture": "ViT"}, "field architecture is 'ViT'; this version loads 'OmniTokenizer'"),
+        ({"architecture": None}, "field architecture is None"),
+        ({"depth": 3, "layers": 4}, "unknown fields depth, layers; accepted are patch_size"),
+        ({"width": "16"}, "field width must be a whole number up to 2147483647, found '16'"),
+        ({"width": 16.0}, "field width must be a whole number"),
+        ({"width": True}, "field width must be a whole number"),
+        ({"width": 10**30}, "field width must be a whole number"),
+        ({"width": 0}, "width must be at least 1"),
+        ({"causal": 1}, "field causal must be true or false"),
+        ({"pixel_scale": float("nan")}, "field pixel_scale must be a finite number"),
+        ({"pixel_scale": 0}, "pixel_scale must be positive"),
+        ({"encoder_blocks": ["t"]}, "field encoder_blocks must be text"),
+        ({"bottleneck": "fsq"}, "bottleneck must be one of vq, kl"),
+        ({"bottleneck": 1}, "field bottleneck must be one of vq, kl, found 1"),
+        ({"temporal_window": "5"}, "field temporal_window must be a whole number up to 2147483647 or null"),
+        ({"latent_mean": [0, "x", 0, 0]}, "field latent_mean must be a list of finite numbers or null"),
+        ({"latent_mean": [0.0]}, "latent_mean must have 4 values, found 1"),
+    ],
+)
+def test_config_fields_are_checked(folder: Path, changes: dict[str, object], message: str) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_config(folder / "config.json")
+    assert str(caught.value).startswith(f"{folder / 'config.json'}: ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"codebook_size": 2**31 - 1, "latent_channels": 2**31 - 1},
+        {"width": 2**31 - 1},
+        {"width": 2**20, "heads": 2**20, "head_dim": 4096},
+        {"encoder_temporal_blocks": 2**31 - 1},
+        {"encoder_blocks": "t" * 900_000},
+        {"window_size": 2**31 - 1, "patch_size": 2**31 - 1},
+        {"feedforward_multiple": 1e300},
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_allocated(folder: Path, changes: dict[str, object]) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(CheckpointError):
+        load_tokenizer(folder)
+
+
+def test_null_optional_fields_and_absent_fields(folder: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    fields.update(temporal_window=None, latent_std=[1, 2, 3, 4.5])
+    del fields["restart_threshold"], fields["omnitok_version"]
+    (folder / "config.json").write_text(json.dumps(fields))
+    config = load_tokenizer(folder).config
+    assert config.temporal_window is None
+    assert config.latent_std == (1.0, 2.0, 3.0, 4.5)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_config(folder: Path) -> None:
+    (folder / "config.json").chmod(0)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_tokenizer(folder)
+
+
+# -------------------------------------------------------------------------------------------------------- fingerprint
+
+
+def test_fingerprint_sees_names_values_shapes_and_types() -> None:
+    def module(**tensors: torch.Tensor) -> torch.nn.Module:
+        made = torch.nn.Module()
+        for name, tensor in tensors.items():
+            made.register_buffer(name, tensor)
+        return made
+
+    x = torch.arange(4.0)
+    same = fingerprint(module(a=x, b=x + 1))
+    assert same == fingerprint(module(b=x + 1, a=x))
+    assert same == fingerprint(module(a=torch.stack([x, x], dim=1)[:, 0], b=x + 1))  # strides are not content
+    others = [
+        module(a=x, c=x + 1),
+        module(a=x + 1, b=x),
+        module(a=x.reshape(2, 2), b=x + 1),
+        module(a=x.double(), b=x + 1),
+        module(a=x),
+    ]
+    assert same not in {fingerprint(other) for other in others}
+    assert len(fingerprint(module(a=torch.tensor(True), b=torch.empty(0), c=x.bfloat16()))) == 64
