@@ -1,0 +1,168 @@
+"""Weights of the feature networks (LPIPS, Inception, I3D, MobileNetV2): where they lie and what they must be.
+
+Nothing is ever downloaded. The user names a folder (`--weights-dir` or OMNITOK_WEIGHTS); a file is used only when its
+sha256 is the published one. The hashes are of the files as their authors distribute them; torchvision's file names
+carry the first eight digits.
+"""
+
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omnitok.errors import MissingWeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS_VARIABLE = "OMNITOK_WEIGHTS"
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """One file of weights: what it is, the names it may have inside the weights folder, its sha256, source, licence."""
+
+    title: str
+    file_names: tuple[str, ...]
+    sha256: str  # lowercase hexadecimal; the whole hash, or its published first digits
+    source: str
+    licence: str
+
+
+_LPIPS_HEADS = "https://github.com/richzhang/PerceptualSimilarity/tree/master/lpips/weights/v0.1"
+_TORCHVISION = "https://download.pytorch.org/models"
+
+WEIGHTS: dict[str, WeightsFile] = {
+    "vgg16": WeightsFile(
+        title="VGG16 trained on ImageNet (backbone of LPIPS vgg)",
+        file_names=("vgg16-397923af.pth",),
+        sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        source=f"{_TORCHVISION}/vgg16-397923af.pth",
+        licence="BSD-3-Clause (torchvision)",
+    ),
+    "alexnet": WeightsFile(
+        title="AlexNet trained on ImageNet (backbone of LPIPS alex)",
+        file_names=("alexnet-owt-7be5be79.pth",),
+        sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        source=f"{_TORCHVISION}/alexnet-owt-7be5be79.pth",
+        licence="BSD-3-Clause (torchvision)",
+    ),
+    "squeezenet": WeightsFile(
+        title="SqueezeNet 1.1 trained on ImageNet (backbone of LPIPS squeeze)",
+        file_names=("squeezenet1_1-b8a52dc0.pth",),
+        sha256="b8a52dc0",
+        source=f"{_TORCHVISION}/squeezenet1_1-b8a52dc0.pth",
+        licence="BSD-3-Clause (torchvision)",
+    ),
+    "lpips_vgg": WeightsFile(
+        title="linear heads of LPIPS v0.1 vgg",
+        file_names=("lpips_heads/vgg.pth",),
+        sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+        source=f"{_LPIPS_HEADS}/vgg.pth",
+        licence="BSD-2-Clause",
+    ),
+    "lpips_alex": WeightsFile(
+        title="linear heads of LPIPS v0.1 alex",
+        file_names=("lpips_heads/alex.pth",),
+        sha256="df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+        source=f"{_LPIPS_HEADS}/alex.pth",
+        licence="BSD-2-Clause",
+    ),
+    "lpips_squeeze": WeightsFile(
+        title="linear heads of LPIPS v0.1 squeeze",
+        file_names=("lpips_heads/squeeze.pth",),
+        sha256="4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
+        source=f"{_LPIPS_HEADS}/squeeze.pth",
+        licence="BSD-2-Clause",
+    ),
+    "inception": WeightsFile(
+        title="FID Inception (1008 classes, 2015-12-05)",
+        # torch-fidelity distributes the same file under the second name.
+        file_names=("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth"),
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        source="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        licence="Apache-2.0",
+    ),
+    "i3d": WeightsFile(
+        title="I3D trained on Kinetics-400 (TF-hub port of VideoGPT, for FVD)",
+        file_names=("i3d_pretrained_400.pt",),
+        sha256="55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343",
+        source="https://github.com/wilson1yan/VideoGPT (i3d_pretrained_400.pt)",
+        licence="Apache-2.0",
+    ),
+    "i3d_torchscript": WeightsFile(
+        title="I3D trained on Kinetics-400 (TorchScript of StyleGAN-V, for FVD)",
+        file_names=("i3d_torchscript.pt",),
+        sha256="bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+        source="https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt",
+        licence="Apache-2.0",
+    ),
+    "mobilenet_v2": WeightsFile(
+        title="MobileNetV2 1.0 224 trained on ImageNet (dequantised, batch norm folded)",
+        file_names=("mobilenet_v2.safetensors",),
+        sha256="caf5fc66a3a4b77621fed3546b502554e8e0e20684a91ef30db3a8033c5cb392",
+        source="https://github.com/google-coral/test_data (mobilenet_v2_1.0_224_quant.tflite, dequantised)",
+        licence="Apache-2.0",
+    ),
+}
+
+
+def find_weights(name: str, weights_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The file of the weights `name` (a key of WEIGHTS), present and with the right hash.
+
+    Looks in `weights_dir`, or, where that is None, in the folder the environment variable OMNITOK_WEIGHTS names.
+    Raises MissingWeightsError where no folder is named, the file is absent, or its hash is another.
+    """
+    weights = WEIGHTS[name]
+    folder = weights_dir if weights_dir is not None else os.environ.get(WEIGHTS_VARIABLE)
+    if not folder:
+        raise MissingWeightsError(_missing(weights, "no weights folder is named"))
+    candidates = [Path(folder) / file_name for file_name in weights.file_names]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        raise MissingWeightsError(_missing(weights, f"it is not in {os.fspath(folder)}"))
+    found = file_sha256(path)
+    if not found.startswith(weights.sha256):
+        raise MissingWeightsError(_missing(weights, f"{path} has the sha256 {found[:16]}… instead"))
+    return path
+
+
+def read_weights(name: str, weights_dir: str | os.PathLike[str] | None = None) -> "dict[str, Tensor]":
+    """The state dict in the file of the weights `name`, in float32 on the CPU; see `find_weights` for what is raised.
+
+    Pickles are read with `weights_only=True`: tensors, never code.
+    """
+    import torch
+
+    path = find_weights(name, weights_dir)
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """The sha256 of a file, in hexadecimal; remembered while size and time of the file stay the same."""
+    status = os.stat(path)
+    return _sha256(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(path: str, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _missing(weights: WeightsFile, found: str) -> str:
+    return (
+        f"{weights.title}: needs {weights.file_names[0]} with the sha256 {weights.sha256[:8]}…, but {found}; "
+        f"get it from {weights.source} ({weights.licence}) and name its folder with --weights-dir or {WEIGHTS_VARIABLE}"
+    )

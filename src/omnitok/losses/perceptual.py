@@ -1,0 +1,151 @@
+"""MobileNetV2 as a small feature network, and a perceptual loss over it for machines without VGG16.
+
+MobileNetV2 1.0 (Sandler et al., arXiv 1801.04381), trained on ImageNet by its authors in TensorFlow: batch norm is
+folded into the convolutions and every convolution pads as TensorFlow's "SAME". Weights are read by path, checked by
+hash.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnitok.feature_weights import read_weights
+from omnitok.losses.frozen_network import FrozenNetwork, load_exactly
+
+# (width, repeats, stride of the first) of the groups of inverted residual blocks, Table 2 of the paper
+_GROUPS = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
+
+
+class _SameConv2d(nn.Conv2d):
+    """Convolution with TensorFlow's "SAME" padding: ceil(n / stride) outputs, the smaller half of the padding first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        (top, bottom), (left, right) = (
+            _same_padding(n, k, s) for n, k, s in zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
+        )
+        if (top, left) != (bottom, right):
+            x = F.pad(x, (left, right, top, bottom))
+            top = left = 0
+        return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), groups=self.groups)
+
+
+def _same_padding(n: int, kernel: int, stride: int) -> tuple[int, int]:
+    total = max((-(-n // stride) - 1) * stride + kernel - n, 0)
+    return total // 2, total - total // 2
+
+
+class _InvertedResidual(nn.Module):
+    def __init__(self, channels: int, width: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = channels * expansion
+        self.expand = _SameConv2d(channels, inner, 1) if expansion > 1 else None
+        self.depthwise = _SameConv2d(inner, inner, 3, stride=stride, groups=inner)
+        self.project = _SameConv2d(inner, width, 1)
+        self.residual = stride == 1 and channels == width
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu6(self.expand(x)) if self.expand is not None else x
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+@dataclass(frozen=True)
+class MobileNetOutput:
+    """`features` (n, 1280): the head's mean over space; `logits` (n, 1001): class 0 is background."""
+
+    features: Tensor
+    logits: Tensor
+
+
+class MobileNetV2(FrozenNetwork):
+    """MobileNetV2 1.0 on pictures (n, 3, h, w) in [-1, 1] of any size (trained at 224 x 224).
+
+    `MobileNetV2()` alone answers NaN; `load_mobilenet_v2(weights_dir)` gives the usable network.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _SameConv2d(3, 32, 3, stride=2)
+        blocks: list[nn.Module] = []
+        channels = 32
+        for width, repeats, first_stride in _GROUPS:
+            for repeat in range(repeats):
+                stride = first_stride if repeat == 0 else 1
+                blocks.append(_InvertedResidual(channels, width, stride, expansion=6 if blocks else 1))
+                channels = width
+        self.blocks = nn.ModuleList(blocks)
+        self.head = _SameConv2d(channels, 1280, 1)
+        self.classifier = _SameConv2d(1280, 1001, 1)
+        self._freeze()
+
+    def forward(self, x: Tensor) -> MobileNetOutput:
+        x = F.relu6(self.stem(x))  # (n, 32, h/2, w/2)
+        for block in self.blocks:
+            x = block(x)
+        features = F.relu6(self.head(x)).mean((2, 3), keepdim=True)  # (n, 1280, 1, 1)
+        return MobileNetOutput(features.flatten(1), self.classifier(features).flatten(1))
+
+    def activations(self, x: Tensor, after: Sequence[int]) -> list[Tensor]:
+        """The outputs of the blocks with the indices `after` (ascending, 0 … 16); computes no further than the last."""
+        x = F.relu6(self.stem(x))
+        outputs = []
+        for index, block in enumerate(self.blocks[: max(after) + 1]):
+            x = block(x)
+            if index in after:
+                outputs.append(x)
+        return outputs
+
+
+def load_mobilenet_v2(weights_dir: str | os.PathLike[str] | None = None) -> MobileNetV2:
+    """MobileNetV2 with its published weights; MissingWeightsError where the file is absent or has another hash."""
+    network = MobileNetV2()
+    load_exactly(network, read_weights("mobilenet_v2", weights_dir), "MobileNetV2")
+    return network
+
+
+class MobileNetPerceptualLoss(nn.Module):
+    """Squared distance of channel-normalised MobileNetV2 activations: LPIPS's form without learned heads.
+
+    At every compared block the channel vector of each position is scaled to unit length, the squared difference is
+    summed over channels, averaged over space, and averaged over the blocks. Not LPIPS, and not comparable with it.
+
+    Args:
+        network: from `load_mobilenet_v2`.
+        blocks: indices of the compared blocks; the default has one each at 1/2, 1/4, 1/8 and 1/16 of the size.
+    """
+
+    def __init__(self, network: MobileNetV2, blocks: Sequence[int] = (0, 2, 5, 12)) -> None:
+        super().__init__()
+        if not blocks or list(blocks) != sorted(set(blocks)) or not 0 <= blocks[0] <= blocks[-1] <= 16:
+            raise ValueError(f"blocks must be ascending indices in 0 … 16, but are {tuple(blocks)}")
+        self.network = network
+        self.blocks = tuple(blocks)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances of images (b, 3, H, W) as (b,), of videos (b, 3, T, H, W) as (b, T); pixels in [-1, 1]."""
+        if a.shape != b.shape:
+            raise ValueError(
+                f"the perceptual loss compares equal shapes, but got {tuple(a.shape)} and {tuple(b.shape)}"
+            )
+        if a.ndim not in (4, 5) or a.shape[1] != 3:
+            raise ValueError(f"the perceptual loss needs (b, 3, H, W) or (b, 3, T, H, W), but got {tuple(a.shape)}")
+        if a.ndim == 5:
+            frames = self.forward(a.transpose(1, 2).flatten(0, 1), b.transpose(1, 2).flatten(0, 1))
+            return frames.unflatten(0, (a.shape[0], a.shape[2]))  # (b, T)
+        with torch.autocast(a.device.type, enabled=False):
+            pairs = zip(
+                self.network.activations(a.float(), self.blocks),
+                self.network.activations(b.float(), self.blocks),
+                strict=True,
+            )
+            distances = [(_unit(x) - _unit(y)).square().sum(1).mean((1, 2)) for x, y in pairs]  # (b,) each
+        return torch.stack(distances).mean(0)
+
+
+def _unit(x: Tensor) -> Tensor:
+    # The small constant also bounds the gradient where a position's activations are all but zero.
+    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-3)

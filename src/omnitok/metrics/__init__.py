@@ -1,0 +1,67 @@
+"""Metrics of reconstructions and samples: plain functions on tensors and streaming accumulators.
+
+Pixels are float in [-1, 1] (feature networks also take uint8). Accumulators have `update`, `merge`, `all_reduce` over
+`torch.distributed`, and `compute`. Nothing here is random or downloaded: networks come from `load_*` with a folder of
+weights, and a missing file is a `MissingWeightsError`.
+"""
+
+from omnitok.losses.lpips import LPIPS, load_lpips
+from omnitok.losses.perceptual import MobileNetV2, load_mobilenet_v2
+from omnitok.metrics.average import Average, AverageAccumulator
+from omnitok.metrics.codebook import CodebookAccumulator, CodebookStatistics, codebook_statistics
+from omnitok.metrics.features import FeatureSet
+from omnitok.metrics.frechet import (
+    FrechetAccumulator,
+    GaussianStatistics,
+    frechet_distance,
+    gaussian_statistics,
+    load_statistics,
+    save_statistics,
+)
+from omnitok.metrics.i3d import I3D, TorchScriptI3D, load_i3d, load_i3d_torchscript
+from omnitok.metrics.inception import FIDInception, InceptionOutput, load_inception
+from omnitok.metrics.inception_score import InceptionScore, InceptionScoreAccumulator, inception_score
+from omnitok.metrics.kid import KernelDistance, kid
+from omnitok.metrics.mobilenet import MobileNetImageFeatures, MobileNetVideoFeatures
+from omnitok.metrics.precision_recall import PrecisionRecall, precision_recall
+from omnitok.metrics.psnr import psnr, psnr_per_frame
+from omnitok.metrics.ssim import ssim, ssim_per_frame
+
+__all__ = [
+    "I3D",
+    "LPIPS",
+    "Average",
+    "AverageAccumulator",
+    "CodebookAccumulator",
+    "CodebookStatistics",
+    "FIDInception",
+    "FeatureSet",
+    "FrechetAccumulator",
+    "GaussianStatistics",
+    "InceptionOutput",
+    "InceptionScore",
+    "InceptionScoreAccumulator",
+    "KernelDistance",
+    "MobileNetImageFeatures",
+    "MobileNetV2",
+    "MobileNetVideoFeatures",
+    "PrecisionRecall",
+    "TorchScriptI3D",
+    "codebook_statistics",
+    "frechet_distance",
+    "gaussian_statistics",
+    "inception_score",
+    "kid",
+    "load_i3d",
+    "load_i3d_torchscript",
+    "load_inception",
+    "load_lpips",
+    "load_mobilenet_v2",
+    "load_statistics",
+    "precision_recall",
+    "psnr",
+    "psnr_per_frame",
+    "save_statistics",
+    "ssim",
+    "ssim_per_frame",
+]

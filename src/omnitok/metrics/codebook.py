@@ -1,0 +1,65 @@
+"""How a quantizer uses its codebook over a whole set: share of codes in use, entropy and perplexity."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omnitok.metrics.distributed import all_reduce_sum
+
+
+@dataclass(frozen=True)
+class CodebookStatistics:
+    """`usage`: share of the codes seen at least once, in [0, 1]; `entropy` in bits, at most log2(size);
+    `perplexity` = 2 ^ entropy, the size of an evenly used codebook of that entropy; `tokens` counted."""
+
+    usage: float
+    entropy: float
+    perplexity: float
+    tokens: int
+
+
+class CodebookAccumulator:
+    """Counts codes 0 … size - 1 over a set; int64 counts, so merges and processes are exact."""
+
+    def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
+        if size < 1:
+            raise ValueError(f"a codebook has at least 1 code, but size is {size}")
+        self.counts = torch.zeros(size, dtype=torch.long, device=device)
+
+    def update(self, codes: Tensor) -> None:
+        """Add codes of any shape and integer type; codes outside the codebook are a ValueError."""
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise ValueError(f"codes must be integers, but are {codes.dtype}")
+        if codes.numel() == 0:
+            return
+        flat = codes.detach().to(self.counts.device, torch.long).flatten()
+        low, high = int(flat.min()), int(flat.max())
+        if low < 0 or high >= len(self.counts):
+            raise ValueError(f"codes must be in 0 … {len(self.counts) - 1}, but reach from {low} to {high}")
+        self.counts += torch.bincount(flat, minlength=len(self.counts))
+
+    def merge(self, other: "CodebookAccumulator") -> None:
+        if len(other.counts) != len(self.counts):
+            raise ValueError(f"cannot merge codebooks of {len(self.counts)} and {len(other.counts)} codes")
+        self.counts += other.counts.to(self.counts.device)
+
+    def all_reduce(self) -> None:
+        """Every process gets the counts over all processes; call once, before `compute`."""
+        self.counts = all_reduce_sum(self.counts)
+
+    def compute(self) -> CodebookStatistics:
+        tokens = int(self.counts.sum())
+        if tokens == 0:
+            raise ValueError("codebook statistics need at least 1 code, but got none")
+        p = self.counts.double() / tokens
+        entropy = -torch.xlogy(p, p).sum().item() / torch.log(torch.tensor(2.0, dtype=torch.float64)).item()
+        entropy = max(entropy, 0.0)  # not -0.0
+        return CodebookStatistics((self.counts > 0).double().mean().item(), entropy, 2.0**entropy, tokens)
+
+
+def codebook_statistics(codes: Tensor, size: int) -> CodebookStatistics:
+    """Usage, entropy and perplexity of one tensor of codes in 0 … size - 1."""
+    accumulator = CodebookAccumulator(size, codes.device)
+    accumulator.update(codes)
+    return accumulator.compute()

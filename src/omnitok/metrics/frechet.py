@@ -1,0 +1,226 @@
+"""Fréchet distance between Gaussians fitted to two sets of features (FID, FVD, fd_mobilenet_v2).
+
+d² = |μ_a − μ_b|² + tr Σ_a + tr Σ_b − 2 tr (Σ_a Σ_b)^½   (Dowson and Landau 1982; Heusel et al., arXiv 1706.08500)
+
+With Σ = L Lᵀ the last trace is the sum of the singular values of L_aᵀ L_b: no square root of a matrix, no imaginary
+part, no epsilon on the diagonal. All sums are float64.
+"""
+
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omnitok.atomic import atomic_path
+from omnitok.errors import OmnitokError
+from omnitok.metrics.distributed import all_reduce_sum
+from omnitok.metrics.features import check_features
+
+_ROWS = 256  # converted to float64 at a time, to bound the working memory
+
+
+@dataclass(frozen=True)
+class GaussianStatistics:
+    """Mean (d,) and unbiased covariance (d, d) of a set of features, float64.
+
+    `n` is the number of samples, 0 where a foreign statistics file does not tell. `network` says what made the features
+    (name, resizing, hash); statistics of two different networks are never compared.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    n: int = 0
+    network: str = ""
+
+    def __post_init__(self) -> None:
+        d = self.mean.shape[0] if self.mean.ndim == 1 else -1
+        if d < 1 or tuple(self.covariance.shape) != (d, d):
+            raise ValueError(
+                "statistics need a mean (d,) and a covariance (d, d), but have "
+                f"{tuple(self.mean.shape)} and {tuple(self.covariance.shape)}"
+            )
+        if not torch.isfinite(self.mean.sum() + self.covariance.sum()):  # sums need no memory
+            raise ValueError("statistics hold NaN or infinite values")
+
+    @property
+    def undersampled(self) -> bool:
+        """Whether there are too few samples for a covariance of full rank: distances are then biased upwards."""
+        return 0 < self.n <= self.mean.shape[0]
+
+
+class FrechetAccumulator:
+    """Streaming statistics of features (n, d): count, sum and outer product in float64, 8 d² bytes whatever n is.
+
+    `update` with batches, `merge` with another accumulator or `all_reduce` over the processes, then `compute`.
+    """
+
+    def __init__(self, dimension: int, network: str = "", device: torch.device | str = "cpu") -> None:
+        self.dimension = dimension
+        self.network = network
+        self.n = 0
+        self.sum = torch.zeros(dimension, dtype=torch.float64, device=device)
+        self.outer = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
+
+    def update(self, features: Tensor) -> None:
+        """Add features (n, d) of any float type; NaN, infinite values or another d are a ValueError."""
+        check_features(features, self.dimension)
+        for rows in features.detach().split(_ROWS):
+            x = rows.to(self.sum.device, torch.float64)
+            self.sum += x.sum(0)
+            self.outer.addmm_(x.T, x)
+        self.n += len(features)
+
+    def merge(self, other: "FrechetAccumulator") -> None:
+        """Add the samples of `other`, which must not have been counted here already."""
+        if (other.dimension, other.network) != (self.dimension, self.network):
+            raise ValueError(
+                f"cannot merge statistics of {self.network or 'unnamed'} ({self.dimension} dimensions) "
+                f"and {other.network or 'unnamed'} ({other.dimension})"
+            )
+        self.n += other.n
+        self.sum += other.sum.to(self.sum.device)
+        self.outer += other.outer.to(self.outer.device)
+
+    def all_reduce(self) -> None:
+        """Every process gets the sums over all processes; call once, before `compute`."""
+        self.n = int(all_reduce_sum(torch.tensor(self.n)))
+        self.sum = all_reduce_sum(self.sum)
+        self.outer = all_reduce_sum(self.outer)
+
+    def compute(self) -> GaussianStatistics:
+        """The statistics of all samples so far; fewer than two are a ValueError."""
+        if self.n < 2:
+            raise ValueError(f"a covariance needs at least 2 samples, but there are {self.n}")
+        mean = self.sum / self.n
+        # (S − n μ μᵀ) / (n − 1), in one buffer
+        covariance = torch.outer(mean, mean).mul_(-self.n).add_(self.outer).div_(self.n - 1)
+        return GaussianStatistics(mean.cpu(), covariance.cpu(), self.n, self.network)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sums, for a run that continues later."""
+        return {"n": torch.tensor(self.n), "sum": self.sum.clone(), "outer": self.outer.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        if tuple(state["outer"].shape) != (self.dimension, self.dimension):
+            raise ValueError(
+                f"the saved sums have the shape {tuple(state['outer'].shape)}, not {self.dimension} squared"
+            )
+        self.n = int(state["n"])
+        self.sum.copy_(state["sum"])
+        self.outer.copy_(state["outer"])
+
+
+def gaussian_statistics(features: Tensor, network: str = "") -> GaussianStatistics:
+    """The statistics of one tensor of features (n, d), n ≥ 2."""
+    check_features(features)
+    accumulator = FrechetAccumulator(features.shape[1], network, features.device)
+    accumulator.update(features)
+    return accumulator.compute()
+
+
+def frechet_distance(a: GaussianStatistics, b: GaussianStatistics, float32_compat: bool = False) -> float:
+    """The squared Fréchet distance d² of the formula above, as FID and FVD are reported.
+
+    float32_compat: as OmniTokenizer's code computes rFVD, in float32 through symmetric square roots by SVD in which
+    singular values below 1e-10 stay as they are. Slightly off (and not exactly 0 for equal sets); only for comparison
+    with numbers made that way.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(
+            f"the features have {a.mean.shape[0]} and {b.mean.shape[0]} dimensions: two different networks"
+        )
+    if a.network and b.network and a.network != b.network:
+        raise ValueError(f"the statistics are of two different networks: {a.network} and {b.network}")
+    if float32_compat:
+        return _float32_distance(a, b)
+    means = (a.mean - b.mean).square().sum()
+    mixed = torch.linalg.svdvals(_factor(a.covariance).T @ _factor(b.covariance)).sum()
+    distance = means + a.covariance.trace() + b.covariance.trace() - 2 * mixed
+    return max(distance.item(), 0.0)  # below zero only by rounding
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """L (d, r) with L Lᵀ = Σ; r is the numerical rank, so that few samples make small factors."""
+    lower, failed = torch.linalg.cholesky_ex(covariance)
+    if not failed:
+        return lower
+    factor = _pivoted_cholesky(covariance)
+    if torch.linalg.matrix_norm(covariance - factor @ factor.T) <= 1e-10 * torch.linalg.matrix_norm(covariance):
+        return factor
+    # Rounded to float32 by whoever wrote it, say: only nearly semidefinite.
+    values, vectors = torch.linalg.eigh(covariance)
+    if values[0] < -1e-5 * values[-1].clamp(min=0):
+        raise ValueError(f"the covariance is not positive semidefinite: it has the eigenvalue {values[0].item():.3g}")
+    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    return vectors[:, kept] * values[kept].sqrt()
+
+
+def _pivoted_cholesky(covariance: Tensor) -> Tensor:
+    """L (d, r) with L Lᵀ = Σ for a semidefinite Σ of rank r, largest remaining variance first; O(d r²)."""
+    rest = covariance.diagonal().clone()
+    tolerance = rest.amax() * len(rest) * torch.finfo(rest.dtype).eps
+    rows = torch.empty_like(covariance)  # (r, d), filled from the top
+    rank = 0
+    for rank in range(len(rest)):
+        pivot = int(rest.argmax())
+        if rest[pivot] <= tolerance:
+            break
+        row = (covariance[pivot] - rows[:rank, pivot] @ rows[:rank]) / rest[pivot].sqrt()
+        rows[rank] = row
+        rest -= row.square()
+        rest[pivot] = 0
+    else:
+        rank = len(rest)
+    return rows[:rank].T
+
+
+def _float32_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
+    covariance_a, covariance_b = a.covariance.float(), b.covariance.float()
+    root = _symmetric_root_float32(covariance_a)
+    mixed = _symmetric_root_float32(root @ (covariance_b @ root)).trace()
+    means = (a.mean.float() - b.mean.float()).square().sum()
+    return ((covariance_a + covariance_b).trace() - 2.0 * mixed + means).item()
+
+
+def _symmetric_root_float32(matrix: Tensor, epsilon: float = 1e-10) -> Tensor:
+    u, s, vh = torch.linalg.svd(matrix)
+    return u @ torch.diag(torch.where(s < epsilon, s, s.sqrt())) @ vh
+
+
+def save_statistics(path: str | os.PathLike[str], statistics: GaussianStatistics) -> None:
+    """Write reference statistics as `.npz`: mu and sigma as pytorch-fid names them, and n and network beside them."""
+    if Path(path).suffix != ".npz":
+        raise OmnitokError(f"{os.fspath(path)}: statistics files end in .npz")
+    with atomic_path(path) as temporary:
+        np.savez(
+            temporary,
+            mu=statistics.mean.numpy(),
+            sigma=statistics.covariance.numpy(),
+            n=np.int64(statistics.n),
+            network=np.str_(statistics.network),
+        )
+
+
+def load_statistics(path: str | os.PathLike[str]) -> GaussianStatistics:
+    """Read statistics written by `save_statistics`, or any `.npz` with mu and sigma (pytorch-fid, ADM).
+
+    OmnitokError where the file is absent, is no such file, or holds NaN. Pickled content is refused.
+    """
+    name = os.fspath(path)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if "mu" not in arrays or "sigma" not in arrays:
+                raise OmnitokError(
+                    f"{name}: needs the arrays mu and sigma, but holds {', '.join(arrays.files) or 'none'}"
+                )
+            mean, covariance = (torch.from_numpy(arrays[key].astype(np.float64)) for key in ("mu", "sigma"))
+            n = int(arrays["n"]) if "n" in arrays else 0
+            network = str(arrays["network"]) if "network" in arrays else ""
+        return GaussianStatistics(mean, covariance, n, network)
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+        raise OmnitokError(f"{name}: not a statistics file (.npz with mu and sigma): {error}") from error
