@@ -1,0 +1,180 @@
+"""Patch discriminators for pictures and clips: PatchGAN (Isola et al., arXiv 1611.07004) in two or three dimensions.
+
+Kernels of 4 with padding 2, LeakyReLU 0.2, channels that double up to 512: the shape of the released ones. What they do
+besides, and what is only chosen by configuration here:
+
+- the released video discriminator normalises and rectifies its logits too (`normalize_logits`); a hinge loss on such
+  logits cannot push the two sides of a batch past fixed bounds;
+- their blur option builds a filter of nothing, so that it never blurred; here it is the binomial filter it was meant to
+  be (Zhang, arXiv 1904.11486);
+- their noise is a learnt amount per input channel, starting at 0 (`noise`).
+
+One of them sees single frames (`take_frames`), the other clips.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MAX_CHANNELS = 512
+SLOPE = 0.2
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Shape of a patch discriminator; the defaults are the released ones.
+
+    Attributes:
+        channels: of the first layer; they double from layer to layer up to 512.
+        layers: convolutions of stride 2. Two more of stride 1 follow.
+        norm: "batch" (which the engine may convert to SyncBatchNorm), "spectral" (Miyato et al., arXiv 1802.05957, of
+            every convolution) or "none".
+        blur: downsample by a convolution of stride 1 and a strided binomial blur, which does not alias. The first
+            layer, which sees pixels, keeps its stride, as released.
+        noise: add noise to the pixels, by a learnt amount per channel that starts at 0; in training mode only.
+        normalize_logits: norm and LeakyReLU after the last convolution (the released video discriminator).
+    """
+
+    channels: int = 64
+    layers: int = 3
+    norm: Literal["batch", "spectral", "none"] = "batch"
+    blur: bool = False
+    noise: bool = False
+    normalize_logits: bool = False
+
+    def __post_init__(self) -> None:
+        if self.channels < 1 or self.layers < 1:
+            raise ValueError(f"channels and layers must be at least 1, found {self.channels} and {self.layers}")
+        if self.norm not in ("batch", "spectral", "none"):
+            raise ValueError(f"norm must be 'batch', 'spectral' or 'none', found {self.norm!r}")
+        if self.normalize_logits and self.norm != "batch":
+            raise ValueError(f"normalize_logits needs norm='batch', found {self.norm!r}")
+
+
+class DiscriminatorOutput(NamedTuple):
+    """What a discriminator says of a batch. A tuple, because the hooks of FSDP2 look into tuples but not dataclasses.
+
+    Attributes:
+        logits: one per patch, (b, 1, h, w) or (b, 1, t, h, w); high is real.
+        features: the outputs of all layers before, first to last, for feature matching.
+    """
+
+    logits: Tensor
+    features: tuple[Tensor, ...]
+
+
+class PatchDiscriminator(nn.Module):
+    """Real or fake, patch by patch.
+
+    Args:
+        config: its shape.
+        dimensions: 2 for pictures (b, 3, H, W), 3 for clips (b, 3, T, H, W); any size and length.
+    """
+
+    def __init__(self, config: DiscriminatorConfig, dimensions: Literal[2, 3]) -> None:
+        super().__init__()
+        if dimensions not in (2, 3):
+            raise ValueError(f"dimensions must be 2 (pictures) or 3 (clips), found {dimensions}")
+        self.config, self.dimensions = config, dimensions
+        self.noise = LearntNoise(3) if config.noise else nn.Identity()
+        widths = [min(config.channels * 2**i, max(MAX_CHANNELS, config.channels)) for i in range(config.layers + 1)]
+        layers = [nn.Sequential(self._convolution(3, widths[0], stride=2), nn.LeakyReLU(SLOPE))]
+        for width_in, width in pairwise(widths[:-1]):
+            layers.append(self._layer(width_in, width, stride=2))
+        layers.append(self._layer(widths[-2], widths[-1], stride=1))
+        self.layers = nn.ModuleList(layers)
+        last: list[nn.Module] = [self._convolution(widths[-1], 1, stride=1)]
+        if config.normalize_logits:
+            last += [*self._norm(1), nn.LeakyReLU(SLOPE)]
+        self.to_logits = nn.Sequential(*last)
+
+    def forward(self, pixels: Tensor) -> DiscriminatorOutput:
+        """Pixels (b, 3, H, W) or (b, 3, T, H, W) in [-1, 1] -> logits and features.
+
+        Raises:
+            ValueError: pixels of another rank or number of channels.
+        """
+        if pixels.ndim != self.dimensions + 2 or pixels.shape[1] != 3:
+            wanted = "(b, 3, H, W)" if self.dimensions == 2 else "(b, 3, T, H, W)"
+            raise ValueError(f"this discriminator sees {wanted}, found {tuple(pixels.shape)}")
+        x = self.noise(pixels)
+        features = []
+        for layer in self.layers:
+            x = layer(x)
+            features.append(x)
+        return DiscriminatorOutput(self.to_logits(x), tuple(features))
+
+    def _layer(self, width_in: int, width: int, stride: int) -> nn.Sequential:
+        if stride > 1 and self.config.blur:
+            convolution: list[nn.Module] = [
+                self._convolution(width_in, width, stride=1),
+                BinomialBlur(self.dimensions, stride),
+            ]
+        else:
+            convolution = [self._convolution(width_in, width, stride)]
+        return nn.Sequential(*convolution, *self._norm(width), nn.LeakyReLU(SLOPE))
+
+    def _convolution(self, width_in: int, width: int, stride: int) -> nn.Module:
+        kind = nn.Conv2d if self.dimensions == 2 else nn.Conv3d
+        convolution = kind(width_in, width, kernel_size=4, stride=stride, padding=2)
+        return nn.utils.parametrizations.spectral_norm(convolution) if self.config.norm == "spectral" else convolution
+
+    def _norm(self, width: int) -> list[nn.Module]:
+        if self.config.norm != "batch":
+            return []
+        return [nn.BatchNorm2d(width) if self.dimensions == 2 else nn.BatchNorm3d(width)]
+
+
+class LearntNoise(nn.Module):
+    """Gaussian noise, the same for all channels of a position, times a learnt weight per channel that starts at 0."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, ...) -> the same shape; as it is in eval mode."""
+        if not self.training:
+            return x
+        noise = torch.randn_like(x[:, :1])
+        return x + self.weight.view(1, -1, *(1,) * (x.ndim - 2)) * noise
+
+
+class BinomialBlur(nn.Module):
+    """Depthwise convolution with the outer product of [1, 2, 1] / 4, borders replicated, at a stride."""
+
+    kernel: Tensor
+
+    def __init__(self, dimensions: Literal[2, 3], stride: int) -> None:
+        super().__init__()
+        self.dimensions, self.stride = dimensions, stride
+        line = torch.tensor([0.25, 0.5, 0.25])
+        plane = line[:, None] * line
+        self.register_buffer("kernel", plane if dimensions == 2 else line[:, None, None] * plane, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, ...) -> every dimension n after the channels becomes ceil(n / stride)."""
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, *self.kernel.shape)
+        padded = F.pad(x, (1, 1) * self.dimensions, mode="replicate")
+        convolve = F.conv2d if self.dimensions == 2 else F.conv3d
+        return convolve(padded, kernel, stride=self.stride, groups=x.shape[1])
+
+
+def frame_indices(batch: int, frames: int, seed: int, step: int) -> Tensor:
+    """A random frame of each clip of step `step`, int64 (batch,), for the discriminator of pictures.
+
+    The same on every process: give the global batch size and keep the share `[rank::world_size]`, as `StepDataset`.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+    return torch.randint(frames, (batch,), generator=generator)
+
+
+def take_frames(clips: Tensor, indices: Tensor) -> Tensor:
+    """Frame `indices[i]` of clip i: (b, 3, T, H, W), (b,) -> (b, 3, H, W)."""
+    if indices.shape != clips.shape[:1]:
+        raise ValueError(f"one frame index per clip is needed: {clips.shape[0]} clips, indices {tuple(indices.shape)}")
+    return clips[torch.arange(clips.shape[0], device=clips.device), :, indices.to(clips.device)]

@@ -1,0 +1,126 @@
+"""The tokenizer's objective: a dictionary of unweighted losses, and the weighted sum over the same keys."""
+
+import difflib
+import math
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+KLNormalization = Literal["sample", "latent", "pixel"]
+
+
+def reconstruction_losses(reconstruction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Mean absolute and mean squared error of pixels in [-1, 1], in float32: keys "l1" and "l2"."""
+    difference = reconstruction.float() - target.float()
+    return {"l1": difference.abs().mean(), "l2": difference.square().mean()}
+
+
+def normalize_kl(kl: Tensor, by: KLNormalization, latents: int, pixels: int) -> Tensor:
+    """KL divergence in nats, summed over a sample's latents, put on the scale that its weight was tuned for.
+
+    Args:
+        kl: nats, of any shape.
+        by: "sample" leaves the sum (released; with a reconstruction error that is a mean over pixels, its pull grows
+            with resolution and length); "latent" is per latent number; "pixel" per pixel value, the scale at which
+            a weight of 1 with a summed log-likelihood is the evidence lower bound.
+        latents: numbers in a sample's latents, c * t * h * w.
+        pixels: numbers in a sample's pixels, 3 * T * H * W.
+    """
+    divisors = {"sample": 1, "latent": latents, "pixel": pixels}
+    if by not in divisors:
+        raise ValueError(f"KL is normalised by 'sample', 'latent' or 'pixel', found {by!r}")
+    return kl.float() / divisors[by]
+
+
+def entropy_loss(affinity: Tensor, temperature: float = 0.01, diversity: float = 1.0) -> Tensor:
+    """Mean entropy of each sample's code distribution minus `diversity` times the entropy of their mean, in nats.
+
+    Low where every sample is sure of its code and all codes are used alike: between -diversity * log K and log K.
+    Yu et al., arXiv 2310.05737, eq. 5 (after Jansen et al., 2019).
+
+    Args:
+        affinity: (n, K), such as negative squared distances to the codes.
+        temperature: of the softmax over codes.
+        diversity: weight of the second entropy. Over several processes the mean is that of all of them; the gradient
+            is then right once averaged over processes, as DDP and FSDP do.
+    """
+    if affinity.ndim != 2:
+        raise ValueError(f"affinity must have the shape (n, K), found {tuple(affinity.shape)}")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, found {temperature}")
+    log_probability = (affinity.float() / temperature).log_softmax(dim=-1)
+    probability = log_probability.exp()  # n k
+    of_samples = -(probability * log_probability).sum(-1).mean()
+    mean = _mean_over_processes(probability.mean(0))
+    of_mean = -torch.special.xlogy(mean, mean.clamp_min(torch.finfo(mean.dtype).tiny)).sum()
+    return of_samples - diversity * of_mean
+
+
+def binary_entropy_loss(logits: Tensor, diversity: float = 1.0) -> Tensor:
+    """The same for codes made of independent bits (lookup-free, binary spherical), summed over bits.
+
+    With independent bits the first entropy is exact; the second is replaced by its upper bound, the sum of the
+    entropies of the mean bits (Zhao et al., arXiv 2406.07548), at a cost that does not grow with the 2^d codes.
+
+    Args:
+        logits: (n, d), the log-odds of every bit being set.
+    """
+    if logits.ndim != 2:
+        raise ValueError(f"logits must have the shape (n, bits), found {tuple(logits.shape)}")
+    logits = logits.float()
+    probability = logits.sigmoid()
+    logs = torch.nn.functional.logsigmoid
+    of_samples = -(probability * logs(logits) + (1 - probability) * logs(-logits)).sum(-1).mean()
+    mean = _mean_over_processes(probability.mean(0)).clamp(1e-7, 1 - 1e-7)
+    of_mean = -(mean * mean.log() + (1 - mean) * (1 - mean).log()).sum()
+    return of_samples - diversity * of_mean
+
+
+def _mean_over_processes(local: Tensor) -> Tensor:
+    """The mean of all processes in value, with the gradient of the local one."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return local
+    total = local.detach().clone()
+    dist.all_reduce(total)
+    return local + (total / dist.get_world_size() - local.detach())
+
+
+def check_weights(weights: Mapping[str, float], names: Collection[str]) -> None:
+    """See that every weight is a finite number for a known loss.
+
+    Raises:
+        ValueError: an unknown name (with the nearest known one), or a weight that is not finite.
+    """
+    for name, weight in weights.items():
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(names))}"
+            raise ValueError(f"a weight is given for the loss {name!r}, which there is not; {hint}")
+        if not math.isfinite(weight):
+            raise ValueError(f"the weight of the loss {name!r} must be a finite number, found {weight}")
+
+
+def weighted_sum(
+    losses: Mapping[str, Tensor], weights: Mapping[str, float | Tensor], optional: Collection[str] = ()
+) -> Tensor:
+    """Sum of weight * loss over the keys of `weights` that are not 0. Losses without a weight are only watched.
+
+    Args:
+        losses: unweighted scalars.
+        weights: by the same names; a tensor where the weight is computed (the adaptive one).
+        optional: names that may have a weight but no loss in this step, such as the other medium's discriminator.
+
+    Raises:
+        ValueError: a weight without a loss of that name, or nothing to sum.
+    """
+    wanted = [name for name, weight in weights.items() if isinstance(weight, Tensor) or weight]
+    missing = [name for name in wanted if name not in losses and name not in optional]
+    if missing:
+        raise ValueError(f"weights are given for {', '.join(missing)}, but the losses are {', '.join(losses)}")
+    terms = [weights[name] * losses[name] for name in wanted if name in losses]
+    if not terms:
+        raise ValueError(f"no loss has a weight other than 0; the losses are {', '.join(losses)}")
+    return sum(terms[1:], terms[0])

@@ -1,0 +1,228 @@
+"""Batches: resumed anywhere, shared by any number of processes, with bad files replaced and counted."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from omnitok.data import read_video, write_image, write_video
+from omnitok.data.loading import MAX_REPLACEMENTS, Batch, FailureCounter, StepDataset, load_batches
+from omnitok.data.sampling import Sampler
+from omnitok.data.sources import SampleList, find_samples
+from omnitok.data.videos import ClipSampling, load_training_clip, read_stretch
+from omnitok.errors import MediaError
+
+IMAGES, VIDEOS = 7, 3
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures IMG/CLASS/i.png and clips VID/i.mp4 of random smooth colours."""
+    root = tmp_path_factory.mktemp("media")
+    generator = torch.Generator().manual_seed(0)
+    for i in range(IMAGES):
+        small = torch.rand(1, 3, 3, 4, generator=generator) * 2 - 1
+        pixels = torch.nn.functional.interpolate(small, (24, 30 + i), mode="bicubic").clamp(-1, 1)
+        write_image(root / f"img/{'ab'[i % 2]}/{i}.png", pixels[0])
+    for i in range(VIDEOS):
+        small = torch.rand(1, 3, 4, 3, 4, generator=generator) * 2 - 1
+        pixels = torch.nn.functional.interpolate(small, (8 + i, 32, 48), mode="trilinear")
+        write_video(root / f"vid/{i}.mp4", pixels[0], fps=10)
+    return root
+
+
+@pytest.fixture(scope="module")
+def counting_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 frames at 10 a second; frame k has the grey level 4 k."""
+    path = tmp_path_factory.mktemp("clips") / "counting.mp4"
+    levels = (torch.arange(60) * 4) / 127.5 - 1
+    write_video(path, levels.view(1, 60, 1, 1).expand(3, 60, 32, 32), fps=10)
+    return path
+
+
+def dataset(media: Path, rank: int = 0, world_size: int = 1, **changes: object) -> StepDataset:
+    images = find_samples(media / "img", "image", folder_labels=True)
+    videos = find_samples(media / "vid", "video")
+    sampler = Sampler(len(images), len(videos), 4, 2, (16, 24), seed=5)
+    policies = ("random_resized_crop", "random_resized_crop")
+    return StepDataset(images, videos, sampler, 5, *policies, True, rank, world_size)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return (
+        (a.step, a.medium, a.failures) == (b.step, b.medium, b.failures)
+        and torch.equal(a.pixels, b.pixels)
+        and torch.equal(a.labels, b.labels)
+    )
+
+
+def numbers_of(clip: torch.Tensor) -> list[int]:
+    """Which frames of the counting clip these are."""
+    return [round((level + 1) * 127.5 / 4) for level in clip.mean((0, 2, 3)).tolist()]
+
+
+def test_shapes_ranges_and_labels(media: Path) -> None:
+    image, video = dataset(media)[0], dataset(media)[1]
+    assert (image.medium, video.medium) == ("image", "video")
+    assert image.pixels.shape == (4, 3, *image.pixels.shape[-2:])
+    assert video.pixels.shape[:3] == (2, 3, 5)
+    assert image.pixels.dtype == torch.float32
+    assert image.pixels.abs().max() <= 1
+    assert image.labels.dtype == torch.int64
+    assert set(image.labels.tolist()) == {0, 1}
+    assert video.labels.tolist() == [-1, -1]
+
+
+def test_labels_belong_to_the_pixels(media: Path) -> None:
+    data = dataset(media)
+    plan = data.sampler.plan(0)
+    expected = [data.samples["image"][draw.index].label for draw in plan.draws]
+    assert data[0].labels.tolist() == expected
+
+
+def test_resuming_in_the_middle_with_other_workers_gives_exactly_the_rest(media: Path) -> None:
+    whole = list(load_batches(dataset(media), 0, 9))
+    assert [batch.step for batch in whole] == list(range(9))
+    rest = list(load_batches(dataset(media), 4, 9, workers=2, prefetch=1))
+    assert all(same(a, b) for a, b in zip(whole[4:], rest, strict=True))
+
+
+def test_any_number_of_processes_shares_the_same_batch(media: Path) -> None:
+    for step in range(4):
+        whole = dataset(media)[step]
+        shares = [dataset(media, rank, 2)[step] for rank in range(2)]
+        assert {share.pixels.shape[-1] for share in shares} == {whole.pixels.shape[-1]}  # one resolution for all
+        for rank, share in enumerate(shares):
+            assert torch.equal(share.pixels, whole.pixels[rank::2])
+            assert torch.equal(share.labels, whole.labels[rank::2])
+
+
+def test_plain_paths_do(media: Path) -> None:
+    paths = sorted((media / "img").rglob("*.png"))
+    plain = StepDataset(paths, [], Sampler(7, 0, 4, 1, (16,), 5), 5, "squash", "squash", False)
+    assert plain[0].pixels.shape == (4, 3, 16, 16)
+
+
+def test_bad_files_are_replaced_counted_and_named(media: Path, tmp_path: Path) -> None:
+    shutil.copytree(media, tmp_path, dirs_exist_ok=True)
+    bad = tmp_path / "img/b/1.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    empty = tmp_path / "vid/0.mp4"
+    empty.write_bytes(b"")
+    batches = list(load_batches(dataset(tmp_path), 0, 12))
+    assert all(torch.isfinite(batch.pixels).all() for batch in batches)
+    failures = [failure for batch in batches for failure in batch.failures]
+    assert {path for path, _ in failures} == {str(bad), str(empty)}
+    assert all(reason.startswith(path) for path, reason in failures)
+    # every process meets the failures of its own share, and the replacements do not depend on how it is shared
+    for rank in range(2):
+        for batch in batches:
+            share = dataset(tmp_path, rank, 2)[batch.step]
+            assert torch.equal(share.pixels, batch.pixels[rank::2])
+
+
+def test_no_black_frames_where_a_clip_is_too_short(media: Path, tmp_path: Path) -> None:
+    shutil.copytree(media / "vid", tmp_path / "vid")
+    videos = find_samples(tmp_path / "vid", "video")
+    sampler = Sampler(0, 3, 1, 3, (16,), 5)
+    batch = StepDataset([], videos, sampler, 9, "squash", "squash", False)[0]  # the first has 8 frames
+    assert [Path(path).name for path, _ in batch.failures].count("0.mp4") >= 1
+    assert "8 frames, at least 9 are needed" in batch.failures[0][1]
+    assert batch.pixels.shape == (3, 3, 9, 16, 16)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_readable_stops_in_one_sentence(tmp_path: Path, workers: int) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"junk")
+    data = StepDataset(find_samples(tmp_path, "image"), [], Sampler(3, 0, 2, 1, (16,), 0), 5, "squash", "squash", False)
+    with pytest.raises(
+        MediaError, match=rf"^{MAX_REPLACEMENTS} files in a row could not be read as images; the last: "
+    ) as e:
+        list(load_batches(data, 0, 1, workers=workers))
+    assert "Traceback" not in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_failure_counter() -> None:
+    counter = FailureCounter(0.05, patience=100)
+    for _ in range(5):
+        counter.count(4, [("a.jpg", "a.jpg: broken")])
+        counter.check()  # 5 of the first 100 are no more than 5 %
+    counter.count(4, [("b.jpg", "b.jpg: broken")])
+    with pytest.raises(
+        MediaError, match=r"6 of 30 files could not be read, at most 5\.0% may fail; such as a\.jpg: broken; "
+    ):
+        counter.check()
+    assert len(counter.examples) == FailureCounter.EXAMPLES
+    counter.count(1000, [])
+    counter.check()
+    FailureCounter(0.0).check()
+    with pytest.raises(ValueError, match="share of failures"):
+        FailureCounter(1.5)
+
+
+def test_mismatched_datasets_are_told() -> None:
+    sampler = Sampler(2, 0, 4, 1, (16,), 0)
+    with pytest.raises(ValueError, match="for 2 images, but there are 1"):
+        StepDataset(["a.png"], [], sampler, 5, "squash", "squash", False)
+    with pytest.raises(ValueError, match="batch of 4 images cannot be shared evenly by 3"):
+        StepDataset(["a.png", "b.png"], [], sampler, 5, "squash", "squash", False, world_size=3)
+    with pytest.raises(ValueError, match="rank"):
+        StepDataset(["a.png", "b.png"], [], sampler, 5, "squash", "squash", False, rank=2, world_size=2)
+
+
+@pytest.mark.parametrize(
+    "sampling, position, expected",
+    [
+        (ClipSampling(5), 0.0, [0, 1, 2, 3, 4]),
+        (ClipSampling(5), 0.999, [55, 56, 57, 58, 59]),
+        (ClipSampling(5, stride=3), 0.999, [47, 50, 53, 56, 59]),
+        (ClipSampling(5, start="center"), 0.999, [27, 28, 29, 30, 31]),
+        (ClipSampling(4, fps=5), 0.0, [0, 2, 4, 6]),
+        (ClipSampling(4, fps=5), 0.999, [52, 54, 56, 58]),
+        (ClipSampling(3, fps=5, stride=2, start="center"), 0.0, [24, 28, 32]),
+        (ClipSampling(4, fps=20), 0.0, [0, 0, 1, 1]),
+    ],
+)
+def test_which_frames_make_a_clip(
+    counting_clip: Path, sampling: ClipSampling, position: float, expected: list[int]
+) -> None:
+    """Starts beyond a second are sought, the others decoded; the frames are those of the whole file either way."""
+    clip = read_stretch(counting_clip, sampling, position)
+    assert numbers_of(clip) == expected
+    if sampling.fps is None:
+        assert torch.equal(clip, read_video(counting_clip)[:, expected])
+
+
+def test_starts_are_even(counting_clip: Path) -> None:
+    starts = [numbers_of(load_training_clip(counting_clip, 51, 8, "squash", False, seed))[0] for seed in range(60)]
+    assert set(starts) == set(range(10))
+
+
+def test_flip_and_crop_are_the_same_for_all_frames(media: Path) -> None:
+    sampling = ClipSampling(5, start="center")
+    flipped, plain = (load_training_clip(media / "vid/2.mp4", sampling, 16, "squash", f, 3) for f in (True, False))
+    seeds = [load_training_clip(media / "vid/2.mp4", sampling, 16, "squash", True, seed) for seed in range(12)]
+    mirrored = [torch.equal(clip, plain.flip(-1)) for clip in seeds]
+    assert 0 < sum(mirrored) < 12
+    assert all(m or torch.equal(clip, plain) for m, clip in zip(mirrored, seeds, strict=True))
+    assert torch.equal(flipped, plain) or torch.equal(flipped, plain.flip(-1))
+
+
+def test_bad_sampling_is_told() -> None:
+    with pytest.raises(ValueError, match="frames and stride"):
+        ClipSampling(0)
+    with pytest.raises(ValueError, match="fps"):
+        ClipSampling(5, fps=0)
+    with pytest.raises(ValueError, match="found 'end'"):
+        ClipSampling(5, start="end")
+
+
+def test_a_sample_list_survives_into_workers(media: Path) -> None:
+    images = find_samples(media / "img", "image")
+    assert isinstance(images, SampleList)
+    data = StepDataset(images, [], Sampler(7, 0, 7, 1, (16,), 0), 5, "squash", "squash", False)
+    (alone,), (worker,) = list(load_batches(data, 2, 3)), list(load_batches(data, 2, 3, workers=1))
+    assert same(alone, worker)

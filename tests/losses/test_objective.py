@@ -1,0 +1,126 @@
+"""The objective's terms and their weighted sum."""
+
+import math
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from omnitok.losses.objective import (
+    binary_entropy_loss,
+    check_weights,
+    entropy_loss,
+    normalize_kl,
+    reconstruction_losses,
+    weighted_sum,
+)
+
+
+def test_reconstruction_losses() -> None:
+    target = torch.zeros(1, 3, 2, 2)
+    losses = reconstruction_losses((target + 0.5).bfloat16(), target)
+    assert losses["l1"].item() == 0.5
+    assert losses["l2"].item() == 0.25
+    assert losses["l1"].dtype == torch.float32
+
+
+def test_kl_scales() -> None:
+    kl = torch.tensor([12.0, 24.0])
+    assert normalize_kl(kl, "sample", 6, 48).tolist() == [12, 24]
+    assert normalize_kl(kl, "latent", 6, 48).tolist() == [2, 4]
+    assert normalize_kl(kl, "pixel", 6, 48).tolist() == [0.25, 0.5]
+    with pytest.raises(ValueError, match="found 'token'"):
+        normalize_kl(kl, "token", 6, 48)
+
+
+def test_entropy_of_sure_and_varied_codes_is_minus_log_k() -> None:
+    affinity = 100 * torch.eye(8)
+    assert entropy_loss(affinity).item() == pytest.approx(-math.log(8), abs=1e-5)
+    assert entropy_loss(affinity, diversity=0).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_entropy_of_one_code_for_all_is_zero_and_of_no_preference_too() -> None:
+    one = torch.zeros(5, 8)
+    one[:, 3] = 100
+    assert entropy_loss(one).item() == pytest.approx(0, abs=1e-5)
+    assert entropy_loss(torch.zeros(5, 8)).item() == pytest.approx(0, abs=1e-5)
+    assert entropy_loss(torch.zeros(5, 8), diversity=0).item() == pytest.approx(math.log(8), rel=1e-5)
+
+
+def test_entropy_has_finite_gradients_where_codes_are_unused() -> None:
+    affinity = torch.zeros(5, 8)
+    affinity[:, 3] = 1e4
+    affinity.requires_grad_()
+    entropy_loss(affinity).backward()
+    assert torch.isfinite(affinity.grad).all()
+
+
+def test_binary_entropy_is_the_entropy_over_all_codes() -> None:
+    logits = torch.randn(6, 3)
+    bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)  # 8 3
+    joint = torch.einsum("nd,kd->nk", logits, bits)  # log-probabilities up to a constant per sample
+    of_samples = binary_entropy_loss(logits, diversity=0)
+    torch.testing.assert_close(of_samples, entropy_loss(joint, temperature=1.0, diversity=0))
+    # the second entropy is an upper bound, so that the whole is a lower one
+    assert binary_entropy_loss(logits) <= entropy_loss(joint, temperature=1.0) + 1e-6
+    saturated = torch.full((4, 3), 200.0, requires_grad=True)
+    binary_entropy_loss(saturated).backward()
+    assert torch.isfinite(saturated.grad).all()
+
+
+def test_bad_arguments_are_told() -> None:
+    with pytest.raises(ValueError, match=r"\(n, K\), found \(8,\)"):
+        entropy_loss(torch.zeros(8))
+    with pytest.raises(ValueError, match="temperature"):
+        entropy_loss(torch.zeros(2, 8), temperature=0)
+    with pytest.raises(ValueError, match="bits"):
+        binary_entropy_loss(torch.zeros(8))
+
+
+def test_weighted_sum() -> None:
+    losses = {"l1": torch.tensor(2.0), "l2": torch.tensor(3.0), "watched": torch.tensor(float("nan"))}
+    assert weighted_sum(losses, {"l1": 1.0, "l2": 0.5, "watched": 0.0}).item() == 3.5
+    assert weighted_sum(losses, {"l1": torch.tensor(4.0)}).item() == 8
+    assert weighted_sum(losses, {"l1": 1.0, "gan_video": 1.0}, optional={"gan_video"}).item() == 2
+    with pytest.raises(ValueError, match="weights are given for kl, but the losses are l1, l2"):
+        weighted_sum(losses, {"l1": 1.0, "kl": 1.0})
+    with pytest.raises(ValueError, match="no loss has a weight"):
+        weighted_sum(losses, {"l1": 0.0})
+
+
+def test_weights_are_checked_by_name() -> None:
+    check_weights({"l1": 1.0}, ["l1", "commitment"])
+    with pytest.raises(ValueError, match="'comitment', which there is not; did you mean 'commitment'"):
+        check_weights({"comitment": 1.0}, ["l1", "commitment"])
+    with pytest.raises(ValueError, match="finite"):
+        check_weights({"l1": float("inf")}, ["l1"])
+
+
+def _entropy_gradient(samples: torch.Tensor) -> torch.Tensor:
+    weight = torch.arange(30.0).view(5, 6).sin().requires_grad_()
+    logits = samples @ weight
+    (entropy_loss(logits, temperature=1.0) + binary_entropy_loss(logits)).backward()
+    assert weight.grad is not None
+    return weight.grad
+
+
+def _one_of_two(rank: int, port: int, samples: torch.Tensor, gradients: dict[int, list[list[float]]]) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    dist.init_process_group("gloo")
+    gradients[rank] = _entropy_gradient(samples[rank::2]).tolist()
+    dist.destroy_process_group()
+
+
+def test_entropy_gradients_of_two_processes_average_to_that_of_one() -> None:
+    samples = torch.arange(40.0).view(8, 5).cos()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with mp.Manager() as manager:
+        gradients = manager.dict()
+        mp.start_processes(_one_of_two, (port, samples, gradients), nprocs=2, start_method="fork")
+        average = torch.tensor([gradients[0], gradients[1]]).mean(0)
+    torch.testing.assert_close(average, _entropy_gradient(samples))
