@@ -55,7 +55,7 @@ def test_sample(row: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["A4.ogv", "counting.mp4", "white.webm", "sample.avi", "flower.webm", "sample_vvc.mp4"]
+    "name", ["A4.ogv", "counting.mp4", "white.webm", "sample.avi", "flower.webm", "sample_vvc.mp4", "cockatoo.mp4"]
 )
 def test_seeking_gives_the_frames_of_reading_through(name: str) -> None:
     with VideoReader(SAMPLES / name, fps=5) as reader:

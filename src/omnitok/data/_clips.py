@@ -100,7 +100,8 @@ class AvClip:
                     first = next(frames, None)
                 except av.error.FFmpegError:
                     first = None
-                if first is not None and first[0] <= start:
+                # Some files mark key frames that are not: the decoder then starts from nothing and says so.
+                if first is not None and first[0] <= start and not first[2].is_corrupt:
                     yield from self._since(start, first, frames)
                     return
         with open_container(self.path) as container:

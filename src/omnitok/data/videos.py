@@ -111,7 +111,7 @@ def _sought(path: Path, sampling: ClipSampling, skip: int) -> Tensor | None:
         return None  # animated pictures cannot seek
     try:
         start = skip / sampling.fps if sampling.fps is not None else _time_of_frame(path, skip)
-        if start is None or not _decodes_from(path, start):
+        if start is None:
             return None
         with VideoReader(path, sampling.fps, start) as reader:
             held = list(itertools.islice(reader, 0, sampling.span, sampling.stride))
@@ -137,15 +137,3 @@ def _time_of_frame(path: Path, index: int) -> float | None:
         if len(times) <= index or len(set(times)) < len(times):
             return None
         return float((times[index] - times[0]) * stream.time_base)
-
-
-def _decodes_from(path: Path, start: float) -> bool:
-    """Whether what is marked as the key frame before `start` seconds is one.
-
-    Some files mark frames that refer to earlier ones; decoding from there gives grey pictures with traces of motion.
-    """
-    with open_container(path) as container:
-        stream = video_stream(path, container)
-        container.seek(int(start / stream.time_base) + (stream.start_time or 0), stream=stream)
-        frame = next(container.decode(stream), None)
-        return frame is not None and not frame.is_corrupt
