@@ -49,6 +49,8 @@ class EncoderStream:
         """
         if self._finished:
             raise ValueError("this stream was flushed; open a new one for another clip")
+        if not isinstance(frames, Tensor):
+            raise ValueError(f"a stream takes a torch.Tensor of frames (b, 3, n, H, W), found {type(frames).__name__}")
         if frames.ndim != 5:
             raise ValueError(f"a stream takes frames (b, 3, n, H, W), found {tuple(frames.shape)}")
         if frames.shape[2]:
@@ -133,6 +135,8 @@ class DecoderStream:
         tokenizer = self._tokenizer
         if self._finished:
             raise ValueError("this stream was flushed; open a new one for another clip")
+        if not isinstance(x, Tensor):
+            raise ValueError(f"a stream takes a torch.Tensor of codes or latents, found {type(x).__name__}")
         if x.is_floating_point():
             if x.ndim != 5 or x.shape[1] != tokenizer.config.latent_channels:
                 raise ValueError(
