@@ -1,0 +1,81 @@
+"""The tokenizer that the options ask for, on the device they ask for."""
+
+from dataclasses import dataclass
+
+import torch
+
+from omnitok.cli.failures import UsageError
+from omnitok.cli.options import ModelOptions
+from omnitok.errors import OmnitokError
+from omnitok.models.tiling import spans
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A tokenizer and who it is."""
+
+    tokenizer: OmniTokenizer
+    name: str
+    sha256: str  # of the float32 weights, whatever precision they run in
+
+
+def load_model(options: ModelOptions) -> LoadedModel:
+    """Load, check --tile against it, and seed.
+
+    Raises:
+        OmnitokError: no such model or device.
+        UsageError: a tile smaller than one attention window of the model.
+    """
+    from omnitok.pretrained import fingerprint, load_tokenizer
+
+    device = resolve_device(options.device)
+    torch.manual_seed(options.seed)
+    tokenizer = load_tokenizer(options.model, device="cpu", dtype=torch.float32)
+    check_tile(tokenizer.config, options.tile)
+    sha256 = fingerprint(tokenizer)
+    return LoadedModel(tokenizer.to(device, _DTYPES[options.dtype]).eval(), options.model, sha256)
+
+
+def check_tile(config: TokenizerConfig, tile: int | None) -> None:
+    """Raise UsageError for a tile that this model cannot work in."""
+    if tile is None:
+        return
+    try:
+        spans(1, tile, config)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name, or for "auto" the best there is.
+
+    Raises:
+        UsageError: not a device's name.
+        OmnitokError: this machine has no such device.
+    """
+    available = _available_devices()
+    if name == "auto":
+        return torch.device(available[-1])
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device must be auto, cpu, cuda, cuda:N or mps, found {name!r}") from error
+    exists = device.type in available and (device.type != "cuda" or (device.index or 0) < torch.cuda.device_count())
+    if not exists:
+        raise OmnitokError(
+            f"--device {name}: this machine or this build of torch has no such device, only {', '.join(available)}"
+        )
+    return device
+
+
+def _available_devices() -> list[str]:
+    """From the plainest to the best."""
+    devices = ["cpu"]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    if torch.cuda.is_available():
+        devices.append("cuda")
+    return devices

@@ -1,0 +1,74 @@
+"""`omnitok models`: what can be given to --model."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from omnitok.cli.options import CommonOptions
+from omnitok.cli.report import Column, Report, Row, cell
+
+if TYPE_CHECKING:
+    from omnitok.models.tokenizer import TokenizerConfig
+    from omnitok.pretrained import ModelInfo
+
+COLUMNS = (
+    Column("kind", 9, cell("kind")),
+    Column("bottleneck", 10, cell("bottleneck")),
+    Column("parameters", 10, lambda row: "-" if row["parameters"] is None else f"{row['parameters'] / 1e6:.1f} M"),
+    Column("patch", 7, lambda row: f"{row['temporal_patch_size']}x{row['patch_size']}x{row['patch_size']}"),
+    Column("bits/token", 10, cell("bits_per_token", 0)),
+    Column("bits/pixel", 10, cell("bits_per_pixel", 4)),
+    Column("source", 0, cell("source")),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models(CommonOptions):
+    """List the models that --model takes by name: those of the package, and the authors' (downloaded when used).
+
+    A token stands for a patch of frames x height x width pixels, in the first frame for height x width. Bits are log2
+    of the codebook's size, or 16 for each number of a VAE's latents; bits per pixel are those of a picture. Reads no
+    weights and draws no random numbers: --device and --seed change nothing here.
+    """
+
+    def run(self) -> int:
+        """Print the table; the exit code."""
+        self.check_common()
+        from omnitok.pretrained import list_models, model_info
+
+        report = Report(COLUMNS, list_models(), self.json, name_key="name")
+        for name in list_models():
+            report.add(_row(model_info(name)))
+        return report.finish()
+
+
+def _row(info: ModelInfo) -> Row:
+    from omnitok.cli.coding import bits_per_pixel
+
+    config = _config_of(info)
+    bits = bits_per_pixel(config, 1, config.patch_size, config.patch_size)
+    return {
+        "name": info.name,
+        "kind": info.kind,
+        "parameters": info.parameters,
+        "bottleneck": "VQ" if config.bottleneck == "vq" else "VAE",
+        "patch_size": config.patch_size,
+        "temporal_patch_size": config.temporal_patch_size,
+        "bits_per_token": round(bits * config.patch_size**2, 3),
+        "bits_per_pixel": round(bits, 6),
+        "description": info.description,
+        "source": info.source,
+    }
+
+
+def _config_of(info: ModelInfo) -> TokenizerConfig:
+    """Of a bundled model its own; of the authors', which may not be on this machine, what they all have in common."""
+    from omnitok.presets import preset
+    from omnitok.pretrained import bundled_models, read_config
+
+    bundled = bundled_models()
+    if info.name in bundled:
+        return read_config(bundled[info.name] / "config.json")
+    return dataclasses.replace(preset("released"), bottleneck="kl" if info.bottleneck == "kl" else "vq")

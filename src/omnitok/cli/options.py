@@ -1,0 +1,67 @@
+"""Options that verbs share. Frozen dataclasses; tyro turns fields into flags and their docstrings into help."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from omnitok.cli.failures import UsageError
+
+DEFAULT_MODEL = "omnitok-tiny-vq"
+
+MediaInputs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")]
+TokenFiles = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE...")]
+Output = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
+TileSide = Annotated[int | None, tyro.conf.arg(metavar="PIXELS")]
+FrameRate = Annotated[float | None, tyro.conf.arg(metavar="RATE")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """What every verb takes."""
+
+    device: str = "auto"
+    """Where to compute: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
+    seed: int = 0
+    """Seed of every random number drawn; the same command gives the same result."""
+    json: bool = False
+    """Print the result as JSON on stdout; progress and messages are on stderr either way."""
+
+    def check_common(self) -> None:
+        """Raise UsageError where the options alone, without any file, make no sense."""
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed must lie in [0, 2^63), found {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(CommonOptions):
+    """What verbs that run a tokenizer take."""
+
+    model: Annotated[str, tyro.conf.arg(metavar="NAME|DIR|CKPT")] = DEFAULT_MODEL
+    """The tokenizer: a name that `omnitok models` lists, a folder with config.json and model.safetensors, or a released
+    checkpoint."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the encoder and decoder; the bottleneck is always float32."""
+    tile: TileSide = None
+    """Work in square tiles of about this many pixels (at least one attention window, 64 for the models that ship), each
+    with a halo: memory is then bounded by the tile, for pictures and clips."""
+
+    def check_model_options(self) -> None:
+        """Raise UsageError where the options alone make no sense."""
+        self.check_common()
+        if self.tile is not None and self.tile < 1:
+            raise UsageError(f"--tile must be a positive number of pixels, found {self.tile}")
+
+
+def check_rate(fps: float | None) -> None:
+    """Raise UsageError unless --fps is a sensible number."""
+    if fps is not None and not (math.isfinite(fps) and 0 < fps <= 1000):
+        raise UsageError(f"--fps must be a number above 0 and at most 1000, found {fps}")
+
+
+def require_some(paths: tuple[Path, ...], what: str) -> None:
+    """Raise UsageError for an empty list of inputs."""
+    if not paths:
+        raise UsageError(f"give at least one {what}; --help shows the options")

@@ -1,0 +1,66 @@
+"""Training runs by name. One module per published run, whose docstring says data, hardware, hours, command, score."""
+
+import difflib
+from pathlib import Path
+
+from omnitok.errors import OmnitokError
+from omnitok.recipes import (
+    base,
+    celebahq,
+    celebahq_k600,
+    celebahq_ucf,
+    ffhq,
+    ffhq_k600,
+    ffhq_ucf,
+    imagenet,
+    imagenet_k600,
+    imagenet_mit,
+    imagenet_ssv2,
+    imagenet_ucf,
+    table7_regimes,
+    table8_spatial_attention,
+    table9_temporal_attention,
+    table10_order,
+    tiny,
+)
+from omnitok.training.config import TrainConfig
+from omnitok.training.settings import read_config
+
+RECIPES: dict[str, TrainConfig] = {
+    recipe.name: recipe
+    for recipe in (
+        *tiny.STAGES,
+        *base.STAGES,
+        *imagenet.RUNS,
+        *celebahq.RUNS,
+        *ffhq.RUNS,
+        *imagenet_ucf.RUNS,
+        *imagenet_k600.RUNS,
+        *imagenet_mit.RUNS,
+        *imagenet_ssv2.RUNS,
+        *celebahq_ucf.RUNS,
+        *celebahq_k600.RUNS,
+        *ffhq_ucf.RUNS,
+        *ffhq_k600.RUNS,
+        *table7_regimes.RUNS,
+        *table8_spatial_attention.RUNS,
+        *table9_temporal_attention.RUNS,
+        *table10_order.RUNS,
+    )
+}
+"""Name -> configuration."""
+
+
+def find_recipe(name: str) -> TrainConfig:
+    """The recipe of that name, or the configuration in a `.yaml` file that a run has written.
+
+    Raises:
+        OmnitokError: no such recipe, with the nearest and all names; no such file, or not a configuration.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    if Path(name).suffix in (".yaml", ".yml"):
+        return read_config(name)
+    close = difflib.get_close_matches(name, RECIPES, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise OmnitokError(f"unknown recipe {name!r}; {hint}Known are {', '.join(RECIPES)}, or the config.yaml of a run")

@@ -1,0 +1,1 @@
+"""Training: configuration, the step of each model kind, and the loop."""

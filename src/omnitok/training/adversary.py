@@ -1,0 +1,137 @@
+"""The discriminators' side of a training step: terms for the generator, and the discriminators' own update."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from omnitok.losses.adversarial import (
+    LeCam,
+    adversarial_ramp,
+    discriminator_loss,
+    feature_matching,
+    generator_loss,
+    r1_penalty,
+)
+from omnitok.losses.discriminators import PatchDiscriminator, take_frames
+from omnitok.training.config import TrainConfig
+from omnitok.training.distributed import Processes
+from omnitok.training.optim import NamedAdamW, learning_rate
+
+
+@dataclass(frozen=True)
+class View:
+    """What one discriminator sees of a batch: pictures (or a frame of each clip) or whole clips."""
+
+    name: str  # "image" or "video"
+    real: Tensor
+    fake: Tensor
+
+
+class Adversary(nn.Module):
+    """Discriminators of pictures and of clips, for those of the weights `image_gan` and `video_gan` that are not 0.
+
+    Gradients are averaged over processes by hand, once per update: the discriminators are small, the penalty needs
+    second derivatives, and under FSDP2 too they are kept whole.
+    """
+
+    def __init__(self, config: TrainConfig, processes: Processes) -> None:
+        super().__init__()
+        self._processes, self._weights, self._config = processes, config.weights, config.adversarial
+        self._steps, self._generator = config.steps, config.optimizer
+        self.discriminators = nn.ModuleDict()
+        if config.weights.get("image_gan"):
+            self.discriminators["image"] = PatchDiscriminator(self._config.image, 2)
+        if config.weights.get("video_gan"):
+            self.discriminators["video"] = PatchDiscriminator(self._config.video, 3)
+        self.lecam = nn.ModuleDict({name: LeCam() for name in self.discriminators})
+        if processes.world_size > 1 and processes.device.type == "cuda":  # there is none for the CPU
+            self.discriminators = nn.SyncBatchNorm.convert_sync_batchnorm(self.discriminators)
+        self.to(processes.device).train()
+        self.optimizer = NamedAdamW(self.discriminators, config.optimizer, self._config.betas)
+
+    def strength(self, step: int) -> float:
+        """Share of the adversarial weights that holds at this step; 0 before the start."""
+        return adversarial_ramp(step, self._config.start_step, self._config.ramp_steps)
+
+    def views(self, real: Tensor, fake: Tensor, frames: Tensor | None) -> list[View]:
+        """What the discriminators see of a batch; `frames` says which frame of each clip is a picture."""
+        views = []
+        if "image" in self.discriminators:
+            if frames is None:
+                views.append(View("image", real, fake))
+            else:
+                views.append(View("image", take_frames(real, frames), take_frames(fake, frames)))
+        if "video" in self.discriminators and frames is not None:
+            views.append(View("video", real, fake))
+        return views
+
+    def generator_terms(self, views: list[View]) -> dict[str, Tensor]:
+        """ "image_gan", "video_gan" and "feature_matching", with gradients for the reconstruction only."""
+        terms: dict[str, Tensor] = {}
+        matching = []
+        with self._frozen():
+            for view in views:
+                discriminator = self.discriminators[view.name]
+                fake = discriminator(view.fake)
+                terms[f"{view.name}_gan"] = generator_loss(fake.logits, self._config.loss)
+                if self._weights.get("feature_matching"):
+                    with torch.no_grad():
+                        real = discriminator(view.real)
+                    matching.append(feature_matching(real.features, fake.features))
+        if matching:
+            terms["feature_matching"] = torch.stack(matching).sum()
+        return terms
+
+    def backward(self, views: list[View], step: int, parts: int) -> dict[str, Tensor]:
+        """Add the gradients of the discriminators' own losses for the same reconstruction; the losses, unweighted."""
+        losses: dict[str, Tensor] = {}
+        for view in views:
+            discriminator, lecam = self.discriminators[view.name], self.lecam[view.name]
+            assert isinstance(lecam, LeCam)
+            real, fake = discriminator(view.real), discriminator(view.fake.detach())
+            loss = discriminator_loss(real.logits, fake.logits, self._config.loss)
+            losses[f"{view.name}_discriminator"] = loss.detach()
+            if self._weights.get("lecam"):
+                term = lecam(real.logits, fake.logits)
+                losses[f"{view.name}_lecam"] = term.detach()
+                loss = loss + self._weights["lecam"] * term
+            if self._weights.get("r1") and step % self._config.r1_every == 0:
+                penalty = r1_penalty(partial(_logits, discriminator), view.real)
+                losses[f"{view.name}_r1"] = penalty.detach()
+                loss = loss + self._weights["r1"] * self._config.r1_every * penalty
+            (loss / parts).backward()
+            if self._weights.get(
+                "lecam"
+            ):  # after the backward pass, which needs the averages that the term was made with
+                lecam.update(real.logits.detach(), fake.logits.detach())
+        return losses
+
+    def clip(self) -> Tensor:
+        """Average the gradients over the processes and clip them; their norm before."""
+        if self._processes.world_size > 1:
+            for parameter in self.discriminators.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= self._processes.world_size
+        return self.optimizer.clip()
+
+    def update(self, step: int) -> None:
+        """Step the discriminators' optimizer, at its share of the generator's learning rate."""
+        self.optimizer.step(self._config.lr_factor * learning_rate(self._generator, step, self._steps))
+
+    @contextlib.contextmanager
+    def _frozen(self) -> Iterator[None]:
+        self.discriminators.requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.discriminators.requires_grad_(True)
+
+
+def _logits(discriminator: nn.Module, pixels: Tensor) -> Tensor:
+    return discriminator(pixels).logits

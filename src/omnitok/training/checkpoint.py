@@ -1,0 +1,206 @@
+"""Checkpoints for resuming: sharded, written in the background, and visible only when complete."""
+
+import contextlib
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
+
+from omnitok.errors import CheckpointError
+from omnitok.training.distributed import Processes
+
+_NAME = re.compile(r"step-(\d{9})")
+
+FlatState = dict[str, Tensor]
+
+
+class Checkpoints:
+    """The folder OUT/checkpoints with one folder `step-000001000` per checkpoint (torch.distributed.checkpoint).
+
+    A checkpoint is written under a hidden name and renamed when every process has written its share, so what has the
+    final
+    name is complete: a process killed at any moment leaves at most a hidden folder, which the next start removes.
+
+    Args:
+        folder: where they are.
+        keep: how many of the latest stay.
+        processes: those that write together.
+    """
+
+    def __init__(self, folder: Path, keep: int, processes: Processes) -> None:
+        self.folder, self.keep, self.processes = folder, keep, processes
+        self._pending: tuple[int, Future[Any]] | None = None
+        # Background writing has a group of its own, so that its messages never mix with the training's.
+        self._group = dist.new_group(backend="gloo") if processes.world_size > 1 else None
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        if not self.folder.is_dir():
+            return []
+        matches = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def latest(self) -> int | None:
+        """Step of the latest complete checkpoint, the same on every process."""
+        step = self.processes.from_main(max(self.steps(), default=-1))
+        return None if step < 0 else step
+
+    def clear_partial(self) -> None:
+        """Remove what a killed process left half-written."""
+        if self.processes.is_main and self.folder.is_dir():
+            for path in self.folder.glob(".step-*"):
+                shutil.rmtree(path, ignore_errors=True)
+        self.processes.barrier()
+
+    def save(self, step: int, state: Mapping[str, Tensor]) -> None:
+        """Copy `state` and write it in the background. Waits for the write before, if that is not yet done.
+
+        Raises:
+            CheckpointError: the write before failed.
+        """
+        self.finish()
+        if step == self.latest():
+            return
+        partial = self._partial(step)
+        if self.processes.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.processes.barrier()
+        _expect_one_process()
+        try:
+            saving = dcp.async_save(
+                dict(state),
+                storage_writer=FileSystemWriter(partial),
+                process_group=self._group,
+                no_dist=self._group is None,
+            )
+        except Exception as error:
+            raise self._failed(step, error) from error
+        self._pending = step, saving.upload_completion if isinstance(saving, AsyncSaveResponse) else saving
+
+    def poll(self) -> None:
+        """Give a finished background write its final name."""
+        if self._pending is not None and self._pending[1].done():
+            self._complete()
+
+    def finish(self) -> None:
+        """Wait for the background write.
+
+        Raises:
+            CheckpointError: it failed.
+        """
+        if self._pending is not None:
+            self._complete()
+        self.processes.barrier()
+
+    def settle(self) -> None:
+        """Let the background write come to its end, whichever, while an error is on its way out."""
+        with contextlib.suppress(CheckpointError):
+            self._complete()
+
+    def _complete(self) -> None:
+        if self._pending is None:
+            return
+        (step, future), self._pending = self._pending, None
+        try:
+            future.result()  # on the first process: after all have written and the metadata is on the disk
+        except BaseException as error:  # torch wraps the failures of all processes in a BaseException
+            if self.processes.is_main:
+                shutil.rmtree(self._partial(step), ignore_errors=True)
+            raise self._failed(step, error) from error
+        if self.processes.is_main:
+            os.rename(self._partial(step), self.folder / _name(step))
+            self._prune()
+
+    def _prune(self) -> None:
+        for step in self.steps()[: -self.keep]:
+            retired = self.folder / f".{_name(step)}.retired"
+            os.rename(self.folder / _name(step), retired)
+            shutil.rmtree(retired)
+
+    def _partial(self, step: int) -> Path:
+        return self.folder / f".{_name(step)}.partial"
+
+    def _failed(self, step: int, error: BaseException) -> CheckpointError:
+        complete = self.steps()
+        kept = f"the one of step {complete[-1]} is complete" if complete else "there is none before it"
+        return CheckpointError(
+            f"{self.folder}: the checkpoint of step {step} could not be written ({_reason(error)}); {kept}"
+        )
+
+    # ----------------------------------------------------------------------------------------------------------- load
+
+    def keys(self, step: int) -> set[str]:
+        """Names of the tensors in a checkpoint."""
+        try:
+            return set(FileSystemReader(self.folder / _name(step)).read_metadata().state_dict_metadata)
+        except Exception as error:
+            raise self._unreadable(step, error) from error
+
+    def load(self, step: int, state: FlatState) -> None:
+        """Fill the tensors of `state` in place, each with its part where it is sharded.
+
+        Raises:
+            CheckpointError: unreadable, or without one of the tensors.
+        """
+        missing = sorted(set(state) - self.keys(step))
+        if missing:
+            raise CheckpointError(
+                f"{self.folder / _name(step)}: holds no {missing[0]} ({len(missing)} tensors are missing)"
+            )
+        _expect_one_process()
+        try:
+            dcp.load(state, storage_reader=FileSystemReader(self.folder / _name(step)), no_dist=self._group is None)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise self._unreadable(step, error) from error
+
+    def _unreadable(self, step: int, error: BaseException) -> CheckpointError:
+        return CheckpointError(f"{self.folder / _name(step)}: cannot be read ({_reason(error)})")
+
+
+def _expect_one_process() -> None:
+    # torch warns (from the writing thread too, where no context manager reaches) that a single process saves for
+    # itself.
+    warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}"
+
+
+def _reason(error: BaseException) -> str:
+    """The first line that says something; torch's wrapper lists a traceback per process."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        return _reason(next(iter(failures.values()))[0])
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def flatten_state(groups: Mapping[str, Mapping[str, Tensor]]) -> FlatState:
+    """{"model": {"a": x}} -> {"model/a": x}. Flat names can be compared with what a checkpoint holds."""
+    return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
+def keys_of_group(keys: set[str], group: str) -> set[str]:
+    """Names within one group of a flat state."""
+    return {key.removeprefix(f"{group}/") for key in keys if key.startswith(f"{group}/")}
+
+
+def counter(value: int) -> Tensor:
+    """A whole number as a tensor that can be saved."""
+    return torch.tensor(value, dtype=torch.int64)

@@ -1,0 +1,82 @@
+"""From one stage's weights to the next one's: image -> joint (inflation), VQ <-> KL (another bottleneck)."""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from omnitok.models.autoencoder import TokenizerConfig
+from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
+from omnitok.models.tokenizer import OmniTokenizer
+
+INITIAL_LOGVAR = -6.0  # a standard deviation of 0.05: the decoder starts from latents that are all but the mean
+
+
+@torch.no_grad()
+def inflate_video_patches(tokenizer: OmniTokenizer) -> None:
+    """Start the video patch embedding and output from the image ones, in place.
+
+    A video patch is laid out (c s p q). Each of its s frames gets the image embedding's weight / s, so that a still
+    clip is embedded as the picture; the affine norm over the patch repeats its gain and bias for every frame (it is
+    applied a pixel at a time, so there is nothing to divide); each of the s output frames gets the weights of the
+    picture's.
+    """
+    s = tokenizer.config.temporal_patch_size
+    for image, video in zip(tokenizer.encoder.embed_image, tokenizer.encoder.embed_video, strict=True):
+        if isinstance(image, nn.Linear):
+            weights = {"weight": _repeat_frames(image.weight, s, dim=1) / s, "bias": image.bias}
+        elif image.state_dict()["weight"].shape == video.state_dict()["weight"].shape:  # the norm over the features
+            weights = image.state_dict()
+        else:  # the norm over the patch
+            weights = {name: _repeat_frames(value, s, dim=0) for name, value in image.state_dict().items()}
+        video.load_state_dict(weights)
+    to_image, to_video = tokenizer.decoder.to_image, tokenizer.decoder.to_video
+    to_video.weight.copy_(_repeat_frames(to_image.weight, s, dim=0))
+    to_video.bias.copy_(_repeat_frames(to_image.bias, s, dim=0))
+
+
+def _repeat_frames(x: torch.Tensor, s: int, dim: int) -> torch.Tensor:
+    """Dimension `dim` from (c p q) to (c s p q)."""
+    channels = x.unflatten(dim, (3, -1))  # c (p q)
+    return channels.repeat_interleave(s, dim=dim).flatten(dim, dim + 1)
+
+
+@torch.no_grad()
+def swap_bottleneck(
+    tokenizer: OmniTokenizer, target: TokenizerConfig, pixels: torch.Tensor | None = None
+) -> OmniTokenizer:
+    """A tokenizer with the encoder and decoder of `tokenizer` and the bottleneck that `target` describes.
+
+    The projections carry over where the number of latent channels is the same: the mean's from and to the quantizer's.
+    A quantizer projects onto the unit sphere, a Gaussian does not; with `pixels` (b, 3, H, W) the mean's projection is
+    scaled so that the means of these pictures have length 1 on average, which is what the decoder is used to.
+    """
+    old = tokenizer.bottleneck
+    width = tokenizer.config.width
+    same_channels = old.dim == target.latent_channels
+    if target.bottleneck == "vq":
+        new: VectorQuantizer | DiagonalGaussian = VectorQuantizer(
+            width,
+            target.latent_channels,
+            target.codebook_size,
+            target.codebook_decay,
+            target.normalize_codes,
+            target.restart_threshold,
+        )
+    else:
+        new = DiagonalGaussian(width, target.latent_channels)
+        nn.init.zeros_(new.project_in.weight[new.dim :])
+        nn.init.constant_(new.project_in.bias[new.dim :], INITIAL_LOGVAR)
+    new = new.to(tokenizer.device)
+    if same_channels:
+        new.project_in.weight[: old.dim].copy_(old.project_in.weight[: old.dim])
+        new.project_in.bias[: old.dim].copy_(old.project_in.bias[: old.dim])
+        new.project_out.load_state_dict(old.project_out.state_dict())
+    # Statistics of the old latents do not describe the new ones.
+    tokenizer.encoder.config = dataclasses.replace(tokenizer.encoder.config, latent_mean=None, latent_std=None)
+    swapped = OmniTokenizer(tokenizer.encoder, new, tokenizer.decoder)
+    if pixels is not None and same_channels and isinstance(new, DiagonalGaussian) and isinstance(old, VectorQuantizer):
+        length = swapped.encode(pixels, check_range=False).latents.norm(dim=1).mean()
+        new.project_in.weight[: new.dim].div_(length)
+        new.project_in.bias[: new.dim].div_(length)
+    return swapped

@@ -1,0 +1,192 @@
+"""Configurations as text: `--set a.b=c`, and YAML files that can be read back."""
+
+import dataclasses
+import difflib
+import os
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from omnitok.atomic import atomic_path
+from omnitok.errors import OmnitokError
+from omnitok.presets import PRESETS, preset
+from omnitok.training.config import LOSS_NAMES, TrainConfig
+
+Plain = dict[str, Any]
+Config = TypeVar("Config")
+
+
+def to_plain(config: Any) -> Plain:
+    """A configuration as nested dicts, lists, strings and numbers."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def from_plain(plain: Mapping[str, Any], source: str) -> TrainConfig:
+    """The configuration that `to_plain` gave, checked.
+
+    Raises:
+        OmnitokError: an unknown key or a value of the wrong type, in one sentence that starts with `source`.
+    """
+    _check_keys(plain, TrainConfig, "", source)
+    try:
+        return TypeAdapter(TrainConfig).validate_python(dict(plain))
+    except ValidationError as error:
+        raise OmnitokError(f"{source}: {_first_problem(error)}") from error
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(to_plain(config), sort_keys=False), encoding="utf-8")
+
+
+def read_config(path: str | os.PathLike[str]) -> TrainConfig:
+    """Read what `write_config` wrote.
+
+    Raises:
+        OmnitokError: the file is missing, no YAML, or no training configuration.
+    """
+    try:
+        plain = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise OmnitokError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(plain, dict):
+        raise OmnitokError(f"{path}: holds {type(plain).__name__}, a mapping of settings is needed")
+    return from_plain(plain, str(path))
+
+
+def apply_settings(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
+    """`config` with each "a.b=c" of `settings` replaced, in order.
+
+    Values are read as YAML (numbers, true, null, [96, 128]; a list may also be written 96,128) and converted to the
+    type of the key. `model=NAME` takes a preset. A nested dictionary may be given whole: `weights={l1: 1, l2: 4}`.
+
+    Raises:
+        OmnitokError: not "key=value", an unknown key (with the nearest known one) or a value of the wrong type.
+    """
+    plain = to_plain(config)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        source = f"--set {setting}"
+        if not equals or not key:
+            raise OmnitokError(f"{source}: expected KEY=VALUE, such as optimizer.lr=1e-4")
+        _assign(plain, key.strip(), text, source)
+    return from_plain(plain, "--set")
+
+
+def override(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """`config` with the values of `changes`, by their dotted names.
+
+    Raises:
+        OmnitokError: a value of the wrong type.
+    """
+    plain = to_plain(config)
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        target = plain
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+    return from_plain(plain, "configuration")
+
+
+def setting_names(kind: Any = TrainConfig, prefix: str = "") -> list[str]:
+    """Every key that `--set` takes."""
+    names = []
+    for name, annotation in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(annotation):
+            names += [f"{prefix}{name}", *setting_names(annotation, f"{prefix}{name}.")]
+        elif get_origin(annotation) is dict:
+            names += [f"{prefix}{name}", *(f"{prefix}{name}.{loss}" for loss in LOSS_NAMES)]
+        else:
+            names.append(f"{prefix}{name}")
+    return names
+
+
+def _assign(plain: Plain, key: str, text: str, source: str) -> None:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise OmnitokError(f"{source}: {text!r} cannot be read as a value") from error
+    if key == "model" and isinstance(value, str):
+        if value not in PRESETS:
+            raise OmnitokError(f"{source}: no such architecture; known are {', '.join(PRESETS)}")
+        value = to_plain(preset(value))
+    annotation = _annotation(key, source)
+    if _takes(annotation, tuple) and isinstance(value, str | int | float):
+        value = [yaml.safe_load(item) for item in text.split(",")]
+    *parents, last = key.split(".")
+    target = plain
+    for parent in parents:
+        if target[parent] is None:
+            target[parent] = {}
+        target = target[parent]
+    target[last] = value
+
+
+def _takes(annotation: Any, kind: type) -> bool:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return any(_takes(option, kind) for option in get_args(annotation))
+    return get_origin(annotation) is kind
+
+
+def _annotation(key: str, source: str) -> Any:
+    """The type of a key.
+
+    Raises:
+        OmnitokError: there is no such key.
+    """
+    annotation: Any = TrainConfig
+    for name in key.split("."):
+        if dataclasses.is_dataclass(annotation) and name in (hints := get_type_hints(annotation)):
+            annotation = hints[name]
+        elif get_origin(annotation) is dict and name in LOSS_NAMES:
+            annotation = get_args(annotation)[1]
+        else:
+            raise OmnitokError(f"{source}: unknown key {key!r}{_nearest(key)}")
+    return annotation
+
+
+def _nearest(key: str) -> str:
+    names = setting_names()
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    if not close:  # the last part alone may be right: lr for optimizer.lr
+        last = key.rsplit(".", 1)[-1]
+        close = [name for name in names if name.rsplit(".", 1)[-1] == last][:1]
+    return f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(names)}"
+
+
+def _check_keys(plain: Mapping[str, Any], kind: Any, prefix: str, source: str) -> None:
+    hints = get_type_hints(kind)
+    for name, value in plain.items():
+        key = f"{prefix}{name}"
+        if name not in hints:
+            raise OmnitokError(f"{source}: unknown key {key!r}{_nearest(key)}")
+        if isinstance(value, Mapping):
+            if dataclasses.is_dataclass(hints[name]):
+                _check_keys(value, hints[name], f"{key}.", source)
+            elif get_origin(hints[name]) is dict:
+                for entry in value:
+                    _annotation(f"{key}.{entry}", source)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    found = problem["input"]
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message[0].lower()}{message[1:]}, found {found!r}"

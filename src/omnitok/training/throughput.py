@@ -1,0 +1,78 @@
+"""Samples and frames a second, and the share of the device's arithmetic that the model uses."""
+
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from omnitok.models.autoencoder import Decoder, Encoder, TokenizerConfig
+
+# Dense bfloat16 peak in TFLOP/s, from the makers' data sheets; found in `torch.cuda.get_device_name()`.
+PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10": 125.0, "V100": 125.0}
+
+
+def peak_tflops(device: torch.device) -> float | None:
+    """Peak of a known GPU; None for others and for the CPU."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
+
+
+def forward_flops(config: TokenizerConfig, shape: tuple[int, ...]) -> int:
+    """Floating-point operations of the encoder and decoder for pixels of this shape, (b, 3, H, W) or (b, 3, T, H, W).
+
+    Counted on the meta device: nothing is computed. A training step needs three times as many. The bottleneck is left
+    out.
+    """
+    t, h, w = config.latent_size(shape[2] if len(shape) == 5 else 1, *shape[-2:])
+    p = config.patch_size
+    with torch.device("meta"):
+        encoder, decoder = Encoder(config), Decoder(config)
+        pixels = torch.empty(shape[0], 3, config.frames_of(t), h * p, w * p)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        decoder(encoder(pixels))
+    return counter.get_total_flops()
+
+
+class Throughput:
+    """Counts what the steps since the last `rates` went through."""
+
+    def __init__(self, config: TokenizerConfig, peak: float | None) -> None:
+        self._config, self._peak = config, peak
+        self._flops_of: dict[tuple[int, ...], int] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        self._began = time.perf_counter()
+        self._pictures, self._frames, self._flops = 0, 0, 0
+
+    def pause(self, seconds: float) -> None:
+        """Leave out time spent on something else than training."""
+        self._began += seconds
+
+    def update(self, shape: tuple[int, ...], world_size: int) -> None:
+        """One step of a batch of this shape on each process."""
+        one = (1, *shape[1:])
+        if one not in self._flops_of:
+            self._flops_of[one] = forward_flops(self._config, one)
+        samples = shape[0] * world_size
+        if len(shape) == 4:
+            self._pictures += samples
+        else:
+            self._frames += samples * shape[2]
+        self._flops += 3 * samples * self._flops_of[one]
+
+    def rates(self, world_size: int) -> dict[str, float]:
+        """ "pictures_per_second", "frames_per_second", "tflops" and, where the peak is known, "mfu" in [0, 1]."""
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        tflops = self._flops / seconds / 1e12
+        rates = {
+            "pictures_per_second": round(self._pictures / seconds, 3),
+            "frames_per_second": round(self._frames / seconds, 3),
+            "tflops": round(tflops, 4),
+        }
+        if self._peak is not None:
+            rates["mfu"] = round(tflops / (self._peak * world_size), 4)
+        self._reset()
+        return rates

@@ -1,0 +1,293 @@
+"""One training step of a tokenizer: one forward, all losses, the updates."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from omnitok.data.loading import Batch
+from omnitok.data.sampling import Medium
+from omnitok.losses.adversarial import adaptive_weight
+from omnitok.losses.discriminators import frame_indices, take_frames
+from omnitok.losses.lpips import load_lpips
+from omnitok.losses.objective import normalize_kl, reconstruction_losses, weighted_sum
+from omnitok.losses.perceptual import MobileNetPerceptualLoss, load_mobilenet_v2
+from omnitok.models.bottleneck import VectorQuantizer
+from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.models.transformer import Block
+from omnitok.training.adversary import Adversary
+from omnitok.training.checkpoint import counter, keys_of_group
+from omnitok.training.config import ADVERSARIAL_LOSSES, PIXEL_LOSSES, PerceptualConfig, TrainConfig
+from omnitok.training.distributed import Autoencoder, Processes, gather, gradient_sync, parallelize
+from omnitok.training.optim import AveragedWeights, NamedAdamW, learning_rate
+from omnitok.training.usage import CodebookUse
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did. Scalars are of this process."""
+
+    step: int
+    medium: Medium
+    shape: tuple[int, ...]  # of this process's share of the batch
+    rate: float
+    applied: bool  # False: something was not finite, and nothing was updated
+    scalars: dict[str, Tensor]  # unweighted losses, statistics, norms
+
+
+@dataclass
+class _Sums:
+    """Means over the parts of a batch."""
+
+    parts: int
+    values: dict[str, Tensor] = field(default_factory=dict)
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.values[name] = self.values.get(name, 0.0) + value.detach() / self.parts
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of everything random inside a step, so that resuming needs no stored random state."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class TokenizerLearner:
+    """A tokenizer with its optimizer, averaged weights and counters.
+
+    Args:
+        config: `config.model` is the architecture of `tokenizer`.
+        tokenizer: trained in place; with FSDP2 its parameters become shards.
+        processes: those that train together.
+    """
+
+    def __init__(self, config: TrainConfig, tokenizer: OmniTokenizer, processes: Processes) -> None:
+        self.config, self.processes = config, processes
+        self.tokenizer = tokenizer.to(processes.device).train()
+        _prepare_blocks(tokenizer, config)
+        self._model = parallelize(Autoencoder(tokenizer), processes, config.engine.parallel)
+        self._optimizer = NamedAdamW(tokenizer, config.optimizer)
+        decay = config.optimizer.ema_decay
+        self._average = None if decay is None else AveragedWeights(tokenizer, decay)
+        self.use: CodebookUse | None = None
+        if isinstance(tokenizer.bottleneck, VectorQuantizer):
+            size = tokenizer.bottleneck.codebook_size
+            self.use = CodebookUse(size, config.log.usage_window, config.log.usage_threshold, processes.device)
+        self.adversary = Adversary(config, processes) if _plays(config) else None
+        self._perceptual = load_perceptual(config.perceptual, processes) if config.weights.get("perceptual") else None
+        self.updates = counter(0)
+        self.skipped = counter(0)
+
+    # ------------------------------------------------------------------------------------------------------------ step
+
+    def step(self, batch: Batch) -> StepReport:
+        """One forward and backward of the batch, then the updates, unless something is not finite."""
+        config = self.config
+        torch.manual_seed(step_seed(config.seed, batch.step, self.processes.rank))
+        rate = learning_rate(config.optimizer, batch.step, config.steps)
+        state_before = [buffer.clone() for buffer in self._step_buffers()]
+        sums, codes = self._backward(batch)
+        sums.values["grad_norm"] = self._optimizer.clip()
+        finite = bool(torch.isfinite(sums.values["grad_norm"]) and torch.isfinite(sums.total))
+        if self.adversary is not None:
+            sums.values["discriminator_grad_norm"] = self.adversary.clip()
+            finite = finite and bool(torch.isfinite(sums.values["discriminator_grad_norm"]))
+        applied = not self.processes.any(not finite)
+        if applied:
+            self._optimizer.step(rate)
+            if self.adversary is not None and self.adversary.strength(batch.step) > 0:
+                self.adversary.update(batch.step)
+            if self._average is not None:
+                self._average.update(int(self.updates))
+            if self.use is not None and codes is not None:
+                self.use.update(batch.step, codes, self.processes.world_size)
+            self.updates += 1
+        else:
+            for buffer, before in zip(self._step_buffers(), state_before, strict=True):
+                buffer.copy_(before)
+            self.skipped += 1
+        self._optimizer.zero_grad()
+        if self.adversary is not None:
+            self.adversary.optimizer.zero_grad()
+        return StepReport(batch.step, batch.medium, tuple(batch.pixels.shape), rate, applied, sums.values)
+
+    def _backward(self, batch: Batch) -> tuple[_Sums, Tensor | None]:
+        """Gradients of one forward per part of the batch, for both sides of the game."""
+        pixels = batch.pixels.to(self.processes.device, non_blocking=True)
+        frames = self._random_frames(batch)
+        parts = list(pixels.chunk(self.config.optimizer.accumulation))
+        frame_parts = [None] * len(parts) if frames is None else list(frames.chunk(len(parts)))
+        sums, codes = _Sums(len(parts)), []
+        for i, (part, part_frames) in enumerate(zip(parts, frame_parts, strict=True)):
+            with gradient_sync(self._model, enabled=i == len(parts) - 1):
+                part_codes = self._backward_part(part, part_frames, batch.step, sums)
+            if part_codes is not None:
+                codes.append(part_codes)
+        return sums, torch.cat(codes) if codes else None
+
+    def _backward_part(self, real: Tensor, frames: Tensor | None, step: int, sums: _Sums) -> Tensor | None:
+        config = self.config
+        with torch.autocast(real.device.type, torch.bfloat16, enabled=config.engine.precision == "bfloat16"):
+            fake, codes, losses, statistics = self._model(real, step >= config.quantize_after)
+            losses = reconstruction_losses(fake, real) | losses
+            if "kl" in losses:
+                latents = self._latent_numbers(real)
+                losses["kl"] = normalize_kl(losses["kl"], config.kl_normalization, latents, real[0].numel())
+            if self._perceptual is not None:
+                losses["perceptual"] = self._perceptual_loss(fake, real, frames)
+            strength = 0.0 if self.adversary is None else self.adversary.strength(step)
+            weights: dict[str, float | Tensor] = {k: v for k, v in config.weights.items() if k not in ("lecam", "r1")}
+            views = []
+            if self.adversary is not None and strength > 0:
+                views = self.adversary.views(real, fake, frames)
+                terms = self.adversary.generator_terms(views)
+                weights |= self._adversarial_weights(losses, terms, strength)
+                losses |= terms
+            total = weighted_sum(losses, weights, optional=ADVERSARIAL_LOSSES)
+        (total / sums.parts).backward()
+        if self.adversary is not None:
+            with torch.autocast(real.device.type, torch.bfloat16, enabled=config.engine.precision == "bfloat16"):
+                losses |= self.adversary.backward(views, step, sums.parts)
+        sums.add(losses | statistics)
+        sums.total = sums.total + total.detach()
+        return codes
+
+    def _random_frames(self, batch: Batch) -> Tensor | None:
+        """For clips: which frame of each one the picture discriminator and the perceptual loss see."""
+        if batch.medium == "image":
+            return None
+        rank, world_size = self.processes.rank, self.processes.world_size
+        size = len(batch.pixels) * world_size
+        return frame_indices(size, batch.pixels.shape[2], self.config.seed, batch.step)[rank::world_size]
+
+    def _perceptual_loss(self, fake: Tensor, real: Tensor, frames: Tensor | None) -> Tensor:
+        assert self._perceptual is not None
+        if frames is not None and not self.config.perceptual.all_frames:
+            fake, real = take_frames(fake, frames), take_frames(real, frames)
+        return self._perceptual(fake, real).mean()
+
+    def _adversarial_weights(
+        self, losses: Mapping[str, Tensor], terms: Mapping[str, Tensor], strength: float
+    ) -> dict[str, float | Tensor]:
+        weights: dict[str, float | Tensor] = {name: strength * self.config.weights.get(name, 0.0) for name in terms}
+        if self.config.adversarial.adaptive:
+            decoder = self.tokenizer.decoder
+            # Taken once: under FSDP2 these are the whole weights now, and shards again after the first gradient.
+            last_layers = [decoder.to_image.weight, decoder.to_video.weight]
+            of_pixels = {name: w for name, w in self.config.weights.items() if name in PIXEL_LOSSES}
+            pixel_loss = weighted_sum(losses, of_pixels)
+            for name in ("image_gan", "video_gan"):
+                if name in terms:
+                    weights[name] = weights[name] * adaptive_weight(pixel_loss, terms[name], last_layers)
+        return weights
+
+    def _latent_numbers(self, pixels: Tensor) -> int:
+        """Numbers in the latents of one sample."""
+        frames = pixels.shape[2] if pixels.ndim == 5 else 1
+        config = self.tokenizer.config
+        return config.latent_channels * math.prod(config.latent_size(frames, *pixels.shape[-2:]))
+
+    def _step_buffers(self) -> list[Tensor]:
+        """What a forward in training mode changes."""
+        modules = [self.tokenizer.bottleneck, *([] if self.adversary is None else [self.adversary])]
+        return [buffer for module in modules for buffer in module.buffers()]
+
+    # ----------------------------------------------------------------------------------------------------------- state
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Everything that a checkpoint holds; restoring it continues the run bit for bit."""
+        groups = self._plain_state()
+        groups |= {"optimizer": self._optimizer.state()}
+        if self.adversary is not None:
+            groups |= {"adversary_optimizer": self.adversary.optimizer.state()}
+        return groups
+
+    def _plain_state(self) -> dict[str, dict[str, Tensor]]:
+        """What is restored by writing into the tensors."""
+        groups = {
+            "model": _tensors(self.tokenizer),
+            "progress": {"updates": self.updates, "skipped": self.skipped},
+        }
+        if self.adversary is not None:
+            groups["adversary"] = _tensors(self.adversary)
+        if self._average is not None:
+            groups["ema"] = dict(self._average.items())
+        if self.use is not None:
+            groups["usage"] = self.use.state()
+        return groups
+
+    def blank_state(self, keys: set[str]) -> dict[str, dict[str, Tensor]]:
+        """Tensors to load a checkpoint with these keys into; then call `restore`."""
+        blank = {"optimizer": self._optimizer.blank_state(keys_of_group(keys, "optimizer"))}
+        if self.adversary is not None:
+            moments = keys_of_group(keys, "adversary_optimizer")
+            blank |= {"adversary_optimizer": self.adversary.optimizer.blank_state(moments)}
+        return self._plain_state() | blank
+
+    def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Take over a filled `blank_state`."""
+        self._optimizer.restore(state["optimizer"])
+        if self.adversary is not None:
+            self.adversary.optimizer.restore(state["adversary_optimizer"])
+
+    def snapshot(self) -> OmniTokenizer | None:
+        """A copy of the tokenizer to publish and to measure, in `eval` mode on this process's device, with the averaged
+        weights where there are any. On the first process; None on the others, which must call it too."""
+        tensors = _tensors(self.tokenizer) | (dict(self._average.items()) if self._average is not None else {})
+        whole = {name: gather(tensor) for name, tensor in tensors.items()}
+        if not self.processes.is_main:
+            return None
+        with torch.random.fork_rng(devices=[]):  # building draws weights; the run's random numbers stay as they were
+            copy = OmniTokenizer.from_config(self.tokenizer.config)
+        copy.load_state_dict(whole)
+        return copy.to(self.processes.device).eval()
+
+
+def _plays(config: TrainConfig) -> bool:
+    return bool(config.weights.get("image_gan") or config.weights.get("video_gan"))
+
+
+def load_perceptual(config: PerceptualConfig, processes: Processes) -> nn.Module:
+    """The network of the perceptual loss, frozen: (b, 3, H, W) or (b, 3, T, H, W) twice -> distances.
+
+    Raises:
+        MissingWeightsError: its files are missing or have another hash.
+    """
+    if config.network == "lpips":
+        network: nn.Module = load_lpips("vgg", config.weights_dir)
+    else:
+        network = MobileNetPerceptualLoss(load_mobilenet_v2(config.weights_dir))
+    return network.to(processes.device)
+
+
+def publish(
+    tokenizer: OmniTokenizer, folder: Path, statistics: tuple[tuple[float, ...], tuple[float, ...]] | None
+) -> None:
+    """Write the model's folder, with `latent_mean` and `latent_std` where they are known."""
+    if statistics is not None:
+        tokenizer.config = dataclasses.replace(tokenizer.config, latent_mean=statistics[0], latent_std=statistics[1])
+    tokenizer.save_pretrained(folder)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor.detach() for name, tensor in named}
+
+
+def _prepare_blocks(tokenizer: OmniTokenizer, config: TrainConfig) -> None:
+    """Recompute and compile block by block, without changing the names of parameters."""
+    for block in tokenizer.modules():
+        if isinstance(block, Block):
+            if config.engine.activation_checkpointing:
+                # On the instance, not by a wrapping module, which would rename every parameter.
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            if config.engine.compile:
+                block.compile(dynamic=True)

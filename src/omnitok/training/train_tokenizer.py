@@ -1,0 +1,350 @@
+"""Training a tokenizer from its configuration to OUT/model: one of the three stages, or all of a baseline."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from omnitok.data.loading import FailureCounter, StepDataset, load_batches
+from omnitok.data.sampling import Sampler
+from omnitok.data.sources import SampleList, find_samples
+from omnitok.data.videos import ClipSampling
+from omnitok.errors import OmnitokError
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.training.checkpoint import Checkpoints, flatten_state
+from omnitok.training.config import DataConfig, TrainConfig
+from omnitok.training.distributed import Processes, join_processes
+from omnitok.training.inflate import inflate_video_patches, swap_bottleneck
+from omnitok.training.latent_statistics import latent_statistics
+from omnitok.training.logbook import Logbook, Row
+from omnitok.training.loop import Intervals, LoopFailures, LoopResult, Outputs, run_loop
+from omnitok.training.pictures import fixed_samples, write_grids
+from omnitok.training.settings import read_config, to_plain, write_config
+from omnitok.training.stopping import Limits
+from omnitok.training.throughput import Throughput, peak_tflops
+from omnitok.training.tokenizer_step import TokenizerLearner, publish
+
+LATENT_STATISTICS_BATCHES = 32
+_FREE_ON_RESUME = (
+    "steps",
+    "engine",
+    "log",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_failures",
+    "init",
+    "validation",
+)
+
+Validation = Callable[[OmniTokenizer], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training gave; `steps`, `reason`, `last_row` and `validation` as in `LoopResult`."""
+
+    out: Path
+    model: Path
+    steps: int
+    reason: str
+    skipped: int
+    last_row: Row
+    validation: Mapping[str, float]
+
+
+def _silent(message: str) -> None: ...
+
+
+def _no_progress(step: int) -> None: ...
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    device: torch.device | None = None,
+    resume: bool = False,
+    limits: Limits | None = None,
+    validation: Validation | None = None,
+    tell: Callable[[str], None] = _silent,
+    progress: Callable[[int], None] = _no_progress,
+) -> TrainResult:
+    """Train by `config` and leave the model in OUT/model (from the first checkpoint on).
+
+    OUT also gets `config.yaml` (resolved), `log.jsonl`, `checkpoints/`, `pictures/` and `unreadable.txt`. Under
+    `torchrun` every process calls this; the first one writes.
+
+    Args:
+        out: the run's folder.
+        device: default the CPU; under `torchrun` any "cuda" becomes the process's own device.
+        resume: continue from the latest checkpoint in OUT, or start where there is none yet.
+        limits: of this process.
+        validation: called with a copy of the model on the first process; its figures go to the log.
+        tell, progress: take sentences for people, and the number of steps done.
+
+    Raises:
+        OmnitokError: nothing to train on, too many unreadable files, OUT holds another run.
+        CheckpointError: a checkpoint cannot be written or read.
+    """
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)
+    limits = limits or Limits()
+    with join_processes(device or torch.device("cpu")) as processes:
+        checkpoints = Checkpoints(out / "checkpoints", config.keep_checkpoints, processes)
+        start = _start_step(out, checkpoints, resume)
+        dataset = build_dataset(config, processes)
+        torch.manual_seed(config.seed)
+        if start:
+            config = resumed_config(config, read_config(out / "config.yaml"), out)
+            tokenizer = OmniTokenizer.from_config(config.model)
+        else:
+            tokenizer = initial_tokenizer(config, dataset)
+            config = dataclasses.replace(config, model=tokenizer.config)
+        if processes.is_main:
+            out.mkdir(parents=True, exist_ok=True)
+            write_config(config, out / "config.yaml")
+        checkpoints.clear_partial()
+        learner = TokenizerLearner(config, tokenizer, processes)
+        if start:
+            _load(learner, checkpoints, start)
+            tell(f"continuing at step {start}")
+        elif resume:
+            tell(f"{out} holds no checkpoint yet: starting at step 0")
+        result = _run(config, learner, dataset, start, out, checkpoints, limits, validation, tell, progress)
+        return TrainResult(
+            out, out / "model", result.steps, result.reason, int(learner.skipped), result.last_row, result.validation
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- start
+
+
+def _start_step(out: Path, checkpoints: Checkpoints, resume: bool) -> int:
+    latest = checkpoints.latest()
+    if latest is not None and not resume:
+        raise OmnitokError(
+            f"{out}: holds a training at step {latest}; continue it with --resume, or choose another --out"
+        )
+    return latest or 0
+
+
+def resumed_config(config: TrainConfig, saved: TrainConfig, out: Path) -> TrainConfig:
+    """`config` for continuing the run in `out`: with the architecture that was resolved when it started.
+
+    Raises:
+        OmnitokError: `config` is of another recipe, architecture, or way to learn.
+    """
+    if config.name != saved.name:
+        raise OmnitokError(
+            f"{out}: holds a training of the recipe {saved.name!r}, which {config.name!r} cannot resume; "
+            "choose another --out"
+        )
+    if saved.init.model is not None or config.init.model is not None:
+        config = dataclasses.replace(config, model=saved.model)
+    new, old = to_plain(config), to_plain(saved)
+    for key in new:
+        if key not in _FREE_ON_RESUME and new[key] != old[key]:
+            name, before, now = _first_difference(key, old[key], new[key])
+            raise OmnitokError(
+                f"{out}: was trained with {name}={before}, found {now}; a resumed run must keep its settings"
+            )
+    return config
+
+
+def _first_difference(key: str, old: object, new: object) -> tuple[str, object, object]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in {**old, **new}:
+            if old.get(name) != new.get(name):
+                return _first_difference(f"{key}.{name}", old.get(name), new.get(name))
+    return key, old, new
+
+
+def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -> OmniTokenizer:
+    """The weights that the run starts from: random, or `config.init.model` with its bottleneck swapped or inflated.
+
+    Args:
+        dataset: its first pictures scale the latents where a quantizer is swapped for a Gaussian.
+    """
+    if config.init.model is None:
+        return OmniTokenizer.from_config(config.model)
+    tokenizer = OmniTokenizer.from_pretrained(config.init.model)
+    if config.init.inflate:
+        inflate_video_patches(tokenizer)
+    if tokenizer.config.bottleneck != config.model.bottleneck:
+        target = dataclasses.replace(
+            tokenizer.config,
+            bottleneck=config.model.bottleneck,
+            codebook_size=config.model.codebook_size,
+            codebook_decay=config.model.codebook_decay,
+            normalize_codes=config.model.normalize_codes,
+            restart_threshold=config.model.restart_threshold,
+            latent_mean=None,
+            latent_std=None,
+        )
+        tokenizer = swap_bottleneck(tokenizer, target, None if dataset is None else dataset[0].pixels)
+    return tokenizer
+
+
+def _load(learner: TokenizerLearner, checkpoints: Checkpoints, step: int) -> None:
+    state = learner.blank_state(checkpoints.keys(step))
+    checkpoints.load(step, flatten_state(state))
+    learner.restore(state)
+
+
+# -------------------------------------------------------------------------------------------------------------- data
+
+
+def find_files(config: DataConfig) -> tuple[SampleList, SampleList]:
+    """The pictures and the clips.
+
+    Raises:
+        OmnitokError: neither is given, or something is missing, empty or malformed.
+    """
+    if not config.images and not config.videos:
+        raise OmnitokError("there is nothing to train on: give --images DIR, --videos DIR, or both")
+    images = find_samples(config.images, "image") if config.images else SampleList.of_paths([])
+    videos = find_samples(config.videos, "video") if config.videos else SampleList.of_paths([])
+    return images, videos
+
+
+def build_dataset(config: TrainConfig, processes: Processes) -> StepDataset:
+    """This process's share of the files of `config`, in the order they are drawn in.
+
+    Raises:
+        OmnitokError: no files, or batches that the processes cannot share evenly.
+    """
+    data = config.data
+    images, videos = find_files(data)
+    parts = processes.world_size * config.optimizer.accumulation
+    for name, size in (("image_batch", data.image_batch), ("video_batch", data.video_batch)):
+        if size % parts:
+            raise OmnitokError(
+                f"data.{name}={size} cannot be shared evenly by {processes.world_size} processes in "
+                f"{config.optimizer.accumulation} parts each; give a multiple of {parts}"
+            )
+    sampler = Sampler(
+        len(images),
+        len(videos),
+        data.image_batch,
+        data.video_batch,
+        data.resolutions,
+        config.seed,
+        data.video_share,
+        _domain_weights(videos) if data.balance_domains and videos else None,
+        data.video_resolutions or None,
+    )
+    return StepDataset(
+        images,
+        videos,
+        sampler,
+        ClipSampling(data.frames, data.fps, data.stride),
+        data.image_policy,
+        data.video_policy,
+        data.flip,
+        processes.rank,
+        processes.world_size,
+    )
+
+
+def _domain_weights(videos: SampleList) -> list[float]:
+    """Square-root balancing: a domain with n clips is drawn in proportion to sqrt(n)."""
+    domains = [Path(sample.name).stem.rstrip("0123456789_") for sample in videos]
+    counts = Counter(domains)
+    return [counts[domain] ** -0.5 for domain in domains]
+
+
+# --------------------------------------------------------------------------------------------------------------- run
+
+
+def _run(
+    config: TrainConfig,
+    learner: TokenizerLearner,
+    dataset: StepDataset,
+    start: int,
+    out: Path,
+    checkpoints: Checkpoints,
+    limits: Limits,
+    validation: Validation | None,
+    tell: Callable[[str], None],
+    progress: Callable[[int], None],
+) -> LoopResult:
+    processes = learner.processes
+    samples = fixed_samples(dataset, config.log.pictures) if processes.is_main and config.log.pictures_every else []
+    logbook = Logbook(out, start, config.log.tensorboard, enabled=processes.is_main)
+
+    def publish_model(step: int, last: bool) -> None:
+        model = learner.snapshot()
+        if model is not None:
+            measure = last and model.config.bottleneck == "kl"
+            statistics = _latent_statistics(model, dataset) if measure else None
+            publish(model, out / "model", statistics)
+
+    def write_pictures(step: int) -> None:
+        if config.log.pictures_every:
+            model = learner.snapshot()
+            if model is not None:
+                write_grids(model, samples, out / "pictures", step)
+
+    def validate(step: int) -> Mapping[str, float]:
+        if validation is None:
+            return {}
+        model = learner.snapshot()
+        scores = {} if model is None else validation(model)
+        processes.barrier()
+        return scores
+
+    def row_details(step: int) -> Mapping[str, float]:
+        details: dict[str, float] = {"skipped": int(learner.skipped)}
+        if learner.use is not None and step >= config.quantize_after:
+            share = learner.use.share(step)
+            details["codebook_window_usage"] = share
+            alarm = learner.use.alarm(step, share)
+            if alarm is not None:
+                logbook.write({"step": step + 1, "event": "collapse", "codebook_window_usage": share})
+                tell(alarm)
+        return details
+
+    peak = config.engine.peak_tflops or peak_tflops(processes.device)
+    try:
+        return run_loop(
+            learner,
+            lambda first, stop: load_batches(
+                dataset, first, stop, config.data.workers, pin_memory=processes.device.type == "cuda"
+            ),
+            start,
+            config.steps,
+            Intervals(config.log.every, config.checkpoint_every, config.log.pictures_every, config.log.validate_every),
+            limits,
+            processes,
+            checkpoints,
+            logbook,
+            Throughput(config.model, peak),
+            LoopFailures(FailureCounter(config.max_failures), _unreadable_list(out)),
+            Outputs(publish_model, write_pictures, validate, row_details, tell, progress),
+        )
+    finally:
+        logbook.close()
+
+
+def _latent_statistics(model: OmniTokenizer, dataset: StepDataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Over the first batches of the training data."""
+    return latent_statistics(model, (dataset[step].pixels for step in range(LATENT_STATISTICS_BATCHES)))
+
+
+def _unreadable_list(out: Path) -> Callable[[str, str], None]:
+    def write(path: str, reason: str) -> None:
+        with (out / "unreadable.txt").open("a", encoding="utf-8") as listing:
+            listing.write(f"{path}\t{' '.join(reason.split())}\n")
+
+    return write
+
+
+def parameter_counts(config: TokenizerConfig) -> dict[str, int]:
+    """Trained parameters of the encoder, bottleneck and decoder; nothing is allocated."""
+    with torch.device("meta"):
+        tokenizer = OmniTokenizer.from_config(config)
+    parts = {"encoder": tokenizer.encoder, "bottleneck": tokenizer.bottleneck, "decoder": tokenizer.decoder}
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}

@@ -1,0 +1,170 @@
+import errno
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from omnitok.cli import VERBS, main
+from omnitok.cli.failures import explain
+from omnitok.errors import MediaError
+
+COMMON = ["--help", "--device", "--seed", "--json"]
+MODEL = [*COMMON, "--model", "--dtype", "--tile"]
+FLAGS = {
+    "reconstruct": [*MODEL, "--out", "--fps", "--side-by-side"],
+    "encode": [*MODEL, "--out", "--fps", "--latent-dtype"],
+    "decode": [*MODEL, "--out"],
+    "convert": COMMON,
+    "models": COMMON,
+    "demo": [*MODEL, "--out"],
+    "train": [
+        "--help",
+        "--set",
+        "--images",
+        "--videos",
+        "--out",
+        "--init",
+        "--resume",
+        "--max-steps",
+        "--checkpoint-every",
+        "--time-limit",
+        "--seed",
+        "--device",
+        "--json",
+        "--dry-run",
+    ],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_flags_are_frozen(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    shown = re.findall(r"^. (?:-\w(?: [A-Z]+)?, )?(--[a-z-]+)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert shown == FLAGS[verb]
+
+
+def test_every_verb_is_frozen() -> None:
+    assert list(VERBS) == list(FLAGS)
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from omnitok.cli import VERBS, main\n"
+        "codes = [main([verb, '--help']) for verb in VERBS] + [main(['--help'])]\n"
+        "sys.exit(any(codes) or bool({'torch', 'numpy', 'av'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("", "reconstruct"),
+        ("frobnicate", "frobnicate"),
+        ("reconstruct", "at least one"),
+        ("encode", "at least one"),
+        ("decode", "at least one"),
+        ("reconstruct a.png --tile many", "--tile"),
+        ("reconstruct a.png --tile 0", "--tile"),
+        ("reconstruct a.png --tile -8", "--tile"),
+        ("reconstruct a.png --fps 0", "--fps"),
+        ("reconstruct a.png --fps nan", "--fps"),
+        ("reconstruct a.png --dtype float64", "--dtype"),
+        ("reconstruct a.png --seed -1", "--seed"),
+        ("convert a.ckpt", "OUT"),
+    ],
+)
+def test_nonsense_is_a_usage_error(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.out == ""
+
+
+def test_tile_smaller_than_a_window_is_a_usage_error(
+    vq_folder: Path, tmp_path: Path, make_picture: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = make_picture(tmp_path / "a.png")
+    out = tmp_path / "out"
+    assert main(["reconstruct", str(picture), "--model", str(vq_folder), "--tile", "3", "-o", str(out)]) == 2
+    assert "--tile must be at least 32 pixels" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("device, code", [("cuda:99", 1), ("toaster", 2)])
+def test_devices_that_are_not_there(
+    device: str,
+    code: int,
+    vq_folder: Path,
+    tmp_path: Path,
+    make_picture: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    picture = make_picture(tmp_path / "a.png")
+    assert main(["reconstruct", str(picture), "--model", str(vq_folder), "--device", device]) == code
+    captured = capsys.readouterr()
+    assert device in captured.err
+    assert "cpu" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_unknown_model_is_one_sentence(
+    tmp_path: Path, make_picture: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = make_picture(tmp_path / "a.png")
+    folder = tmp_path / "no-such-model"
+    assert main(["reconstruct", str(picture), "--model", str(folder)]) == 1
+    captured = capsys.readouterr()
+    assert "no-such-model" in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk is full"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "--tile"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (MediaError("a.png: is odd\nreally"), "a.png: is odd really"),
+        (RuntimeError("mat1 and mat2"), "internal error"),
+    ],
+)
+def test_explanations(error: Exception, said: str) -> None:
+    assert said in explain(error)
+    assert "\n" not in explain(error)
+
+
+def test_disk_full_is_seen_through_wrappers() -> None:
+    wrapped = MediaError("a.mp4: cannot be written")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert "disk is full" in explain(wrapped)
+
+
+def test_debugging_shows_the_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["reconstruct", str(tmp_path), "--model", str(tmp_path / "none")]
+    assert main(line) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setenv("OMNITOK_DEBUG", "1")
+    assert main(line) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_command_itself(vq_folder: Path, tmp_path: Path, make_picture: Callable[..., Path]) -> None:
+    """Standard output is JSON and nothing else, in a process of its own."""
+    make_picture(tmp_path / "in/a.png")
+    (tmp_path / "in/bad.jpg").write_bytes(b"no picture")
+    line = ["reconstruct", "in", "--model", str(vq_folder), "--json"]
+    done = subprocess.run([sys.executable, "-m", "omnitok", *line], cwd=tmp_path, capture_output=True, text=True)
+    rows = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert [row["input"] for row in rows] == [str(Path("in/a.png")), str(Path("in/bad.jpg"))]
+    assert "bad.jpg" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "omnitok-output/a.png").exists()

@@ -1,0 +1,83 @@
+"""Pictures and clips made by the tests, and a tokenizer small enough to train in a second."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from omnitok.data.media import write_video
+from omnitok.models.tokenizer import TokenizerConfig
+from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig, TrainConfig
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def smooth_frames(seed: int, frames: int, size: int) -> torch.Tensor:
+    """Coloured waves that move a little: (3, frames, size, size) in [-1, 1]."""
+    rng = np.random.default_rng(seed)
+    y, x = torch.meshgrid(*(torch.linspace(0, 1, size),) * 2, indexing="ij")
+    t = torch.arange(frames)[:, None, None] * 0.1
+    channels = [torch.sin(rng.uniform(1, 8) * x + rng.uniform(1, 8) * y + rng.uniform(0, 6) + t) for _ in range(3)]
+    return torch.stack(channels)
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `images` (8 PNG, 40 x 40) and `videos` (4 MP4, 6 frames of 32 x 32)."""
+    root = tmp_path_factory.mktemp("media")
+    (root / "images").mkdir()
+    (root / "videos").mkdir()
+    for i in range(8):
+        pixels = (smooth_frames(i, 1, 40)[:, 0].permute(1, 2, 0) * 127.5 + 127.5).round().to(torch.uint8)
+        Image.fromarray(pixels.numpy()).save(root / "images" / f"picture_{i}.png")
+    for i in range(4):
+        write_video(root / "videos" / f"clip_{i}.mp4", smooth_frames(100 + i, 6, 32), fps=8.0)
+    return root
+
+
+SMALL = TokenizerConfig(
+    width=32,
+    heads=2,
+    head_dim=16,
+    encoder_blocks="w",
+    decoder_blocks="w",
+    encoder_temporal_blocks=1,
+    decoder_temporal_blocks=1,
+    window_convolution=True,
+    normalize_patches=False,
+    codebook_size=32,
+)
+
+
+@pytest.fixture
+def small_model() -> TokenizerConfig:
+    """An architecture that trains in milliseconds."""
+    return SMALL
+
+
+@pytest.fixture
+def small_config(media: Path) -> TrainConfig:
+    """A joint training of 8 steps with averaged weights."""
+    return TrainConfig(
+        name="test",
+        model=SMALL,
+        data=DataConfig(
+            images=(str(media / "images"),),
+            videos=(str(media / "videos"),),
+            frames=5,
+            resolutions=(24, 32),
+            image_batch=4,
+            video_batch=2,
+            workers=0,
+        ),
+        optimizer=OptimizerConfig(lr=1e-2, warmup_steps=2, ema_decay=0.9),
+        engine=EngineConfig(precision="float32"),
+        log=LogConfig(every=1, pictures_every=0),
+        steps=8,
+        checkpoint_every=100,
+    )

@@ -1,0 +1,93 @@
+"""Stage to stage: a still clip is embedded as its picture; a swapped bottleneck keeps what it can."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from einops import rearrange
+
+from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.training.inflate import inflate_video_patches, swap_bottleneck
+
+
+def tokenizer(config: TokenizerConfig, normalize_patches: bool = False) -> OmniTokenizer:
+    torch.manual_seed(0)
+    made = OmniTokenizer.from_config(replace(config, normalize_patches=normalize_patches))
+    for parameter in made.parameters():  # gains and biases other than 1 and 0
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return made.eval()
+
+
+@pytest.mark.parametrize("normalize_patches", [False, True])
+def test_still_frames_are_embedded_as_the_picture(small_model: TokenizerConfig, normalize_patches: bool) -> None:
+    tok = tokenizer(small_model, normalize_patches)
+    inflate_video_patches(tok)
+    picture = torch.randn(2, 3, 16, 24)
+    p, s = tok.config.patch_size, tok.config.temporal_patch_size
+    as_image = rearrange(picture, "b c (h p) (w q) -> b h w (c p q)", p=p, q=p)
+    still = picture.unsqueeze(2).repeat(1, 1, s, 1, 1)
+    as_video = rearrange(still, "b c s (h p) (w q) -> b h w (c s p q)", p=p, q=p)
+    torch.testing.assert_close(
+        tok.encoder.embed_video(as_video), tok.encoder.embed_image(as_image), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_every_frame_of_a_patch_is_decoded_as_the_picture(small_model: TokenizerConfig) -> None:
+    tok = tokenizer(small_model)
+    inflate_video_patches(tok)
+    features = torch.randn(3, small_model.width)
+    s, p = tok.config.temporal_patch_size, tok.config.patch_size
+    frames = rearrange(tok.decoder.to_video(features), "b (c s p q) -> b s c p q", c=3, s=s, p=p)
+    picture = rearrange(tok.decoder.to_image(features), "b (c p q) -> b 1 c p q", c=3, p=p)
+    torch.testing.assert_close(frames, picture.expand_as(frames))
+
+
+def test_inflation_leaves_pictures_alone(small_model: TokenizerConfig) -> None:
+    tok, same = tokenizer(small_model, True), tokenizer(small_model, True)
+    inflate_video_patches(tok)
+    picture = torch.rand(1, 3, 16, 16) * 2 - 1
+    assert torch.equal(tok(picture), same(picture))
+
+
+def test_vq_becomes_vae_and_keeps_encoder_decoder_and_projections(small_model: TokenizerConfig) -> None:
+    tok = tokenizer(small_model)
+    features = torch.randn(1, 1, 2, 2, small_model.width)
+    before = tok.bottleneck.project_in(features)
+    swapped = swap_bottleneck(tok, replace(tok.config, bottleneck="kl"))
+    assert swapped.config.bottleneck == "kl"
+    assert swapped.encoder is tok.encoder
+    assert swapped.decoder is tok.decoder
+    posterior = swapped.bottleneck.encode(features).posterior
+    assert posterior is not None
+    torch.testing.assert_close(posterior.mean, before)
+    assert posterior.logvar.max() < -5
+
+
+def test_means_start_on_the_sphere_that_the_decoder_knows(small_model: TokenizerConfig) -> None:
+    tok = tokenizer(small_model)
+    pictures = torch.rand(4, 3, 32, 32) * 2 - 1
+    swapped = swap_bottleneck(tok, replace(tok.config, bottleneck="kl"), pictures)
+    lengths = swapped.encode(pictures, check_range=False).latents.norm(dim=1)
+    assert lengths.mean().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_vae_becomes_vq_for_the_reverse_order(small_model: TokenizerConfig) -> None:
+    torch.manual_seed(0)
+    vae = OmniTokenizer.from_config(
+        replace(small_model, bottleneck="kl", latent_mean=(0.0,) * 8, latent_std=(1.0,) * 8)
+    )
+    assert isinstance(vae.bottleneck, DiagonalGaussian)
+    mean_weight = vae.bottleneck.project_in.weight[:8].clone()
+    swapped = swap_bottleneck(vae, small_model)
+    assert isinstance(swapped.bottleneck, VectorQuantizer)
+    assert torch.equal(swapped.bottleneck.project_in.weight, mean_weight)
+    assert swapped.config.latent_mean is None
+    assert not swapped.bottleneck.initialised
+
+
+def test_other_number_of_channels_starts_fresh(small_model: TokenizerConfig) -> None:
+    tok = tokenizer(small_model)
+    swapped = swap_bottleneck(tok, replace(tok.config, bottleneck="kl", latent_channels=4), torch.zeros(1, 3, 8, 8))
+    assert swapped.config.latent_channels == 4
+    assert swapped(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)

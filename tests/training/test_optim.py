@@ -1,0 +1,126 @@
+"""Schedules, averaged weights, collapse alarm, latent statistics, throughput."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.training.config import OptimizerConfig
+from omnitok.training.latent_statistics import latent_statistics
+from omnitok.training.optim import AveragedWeights, NamedAdamW, learning_rate
+from omnitok.training.throughput import Throughput, forward_flops
+from omnitok.training.usage import CodebookUse
+
+
+def test_the_rate_warms_up_and_falls_to_zero() -> None:
+    config = OptimizerConfig(lr=1.0, warmup_steps=4)
+    assert [learning_rate(config, step, 14) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert learning_rate(config, 9, 14) == pytest.approx(0.5)
+    assert learning_rate(config, 14, 14) == pytest.approx(0)
+    assert learning_rate(replace(config, schedule="constant"), 13, 14) == 1.0
+
+
+def test_named_state_continues_the_same_path() -> None:
+    config = OptimizerConfig(lr=0.1)
+
+    def made() -> tuple[nn.Module, NamedAdamW]:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1), nn.Linear(5, 5))  # the last is never used
+        return module, NamedAdamW(module, config)
+
+    def steps(module: nn.Module, optimizer: NamedAdamW, count: int) -> None:
+        for i in range(count):
+            module[1](module[0](torch.full((1, 3), float(i + 1)))).sum().backward()  # type: ignore[index]
+            optimizer.step(0.1)
+            optimizer.zero_grad()
+
+    module, optimizer = made()
+    steps(module, optimizer, 3)
+    other, second = made()
+    other.load_state_dict(module.state_dict())
+    blank = second.blank_state(set(optimizer.state()))
+    assert blank.keys() == optimizer.state().keys()
+    assert not any(name.startswith("2.") for name in blank)
+    for name, tensor in optimizer.state().items():
+        blank[name].copy_(tensor)
+    second.restore(blank)
+    for pair in ((module, optimizer), (other, second)):
+        steps(*pair, 2)
+    for a, b in zip(module.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_averages_follow_with_their_decay() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    average = AveragedWeights(module, 0.5)
+    nn.init.ones_(module.weight)
+    average.update(0)
+    assert dict(average.items())["weight"].item() == pytest.approx(0.9)  # early: 1 / 10 stays
+    average.update(1000)
+    assert dict(average.items())["weight"].item() == pytest.approx(0.95)
+
+
+def test_collapse_is_told_with_the_remedy_and_only_then() -> None:
+    use = CodebookUse(100, window=10, threshold=0.2, device=torch.device("cpu"))
+    for step in range(9):
+        use.update(step, torch.zeros(50, dtype=torch.int64), 1)
+    assert use.alarm(8, use.share(8)) is None, "the window is not full yet"
+    use.update(9, torch.zeros(50, dtype=torch.int64), 1)
+    alarm = use.alarm(9, use.share(9))
+    assert alarm is not None
+    assert "1.0% of its codes" in alarm
+    assert "restart_threshold" in alarm
+    use.update(10, torch.arange(100), 1)
+    assert use.share(10) == 1.0
+    assert use.alarm(10, 1.0) is None
+
+
+def test_use_is_forgotten_after_the_window() -> None:
+    use = CodebookUse(4, window=2, threshold=0.5, device=torch.device("cpu"))
+    use.update(0, torch.tensor([0, 1, 2]), 1)
+    use.update(1, torch.tensor([3]), 1)
+    assert use.share(1) == 1.0
+    assert use.share(2) == 0.25
+
+
+def test_latent_statistics_include_the_noise(small_model: TokenizerConfig) -> None:
+    torch.manual_seed(0)
+    tokenizer = OmniTokenizer.from_config(replace(small_model, bottleneck="kl")).eval()
+    batches = [torch.rand(8, 3, 32, 32) * 2 - 1, torch.rand(2, 3, 5, 32, 32) * 2 - 1]
+    mean, std = latent_statistics(tokenizer, batches)
+    draws = []
+    with torch.no_grad():
+        for pixels in batches:
+            posterior = tokenizer.encode(pixels, check_range=False).posterior
+            assert posterior is not None
+            draws += [posterior.sample().movedim(1, -1).reshape(-1, 8) for _ in range(50)]
+    drawn = torch.cat(draws)
+    torch.testing.assert_close(torch.tensor(mean), drawn.mean(0), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(torch.tensor(std), drawn.std(0), atol=0.05, rtol=0.05)
+
+
+def test_quantizers_have_no_latent_statistics(small_model: TokenizerConfig) -> None:
+    with pytest.raises(ValueError, match="quantizes"):
+        latent_statistics(OmniTokenizer.from_config(small_model).eval(), [torch.zeros(1, 3, 8, 8)])
+
+
+def test_operations_are_counted(small_model: TokenizerConfig) -> None:
+    one = forward_flops(small_model, (1, 3, 64, 64))
+    positions, width = 64, small_model.width
+    assert one > 2 * positions * 2 * 192 * width  # the two patch maps alone
+    assert forward_flops(small_model, (2, 3, 64, 64)) == 2 * one
+    assert forward_flops(small_model, (1, 3, 60, 60)) == one  # padded to whole patches
+    assert forward_flops(small_model, (1, 3, 5, 64, 64)) > 2 * one
+
+
+def test_rates_are_of_the_time_since_the_last(small_model: TokenizerConfig) -> None:
+    throughput = Throughput(small_model, peak=1.0)
+    throughput.update((2, 3, 16, 16), world_size=3)
+    throughput.update((1, 3, 5, 16, 16), world_size=3)
+    rates = throughput.rates(3)
+    assert rates["frames_per_second"] == pytest.approx(rates["pictures_per_second"] * 15 / 6, rel=1e-3)
+    assert rates["mfu"] == pytest.approx(rates["tflops"] / 3, abs=1e-3)
+    assert throughput.rates(3)["pictures_per_second"] == 0

@@ -1,0 +1,274 @@
+"""A whole run: resuming bit for bit, stopping, what lies in OUT, what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from omnitok.data.media import read_image, read_video
+from omnitok.errors import CheckpointError, OmnitokError
+from omnitok.losses.discriminators import DiscriminatorConfig
+from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig
+from omnitok.training.settings import read_config, write_config
+from omnitok.training.stopping import Limits
+from omnitok.training.train_tokenizer import initial_tokenizer, train
+
+TIMING = ("seconds", "pictures_per_second", "frames_per_second", "tflops")
+
+RUN = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from omnitok.training.settings import read_config
+from omnitok.training.train_tokenizer import train
+train(read_config(sys.argv[1]), Path(sys.argv[2]), resume=True, progress=lambda step: print(step, flush=True))
+"""
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    lines = (out / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
+
+
+def saved_state(out: Path, step: int) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint."""
+    target = out / "state.pt"
+    dcp_to_torch_save(out / "checkpoints" / f"step-{step:09d}", target)
+    state: dict[str, torch.Tensor] = torch.load(target)
+    target.unlink()
+    return state
+
+
+def assert_same_run(one: Path, other: Path, step: int) -> None:
+    a, b = saved_state(one, step), saved_state(other, step)
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+    assert rows(one) == rows(other)
+
+
+@pytest.fixture
+def full_config(small_config: TrainConfig) -> TrainConfig:
+    """With discriminators, so that there is everything to resume."""
+    critic = DiscriminatorConfig(channels=4, layers=1, norm="spectral")
+    return replace(
+        small_config,
+        weights={"l1": 1.0, "commitment": 0.25, "image_gan": 0.1, "video_gan": 0.1, "lecam": 0.1},
+        adversarial=AdversarialConfig(image=critic, video=critic),
+    )
+
+
+def test_stopped_and_resumed_equals_uninterrupted(full_config: TrainConfig, tmp_path: Path) -> None:
+    train(full_config, tmp_path / "whole")
+    stopped = train(full_config, tmp_path / "parts", limits=Limits(max_steps=3))
+    assert (stopped.steps, stopped.reason) == (3, "max steps")
+    assert train(full_config, tmp_path / "parts", resume=True).reason == "finished"
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", full_config.steps)
+
+
+def test_killed_and_resumed_equals_uninterrupted(full_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(full_config, steps=60, checkpoint_every=4)  # killed while writing, as likely as not
+    write_config(config, tmp_path / "config.yaml")
+    train(config, tmp_path / "whole")
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", RUN, str(tmp_path / "config.yaml"), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= 13:
+                break
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    result = train(config, out, resume=True)
+    assert result.steps == 60
+    assert_same_run(tmp_path / "whole", out, 60)
+    assert not list((out / "checkpoints").glob(".*"))
+
+
+def test_a_signal_ends_with_a_checkpoint_and_the_model(full_config: TrainConfig, tmp_path: Path) -> None:
+    def interrupt(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    result = train(full_config, tmp_path, progress=interrupt)
+    assert (result.steps, result.reason) == (4, "SIGTERM")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "checkpoints" / "step-000000004").is_dir()
+    OmniTokenizer.from_pretrained(result.model)
+
+
+def test_the_time_limit_ends_with_a_checkpoint(small_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(small_config, steps=100_000, checkpoint_every=100_000)
+    began = time.monotonic()
+    result = train(config, tmp_path, limits=Limits(minutes=0.02))
+    assert result.reason == "time limit"
+    assert 0 < result.steps < 100_000
+    assert time.monotonic() - began < 60
+    assert (tmp_path / "checkpoints" / f"step-{result.steps:09d}").is_dir()
+
+
+def test_what_lies_in_out(small_config: TrainConfig, tmp_path: Path, media: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    data = replace(small_config.data, images=(*small_config.data.images, str(broken)))
+    config = replace(small_config, data=data, log=replace(small_config.log, pictures_every=4, pictures=2))
+    scores = {"psnr": 12.5}
+    result = train(config, tmp_path / "out", validation=lambda tokenizer: scores)
+    out = tmp_path / "out"
+    assert read_config(out / "config.yaml") == config
+    grids = sorted(path.name for path in (out / "pictures").iterdir())
+    assert grids == [f"step-00000000{n}-{kind}" for n in (4, 8) for kind in ("image.png", "video.mp4")]
+    assert read_image(out / "pictures" / grids[0]).shape[-1] == 2 * 24 or 2 * 32
+    assert read_video(out / "pictures" / grids[1]).shape[1] == 5
+    logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert {"psnr", "l1", "grad_norm", "codebook_usage", "frames_per_second", "tflops", "skipped"} <= set(logged[0])
+    assert logged[-1]["event"] == "validation"
+    assert logged[-1]["psnr"] == 12.5
+    assert [row["medium"] for row in logged[:4]] == ["image", "video", "image", "video"]
+    assert (out / "unreadable.txt").read_text().startswith(str(broken))
+    assert result.validation == scores
+    assert json.loads((out / "model" / "config.json").read_text())["width"] == config.model.width
+
+
+def test_the_model_is_there_from_the_first_checkpoint_on(small_config: TrainConfig, tmp_path: Path) -> None:
+    seen = []
+
+    def look(step: int) -> None:
+        if (tmp_path / "model" / "model.safetensors").exists():
+            seen.append(step)
+
+    train(replace(small_config, checkpoint_every=3), tmp_path, progress=look)
+    assert seen == [4, 5, 6, 7, 8]
+
+
+def test_rows_after_the_checkpoint_are_written_once(small_config: TrainConfig, tmp_path: Path) -> None:
+    train(small_config, tmp_path, limits=Limits(max_steps=3))
+    with (tmp_path / "log.jsonl").open("a") as log:  # as a process leaves it that is killed between checkpoints
+        log.write('{"step": 4, "medium": "video"}\n{"step": 5, "med')
+    train(small_config, tmp_path, resume=True)
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 9))
+
+
+def test_loading_processes_give_the_same(small_config: TrainConfig, tmp_path: Path) -> None:
+    train(small_config, tmp_path / "none")
+    train(replace(small_config, data=replace(small_config.data, workers=2)), tmp_path / "two")
+    assert rows(tmp_path / "none") == rows(tmp_path / "two")
+
+
+def test_a_vae_gets_its_latent_statistics(small_config: TrainConfig, tmp_path: Path) -> None:
+    stage2 = train(replace(small_config, steps=2), tmp_path / "vq").model
+    config = replace(
+        small_config,
+        steps=2,
+        model=replace(small_config.model, bottleneck="kl"),
+        weights={"l1": 1.0, "kl": 1e-6},
+        init=InitConfig(str(stage2)),
+    )
+    tokenizer = OmniTokenizer.from_pretrained(train(config, tmp_path / "vae").model)
+    assert tokenizer.config.bottleneck == "kl"
+    assert tokenizer.config.latent_mean is not None
+    assert len(tokenizer.config.latent_mean) == 8
+    assert min(tokenizer.config.latent_std or ()) > 0
+
+
+def test_init_keeps_the_weights_and_inflates(small_config: TrainConfig, tmp_path: Path) -> None:
+    stage1 = train(replace(small_config, steps=1), tmp_path / "image").model
+    first = OmniTokenizer.from_pretrained(stage1)
+    plain = initial_tokenizer(replace(small_config, init=InitConfig(str(stage1))))
+    for name, weight in first.state_dict().items():
+        assert torch.equal(plain.state_dict()[name], weight), name
+    inflated = initial_tokenizer(replace(small_config, init=InitConfig(str(stage1), inflate=True)))
+    changed = {n for n, w in first.state_dict().items() if not torch.equal(inflated.state_dict()[n], w)}
+    assert changed == {
+        "encoder.embed_video.0.weight",
+        "encoder.embed_video.0.bias",
+        "decoder.to_video.weight",
+        "decoder.to_video.bias",
+    }
+
+
+def test_a_resumed_stage_needs_its_first_model_no_more(small_config: TrainConfig, tmp_path: Path) -> None:
+    stage1 = train(replace(small_config, steps=1), tmp_path / "image").model
+    config = replace(small_config, init=InitConfig(str(stage1)))
+    train(config, tmp_path / "out", limits=Limits(max_steps=2))
+    (stage1 / "model.safetensors").unlink()
+    assert train(config, tmp_path / "out", resume=True).steps == 8
+
+
+# ------------------------------------------------------------------------------------------------------------ refused
+
+
+def test_runs_are_not_overwritten_or_mixed(small_config: TrainConfig, tmp_path: Path) -> None:
+    train(small_config, tmp_path, limits=Limits(max_steps=1))
+    with pytest.raises(OmnitokError, match="holds a training at step 1; continue it with --resume"):
+        train(small_config, tmp_path)
+    with pytest.raises(OmnitokError, match="recipe 'test', which 'other' cannot resume"):
+        train(replace(small_config, name="other"), tmp_path, resume=True)
+    wider = replace(small_config, model=replace(small_config.model, width=48))
+    with pytest.raises(OmnitokError, match=r"trained with model\.width=32, found 48"):
+        train(wider, tmp_path, resume=True)
+    with pytest.raises(OmnitokError, match="seed=0, found 1"):
+        train(replace(small_config, seed=1), tmp_path, resume=True)
+    assert train(replace(small_config, steps=3, checkpoint_every=1), tmp_path, resume=True).steps == 3
+
+
+def test_data_that_is_not_there(small_config: TrainConfig, tmp_path: Path) -> None:
+    def with_data(**changes: object) -> TrainConfig:
+        return replace(small_config, data=replace(small_config.data, **changes))
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "labels.txt").write_text("a.png\tcat\n")
+    cases = {
+        "nothing to train on": with_data(images=(), videos=()),
+        "no such file": with_data(images=(str(tmp_path / "absent"),)),
+        "has no images": with_data(images=(str(tmp_path / "empty"),)),
+        "label must be an integer": with_data(images=(str(tmp_path / "labels.txt"),)),
+        "data.image_batch=3 cannot be shared evenly": replace(
+            with_data(image_batch=3), optimizer=replace(small_config.optimizer, accumulation=2)
+        ),
+    }
+    for told, config in cases.items():
+        with pytest.raises(OmnitokError, match=told):
+            train(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_many_unreadable_files_end_the_run_and_keep_the_checkpoint(
+    small_config: TrainConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    good = sorted(Path(small_config.data.images[0]).iterdir())[0].read_bytes()
+    for i in range(10):
+        (folder / f"{i}.png").write_bytes(good if i < 5 else b"no picture")
+    data = replace(small_config.data, images=(str(folder),), videos=())
+    config = replace(small_config, data=data, steps=200, checkpoint_every=1)
+    with pytest.raises(OmnitokError, match=r"could not be read, at most 5\.0% may fail"):
+        train(config, tmp_path / "out")
+    assert list((tmp_path / "out" / "checkpoints").glob("step-*"))
+
+
+def test_a_full_disk_loses_no_checkpoint(small_config: TrainConfig, tmp_path: Path) -> None:
+    import resource
+
+    train(small_config, tmp_path, limits=Limits(max_steps=2))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="File too large"):
+            train(small_config, tmp_path, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert train(small_config, tmp_path, resume=True).steps == 8
