@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,3 +147,29 @@ def test_one_process_ddp_and_fsdp_learn_the_same(config: TrainConfig, folder: Pa
     assert_same_models(folder / "ddp", folder / "ddp-parts", 1e-6)
     for out in ("ddp", "fsdp", "fsdp-then-one", "one-then-fsdp"):
         assert_same_models(folder / "one", folder / out, 1e-3)
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_from_the_latest_checkpoint(config: TrainConfig, folder: Path) -> None:
+    """One of two processes is killed; torchrun starts both again, and `--resume` does the rest."""
+    write_config(replace(config, steps=60), folder / "elastic.yaml")
+    out = folder / "elastic"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command += ["-m", "omnitok", "train", str(folder / "elastic.yaml"), "--device=cpu", f"--out={out}", "--resume"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (folder / "torchrun.txt").open("w") as told:
+        run = subprocess.Popen([*command, "--checkpoint-every=5"], env=environment, stdout=told, stderr=told)
+        try:
+            deadline = time.monotonic() + 200
+            while not list((out / "checkpoints").glob("step-*")):
+                assert run.poll() is None, (folder / "torchrun.txt").read_text()[-2000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+            os.kill(int(children[-1]), signal.SIGKILL)
+            assert run.wait(timeout=300) == 0, (folder / "torchrun.txt").read_text()[-2000:]
+        finally:
+            run.kill()
+            run.wait()
+    assert "continuing at step" in (folder / "torchrun.txt").read_text()
+    assert [row["step"] for row in rows(out)] == list(range(1, 61))

@@ -1,5 +1,6 @@
 """A whole run: resuming bit for bit, stopping, what lies in OUT, what is refused."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from omnitok.data.media import read_image, read_video
-from omnitok.errors import CheckpointError, OmnitokError
+from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig
@@ -272,3 +273,24 @@ def test_a_full_disk_loses_no_checkpoint(small_config: TrainConfig, tmp_path: Pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert train(small_config, tmp_path, resume=True).steps == 8
+
+
+def test_tensorboard_is_an_extra(small_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(small_config, steps=1, log=replace(small_config.log, tensorboard=True))
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(MissingExtraError, match=r"pip install 'omnitok\[logging\]'"):
+            train(config, tmp_path)
+    else:
+        train(config, tmp_path)
+        assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it loads its compiler
+def test_compiled_blocks_learn_the_same(small_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(small_config, steps=2, data=replace(small_config.data, resolutions=(24,)))
+    train(config, tmp_path / "plain")
+    train(replace(config, engine=replace(config.engine, compile=True)), tmp_path / "compiled")
+    for a, b in zip(rows(tmp_path / "plain"), rows(tmp_path / "compiled"), strict=True):
+        assert b["l1"] == pytest.approx(a["l1"], rel=1e-4)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)

@@ -79,7 +79,10 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    # A store of its own for each elastic restart: torch's would hand out the addresses of the processes that have died.
+    store, rank, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, timeout=TIMEOUT, store=attempt, rank=rank, world_size=world_size)
     try:
         yield Processes(dist.get_rank(), world_size, device)
     finally:

@@ -29,6 +29,8 @@ from omnitok.training.distributed import Autoencoder, Processes, gather, gradien
 from omnitok.training.optim import AveragedWeights, NamedAdamW, learning_rate
 from omnitok.training.usage import CodebookUse
 
+COMPILED_SHAPES = 128  # kinds of blocks times media times resolutions, each compiled once
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -82,7 +84,9 @@ class TokenizerLearner:
             size = tokenizer.bottleneck.codebook_size
             self.use = CodebookUse(size, config.log.usage_window, config.log.usage_threshold, processes.device)
         self.adversary = Adversary(config, processes) if _plays(config) else None
-        self._perceptual = load_perceptual(config.perceptual, processes) if config.weights.get("perceptual") else None
+        self._perceptual = (
+            load_perceptual(config.perceptual).to(processes.device) if config.weights.get("perceptual") else None
+        )
         self.updates = counter(0)
         self.skipped = counter(0)
 
@@ -255,17 +259,15 @@ def _plays(config: TrainConfig) -> bool:
     return bool(config.weights.get("image_gan") or config.weights.get("video_gan"))
 
 
-def load_perceptual(config: PerceptualConfig, processes: Processes) -> nn.Module:
+def load_perceptual(config: PerceptualConfig) -> nn.Module:
     """The network of the perceptual loss, frozen: (b, 3, H, W) or (b, 3, T, H, W) twice -> distances.
 
     Raises:
         MissingWeightsError: its files are missing or have another hash.
     """
     if config.network == "lpips":
-        network: nn.Module = load_lpips("vgg", config.weights_dir)
-    else:
-        network = MobileNetPerceptualLoss(load_mobilenet_v2(config.weights_dir))
-    return network.to(processes.device)
+        return load_lpips("vgg", config.weights_dir)
+    return MobileNetPerceptualLoss(load_mobilenet_v2(config.weights_dir))
 
 
 def publish(
@@ -284,10 +286,12 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def _prepare_blocks(tokenizer: OmniTokenizer, config: TrainConfig) -> None:
     """Recompute and compile block by block, without changing the names of parameters."""
+    if config.engine.compile:
+        torch._dynamo.config.recompile_limit = COMPILED_SHAPES
     for block in tokenizer.modules():
         if isinstance(block, Block):
             if config.engine.activation_checkpointing:
                 # On the instance, not by a wrapping module, which would rename every parameter.
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
             if config.engine.compile:
-                block.compile(dynamic=True)
+                block.compile(dynamic=False)  # symbolic sizes fail in inductor's layout of the windows (torch 2.13)

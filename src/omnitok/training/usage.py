@@ -45,8 +45,8 @@ class CodebookUse:
             return None
         return (
             f"step {step + 1}: the codebook has collapsed, {share:.1%} of its codes were used in the last "
-            f"{self.window} steps (alarm below {self.threshold:.0%}); remedies: a higher --set model.restart_threshold=0.1, "
-            "--set quantize_after=500, a lower --set optimizer.lr, or a smaller --set model.codebook_size"
+            f"{self.window} steps (alarm below {self.threshold:.0%}); remedies: a higher model.restart_threshold, "
+            "--set quantize_after=500, a lower optimizer.lr, or a smaller model.codebook_size"
         )
 
     def state(self) -> dict[str, Tensor]:

@@ -1,0 +1,106 @@
+"""Published runs: what their docstrings must say, that they can be built, and the validation of a recipe."""
+
+import importlib
+import pkgutil
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import omnitok.recipes
+from omnitok.errors import OmnitokError
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.recipes import RECIPES, find_recipe
+from omnitok.recipes.run import describe, validation_of
+from omnitok.training.config import TrainConfig, ValidationConfig
+
+RUN_MODULES = [module.name for module in pkgutil.iter_modules(omnitok.recipes.__path__) if module.name != "run"]
+
+
+@pytest.mark.parametrize("module", RUN_MODULES)
+def test_the_docstring_says_data_hardware_hours_command_and_score(module: str) -> None:
+    text = importlib.import_module(f"omnitok.recipes.{module}").__doc__
+    assert text is not None
+    assert "Data" in text
+    assert re.search("[Hh]ardware", text)
+    assert "hours" in text
+    commands = re.findall(r"omnitok train (\S+)", text)
+    assert commands
+    assert set(commands) <= set(RECIPES)
+    if module != "base":
+        assert re.search(r"rFID|rFVD|dB|no score was published", text)
+
+
+def test_every_recipe_is_in_the_docstring_of_its_module() -> None:
+    texts = [importlib.import_module(f"omnitok.recipes.{module}").__doc__ or "" for module in RUN_MODULES]
+    told = {name for text in texts for name in re.findall(r"omnitok train (\S+)", text)}
+    assert set(RECIPES) - told <= {"regime-video-multi"}  # as regime-video-fixed
+
+
+def test_stages_follow_one_another() -> None:
+    for name in ("tiny-", "", "imagenet-k600-"):
+        joint, vae = RECIPES[f"{name}joint"], RECIPES[f"{name}vae"]
+        assert joint.init.inflate
+        assert not vae.init.inflate
+        assert (joint.model.bottleneck, vae.model.bottleneck) == ("vq", "kl")
+        assert replace(joint.model, bottleneck="kl") == vae.model
+        assert joint.data == vae.data
+
+
+def test_the_first_stage_and_the_ablations_are_the_papers() -> None:
+    assert RECIPES["image"].data.resolutions == (256,)
+    assert RECIPES["joint"].data.resolutions == (128, 192, 256, 320, 384)
+    assert RECIPES["joint"].data.video_share is None  # strict alternation
+    assert RECIPES["vae"].weights["kl"] == 1e-6
+    assert RECIPES["attention-plain"].model.encoder_blocks == "tttt"
+    assert not RECIPES["attention-not-causal"].model.causal
+    assert [RECIPES[f"kl-first-{stage}"].model.bottleneck for stage in ("image", "joint", "vq")] == ["kl", "kl", "vq"]
+
+
+def test_a_wrong_name_tells_the_nearest() -> None:
+    with pytest.raises(OmnitokError, match=r"did you mean imagenet-k600-joint\?"):
+        find_recipe("imagenet-k600-join")
+
+
+def test_validation_is_of_the_files_that_are_named(tmp_path: Path) -> None:
+    for i in range(3):
+        Image.new("RGB", (40, 30), (i * 80, 50, 200)).save(tmp_path / f"{i}.png")
+    model = TokenizerConfig(
+        width=32, heads=2, head_dim=16, encoder_blocks="w", decoder_blocks="w", codebook_size=16,
+        encoder_temporal_blocks=1, decoder_temporal_blocks=1,
+    )  # fmt: skip
+    config = TrainConfig(name="test", model=model)
+    assert validation_of(config) is None
+    chosen = ValidationConfig(images=(str(tmp_path),), samples=2, image_resolution=24)
+    validate = validation_of(replace(config, validation=chosen))
+    assert validate is not None
+    torch.manual_seed(0)
+    scores = validate(OmniTokenizer.from_config(model).eval())
+    assert set(scores) == {"image_psnr", "image_ssim", "image_codebook_usage"}
+    assert 0 < scores["image_codebook_usage"] <= 1
+
+
+def test_validation_measures_a_perceptual_distance(tmp_path: Path) -> None:
+    weights = Path(__file__).resolve().parents[2] / "../shared/weights"
+    if not (weights / "mobilenet_v2.safetensors").exists():
+        pytest.skip("needs ../shared/weights")
+    Image.new("RGB", (32, 32), (90, 50, 200)).save(tmp_path / "0.png")
+    tiny = RECIPES["tiny-image"]
+    chosen = ValidationConfig(images=(str(tmp_path),), image_resolution=32, perceptual="mobilenet")
+    validate = validation_of(
+        replace(tiny, validation=chosen, perceptual=replace(tiny.perceptual, weights_dir=str(weights)))
+    )
+    assert validate is not None
+    torch.manual_seed(0)
+    assert validate(OmniTokenizer.from_config(tiny.model).eval())["image_perceptual"] > 0
+
+
+def test_a_description_counts_without_training(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
+    tiny = RECIPES["tiny-image"]
+    found = describe(replace(tiny, data=replace(tiny.data, images=(str(tmp_path),))))
+    assert found["data"] == {"images": 1, "videos": 0}
+    assert 4e6 < sum(found["parameters"].values()) < 5e6
