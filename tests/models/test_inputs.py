@@ -146,7 +146,7 @@ def test_encoder_stream_refuses(tiny: Tiny) -> None:
 def test_streams_take_tensors_only(tiny: Tiny) -> None:
     with pytest.raises(ValueError, match=r"torch.Tensor of frames \(b, 3, n, H, W\), found list"):
         tiny().encoder_stream().push([0.0])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="torch.Tensor of codes or latents, found list"):
+    with pytest.raises(ValueError, match=r"torch.Tensor of codes or latents, found list"):
         tiny().decoder_stream().push([0])  # type: ignore[arg-type]
 
 

@@ -1,0 +1,118 @@
+"""The progressive claim of Table 7 at small scale: what is trained on, at equal numbers of steps.
+
+Every regime trains the `tiny` VQ tokenizer for the same number of steps from random weights; `progressive` spends the
+first half on pictures and the second on pictures and clips, as the paper's stages do. Measured are PSNR and the Fréchet
+distance over MobileNetV2 features between originals and reconstructions (lower is better; not FID), on held-out pictures
+and clips, in one table of Markdown.
+
+    python benchmarks/progressive.py --images PICTURES --videos CLIPS --eval-images PICTURES --eval-videos CLIPS \\
+        --weights-dir WEIGHTS --out runs/progressive [--steps 600] [--regimes image-multi video-multi joint-multi]
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from omnitok import OmniTokenizer
+from omnitok.data import list_media
+from omnitok.data.images import load_training_image
+from omnitok.data.videos import ClipSampling, load_training_clip
+from omnitok.losses.perceptual import load_mobilenet_v2
+from omnitok.metrics import (
+    FrechetAccumulator,
+    MobileNetImageFeatures,
+    MobileNetVideoFeatures,
+    frechet_distance,
+    psnr_per_frame,
+)
+from omnitok.recipes.tiny import TINY_IMAGE
+from omnitok.training.config import InitConfig, OptimizerConfig, TrainConfig
+from omnitok.training.train_tokenizer import train
+
+FIXED, MULTI = (64,), (48, 64, 96)
+REGIMES = ("image-fixed", "image-multi", "video-fixed", "video-multi", "joint-fixed", "joint-multi", "progressive")
+
+
+def config_of(regime: str, arguments: argparse.Namespace, steps: int, init: InitConfig) -> TrainConfig:
+    """The tiny recipe at the resolutions and on the media of a regime."""
+    medium, _, resolutions = regime.partition("-")
+    data = replace(
+        TINY_IMAGE.data,
+        images=() if medium == "video" else (str(arguments.images),),
+        videos=() if medium == "image" else (str(arguments.videos),),
+        resolutions=FIXED if resolutions == "fixed" else MULTI,
+        image_batch=16,
+        video_batch=4,
+        balance_domains=medium != "image",
+    )
+    return replace(
+        TINY_IMAGE,
+        name=regime,
+        data=data,
+        optimizer=OptimizerConfig(lr=1e-3, warmup_steps=min(100, steps // 4)),
+        steps=steps,
+        quantize_after=0 if init.model else steps // 10,
+        init=init,
+        checkpoint_every=steps,
+        seed=arguments.seed,
+    )
+
+
+def train_regime(regime: str, arguments: argparse.Namespace) -> Path:
+    """Train it, unless that was done before; the model's folder."""
+    out: Path = arguments.out / regime
+    if (out / "model" / "config.json").exists():
+        return out / "model"
+    if regime != "progressive":
+        return train(config_of(regime, arguments, arguments.steps, InitConfig()), out).model
+    half = arguments.steps // 2
+    first = train(config_of("image-multi", arguments, half, InitConfig()), arguments.out / "progressive-image").model
+    init = InitConfig(model=str(first), inflate=True)
+    return train(config_of("joint-multi", arguments, arguments.steps - half, init), out).model
+
+
+@torch.inference_mode()
+def measure(model: Path, arguments: argparse.Namespace) -> list[float]:
+    """PSNR and Fréchet distance on pictures at 128 pixels, then on clips of 17 frames at 64."""
+    tokenizer = OmniTokenizer.from_pretrained(model)
+    network = load_mobilenet_v2(arguments.weights_dir)
+    figures = []
+    for medium in ("image", "video"):
+        files = list_media([arguments.eval_images if medium == "image" else arguments.eval_videos])
+        features = MobileNetImageFeatures(network) if medium == "image" else MobileNetVideoFeatures(network)
+        real, fake = FrechetAccumulator(features.dimension), FrechetAccumulator(features.dimension)
+        psnr = []
+        for path in files[:: arguments.every]:
+            if medium == "image":
+                x = load_training_image(path, 128, "center_crop", flip=False, seed=0)
+            else:
+                x = load_training_clip(path, ClipSampling(17, start="center"), 64, "center_crop", flip=False, seed=0)
+            y = tokenizer(x[None]).clamp(-1, 1)
+            psnr.append(psnr_per_frame(y, x[None]).mean())
+            real.update(features(x[None]))
+            fake.update(features(y))
+        figures += [float(torch.stack(psnr).mean()), frechet_distance(real.compute(), fake.compute())]
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("--images", "--videos", "--eval-images", "--eval-videos", "--weights-dir"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/progressive"))
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=1, help="measure on every n-th file")
+    parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES))
+    arguments = parser.parse_args()
+    print("| regime | pictures PSNR dB | pictures fd_mobilenet_v2 | clips PSNR dB | clips fd_mobilenet_v2_video |")
+    print("|---|---|---|---|---|", flush=True)
+    for regime in arguments.regimes:
+        figures = measure(train_regime(regime, arguments), arguments)
+        print(f"| {regime} | " + " | ".join(f"{figure:.2f}" for figure in figures) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
