@@ -37,6 +37,7 @@ FLAGS = {
         "--json",
         "--dry-run",
     ],
+    "evaluate": ["--help"],
 }
 
 

@@ -54,6 +54,26 @@ def test_duplicates_far_from_the_origin_are_within_reach_of_one_another() -> Non
     assert (measured.precision, measured.recall) == (1, 1)
 
 
+def test_collapsed_sets_are_decided_as_a_whole() -> None:
+    """All distances are equal or 0: no bound decides anything, and nothing may slow down or tip over."""
+    real = normal(300, 64) + 50
+    frozen = real[:1].expand(300, -1) + 0
+    measured = precision_recall(real, frozen)
+    assert measured.precision == 1
+    assert measured.recall == 1 / 300
+    nudged = frozen + 1e-4 * normal(300, 64, seed=1)
+    assert precision_recall(nudged, nudged + 5).precision == 0
+    assert precision_recall(nudged, nudged.flip(0)).recall == 1
+
+
+@pytest.mark.parametrize("dtype, offset", [(torch.float32, 0.0), (torch.float32, 300.0), (torch.float64, 300.0)])
+def test_bounds_change_no_decision_in_many_dimensions(dtype: torch.dtype, offset: float) -> None:
+    real, fake = normal(700, 512).to(dtype) + offset, 0.97 * normal(600, 512, seed=1).to(dtype) + offset
+    measured = precision_recall(real, fake)
+    assert (measured.precision, measured.recall) == pytest.approx(brute_force(real, fake, 3), abs=1e-12)
+    assert 0 < measured.precision < 1
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="more than k samples"):
         precision_recall(normal(3, 4), normal(9, 4))

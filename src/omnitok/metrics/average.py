@@ -1,6 +1,7 @@
 """The mean of a number per sample or per frame (PSNR, SSIM, LPIPS) over a whole set."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,13 @@ class AverageAccumulator:
     def all_reduce(self) -> None:
         """Every process gets the sums over all processes; call once, before `compute`."""
         self.sums = all_reduce_sum(self.sums)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sums, for a run that continues later."""
+        return {"sums": self.sums.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.sums.copy_(state["sums"])
 
     def compute(self) -> Average:
         n, total, squares = self.sums.tolist()

@@ -1,5 +1,6 @@
 """How a quantizer uses its codebook over a whole set: share of codes in use, entropy and perplexity."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,13 @@ class CodebookAccumulator:
     def all_reduce(self) -> None:
         """Every process gets the counts over all processes; call once, before `compute`."""
         self.counts = all_reduce_sum(self.counts)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The counts, for a run that continues later."""
+        return {"counts": self.counts.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.counts.copy_(state["counts"])
 
     def compute(self) -> CodebookStatistics:
         tokens = int(self.counts.sum())

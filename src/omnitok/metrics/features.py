@@ -1,5 +1,6 @@
 """Sets of feature vectors, collected for the metrics that need all of them at once (KID, precision, recall)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +42,13 @@ class FeatureSet:
     def all_gather(self) -> None:
         """Every process gets the features of all processes."""
         self.batches = [all_gather_rows(self.compute())]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The features so far, for a run that continues later."""
+        return {"features": self.compute()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.batches = [state["features"].clone()]
 
     def compute(self) -> Tensor:
         return torch.cat(self.batches) if self.batches else torch.empty(0, self.dimension)

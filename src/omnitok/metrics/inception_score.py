@@ -1,5 +1,6 @@
 """Inception score: exp E KL(p(y|x) ‖ p(y)), over consecutive splits of the set (Salimans et al., arXiv 1606.03498)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,19 @@ class InceptionScoreAccumulator:
         self.times_seen = all_reduce_sum(self.times_seen)
         self.probabilities = all_reduce_sum(self.probabilities)
         self.negative_entropies = all_reduce_sum(self.negative_entropies)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sums, for a run that continues later."""
+        return {
+            "times_seen": self.times_seen.clone(),
+            "probabilities": self.probabilities.clone(),
+            "negative_entropies": self.negative_entropies.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.times_seen.copy_(state["times_seen"])
+        self.probabilities.copy_(state["probabilities"])
+        self.negative_entropies.copy_(state["negative_entropies"])
 
     def compute(self) -> InceptionScore:
         """The score; ValueError unless every sample was seen exactly once."""
