@@ -1,0 +1,90 @@
+"""The models inside the package are what their cards say, on real pictures."""
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import skimage.data
+import torch
+from torch import Tensor
+
+from omnitok import OmniTokenizer
+from omnitok.data import VideoReader, list_media
+from omnitok.data.images import load_training_image
+from omnitok.data.transforms import fit_square
+from omnitok.metrics import psnr
+from omnitok.pretrained import BUNDLED_FOLDER, bundled_models, fingerprint, model_info
+
+# dB on every 12th file of the evaluation sets; those of the whole sets are in the model's card.
+PICTURES_PSNR, CLIPS_PSNR = 26.4, 22.9
+SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> OmniTokenizer:
+    return OmniTokenizer.from_pretrained("omnitok-tiny-vq")
+
+
+def picture(name: str) -> Tensor:
+    """A picture of scikit-image's, (1, 3, H, W) in [-1, 1]."""
+    return (torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1) / 127.5 - 1)[None]
+
+
+@pytest.mark.parametrize("name", sorted(bundled_models()))
+def test_card_names_the_weights_it_describes(name: str) -> None:
+    card = (BUNDLED_FOLDER / name / "README.md").read_text()
+    assert fingerprint(OmniTokenizer.from_pretrained(name)) in card
+    assert model_info(name).source == "bundled"
+
+
+@pytest.mark.parametrize(("name", "expected"), [("astronaut", 25.0), ("chelsea", 26.5), ("coffee", 25.7)])
+@torch.inference_mode()
+def test_real_pictures_come_back(tokenizer: OmniTokenizer, name: str, expected: float) -> None:
+    x = picture(name)
+    encoding = tokenizer.encode(x)
+    assert encoding.codes is not None
+    assert len(encoding.codes.unique()) > 500
+    assert psnr(tokenizer.decode_codes(encoding.codes, encoding.size).clamp(-1, 1), x) > expected
+
+
+@torch.inference_mode()
+def test_tiles_leave_no_seams_in_a_real_picture(tokenizer: OmniTokenizer) -> None:
+    x = picture("astronaut")
+    whole, whole_codes = tokenizer(x), tokenizer.encode(x).codes
+    encoding = tokenizer.encode(x, tile=192)
+    assert (encoding.codes == whole_codes).float().mean() > 0.99
+    tiled = tokenizer.decode(tokenizer.encode(x).latents, encoding.size, tile=192)
+    difference = (tiled - whole).abs()
+    assert difference.mean() < 0.002
+    seams = torch.tensor([192, 384])
+    jump = (tiled[..., seams] - tiled[..., seams - 1]).abs().mean()
+    usual = (whole[..., seams] - whole[..., seams - 1]).abs().mean()
+    assert jump < 1.05 * usual
+
+
+@torch.inference_mode()
+def test_a_stream_of_a_real_clip_equals_the_whole(tokenizer: OmniTokenizer) -> None:
+    still = picture("coffee")[..., :160, :200]
+    clip = torch.stack([still.roll(3 * i, dims=-1) for i in range(11)], dim=2)  # (1, 3, 11, 160, 200)
+    whole = tokenizer.encode(clip)
+    encoder, decoder = tokenizer.encoder_stream(), tokenizer.decoder_stream(whole.size)
+    codes = [encoder.push(piece).codes for piece in clip.split((2, 5, 1, 3), dim=2)] + [encoder.flush().codes]
+    assert torch.equal(torch.cat([c for c in codes if c is not None], dim=1), whole.codes)
+    pixels = torch.cat([decoder.push(c) for c in codes if c is not None], dim=2)
+    assert (pixels - tokenizer.decode(whole.latents, whole.size)).abs().max() < 1e-5
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+@torch.inference_mode()
+def test_quality_on_held_out_pictures_and_clips(tokenizer: OmniTokenizer) -> None:
+    """A part of the evaluation sets."""
+    pictures = [
+        load_training_image(path, 256, "center_crop", flip=False, seed=0)
+        for path in list_media([SHARED / "eval_images"])[::12]
+    ]
+    assert sum(psnr(tokenizer(x[None]).clamp(-1, 1), x[None]) for x in pictures) / len(pictures) > PICTURES_PSNR
+    clips = [
+        torch.stack(list(islice(VideoReader(path), 17)), dim=1) for path in list_media([SHARED / "eval_videos"])[::12]
+    ]
+    squares = [fit_square(clip, 128, "center_crop") for clip in clips]
+    assert sum(psnr(tokenizer(x[None]).clamp(-1, 1), x[None]) for x in squares) / len(squares) > CLIPS_PSNR
