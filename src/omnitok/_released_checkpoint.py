@@ -18,6 +18,7 @@ import json
 import math
 import os
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -414,10 +415,14 @@ class _Interpreter:
     def run(self) -> object:
         """The value the pickle would give, inert."""
         try:
-            for count, (opcode, argument, _) in enumerate(pickletools.genops(self.program)):
-                if count > MAX_INSTRUCTIONS:
-                    raise _Malformed(f"its pickle has more than {MAX_INSTRUCTIONS} instructions")
-                self.step(opcode.name, argument)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", DeprecationWarning
+                )  # pickletools' own, about escapes in damaged strings
+                for count, (opcode, argument, _) in enumerate(pickletools.genops(self.program)):
+                    if count > MAX_INSTRUCTIONS:
+                        raise _Malformed(f"its pickle has more than {MAX_INSTRUCTIONS} instructions")
+                    self.step(opcode.name, argument)
             (value,) = self.stack
         except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise _Malformed("its pickle is corrupt or truncated") from error

@@ -273,9 +273,13 @@ def test_a_write_that_fails_leaves_nothing(
 
 
 def test_interruption_leaves_nothing_half_written(vq_folder: Path, tmp_path: Path, make_clip: Make) -> None:
-    clip = make_clip(tmp_path / "a.mp4", 1500, 64, 64)
+    clip = make_clip(tmp_path / "0.mp4", 1500, 64, 64)
+    clips = [clip]
+    for i in range(1, 30):  # work for long enough, however late this test gets its turn to interrupt
+        clips.append(tmp_path / f"{i}.mp4")
+        os.link(clip, clips[-1])
     out = tmp_path / "out"
-    line = ["reconstruct", str(clip), "--model", str(vq_folder), "-o", str(out)]
+    line = ["reconstruct", *map(str, clips), "--model", str(vq_folder), "-o", str(out)]
     process = subprocess.Popen([sys.executable, "-m", "omnitok", *line], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (out.is_dir() and list(out.iterdir())) and process.poll() is None and time.monotonic() < deadline:
@@ -285,7 +289,8 @@ def test_interruption_leaves_nothing_half_written(vq_folder: Path, tmp_path: Pat
     assert process.returncode == 130
     assert "interrupted" in said
     assert "Traceback" not in said
-    assert list(out.iterdir()) == []
+    assert [path for path in out.iterdir() if path.name.startswith(".")] == []
+    assert len(list(out.iterdir())) < len(clips)
 
 
 def _peak_kilobytes(line: list[str], folder: Path) -> int:
