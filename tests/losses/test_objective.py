@@ -17,6 +17,7 @@ from omnitok.losses.objective import (
     reconstruction_losses,
     weighted_sum,
 )
+from omnitok.metrics import psnr_per_frame
 
 
 def test_reconstruction_losses() -> None:
@@ -25,6 +26,24 @@ def test_reconstruction_losses() -> None:
     assert losses["l1"].item() == 0.5
     assert losses["l2"].item() == 0.25
     assert losses["l1"].dtype == torch.float32
+
+
+def test_log_l2_is_the_mean_psnr_of_frames() -> None:
+    g = torch.Generator().manual_seed(0)
+    real = torch.rand(2, 3, 5, 8, 8, generator=g) - 0.5
+    noise = torch.rand(real.shape, generator=g) - 0.5
+    fake = real + torch.linspace(0.01, 0.9, 10).reshape(2, 1, 5, 1, 1) * noise
+    psnr = psnr_per_frame(fake, real).mean()
+    expected = 10 * math.log10(4) - 10 / math.log(10) * reconstruction_losses(fake, real)["log_l2"]
+    torch.testing.assert_close(expected, psnr.float(), atol=1e-4, rtol=0)
+
+
+def test_log_l2_of_a_perfect_picture_is_finite_and_pulls_nowhere() -> None:
+    fake = torch.zeros(1, 3, 4, 4, requires_grad=True)
+    loss = reconstruction_losses(fake, torch.zeros(1, 3, 4, 4))["log_l2"]
+    (gradient,) = torch.autograd.grad(loss, fake)
+    assert math.isfinite(loss.item())
+    assert not gradient.any()
 
 
 def test_kl_scales() -> None:

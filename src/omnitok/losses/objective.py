@@ -12,10 +12,29 @@ from torch import Tensor
 KLNormalization = Literal["sample", "latent", "pixel"]
 
 
+SMALLEST_SQUARED_ERROR = 1e-6
+"""Of pixels in [-1, 1]: 66 dB. Below it the logarithm stops to pull, so that a perfect picture has a finite loss."""
+
+
 def reconstruction_losses(reconstruction: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Mean absolute and mean squared error of pixels in [-1, 1], in float32: keys "l1" and "l2"."""
+    """Distances of pixels in [-1, 1], in float32.
+
+    Args:
+        reconstruction, target: (b, 3, H, W) or (b, 3, T, H, W).
+
+    Returns:
+        "l1", "l2": mean absolute and mean squared error; "log_l2": the mean over frames of the natural logarithm of the
+        frame's mean squared error, which is PSNR but for scale and offset (-10 / ln 10 dB a unit) and so gives easy and
+        hard frames the same say (used for restoration by Chen et al., arXiv 2105.06086, section 3).
+    """
     difference = reconstruction.float() - target.float()
-    return {"l1": difference.abs().mean(), "l2": difference.square().mean()}
+    squared = difference.square()
+    of_frames = squared.mean(dim=(1, -2, -1))  # b, or b t
+    return {
+        "l1": difference.abs().mean(),
+        "l2": of_frames.mean(),
+        "log_l2": of_frames.clamp_min(SMALLEST_SQUARED_ERROR).log().mean(),
+    }
 
 
 def normalize_kl(kl: Tensor, by: KLNormalization, latents: int, pixels: int) -> Tensor:

@@ -13,7 +13,7 @@ from omnitok.models.autoencoder import TokenizerConfig
 
 _STRICT = ConfigDict(extra="forbid")
 
-PIXEL_LOSSES = ("l1", "l2", "perceptual")
+PIXEL_LOSSES = ("l1", "l2", "log_l2", "perceptual")
 BOTTLENECK_LOSSES = ("commitment", "kl")
 ADVERSARIAL_LOSSES = ("image_gan", "video_gan", "feature_matching", "lecam", "r1")
 LOSS_NAMES = (*PIXEL_LOSSES, *BOTTLENECK_LOSSES, *ADVERSARIAL_LOSSES)
