@@ -6,11 +6,13 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from omnitok.data.images import load_training_image
+from omnitok.data.moving_pictures import load_moving_picture
 from omnitok.data.sampling import Draw, Medium, Sampler
 from omnitok.data.sources import Sample, SampleList, read_sample
 from omnitok.data.transforms import CropPolicy
@@ -55,6 +57,8 @@ class StepDataset(Dataset[Batch]):
         image_policy, video_policy: how frames become squares.
         flip: mirror half of the samples.
         rank, world_size: this process's share is every world_size-th sample from the rank-th on.
+        pan_zoom: share of the clips that are made from pictures (`load_moving_picture`) in place of the drawn file;
+            they have no label.
 
     Raises:
         ValueError: the sampler is for other numbers of files, or a batch cannot be shared evenly.
@@ -71,6 +75,7 @@ class StepDataset(Dataset[Batch]):
         flip: bool,
         rank: int = 0,
         world_size: int = 1,
+        pan_zoom: float = 0.0,
     ) -> None:
         self.samples: dict[Medium, SampleList] = {"image": _as_samples(images), "video": _as_samples(videos)}
         for medium, samples in self.samples.items():
@@ -82,6 +87,9 @@ class StepDataset(Dataset[Batch]):
                 )
         if not 0 <= rank < world_size:
             raise ValueError(f"the rank must lie in [0, {world_size}), found {rank}")
+        if pan_zoom and not self.samples["image"]:
+            raise ValueError(f"pan_zoom is {pan_zoom}, but there are no pictures to make clips from")
+        self.pan_zoom = pan_zoom
         self.sampler = sampler
         self.sampling = ClipSampling(frames) if isinstance(frames, int) else frames
         self.flip = flip
@@ -105,6 +113,8 @@ class StepDataset(Dataset[Batch]):
 
     def _load(self, medium: Medium, draw: Draw, resolution: int, failures: list[Failure]) -> tuple[Tensor, int]:
         """Pixels and label of the drawn sample, or of the next ones that its seed gives while files cannot be read."""
+        if medium == "video" and (moving := self._load_moving(draw, resolution, failures)) is not None:
+            return moving, -1
         samples = self.samples[medium]
         index = draw.index
         replacements: list[int] = []
@@ -118,6 +128,21 @@ class StepDataset(Dataset[Batch]):
                 index = replacements[attempt]
         reason = failures[-1][1]
         raise MediaError(f"{MAX_REPLACEMENTS} files in a row could not be read as {medium}s; the last: {reason}")
+
+    def _load_moving(self, draw: Draw, resolution: int, failures: list[Failure]) -> Tensor | None:
+        """A clip made from a picture, where the draw's seed says so and the picture can be read."""
+        rng = np.random.default_rng((draw.seed, 2))
+        if rng.random() >= self.pan_zoom:
+            return None
+        sample = self.samples["image"][int(rng.integers(len(self.samples["image"])))]
+        try:
+            return read_sample(
+                sample,
+                lambda path: load_moving_picture(path, self.sampling.frames, resolution, self.flip, draw.seed),
+            )
+        except MediaError as error:
+            failures.append((sample.name, str(error)))
+            return None
 
     def _read(self, medium: Medium, sample: Sample, resolution: int, seed: int) -> Tensor:
         if medium == "image":

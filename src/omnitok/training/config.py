@@ -38,6 +38,7 @@ class DataConfig:
         flip: mirror half of the samples.
         balance_domains: draw clips so that each group of files with the same name up to the first digit is equally
             likely.
+        pan_zoom: share of the clips of a batch that are made from pictures, by a window that moves over one.
         workers: loading processes; 0 loads in the training process.
     """
 
@@ -55,6 +56,7 @@ class DataConfig:
     video_policy: CropPolicy = "random_resized_crop"
     flip: bool = True
     balance_domains: bool = False
+    pan_zoom: float = 0.0
     workers: int = 1
 
     @model_validator(mode="after")
@@ -66,6 +68,8 @@ class DataConfig:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, found {self.workers}")
+        if not 0 <= self.pan_zoom <= 1:
+            raise ValueError(f"pan_zoom must lie in [0, 1], found {self.pan_zoom}")
         if self.video_share is not None and not 0 <= self.video_share <= 1:
             raise ValueError(f"video_share must lie in [0, 1] or be null, found {self.video_share}")
         return self

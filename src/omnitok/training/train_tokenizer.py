@@ -225,6 +225,8 @@ def build_dataset(config: TrainConfig, processes: Processes) -> StepDataset:
                 f"data.{name}={size} cannot be shared evenly by {processes.world_size} processes in "
                 f"{config.optimizer.accumulation} parts each; give a multiple of {parts}"
             )
+    if data.pan_zoom and not images:
+        raise OmnitokError(f"data.pan_zoom={data.pan_zoom} makes clips from pictures; give --images DIR")
     sampler = Sampler(
         len(images),
         len(videos),
@@ -246,6 +248,7 @@ def build_dataset(config: TrainConfig, processes: Processes) -> StepDataset:
         data.flip,
         processes.rank,
         processes.world_size,
+        data.pan_zoom,
     )
 
 
