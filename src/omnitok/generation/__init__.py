@@ -1,0 +1,1 @@
+"""Generation: a trained prior and a tokenizer -> codes or latents -> pixels."""

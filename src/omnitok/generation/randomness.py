@@ -1,0 +1,119 @@
+"""Random numbers per item: what an item is made of depends on the seed and its index, not on the batch it is in.
+
+Two kinds. Samplers that want normal noise draw it from one `torch.Generator` an item. Token sampling wants thousands
+of numbers a step; drawing them from many generators would cost a kernel launch an item and step, so there the numbers
+are a hash of (seed, item, position, code): nothing to keep, the same on every device, and a stream can start anywhere.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+_MASK_32 = 2**32 - 1
+
+
+def item_generators(seed: int, indices: Sequence[int], device: str | torch.device = "cpu") -> list[torch.Generator]:
+    """One generator an item, a function of (seed, item index) only.
+
+    Args:
+        seed: any whole number.
+        indices: the items' numbers, each in [0, 2^32).
+        device: where the numbers are drawn; "cpu" and "cuda" give different ones.
+
+    Raises:
+        ValueError: an index outside that range.
+    """
+    return [torch.Generator(device).manual_seed(item_seed(seed, index)) for index in indices]
+
+
+def item_seed(seed: int, index: int) -> int:
+    """A 64-bit seed of an item. For one seed, different items differ in the lower 32 bits too.
+
+    The generator of the CPU uses only those; with a plain hash, 50 000 items would hold two alike in one run of four.
+
+    Raises:
+        ValueError: an index outside [0, 2^32).
+    """
+    if not 0 <= index <= _MASK_32:
+        raise ValueError(f"the index of an item must lie in [0, {_MASK_32}], found {index}")
+    first, second, high = _words(seed)
+    return high << 32 | _mix_32(_mix_32(index ^ first) ^ second)  # each step has an inverse, so no two indices meet
+
+
+def stack_draws(
+    draw: Callable[..., Tensor], generators: Sequence[torch.Generator], shape: Sequence[int], dtype: torch.dtype
+) -> Tensor:
+    """`draw` (`torch.randn`, `torch.rand`) once an item, from its own generator, stacked: (items, *shape).
+
+    Raises:
+        ValueError: no generators.
+    """
+    if not generators:
+        raise ValueError("random numbers were asked for no items")
+    parts = [draw(tuple(shape), generator=g, device=g.device, dtype=dtype) for g in generators]
+    return torch.stack(parts)
+
+
+def item_noise(
+    generators: Sequence[torch.Generator], shape: Sequence[int], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Standard normal noise, one draw an item: (items, *shape), on the generators' device."""
+    return stack_draws(torch.randn, generators, shape, dtype)
+
+
+def item_uniforms(
+    generators: Sequence[torch.Generator], shape: Sequence[int], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Uniform numbers in [0, 1), one draw an item: (items, *shape), on the generators' device."""
+    return stack_draws(torch.rand, generators, shape, dtype)
+
+
+# ------------------------------------------------------------------------------------------------ numbers by position
+
+
+def item_keys(seed: int, indices: Sequence[int], device: str | torch.device = "cpu") -> Tensor:
+    """Keys for `hashed_gumbel`, one an item: (items,) int64 in [0, 2^32).
+
+    Raises:
+        ValueError: an index outside [0, 2^32).
+    """
+    return torch.tensor([item_seed(seed, index) & _MASK_32 for index in indices], dtype=torch.int64, device=device)
+
+
+def hashed_gumbel(keys: Tensor, position: int | Tensor, count: int) -> Tensor:
+    """Standard Gumbel noise for the sampling of one token: -log(-log u), u a hash of (key, position, number).
+
+    Args:
+        keys: (b,) from `item_keys`.
+        position: of the token in its item's sequence, a number or a (1,) tensor (one compiled graph for all).
+
+    Returns:
+        (b, count) float32, the same on every device up to the rounding of the logarithms.
+    """
+    numbers = torch.arange(count, device=keys.device)
+    rows = _mix_32_tensor(_mix_32_tensor(keys) ^ ((position + 0x9E3779B9) & _MASK_32))  # (b,)
+    bits = _mix_32_tensor(_mix_32_tensor(numbers * 0x9E3779B1 & _MASK_32) ^ rows[:, None])  # (b, count)
+    # 1 - u is drawn: small values, which decide who wins, keep their precision in float32.
+    complement = (bits.float() + 0.5) * 2.0**-32
+    return -torch.log(-torch.log1p(-complement.clamp(max=1 - 2.0**-24)))
+
+
+def _words(seed: int) -> tuple[int, int, int]:
+    digest = hashlib.sha256(str(int(seed)).encode()).digest()
+    return tuple(int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8))  # type: ignore[return-value]
+
+
+def _mix_32(x: int) -> int:
+    """A permutation of the 32-bit numbers (the finaliser of MurmurHash3, by Austin Appleby, public domain)."""
+    x = (x ^ x >> 16) * 0x85EBCA6B & _MASK_32
+    x = (x ^ x >> 13) * 0xC2B2AE35 & _MASK_32
+    return x ^ x >> 16
+
+
+def _mix_32_tensor(x: Tensor) -> Tensor:
+    """`_mix_32` of every element; int64 in [0, 2^32), whose products wrap around without harm to the lower bits."""
+    x = (x ^ x >> 16) * 0x85EBCA6B & _MASK_32
+    x = (x ^ x >> 13) * 0xC2B2AE35 & _MASK_32
+    return x ^ x >> 16

@@ -1,0 +1,48 @@
+"""The facts beside a generator's weights."""
+
+import dataclasses
+
+import pytest
+
+from omnitok.generator_settings import GeneratorSettings
+
+
+def test_values_are_kept_and_frozen():
+    sampling = {"guidance_scale": 2.5, "top_k": None, "sampler": "euler"}
+    settings = GeneratorSettings("omnitok-tiny-vq", classes=["cat", "dog"], sampling=sampling)
+    sampling["guidance_scale"] = 1.0
+    assert settings.sampling["guidance_scale"] == 2.5
+    assert settings.classes == ("cat", "dog")
+    assert settings.label_of("dog") == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.height = 3
+    with pytest.raises(TypeError):
+        settings.sampling["top_k"] = 3
+    assert dataclasses.replace(settings, height=64).sampling == settings.sampling
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("tokenizer", ""),
+        ("tokenizer_sha256", "abc"),
+        ("classes", ("cat", "cat")),
+        ("classes", ("",)),
+        ("height", 0),
+        ("width", True),
+        ("num_frames", 1.5),
+        ("sampling", {"top_k": float("nan")}),
+        ("sampling", {"top_k": [1]}),
+        ("fps", 0.0),
+    ],
+)
+def test_senseless_values_are_named(field: str, value: object):
+    with pytest.raises(ValueError, match=field):
+        GeneratorSettings(**({"tokenizer": "x"} | {field: value}))
+
+
+def test_unknown_class_lists_known_ones():
+    with pytest.raises(ValueError, match=r"unknown class 'cow'; known are cat, dog"):
+        GeneratorSettings("x", classes=("cat", "dog")).label_of("cow")
+    with pytest.raises(ValueError, match="no names"):
+        GeneratorSettings("x").label_of("cow")
