@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omnitok.convert import convert_checkpoint
     from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
+    from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
     from omnitok.models.tokenizer import Encoding, OmniTokenizer, TokenizerConfig
     from omnitok.pretrained import list_models
 
@@ -16,6 +17,8 @@ __version__: str
 
 __all__ = [
     "DiagonalGaussian",
+    "DiffusionTransformer",
+    "DiffusionTransformerConfig",
     "Encoding",
     "OmniTokenizer",
     "TokenizerConfig",
@@ -27,6 +30,8 @@ __all__ = [
 
 _HOME_OF = {
     "DiagonalGaussian": "omnitok.models.bottleneck",
+    "DiffusionTransformer": "omnitok.models.diffusion_transformer",
+    "DiffusionTransformerConfig": "omnitok.models.diffusion_transformer",
     "Encoding": "omnitok.models.tokenizer",
     "OmniTokenizer": "omnitok.models.tokenizer",
     "TokenizerConfig": "omnitok.models.tokenizer",

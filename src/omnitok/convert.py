@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omnitok._released_checkpoint import ReleasedCheckpoint, read_released_checkpoint
+from omnitok._released_checkpoint import ReleasedCheckpoint, check_shapes, listed, read_released_checkpoint
+from omnitok.convert_diffusion import convert_diffusion_transformer
 from omnitok.errors import CheckpointError
+from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 # Weights of the training that a tokenizer does not need.
@@ -68,8 +70,6 @@ _RELATIVE_BIAS = {  # continuous position bias: three linear layers
     "1.spatial_rel_pos_bias.net.2": "attention.relative_bias.mlp.4",
 }
 _IN_LAYER = re.compile(r"(?P<stack>(?:en|de)coder\.\w+)\.layers\.(?P<index>\d+)\.(?P<rest>.+)")
-
-_NAMED = 5  # how many names an error spells out
 
 
 # ------------------------------------------------------------------------------------------------------------- flags
@@ -219,10 +219,10 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: TokenizerConfig
         else:
             renamed[new_name] = tensor
     if unknown:
-        raise CheckpointError(f"holds {len(unknown)} unknown weights: {_listed(unknown)}")
+        raise CheckpointError(f"holds {len(unknown)} unknown weights: {listed(unknown)}")
     if config.bottleneck == "vq":
         renamed["bottleneck.initialised"] = torch.tensor(True)
-    _check_against(shapes_of(config), {name: tuple(tensor.shape) for name, tensor in renamed.items()})
+    check_shapes(shapes_of(config), {name: tuple(tensor.shape) for name, tensor in renamed.items()})
     for name, tensor in renamed.items():
         if not tensor.is_floating_point() and name != "bottleneck.initialised":
             raise CheckpointError(f"weight {name} must be floating point, found {tensor.dtype}")
@@ -294,26 +294,7 @@ def check_weights(config: TokenizerConfig, found: Mapping[str, tuple[int, ...]])
     Raises:
         CheckpointError: unknown, missing or misshapen weights, a few of them named.
     """
-    _check_against(shapes_of(config), found)
-
-
-def _check_against(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
-    problems = []
-    if missing := [name for name in expected if name not in found]:
-        problems.append(f"{len(missing)} weights are missing: {_listed(missing)}")
-    if unknown := [name for name in found if name not in expected]:
-        problems.append(f"{len(unknown)} weights are unknown: {_listed(unknown)}")
-    differ = [name for name in expected if name in found and expected[name] != found[name]]
-    if differ:
-        described = [f"{name} is {found[name]} instead of {expected[name]}" for name in differ]
-        problems.append(f"{len(differ)} weights have another shape: {_listed(described)}")
-    if problems:
-        raise CheckpointError("; ".join(problems))
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    check_shapes(shapes_of(config), found)
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -332,9 +313,13 @@ def convert_tokenizer(checkpoint: ReleasedCheckpoint) -> OmniTokenizer:
     return tokenizer.eval()
 
 
+ReleasedModel = OmniTokenizer | DiffusionTransformer
+
 # What a released file can hold, and what makes a model of it.
-CONVERTERS: dict[str, Callable[[ReleasedCheckpoint], OmniTokenizer]] = {
+CONVERTERS: dict[str, Callable[[ReleasedCheckpoint], ReleasedModel]] = {
     "tokenizer": convert_tokenizer,
+    "dit": convert_diffusion_transformer,
+    "latte": convert_diffusion_transformer,
 }
 _DESCRIPTIONS = {
     "tokenizer": "a tokenizer",
@@ -359,8 +344,9 @@ def kind_of(names: Iterable[str]) -> str | None:
     return None
 
 
-def convert_checkpoint(path: str | os.PathLike[str]) -> OmniTokenizer:
-    """A model from a released `.ckpt` (nothing in it is executed) or reference `.safetensors`, in `eval` mode.
+def convert_checkpoint(path: str | os.PathLike[str]) -> ReleasedModel:
+    """A model from a released `.ckpt`, `.pt` (nothing in it is executed) or reference `.safetensors`, in `eval`
+    mode.
 
     Raises:
         CheckpointError: a file that cannot be read, holds no released model, or one that this version does not convert;
@@ -371,7 +357,7 @@ def convert_checkpoint(path: str | os.PathLike[str]) -> OmniTokenizer:
     kind = kind_of(checkpoint.state_dict)
     if kind is None:
         raise CheckpointError(
-            f"{path}: holds no released OmniTokenizer model; its weights are {_listed(list(checkpoint.state_dict))}"
+            f"{path}: holds no released OmniTokenizer model; its weights are {listed(list(checkpoint.state_dict))}"
         )
     if kind not in CONVERTERS:
         known = ", ".join(_DESCRIPTIONS[name] for name in CONVERTERS)

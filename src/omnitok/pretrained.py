@@ -171,7 +171,7 @@ def load_tokenizer(
         tokenizer = _load_file(path)
     elif name in RELEASED_FILES:
         released = RELEASED_FILES[name]
-        tokenizer = convert_checkpoint(_from_hub(released.repository, released.filename))
+        tokenizer = _convert_tokenizer(_from_hub(released.repository, released.filename))
     elif path.suffix in (".ckpt", ".safetensors", ".pt", ".pth"):
         raise CheckpointError(f"{name}: no such file")
     elif len(path.parts) > 1 and path.parent.is_dir():  # a mistyped path, not a hub id: no need to ask the network
@@ -186,7 +186,14 @@ def load_tokenizer(
 def _load_file(path: Path) -> OmniTokenizer:
     if path.name == WEIGHTS_NAME and (path.parent / CONFIG_NAME).is_file():
         return _load_folder(path.parent)
-    return convert_checkpoint(path)
+    return _convert_tokenizer(path)
+
+
+def _convert_tokenizer(path: Path) -> OmniTokenizer:
+    model = convert_checkpoint(path)
+    if not isinstance(model, OmniTokenizer):
+        raise CheckpointError(f"{path}: holds a {type(model).__name__}, where a tokenizer is wanted")
+    return model
 
 
 def _load_folder(folder: Path) -> OmniTokenizer:

@@ -1,4 +1,4 @@
-"""Positions of tokens on any grid: rotary, continuous relative bias, window bias tables and ALiBi."""
+"""Positions of tokens on any grid: rotary, sin-cos tables, continuous relative bias, window bias tables and ALiBi."""
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,40 @@ def rotary_2d(height: int, width: int, head_dim: int, device: torch.device) -> t
     x, y = torch.broadcast_tensors(x, y)
     angles = torch.stack([x, y], dim=-1).reshape(height * width, head_dim // 2)
     return angles.cos(), angles.sin()
+
+
+def rotary_1d(length: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine tables of the rotary embedding of a sequence (Su et al., 2021): pair j turns by
+    ``n * 10000 ** (-2 j / head_dim)``.
+
+    Returns:
+        cos, sin: (length, head_dim / 2), float32.
+    """
+    theta = 10000.0 ** (-2.0 * torch.arange(head_dim // 2, device=device, dtype=torch.float32) / head_dim)
+    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * theta
+    return angles.cos(), angles.sin()
+
+
+def sincos_1d(length: int, width: int, device: torch.device) -> Tensor:
+    """Table of positions 0 … length - 1 (Vaswani et al., 2017): sines, then cosines, of n * 10000^(-2 j / width).
+
+    Returns:
+        (length, width), float32; the angles are computed in float64.
+    """
+    theta = 10000.0 ** (-2.0 * torch.arange(width // 2, dtype=torch.float64) / width)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * theta
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).to(device, torch.float32)
+
+
+def sincos_2d(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """Table of a grid in raster order: the first half of the channels tells the column, the second the row.
+
+    Returns:
+        (height * width, channels), float32.
+    """
+    columns = sincos_1d(width, channels // 2, device)[None].expand(height, -1, -1)  # h w c/2
+    rows = sincos_1d(height, channels // 2, device)[:, None].expand(-1, width, -1)
+    return torch.cat([columns, rows], dim=-1).reshape(height * width, channels)
 
 
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
