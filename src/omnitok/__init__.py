@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from omnitok.convert import convert_checkpoint
     from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
     from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
+    from omnitok.models.language_model import LanguageModel, LanguageModelConfig
     from omnitok.models.tokenizer import Encoding, OmniTokenizer, TokenizerConfig
     from omnitok.pretrained import list_models
 
@@ -20,6 +21,8 @@ __all__ = [
     "DiffusionTransformer",
     "DiffusionTransformerConfig",
     "Encoding",
+    "LanguageModel",
+    "LanguageModelConfig",
     "OmniTokenizer",
     "TokenizerConfig",
     "VectorQuantizer",
@@ -33,6 +36,8 @@ _HOME_OF = {
     "DiffusionTransformer": "omnitok.models.diffusion_transformer",
     "DiffusionTransformerConfig": "omnitok.models.diffusion_transformer",
     "Encoding": "omnitok.models.tokenizer",
+    "LanguageModel": "omnitok.models.language_model",
+    "LanguageModelConfig": "omnitok.models.language_model",
     "OmniTokenizer": "omnitok.models.tokenizer",
     "TokenizerConfig": "omnitok.models.tokenizer",
     "VectorQuantizer": "omnitok.models.bottleneck",

@@ -62,6 +62,37 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
 
+def rotary_3d(
+    frames: Tensor, rows: Tensor, columns: Tensor, head_dim: int, base: float = 100.0
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine tables of the factorised rotary embedding of tokens at (frame, row, column).
+
+    The head_dim / 2 channel pairs are divided among the axes: three eighths to rows, as many to columns, the rest (at
+    least a quarter) to time. Pair j of an axis with m pairs turns by ``position * base ** (-j / m)``.
+
+    Args:
+        frames, rows, columns: (n,) positions, which may be fractional or negative.
+
+    Returns:
+        cos, sin: (n, head_dim) float32 for `rotate`, each angle standing twice; sin with the signs (-, +).
+    """
+    spatial = 3 * head_dim // 16
+    axes = ((frames, head_dim // 2 - 2 * spatial), (rows, spatial), (columns, spatial))
+    angles = []
+    for position, pairs in axes:
+        rate = base ** (-torch.arange(pairs, device=position.device, dtype=torch.float32) / max(pairs, 1))
+        angles.append(position.to(torch.float32)[:, None] * rate)
+    angle = torch.cat(angles, dim=1)
+    sin = angle.sin()
+    return angle.cos().repeat_interleave(2, dim=1), torch.stack([-sin, sin], dim=-1).flatten(1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the channel pairs (2i, 2i + 1) of x (..., n, heads, d) by the tables (n, d) of `rotary_3d`."""
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * cos[:, None], swapped, sin[:, None])
+
+
 class ContinuousPositionBias(nn.Module):
     """Attention bias from an MLP over log-spaced offsets, as in Swin V2 and the released image-only model.
 
