@@ -9,7 +9,6 @@ from torch import Tensor
 import omnitok
 from omnitok._released_checkpoint import PREFIX, ReleasedCheckpoint, read_released_checkpoint
 from omnitok.convert import (
-    CONVERTERS,
     config_from_flags,
     convert_checkpoint,
     convert_state_dict,
@@ -19,7 +18,6 @@ from omnitok.convert import (
 from omnitok.errors import CheckpointError
 
 CHECKPOINT = Path(__file__).parent / "parity/data/vqvae_lightning.ckpt"
-REFERENCE = Path(__file__).resolve().parents[1] / "../shared/reference"
 
 
 @pytest.fixture
@@ -171,17 +169,6 @@ def test_kinds(names: tuple[str, ...], kind: str | None) -> None:
     assert kind_of(names) == kind
 
 
-@pytest.mark.parametrize(
-    "name, message",
-    [("tok_emb.weight", "holds a language model")],
-)
-def test_other_released_models_are_named(tmp_path: Path, name: str, message: str) -> None:
-    assert set(CONVERTERS) == {"tokenizer", "dit", "latte"}
-    path = write(tmp_path / "other.safetensors", {name: torch.zeros(2, 2)}, {})
-    with pytest.raises(CheckpointError, match=rf"other\.safetensors: {message}.*converts a tokenizer, .* only"):
-        convert_checkpoint(path)
-
-
 def test_foreign_weights(tmp_path: Path) -> None:
     path = write(tmp_path / "resnet.safetensors", {"conv1.weight": torch.zeros(2)}, {"depth": 50})
     with pytest.raises(CheckpointError, match=r"resnet\.safetensors: holds no released OmniTokenizer .*conv1\.weight"):
@@ -197,13 +184,3 @@ def test_errors_begin_with_the_path(tmp_path: Path, released: ReleasedCheckpoint
     (tmp_path / "cut.ckpt").write_bytes(CHECKPOINT.read_bytes()[:300_000])
     with pytest.raises(CheckpointError, match=r"cut\.ckpt: "):
         convert_checkpoint(tmp_path / "cut.ckpt")
-
-
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference files are not beside the repository")
-@pytest.mark.parametrize(
-    "name, message",
-    [("gpt", "a language model")],
-)
-def test_reference_files_of_other_models(name: str, message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        convert_checkpoint(REFERENCE / f"{name}.safetensors")

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from omnitok._released_checkpoint import ReleasedCheckpoint, check_shapes, listed, read_released_checkpoint
 from omnitok.convert_diffusion import convert_diffusion_transformer
+from omnitok.convert_language_model import convert_language_model
 from omnitok.errors import CheckpointError
 from omnitok.models.diffusion_transformer import DiffusionTransformer
+from omnitok.models.language_model import LanguageModel
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 # Weights of the training that a tokenizer does not need.
@@ -313,24 +315,19 @@ def convert_tokenizer(checkpoint: ReleasedCheckpoint) -> OmniTokenizer:
     return tokenizer.eval()
 
 
-ReleasedModel = OmniTokenizer | DiffusionTransformer
+ReleasedModel = OmniTokenizer | LanguageModel | DiffusionTransformer
 
 # What a released file can hold, and what makes a model of it.
 CONVERTERS: dict[str, Callable[[ReleasedCheckpoint], ReleasedModel]] = {
     "tokenizer": convert_tokenizer,
+    "language-model": convert_language_model,
     "dit": convert_diffusion_transformer,
     "latte": convert_diffusion_transformer,
-}
-_DESCRIPTIONS = {
-    "tokenizer": "a tokenizer",
-    "language-model": "a language model",
-    "dit": "an image diffusion transformer (DiT)",
-    "latte": "a video diffusion transformer (Latte)",
 }
 
 
 def kind_of(names: Iterable[str]) -> str | None:
-    """What the weights of those released names are: a key of `CONVERTERS`, another known kind, or None.
+    """What the weights of those released names are: a key of `CONVERTERS`, or None.
 
     A language model's file may hold the tokenizer it was trained on beside it, so it is asked first.
     """
@@ -349,8 +346,7 @@ def convert_checkpoint(path: str | os.PathLike[str]) -> ReleasedModel:
     mode.
 
     Raises:
-        CheckpointError: a file that cannot be read, holds no released model, or one that this version does not convert;
-            one sentence that begins with the path.
+        CheckpointError: a file that cannot be read or holds no released model; one sentence that begins with the path.
     """
     path = Path(path)
     checkpoint = read_released_checkpoint(path)
@@ -359,9 +355,6 @@ def convert_checkpoint(path: str | os.PathLike[str]) -> ReleasedModel:
         raise CheckpointError(
             f"{path}: holds no released OmniTokenizer model; its weights are {listed(list(checkpoint.state_dict))}"
         )
-    if kind not in CONVERTERS:
-        known = ", ".join(_DESCRIPTIONS[name] for name in CONVERTERS)
-        raise CheckpointError(f"{path}: holds {_DESCRIPTIONS[kind]}; this version converts {known} only")
     try:
         return CONVERTERS[kind](checkpoint)
     except CheckpointError as error:

@@ -343,7 +343,6 @@ class CausalAttention(nn.Module):
         self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, past: _Past | None, mask: Tensor | None
     ) -> Tensor:
         """x (b, n, d) -> same shape; with `past`, new keys and values are written to it and all of them are seen."""
-        b, n, _ = x.shape
         qkv = self.qkv(x).unflatten(-1, (3 * self.heads, self.head_dim))  # b n 3*heads head_dim
         if rotation is not None:
             qk, v = qkv.split([2 * self.heads, self.heads], dim=2)
@@ -353,9 +352,9 @@ class CausalAttention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # b heads n head_dim
         if past is not None:
             k, v = _remember(past, k, v)
-        causal = mask is None and n > 1
+        causal = mask is None and x.shape[1] > 1
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        return self.out(y.transpose(1, 2).reshape(b, n, -1))
+        return self.out(y.transpose(1, 2).flatten(2))
 
 
 def _remember(past: _Past, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
