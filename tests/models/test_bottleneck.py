@@ -335,3 +335,18 @@ def test_swapping_the_bottleneck_keeps_the_rest(tiny: Callable[..., OmniTokenize
     assert torch.equal(back.encode(x).codes, vq.encode(x).codes)
     with pytest.raises(ValueError, match=r"width.* 16 .*8"):
         OmniTokenizer(vq.encoder, DiagonalGaussian(8, 6), vq.decoder)
+
+
+@pytest.mark.parametrize("codes", [64, 128, 200, 1024])
+def test_nearest_is_the_plain_argmin_also_of_ties_and_for_any_chunk(codes: int) -> None:
+    quantizer = VectorQuantizer(16, 4, codes)
+    torch.manual_seed(0)
+    quantizer.codebook.copy_(F.normalize(torch.randn(codes, 4), dim=-1))
+    quantizer.codebook[codes // 2 :] = quantizer.codebook[: codes - codes // 2].clone()  # every code twice
+    z = F.normalize(torch.randn(300, 4), dim=-1)
+    plain = torch.addmm(0.5 * quantizer.codebook.square().sum(-1), z, quantizer.codebook.t(), alpha=-1.0).argmin(-1)
+    assert plain.max() < codes - codes // 2 + 1
+    for chunk in (None, 1, 7, 4096):
+        found = quantizer.nearest(z, chunk)
+        torch.testing.assert_close(quantizer.codebook[found], quantizer.codebook[plain])
+        assert torch.equal(found, plain)

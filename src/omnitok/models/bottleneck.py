@@ -17,6 +17,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+CPU_CHUNK, ACCELERATOR_CHUNK = 128, 4096
+"""Rows whose scores with all codes are held at once: 4 MB of them stay in a CPU's caches."""
+
+_GROUP = 128  # neighbouring codes whose best one is looked for first
+
 
 @dataclass(frozen=True)
 class GaussianPosterior:
@@ -60,6 +65,16 @@ class Float32Module(nn.Module):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         return super()._apply(move_only, recurse)
+
+
+def _first_smallest(scores: Tensor) -> Tensor:
+    """`scores.argmin(-1)` of (n, codes), by groups: minima are found several times faster than their places."""
+    n, codes = scores.shape
+    if codes % _GROUP or codes == _GROUP:
+        return scores.argmin(dim=-1)
+    grouped = scores.view(n, codes // _GROUP, _GROUP)
+    group = grouped.amin(dim=-1).argmin(dim=-1)
+    return group * _GROUP + grouped[torch.arange(n, device=scores.device), group].argmin(dim=-1)
 
 
 class VectorQuantizer(Float32Module):
@@ -164,11 +179,16 @@ class VectorQuantizer(Float32Module):
         """Rows of the codebook: codes (...) -> (..., dim)."""
         return F.embedding(codes, self.codebook)
 
-    def nearest(self, z: Tensor, chunk: int = 4096) -> Tensor:
-        """Code nearest to each row of z (n, dim) -> (n,) int64. Works in chunks, so memory does not grow with n."""
+    def nearest(self, z: Tensor, chunk: int | None = None) -> Tensor:
+        """Code nearest to each row of z (n, dim) -> (n,) int64. Works in chunks, so memory does not grow with n.
+
+        Args:
+            chunk: rows at a time; None takes as many as suit the device. On a CPU the scores then stay in the caches.
+        """
+        chunk = chunk or (CPU_CHUNK if z.device.type == "cpu" else ACCELERATOR_CHUNK)
         half_norms = 0.5 * self.codebook.square().sum(dim=-1)  # |z - e|^2 / 2 = |z|^2 / 2 - z.e + |e|^2 / 2
         table = self.codebook.t().contiguous()
-        parts = [torch.addmm(half_norms, rows, table, alpha=-1.0).argmin(dim=-1) for rows in z.split(chunk)]
+        parts = [_first_smallest(torch.addmm(half_norms, rows, table, alpha=-1.0)) for rows in z.split(chunk)]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=z.device)
 
     @torch.no_grad()
