@@ -4,7 +4,8 @@ Data: a folder of pictures and a folder of clips of at least 17 frames, short si
 `balance_domains` evens out clips whose file names share their beginning.
 
 Hardware: 2 cores with bfloat16 instructions; hours: about 0.6 (image), 1.0 (joint), 0.4 (vae) with both cores at work,
-as with `torchrun --nproc-per-node 2` and OMP_NUM_THREADS=1. The commands behind the shipped model are in its card.
+as with `torchrun --nproc-per-node 2` and OMP_NUM_THREADS=1. Without such instructions they compute in float32 and take
+two to three times as long. The commands behind the shipped model are in its card.
 
     omnitok train tiny-image --images PICTURES --out runs/image
     omnitok train tiny-joint --images PICTURES --videos CLIPS --init runs/image/model --out runs/joint

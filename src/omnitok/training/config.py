@@ -10,6 +10,7 @@ from omnitok.data.transforms import CropPolicy
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.losses.objective import KLNormalization, check_weights
 from omnitok.models.autoencoder import TokenizerConfig
+from omnitok.training.precision import Precision
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -165,7 +166,7 @@ class EngineConfig:
     """How it is computed; none of it changes what is learnt, but for rounding.
 
     Attributes:
-        precision: of autocast.
+        precision: of autocast; "auto" is bfloat16 where the device has instructions for it, else float32.
         parallel: of several processes: "ddp" keeps a copy of everything on each, "fsdp" (FSDP2) shards weights,
             gradients and optimizer.
         activation_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
@@ -174,7 +175,7 @@ class EngineConfig:
         peak_tflops: of the device at this precision, for the model-FLOPs utilisation; None takes it from a table.
     """
 
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Precision = "auto"
     parallel: Literal["ddp", "fsdp"] = "ddp"
     activation_checkpointing: bool = False
     compile: bool = False

@@ -27,6 +27,7 @@ from omnitok.training.checkpoint import counter, keys_of_group
 from omnitok.training.config import ADVERSARIAL_LOSSES, PIXEL_LOSSES, PerceptualConfig, TrainConfig
 from omnitok.training.distributed import Autoencoder, Processes, gather, gradient_sync, parallelize
 from omnitok.training.optim import AveragedWeights, NamedAdamW, learning_rate
+from omnitok.training.precision import autocast
 from omnitok.training.usage import CodebookUse
 
 COMPILED_SHAPES = 128  # kinds of blocks times media times resolutions, each compiled once
@@ -139,7 +140,7 @@ class TokenizerLearner:
 
     def _backward_part(self, real: Tensor, frames: Tensor | None, step: int, sums: _Sums) -> Tensor | None:
         config = self.config
-        with torch.autocast(real.device.type, torch.bfloat16, enabled=config.engine.precision == "bfloat16"):
+        with autocast(real.device, config.engine.precision):
             fake, codes, losses, statistics = self._model(real, step >= config.quantize_after)
             losses = reconstruction_losses(fake, real) | losses
             if "kl" in losses:
@@ -158,7 +159,7 @@ class TokenizerLearner:
             total = weighted_sum(losses, weights, optional=ADVERSARIAL_LOSSES)
         (total / sums.parts).backward()
         if self.adversary is not None:
-            with torch.autocast(real.device.type, torch.bfloat16, enabled=config.engine.precision == "bfloat16"):
+            with autocast(real.device, config.engine.precision):
                 losses |= self.adversary.backward(views, step, sums.parts)
         sums.add(losses | statistics)
         sums.total = sums.total + total.detach()
