@@ -34,6 +34,8 @@ def test_values_are_kept_and_frozen():
         ("sampling", {"top_k": float("nan")}),
         ("sampling", {"top_k": [1]}),
         ("fps", 0.0),
+        ("latent_scale", 0.0),
+        ("latent_scale", float("inf")),
     ],
 )
 def test_senseless_values_are_named(field: str, value: object):

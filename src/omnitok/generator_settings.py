@@ -20,6 +20,8 @@ class GeneratorSettings:
         num_frames: frames of its clips; 1 for a generator of pictures.
         sampling: defaults of `sample`'s arguments by name (guidance_scale, temperature, top_k, top_p; steps, sampler).
         fps: frames a second of its clips; None where not known.
+        latent_scale: what a diffusion model's latents were multiplied with (0.18215 for the released ones); None where
+            they were normalised per channel with the tokenizer's `latent_mean` and `latent_std`.
     """
 
     tokenizer: str
@@ -30,6 +32,7 @@ class GeneratorSettings:
     num_frames: int = 1
     sampling: Mapping[str, SamplingValue] = field(default_factory=dict)
     fps: float | None = None
+    latent_scale: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.tokenizer, str) or not self.tokenizer:
@@ -58,6 +61,9 @@ class GeneratorSettings:
         object.__setattr__(self, "sampling", MappingProxyType(dict(self.sampling)))
         if self.fps is not None and (isinstance(self.fps, bool) or not 0 < self.fps < math.inf):
             raise ValueError(f"fps must be positive or None, found {self.fps!r}")
+        scale = self.latent_scale
+        if scale is not None and (isinstance(scale, bool) or not 0 < scale < math.inf):
+            raise ValueError(f"latent_scale must be positive or None, found {scale!r}")
 
     def label_of(self, name: str) -> int:
         """The label of a class name.

@@ -1,0 +1,665 @@
+"""A diffusion transformer and its tokenizer -> pictures, clips, predicted frames, filled holes, video of any length."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypedDict, Unpack, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omnitok.diffusion import (
+    SAMPLERS,
+    Denoiser,
+    ddim,
+    ddpm,
+    dpm_solver_2m,
+    flow_euler,
+    flow_heun,
+    flow_times,
+    guided,
+    linear_schedule,
+    respace,
+    with_known,
+)
+from omnitok.diffusion.schedules import Spacing
+from omnitok.errors import OmnitokError
+from omnitok.generation.randomness import item_generators, item_noise
+from omnitok.generator_settings import GeneratorSettings
+from omnitok.models.diffusion_transformer import DiffusionTransformer
+from omnitok.models.tokenizer import OmniTokenizer
+
+Labels = int | str | Sequence[int | str | None] | Tensor | None
+Progress = Callable[[int, int], None]
+
+TRAINED_STEPS = 1000  # of the noise schedule
+# Where neither the caller nor the settings say: for noise prediction as in the paper, for flow matching as usual.
+_DEFAULT_SAMPLER = {"epsilon": "ddpm", "flow": "euler"}
+_DEFAULT_STEPS = {"ddpm": 250, "ddim": 50, "dpm++": 25, "euler": 50, "heun": 25}
+_DEFAULT_SPACING = {"ddpm": "linspace", "ddim": "trailing", "dpm++": "trailing"}
+
+
+@dataclass(frozen=True)
+class DiffusionSampling:
+    """How latents are sampled.
+
+    Attributes:
+        sampler: "ddpm", "ddim" or "dpm++" for models that predict noise, "euler" or "heun" for models of velocity.
+        steps: of the sampler; "heun" calls the network twice in each but the last.
+        guidance_scale: 1 is without guidance.
+        guidance_interval: where to guide, (low, high) as a share of the way from data (0) to noise (1).
+        guided_channels: guide only so many latent channels, the first ones; None guides all.
+        eta: of "ddim": 0 is deterministic, 1 as random as "ddpm".
+        spacing: of the steps kept from the trained ones, see `omnitok.diffusion.respace`; None is "linspace" for
+            "ddpm", else "trailing".
+        shift: of the times of "euler" and "heun", see `omnitok.diffusion.flow_times`.
+    """
+
+    sampler: str
+    steps: int
+    guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guided_channels: int | None = None
+    eta: float = 0.0
+    spacing: str | None = None
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, found {self.sampler!r}")
+        for name in ("steps", "guided_channels"):
+            value = getattr(self, name)
+            if name == "guided_channels" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}")
+        if self.steps > TRAINED_STEPS:
+            raise ValueError(f"steps must be at most {TRAINED_STEPS}, found {self.steps}")
+        if not _is_number(self.guidance_scale) or not 0 <= self.guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale must be finite and not negative, found {self.guidance_scale!r}")
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"guidance_interval must be (low, high) within [0, 1], found {self.guidance_interval}")
+        if not _is_number(self.eta) or not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must lie in [0, 1], found {self.eta!r}")
+        if self.spacing is not None and self.spacing not in get_args(Spacing):
+            raise ValueError(f"spacing must be one of {', '.join(get_args(Spacing))}, found {self.spacing!r}")
+        if not _is_number(self.shift) or not 0 < self.shift < math.inf:
+            raise ValueError(f"shift must be positive and finite, found {self.shift!r}")
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The arguments that say how latents are sampled; None and absent ones are those of the settings."""
+
+    sampler: str | None
+    steps: int | None
+    guidance_scale: float | None
+    guidance_interval: tuple[float, float] | None
+    guided_channels: int | None
+    eta: float | None
+    spacing: str | None
+    shift: float | None
+
+
+class DiffusionGenerator:
+    """Pictures and clips from a diffusion transformer over the latents of a KL tokenizer.
+
+    Args:
+        model, tokenizer: trained on one another, each on its device; put in `eval` mode.
+        settings: class names, trained size, sampling defaults, and the scale of the latents.
+
+    Raises:
+        OmnitokError: the tokenizer has codes instead of latents, another number of channels, or no latent statistics.
+    """
+
+    def __init__(self, model: DiffusionTransformer, tokenizer: OmniTokenizer, settings: GeneratorSettings) -> None:
+        config = tokenizer.config
+        if config.bottleneck != "kl":
+            raise OmnitokError("the tokenizer is a quantizer; a diffusion model needs the Gaussian latents of a VAE")
+        if config.latent_channels != model.config.latent_channels:
+            raise OmnitokError(
+                f"the tokenizer has {config.latent_channels} latent channels, the diffusion model was trained on "
+                f"{model.config.latent_channels}: they do not belong together"
+            )
+        if settings.classes and len(settings.classes) != model.config.num_classes:
+            raise OmnitokError(
+                f"the settings name {len(settings.classes)} classes, the model has {model.config.num_classes}"
+            )
+        if settings.latent_scale is None and (config.latent_mean is None or config.latent_std is None):
+            raise OmnitokError(
+                "the tokenizer's configuration has no latent_mean and latent_std to normalise with; released models "
+                "need latent_scale=0.18215 in their settings instead"
+            )
+        self.model, self.tokenizer, self.settings = model.eval(), tokenizer.eval(), settings
+        self._schedule = linear_schedule(TRAINED_STEPS) if model.config.objective == "epsilon" else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the diffusion transformer is."""
+        return self.model.device
+
+    # ------------------------------------------------------------------------------------------------------- latents
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """The tokenizer's latents (b, c, …) as the model knows them."""
+        mean, scale = self._statistics(latents)
+        return (latents - mean) * scale
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """The inverse of `normalize`."""
+        mean, scale = self._statistics(latents)
+        return latents / scale + mean
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Mean, and what to multiply with, (c, 1, …) each."""
+        if self.settings.latent_scale is not None:
+            return 0.0, self.settings.latent_scale
+        config = self.tokenizer.config
+        assert config.latent_mean is not None
+        assert config.latent_std is not None
+        shape = (-1, *[1] * (like.ndim - 2))
+        mean, std = (
+            torch.tensor(v, device=like.device).reshape(shape) for v in (config.latent_mean, config.latent_std)
+        )
+        return mean, 1 / std
+
+    @torch.inference_mode()
+    def sample_latents(
+        self,
+        labels: Labels = None,
+        grid: tuple[int, ...] | None = None,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        known: Tensor | None = None,
+        mask: Tensor | None = None,
+        progress: Progress | None = None,
+        **how: Unpack[SamplingOptions],
+    ) -> Tensor:
+        """Sample latents for `tokenizer.decode`: (b, c, h, w) or (b, c, t, h, w); other arguments as in `sample`.
+
+        Args:
+            grid: (h, w) of pictures or (t, h, w) of clips; without it pictures of the trained size.
+            known: (b or 1, c, …grid), the tokenizer's latents, to be kept where the mask says so.
+            mask: bool, (b or 1, 1 or c, …grid), True where `known` is to be kept.
+
+        Raises:
+            ValueError: as `sample`; one of known and mask without the other, or of another shape.
+        """
+        sampling = self._sampling(how)
+        numbers, items = self._items(labels, indices, None)
+        if grid is None:
+            grid = self.tokenizer.config.latent_size(1, self.settings.height, self.settings.width)[1:]
+        if len(grid) not in (2, 3) or min(grid) < 1:
+            raise ValueError(f"a grid is (h, w) or (t, h, w) of at least 1 each, found {tuple(grid)}")
+        shape = (self.model.config.latent_channels, *grid)
+        if (known is None) != (mask is None):
+            raise ValueError("known latents and their mask go together: give both or neither")
+        if known is not None and mask is not None:
+            for name, given in (("known", known), ("mask", mask)):
+                fits = given.ndim == len(shape) + 1 and given.shape[0] in (1, len(items))
+                if not fits or given.shape[2:] != shape[1:] or given.shape[1] not in (shape[0], int(name == "mask")):
+                    raise ValueError(f"{name} must be {(len(items), *shape)}, found {tuple(given.shape)}")
+            known = self.normalize(known.float().to(self.device)).expand(len(items), *shape)
+            mask = mask.to(self.device).expand(len(items), *shape)
+        generators = item_generators(seed, items)
+        batches = _batches(len(items), batch_size)
+        counter = _Counter(progress, sampling.steps * len(batches))
+        parts = []
+        for part in batches:
+            held = None if known is None or mask is None else (known[part], mask[part])
+            parts.append(self._sample(numbers[part], generators[part], shape, sampling, held, counter))
+        return self.denormalize(torch.cat(parts))
+
+    def _sample(
+        self,
+        labels: Tensor,
+        generators: Sequence[torch.Generator],
+        shape: tuple[int, ...],
+        sampling: DiffusionSampling,
+        given: tuple[Tensor, Tensor] | None,
+        counter: "_Counter",
+    ) -> Tensor:
+        """Normalised latents (b, *shape) float32; `given` are normalised known latents and their mask."""
+
+        def noise(x: Tensor) -> Tensor:
+            return item_noise(generators, shape).to(self.device)
+
+        def network(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+            return self.model(x.to(self.model.dtype), t, y).float()
+
+        top = TRAINED_STEPS - 1 if self.model.config.objective == "epsilon" else 1
+        low, high = (share * top for share in sampling.guidance_interval)
+        denoise = guided(
+            network,
+            labels if self.model.config.num_classes else None,
+            self.model.config.null_label,
+            sampling.guidance_scale,
+            sampling.guided_channels,
+            None if sampling.guidance_interval == (0, 1) else (low, high),
+        )
+        if given is not None:
+            denoise = with_known(denoise, *given, self._schedule)
+        x = noise(torch.empty(0))
+        return self._run(denoise, x, sampling, noise, counter)
+
+    def _run(
+        self,
+        denoise: Denoiser,
+        x: Tensor,
+        sampling: DiffusionSampling,
+        noise: Callable[[Tensor], Tensor],
+        counter: "_Counter",
+    ) -> Tensor:
+        report = counter.step
+        if self._schedule is None:
+            walk = flow_euler if sampling.sampler == "euler" else flow_heun
+            return walk(denoise, x, flow_times(sampling.steps, sampling.shift), report)
+        spacing = sampling.spacing or _DEFAULT_SPACING[sampling.sampler]
+        schedule = respace(self._schedule, sampling.steps, spacing)  # type: ignore[arg-type]
+        if sampling.sampler == "ddpm":
+            return ddpm(denoise, x, schedule, noise, report)
+        if sampling.sampler == "ddim":
+            return ddim(denoise, x, schedule, sampling.eta, noise, report)
+        return dpm_solver_2m(denoise, x, schedule, report)
+
+    # ------------------------------------------------------------------------------------------------------- pixels
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        labels: Labels = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guided_channels: int | None = None,
+        eta: float | None = None,
+        spacing: str | None = None,
+        shift: float | None = None,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        prompt_frames: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Sample pictures (b, 3, H, W), or clips (b, 3, T, H, W) where num_frames > 1, in [-1, 1].
+
+        Arguments left None are those of the settings.
+
+        Args:
+            labels: labels or class names, one an item, or one for all prompts; None in it or instead of it is "any
+                class".
+            num_frames: frames of the result, given ones included; without it 1, or with a prompt the trained length.
+            steps … shift: see `DiffusionSampling`.
+            seed, indices: an item's random numbers depend on the seed and its index only; without indices the items are
+                0, 1, ...; with indices and no labels there are as many items as indices.
+            batch_size: items sampled at once; without it all.
+            prompt_frames: (b, 3, T0, H, W) or (b, 3, H, W), which the result begins with, unchanged. Nothing else is
+                encoded: of them, the last 1 + t * k frames (t frames make a latent frame), so that what follows joins
+                on to the very last.
+            progress: called with (steps done, steps in all).
+
+        Raises:
+            ValueError: an unknown label, sampler or size; a sampler for models of the other objective; a clip from a
+                model of pictures; a prompt of another size or too long.
+        """
+        sampling = self._sampling(
+            {
+                "steps": steps,
+                "sampler": sampler,
+                "guidance_scale": guidance_scale,
+                "guidance_interval": guidance_interval,
+                "guided_channels": guided_channels,
+                "eta": eta,
+                "spacing": spacing,
+                "shift": shift,
+            }
+        )
+        prompt = _as_clip(prompt_frames)
+        numbers, items = self._items(labels, indices, None if prompt is None else prompt.shape[0])
+        if num_frames is None:
+            num_frames = 1 if prompt is None else self.settings.num_frames
+        size = self._size(num_frames, height, width, prompt)
+        generators = item_generators(seed, items)
+        batches = _batches(len(items), batch_size)
+        counter = _Counter(progress, sampling.steps * len(batches))
+        parts = []
+        for part in batches:
+            frames = None if prompt is None else prompt[part]
+            parts.append(self._clip(numbers[part], generators[part], size, sampling, frames, counter))
+        pixels = torch.cat(parts)
+        return pixels.squeeze(2) if size[0] == 1 and prompt is None else pixels
+
+    def continue_video(
+        self,
+        frames: Tensor,
+        num_frames: int | None = None,
+        labels: Labels = None,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        **how: Unpack[SamplingOptions],
+    ) -> Tensor:
+        """Frame prediction: clips (b, 3, num_frames, H, W) that begin with `frames` (b, 3, T0, H, W), unchanged.
+
+        The same as `sample(labels, num_frames, prompt_frames=frames)`, which says the other arguments and errors. The
+        given latents are held at every step of the sampler (see `omnitok.diffusion.with_known`); the model need not
+        have been trained for it. For more frames than it was trained on, see `stream_video`.
+        """
+        return self.sample(
+            labels,
+            num_frames,
+            height,
+            width,
+            seed=seed,
+            indices=indices,
+            batch_size=batch_size,
+            prompt_frames=frames,
+            progress=progress,
+            **how,
+        )
+
+    @torch.inference_mode()
+    def inpaint(
+        self,
+        pixels: Tensor,
+        mask: Tensor,
+        labels: Labels = None,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        **how: Unpack[SamplingOptions],
+    ) -> Tensor:
+        """Fill holes in pictures (b, 3, H, W) or clips (b, 3, T, H, W) in [-1, 1]; the rest comes back unchanged.
+
+        Args:
+            mask: bool, (b or 1, 1, …) over the pixels' own height, width and frames: True where to fill. What lies
+                there does not matter. A latent is sampled anew where any of its pixels is to be filled.
+
+        Returns:
+            The pixels' own shape. Other arguments and errors as in `sample`.
+        """
+        sampling = self._sampling(how)
+        if not isinstance(pixels, Tensor) or pixels.ndim not in (4, 5) or pixels.shape[1] != 3:
+            found = str(tuple(pixels.shape)) if isinstance(pixels, Tensor) else type(pixels).__name__
+            raise ValueError(f"pixels must be (b, 3, H, W) or (b, 3, T, H, W), found {found}")
+        accepted = (1, *pixels.shape[2:])
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape[1:]) != accepted:
+            found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"the mask must be boolean of shape (b, {', '.join(map(str, accepted))}), found {found}")
+        if mask.shape[0] not in (1, pixels.shape[0]):
+            raise ValueError(f"{pixels.shape[0]} items and {mask.shape[0]} masks do not match")
+        mask = mask.expand(pixels.shape[0], *accepted)
+        numbers, items = self._items(labels, indices, pixels.shape[0])
+        is_image = pixels.ndim == 4
+        holes = mask.unsqueeze(2) if is_image else mask
+        if holes.shape[2] > 1:
+            self._check_clip(holes.shape[2])
+        hidden = _without(pixels, mask)  # so that nothing of what lies in the holes gets into the latents around them
+        generators, batches = item_generators(seed, items), _batches(len(items), batch_size)
+        counter = _Counter(progress, sampling.steps * len(batches))
+        parts = []
+        for part in batches:
+            encoding = self.tokenizer.encode(hidden[part], check_range=False)
+            known = self.normalize(encoding.latents.float().to(self.device))
+            kept = ~self._latent_mask(holes[part]).to(self.device)
+            kept = (kept.squeeze(2) if is_image else kept).expand(known.shape)
+            latents = self._sample(
+                numbers[part], generators[part], tuple(known.shape[1:]), sampling, (known, kept), counter
+            )
+            parts.append(self.tokenizer.decode(self.denormalize(latents), encoding.size).float().clamp(-1, 1))
+        filled = torch.cat(parts)
+        return torch.where(mask.to(filled.device), filled, pixels.to(filled))
+
+    def stream_video(
+        self,
+        labels: Labels = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        frames: Tensor | None = None,
+        window: int | None = None,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        progress: Progress | None = None,
+        **how: Unpack[SamplingOptions],
+    ) -> Iterator[Tensor]:
+        """Clips of any length in constant memory: pieces (b, 3, n, H, W) in [-1, 1], as they are made.
+
+        A window is sampled, its last frames (half the window's latent frames) are encoded anew as the beginning of the
+        next one, which goes on from them (the paper's Figure 8). Everything the model sees is as in training, but there
+        may be seams.
+
+        Args:
+            num_frames: frames in all, given ones included; None never ends.
+            frames: (b, 3, T0, H, W) to go on from, of any length; the first piece is they, unchanged.
+            window: latent frames sampled at once, at least 2; without it those of the trained length.
+            progress: called with (steps done, steps in all, or -1 for no end).
+
+        Raises:
+            ValueError: as `sample`, at once and not at the first piece; a window of fewer than 2 latent frames.
+        """
+        sampling = self._sampling(how)
+        config, prompt = self.tokenizer.config, _as_clip(frames)
+        numbers, items = self._items(labels, indices, None if prompt is None else prompt.shape[0])
+        window = config.latent_size(self.settings.num_frames, 1, 1)[0] if window is None else window
+        if window < 2:
+            raise ValueError(f"a window must have at least 2 latent frames, found {window}")
+        given = 0 if prompt is None else prompt.shape[2]
+        if num_frames is not None and num_frames <= given:
+            raise ValueError(f"{given} frames are given, so num_frames must be larger, found {num_frames}")
+        whole, overlap = config.frames_of(window), config.frames_of(window // 2)
+        size = self._size(max(whole, given + 1), height, width, prompt)
+        total = -1
+        if num_frames is not None:
+            first = whole if prompt is None else given + whole - config.frames_of(self._known_frames(given, window))
+            total = sampling.steps * (1 + max(0, -(-(num_frames - first) // (whole - overlap))))
+        counter = _Counter(progress, total)
+        generators = item_generators(seed, items)
+        return self._stream(numbers, generators, (whole, *size[1:]), sampling, prompt, num_frames, window, counter)
+
+    @torch.inference_mode()
+    def _stream(
+        self,
+        labels: Tensor,
+        generators: Sequence[torch.Generator],
+        size: tuple[int, int, int],
+        sampling: DiffusionSampling,
+        prompt: Tensor | None,
+        num_frames: int | None,
+        window: int,
+        counter: "_Counter",
+    ) -> Iterator[Tensor]:
+        made = 0
+        if prompt is not None:
+            made = prompt.shape[2]
+            yield prompt
+        while num_frames is None or made < num_frames:
+            if prompt is not None:
+                most = self.tokenizer.config.frames_of(self._known_frames(prompt.shape[2], window))
+                prompt = prompt[:, :, -most:]
+            clip = self._clip(labels, generators, size, sampling, prompt, counter)
+            piece = clip if prompt is None else clip[:, :, prompt.shape[2] :]
+            if num_frames is not None:
+                piece = piece[:, :, : num_frames - made]
+            made += piece.shape[2]
+            prompt = clip
+            yield piece
+
+    def _known_frames(self, given: int, window: int) -> int:
+        """Latent frames of a prompt of `given` frames that a window goes on from."""
+        return min((given - 1) // self.tokenizer.config.temporal_patch_size + 1, window // 2)
+
+    # --------------------------------------------------------------------------------------------------------- parts
+
+    def _clip(
+        self,
+        labels: Tensor,
+        generators: Sequence[torch.Generator],
+        size: tuple[int, int, int],
+        sampling: DiffusionSampling,
+        prompt: Tensor | None,
+        counter: "_Counter",
+    ) -> Tensor:
+        """Clips (b, 3, *size) in [-1, 1] that begin with the prompt (b, 3, T0, H, W)."""
+        config = self.tokenizer.config
+        if prompt is None:
+            shape = (config.latent_channels, *config.latent_size(*size))
+            latents = self._sample(labels, generators, shape, sampling, None, counter)
+            return self.tokenizer.decode(self.denormalize(latents), size).float().clamp(-1, 1)
+        given = prompt.shape[2]
+        first = (given - 1) // config.temporal_patch_size + 1  # latent frames of the prompt
+        encoded = self.tokenizer.encode(prompt[:, :, -config.frames_of(first) :], check_range=False).latents
+        encoded = self.normalize(encoded.float().to(self.device))
+        more = -(-(size[0] - given) // config.temporal_patch_size)
+        known = F.pad(encoded, (0, 0, 0, 0, 0, more))
+        mask = torch.zeros_like(known, dtype=torch.bool)
+        mask[:, :, :first] = True
+        latents = self._sample(labels, generators, tuple(known.shape[1:]), sampling, (known, mask), counter)
+        shown = config.frames_of(first)
+        pixels = self.tokenizer.decode(self.denormalize(latents), (shown + size[0] - given, *size[1:]))
+        return torch.cat([prompt.to(pixels.device, torch.float32), pixels[:, :, shown:].float().clamp(-1, 1)], dim=2)
+
+    def _latent_mask(self, holes: Tensor) -> Tensor:
+        """holes (b, 1, T, H, W) -> which latents (b, 1, t, h, w) hold any of them."""
+        p, s = self.tokenizer.config.patch_size, self.tokenizer.config.temporal_patch_size
+        padding = (0, -holes.shape[4] % p, 0, -holes.shape[3] % p, 0, 0)
+        in_space = F.max_pool2d(F.pad(holes.float(), padding).flatten(0, 2)[:, None], p)
+        grid = in_space.unflatten(0, (holes.shape[0], holes.shape[2])).squeeze(2)  # b T h w
+        rest = F.pad(grid[:, 1:], (0, 0, 0, 0, 0, -(grid.shape[1] - 1) % s)).unflatten(1, (-1, s)).amax(2)
+        return torch.cat([grid[:, :1], rest], dim=1)[:, None] > 0
+
+    def _sampling(self, given: SamplingOptions) -> DiffusionSampling:
+        """What was asked for, then what the settings say, then the defaults."""
+        names = [field.name for field in dataclasses.fields(DiffusionSampling)]
+        if unknown := [name for name in given if name not in names]:
+            raise TypeError(f"unknown sampling arguments {', '.join(unknown)}; accepted are {', '.join(names)}")
+        values: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+        # The settings' steps and spacing fit the settings' sampler.
+        defaults = dict(self.settings.sampling)
+        if "sampler" in values and values["sampler"] != defaults.get("sampler"):
+            defaults = {name: value for name, value in defaults.items() if name not in ("steps", "spacing")}
+        values = {name: value for name, value in defaults.items() if name in names and value is not None} | values
+        objective = self.model.config.objective
+        name = values.setdefault("sampler", _DEFAULT_SAMPLER[objective])
+        values.setdefault("steps", _DEFAULT_STEPS.get(name, 50) if isinstance(name, str) else 50)
+        sampling = DiffusionSampling(**values)  # type: ignore[arg-type]
+        if SAMPLERS[sampling.sampler] != objective:
+            fitting = ", ".join(name for name, kind in SAMPLERS.items() if kind == objective)
+            raise ValueError(
+                f"sampler {sampling.sampler!r} is not for models of objective {objective!r}; for this one use {fitting}"
+            )
+        if sampling.guidance_scale != 1 and not self.model.config.num_classes:
+            raise ValueError(
+                f"a model without classes cannot be guided: guidance_scale must be 1, found {sampling.guidance_scale}"
+            )
+        if sampling.guided_channels is not None and sampling.guided_channels > self.model.config.latent_channels:
+            raise ValueError(
+                f"guided_channels must be at most {self.model.config.latent_channels}, the number of latent channels, "
+                f"found {sampling.guided_channels}"
+            )
+        return sampling
+
+    def _items(self, labels: Labels, indices: Sequence[int] | None, prompts: int | None) -> tuple[Tensor, list[int]]:
+        """Label ids (b,), `num_classes` for none, and indices of all items."""
+        if isinstance(labels, Tensor):
+            labels = labels.tolist() if labels.ndim else [int(labels)]
+        if labels is None or isinstance(labels, int | str):
+            labels = [labels] * (prompts or (1 if indices is None else len(indices)))
+        if prompts is not None and len(labels) == 1:
+            labels = list(labels) * prompts
+        count = len(labels)
+        for what, other in (
+            ("given pictures or clips", prompts),
+            ("indices", None if indices is None else len(indices)),
+        ):
+            if other is not None and other != count:
+                raise ValueError(f"{count} labels and {other} {what} do not match")
+        if count == 0:
+            raise ValueError("no items were asked for: labels are empty")
+        ids = [self._label(label) for label in labels]
+        return torch.tensor(ids, device=self.device), list(range(count)) if indices is None else list(indices)
+
+    def _label(self, label: int | str | None) -> int:
+        if isinstance(label, str):
+            label = self.settings.label_of(label)
+        classes = self.model.config.num_classes
+        if label is None or label == -1:
+            return classes
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < classes:
+            accepted = f"labels lie in [0, {classes - 1}]" if classes else "this model has no classes"
+            raise ValueError(f"label {label} is out of range: {accepted}")
+        return label
+
+    def _size(self, frames: int, height: int | None, width: int | None, prompt: Tensor | None) -> tuple[int, int, int]:
+        """(T, H, W) of the result, the prompt held against it."""
+        height = self.settings.height if height is None else height
+        width = self.settings.width if width is None else width
+        if min(frames, height, width) < 1:
+            raise ValueError(f"frames, height and width must be at least 1, found {(frames, height, width)}")
+        if frames > 1:
+            self._check_clip(frames)
+        if prompt is not None:
+            if tuple(prompt.shape[3:]) != (height, width):
+                raise ValueError(
+                    f"the given frames are {prompt.shape[3]} x {prompt.shape[4]} pixels, the model's are {height} x "
+                    f"{width}: resize them, or say height= and width="
+                )
+            if prompt.shape[2] >= frames:
+                raise ValueError(f"{prompt.shape[2]} frames are given, so num_frames must be larger, found {frames}")
+        return frames, height, width
+
+    def _check_clip(self, frames: int) -> None:
+        if not self.model.config.temporal:
+            raise ValueError(f"this model makes pictures only, so num_frames must be 1, found {frames}")
+
+
+class _Counter:
+    """Counts the samplers' steps over all batches for a progress callback."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def step(self, done: int, total: int) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _without(pixels: Tensor, mask: Tensor) -> Tensor:
+    """Pixels with the holes painted in the mean colour of the rest of their picture or clip."""
+    rest = torch.where(mask, torch.zeros_like(pixels), pixels)  # whatever is there, NaN included
+    count = (~mask).flatten(1).sum(1).clamp_min(1)[:, None]  # b 1
+    mean = rest.flatten(2).sum(2) / count  # b 3
+    return torch.where(mask, mean.reshape(*mean.shape, *[1] * (pixels.ndim - 2)), rest)
+
+
+def _batches(count: int, batch_size: int | None) -> list[slice]:
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, found {batch_size}")
+    size = batch_size or count
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _as_clip(frames: Tensor | None) -> Tensor | None:
+    """(b, 3, T, H, W) of pictures or clips."""
+    if frames is None:
+        return None
+    if not isinstance(frames, Tensor) or frames.ndim not in (4, 5) or frames.shape[1] != 3 or 0 in frames.shape:
+        found = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
+        raise ValueError(f"frames to go on from must be (b, 3, T, H, W) or (b, 3, H, W), found {found}")
+    return frames.unsqueeze(2) if frames.ndim == 4 else frames
