@@ -46,7 +46,7 @@ _HOME_OF = {
 }
 
 # Rooms reached as attributes: `omnitok.data.read_image` works after `import omnitok`.
-_ROOMS = ("data", "diffusion", "losses", "metrics", "models", "presets")
+_ROOMS = ("adapters", "data", "diffusion", "losses", "metrics", "models", "presets")
 
 
 def __getattr__(name: str) -> object:
