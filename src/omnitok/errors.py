@@ -22,3 +22,7 @@ class MissingExtraError(OmnitokError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs the package {package!r}, which is not installed: pip install 'omnitok[{extra}]'")
+
+
+class ShardError(OmnitokError):
+    """Token shards that are incomplete, damaged, edited, or of another tokenizer; the message names the file."""

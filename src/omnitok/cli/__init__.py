@@ -20,6 +20,7 @@ from omnitok.cli.evaluate import Evaluate
 from omnitok.cli.failures import UsageError, explain
 from omnitok.cli.models import Models
 from omnitok.cli.reconstruct import Reconstruct
+from omnitok.cli.tokenize import Tokenize
 from omnitok.cli.train import Train
 
 __all__ = ["VERBS", "main"]
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[..., Verb]] = {
     "convert": Convert,
     "models": Models,
     "demo": Demo,
+    "tokenize": Tokenize,
     "train": Train,
     "evaluate": Evaluate,
 }

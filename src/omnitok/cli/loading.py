@@ -29,14 +29,23 @@ def load_model(options: ModelOptions) -> LoadedModel:
         OmnitokError: no such model or device.
         UsageError: a tile smaller than one attention window of the model.
     """
+    torch.manual_seed(options.seed)
+    model = load_named(options.model, resolve_device(options.device), options.dtype)
+    check_tile(model.tokenizer.config, options.tile)
+    return model
+
+
+def load_named(name: str, device: torch.device, dtype: str) -> LoadedModel:
+    """The tokenizer of that name, on a device in "float32" or "bfloat16".
+
+    Raises:
+        OmnitokError: there is none.
+    """
     from omnitok.pretrained import fingerprint, load_tokenizer
 
-    device = resolve_device(options.device)
-    torch.manual_seed(options.seed)
-    tokenizer = load_tokenizer(options.model, device="cpu", dtype=torch.float32)
-    check_tile(tokenizer.config, options.tile)
+    tokenizer = load_tokenizer(name, device="cpu", dtype=torch.float32)
     sha256 = fingerprint(tokenizer)
-    return LoadedModel(tokenizer.to(device, _DTYPES[options.dtype]).eval(), options.model, sha256)
+    return LoadedModel(tokenizer.to(device, _DTYPES[dtype]).eval(), name, sha256)
 
 
 def check_tile(config: TokenizerConfig, tile: int | None) -> None:

@@ -12,10 +12,13 @@ from omnitok.data.media import (
     write_image,
     write_video,
 )
+from omnitok.data.shards import TokenItem, TokenShards
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
+    "TokenItem",
+    "TokenShards",
     "VideoReader",
     "VideoWriter",
     "list_media",

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from omnitok.data.sampling import Draw, Medium, Sampler
 from omnitok.data.sources import Sample, SampleList, read_sample
 from omnitok.data.transforms import CropPolicy
 from omnitok.data.videos import ClipSampling, load_training_clip
-from omnitok.errors import MediaError
+from omnitok.errors import MediaError, OmnitokError
+
+T = TypeVar("T")
 
 MAX_REPLACEMENTS = 20  # files tried in place of one that cannot be read
 
@@ -199,40 +202,43 @@ class FailureCounter:
 
 @dataclass(frozen=True)
 class _Unreadable:
-    """A MediaError on its way out of a loading process, where raising it would wrap it into a traceback."""
+    """An error of the data on its way out of a loading process, where raising it would wrap it into a traceback."""
 
+    kind: type[OmnitokError]
     message: str
 
 
-class _Guarded(Dataset["Batch | _Unreadable"]):
-    def __init__(self, dataset: StepDataset) -> None:
+class _Guarded(Dataset[T | _Unreadable]):
+    def __init__(self, dataset: Dataset[T]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, step: int) -> "Batch | _Unreadable":
+    def __getitem__(self, step: int) -> T | _Unreadable:
         try:
             return self.dataset[step]
-        except MediaError as error:
-            return _Unreadable(str(error))
+        except OmnitokError as error:
+            return _Unreadable(type(error), str(error))
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the training process ends its workers after its checkpoint."""
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the process that started the workers ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler that a forked worker inherits
 
 
 def load_batches(
-    dataset: StepDataset, start: int, stop: int, workers: int = 0, prefetch: int = 4, pin_memory: bool = False
-) -> Iterator[Batch]:
+    dataset: Dataset[T], start: int, stop: int, workers: int = 0, prefetch: int = 4, pin_memory: bool = False
+) -> Iterator[T]:
     """The batches of steps start, ..., stop - 1 in order, loaded ahead by worker processes; the same for any number.
 
     Args:
+        dataset: `dataset[step]` is the batch of a step.
         workers: loading processes; 0 loads in this one.
         prefetch: batches that each worker is ahead.
         pin_memory: for copies to a GPU that do not block.
 
     Raises:
-        MediaError: too many files in a row cannot be read; in its own words, also from a worker.
+        OmnitokError: what the dataset raises (MediaError: too many files in a row cannot be read); in its own words,
+            also from a worker.
     """
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     loader = DataLoader(
@@ -242,10 +248,10 @@ def load_batches(
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         multiprocessing_context=method if workers else None,
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=leave_signals_to_the_parent,
         pin_memory=pin_memory,
     )
     for batch in loader:
         if isinstance(batch, _Unreadable):
-            raise MediaError(batch.message)
+            raise batch.kind(batch.message)
         yield batch

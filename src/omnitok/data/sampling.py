@@ -155,7 +155,7 @@ class Sampler:
         for epoch in sorted({epoch for epoch, _ in draws}):
             chosen = [i for i, (e, _) in enumerate(draws) if e == epoch]
             places = np.array([draws[i][1] for i in chosen], dtype=np.int64)
-            indices[chosen] = _shuffled(self.seed, medium, epoch, n, places)
+            indices[chosen] = shuffled(self.seed, int(medium == "video"), epoch, n, places)
         return indices
 
     def _rng(self, stream: int, step: int) -> np.random.Generator:
@@ -186,17 +186,21 @@ def _video_steps(seed: int, share: Fraction, block: int) -> np.ndarray:
     return order < count
 
 
-def _shuffled(seed: int, medium: Medium, epoch: int, n: int, places: np.ndarray) -> np.ndarray:
-    """Files at these places of an epoch's order."""
+def shuffled(seed: int, stream: int, epoch: int, n: int, places: np.ndarray) -> np.ndarray:
+    """What lies at these places of the order of 0 ... n - 1 in an epoch: int64, as `places`.
+
+    Args:
+        stream: tells apart what is shuffled under one seed.
+    """
     if n <= LARGEST_TABLE:
-        return _permutation(seed, medium, epoch, n)[places]
-    return _feistel(np.random.default_rng((seed, 4, int(medium == "video"), epoch)), n, places)
+        return _permutation(seed, stream, epoch, n)[places]
+    return _feistel(np.random.default_rng((seed, 4, stream, epoch)), n, places)
 
 
-@lru_cache(maxsize=4)
-def _permutation(seed: int, medium: Medium, epoch: int, n: int) -> np.ndarray:
-    """The order of one epoch; of each medium the current one and the next are kept."""
-    return np.random.default_rng((seed, 3, int(medium == "video"), epoch)).permutation(n)
+@lru_cache(maxsize=16)
+def _permutation(seed: int, stream: int, epoch: int, n: int) -> np.ndarray:
+    """The order of one epoch; of a few streams the current one and the next are kept."""
+    return np.random.default_rng((seed, 3, stream, epoch)).permutation(n)
 
 
 def _feistel(rng: np.random.Generator, n: int, places: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ import tarfile
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, overload
@@ -211,6 +212,7 @@ def find_samples(
     *,
     folder_labels: bool = False,
     root: str | os.PathLike[str] | None = None,
+    mixed: bool = False,
 ) -> SampleList:
     """The samples of one medium in files and folders of any kind (see the top of this module), in a stable order.
 
@@ -219,6 +221,8 @@ def find_samples(
         medium: "image" or "video"; folders and shards give only these.
         folder_labels: classes are the folders directly below a given folder, numbered by sorted name over all of them.
         root: what relative paths in lists and manifests start from; None is the folder of the list.
+        mixed: the paths hold both media: what is not of this one (in lists, by suffix) is left out, and there may be
+            nothing of it.
 
     Raises:
         MediaError: something is missing, empty, of another kind, or malformed; none of some listed files looked at
@@ -233,22 +237,24 @@ def find_samples(
         if not path.exists():
             raise MediaError(f"{path}: no such file or folder")
         if path.is_dir():
-            _add_folder(builder, path, medium, folder_labels, seen)
+            _add_folder(builder, path, medium, folder_labels, seen, mixed)
         else:
-            _add_file(builder, path, medium, root, seen)
+            _add_file(builder, path, medium, root, seen, mixed)
     return builder.build()
 
 
-def _add_folder(builder: _Builder, folder: Path, medium: Medium, labelled: bool, seen: set[str] | None) -> None:
+def _add_folder(
+    builder: _Builder, folder: Path, medium: Medium, labelled: bool, seen: set[str] | None, mixed: bool
+) -> None:
     files = _files_below(folder, IMAGE_SUFFIXES if medium == "image" else VIDEO_SUFFIXES)
     if not files:
         shards = _files_below(folder, frozenset({".tar"}))
-        if not shards:
+        if not shards and not mixed:
             kinds = ".jpg, .png, .webp" if medium == "image" else ".mp4, .mkv, .webm"
             raise MediaError(f"{folder}: the folder has no {medium}s (by suffix, such as {kinds}) and no .tar shards")
         for shard in shards:
             if _is_new(shard, seen):
-                _add_shard(builder, shard, medium)
+                _add_shard(builder, shard, medium, mixed)
         return
     key_start = len(os.path.join(folder, ""))
     for file in files:
@@ -294,16 +300,23 @@ def _is_new(path: str, seen: set[str] | None) -> bool:
 
 
 def _add_file(
-    builder: _Builder, path: Path, medium: Medium, root: str | os.PathLike[str] | None, seen: set[str] | None
+    builder: _Builder,
+    path: Path,
+    medium: Medium,
+    root: str | os.PathLike[str] | None,
+    seen: set[str] | None,
+    mixed: bool,
 ) -> None:
     suffix = path.suffix.lower()
     if suffix in LIST_SUFFIXES:
-        _add_entries(builder, path, _list_entries(path), root, seen)
+        _add_entries(builder, path, _list_entries(path), root, seen, medium if mixed else None)
     elif suffix in TABLE_SUFFIXES:
-        _add_entries(builder, path, _table_entries(path), root, seen)
+        _add_entries(builder, path, _table_entries(path), root, seen, medium if mixed else None)
     elif suffix == ".tar":
         if _is_new(str(path), seen):
-            _add_shard(builder, str(path), medium)
+            _add_shard(builder, str(path), medium, mixed)
+    elif mixed and medium != _medium_by_suffix(suffix) and suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        return
     elif suffix in _SUFFIXES[medium]:
         if _is_new(str(path), seen):
             builder.add(str(path), len(str(path)) - len(path.name))
@@ -314,12 +327,17 @@ def _add_file(
         )
 
 
+def _medium_by_suffix(suffix: str) -> Medium:
+    return "video" if suffix.lower() in VIDEO_SUFFIXES else "image"
+
+
 def _add_entries(
     builder: _Builder,
     path: Path,
     entries: Iterable[tuple[str, int | str | None]],
     root: str | os.PathLike[str] | None,
     seen: set[str] | None,
+    only: Medium | None,
 ) -> None:
     base = os.path.join(path.parent if root is None else root, "")
     count, probe = 0, 1
@@ -330,6 +348,8 @@ def _add_entries(
         if count == probe and len(files) < _PROBED_FILES:  # the 1st, 2nd, 4th, 8th ...
             files.append(file)
             probe *= 2
+        if only is not None and only != _medium_by_suffix(os.path.splitext(file)[1]):
+            continue
         if _is_new(file, seen):
             builder.add(file, len(base) if file.startswith(base) else 0, label, str(path))
     if not count:
@@ -428,7 +448,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
-def _add_shard(builder: _Builder, path: str, medium: Medium) -> None:
+def _add_shard(builder: _Builder, path: str, medium: Medium, mixed: bool) -> None:
     suffixes = _SUFFIXES[medium]
     media: list[tuple[str, str, int, int]] = []  # key, name, offset, size
     labels: dict[str, int] = {}
@@ -451,7 +471,7 @@ def _add_shard(builder: _Builder, path: str, medium: Medium) -> None:
         raise MediaError(f"{path}: cannot be read as an uncompressed tar ({error})") from error
     except OSError as error:
         raise MediaError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not media:
+    if not media and not mixed:
         raise MediaError(f"{path}: the shard holds no {medium}s")
     builder.begin_shard(path)
     for key, name, offset, size in media:
@@ -483,8 +503,20 @@ def read_sample(sample: Sample, read: Callable[[str], T]) -> T:
     Raises:
         MediaError: whatever `read` says, about the member's own name.
     """
+    with sample_file(sample) as path:
+        return read(path)
+
+
+@contextmanager
+def sample_file(sample: Sample) -> Iterator[str]:
+    """The path of the sample's file; a member of a shard is put into a temporary file meanwhile.
+
+    Raises:
+        MediaError: the shard cannot be read; one raised inside is about the member's own name.
+    """
     if sample.size is None:
-        return read(sample.path)
+        yield sample.path
+        return
     try:
         with open(sample.path, "rb") as shard:
             shard.seek(sample.offset)
@@ -499,6 +531,6 @@ def read_sample(sample: Sample, read: Callable[[str], T]) -> T:
         file.write(content)
         file.flush()
         try:
-            return read(file.name)
+            yield file.name
         except MediaError as error:
             raise MediaError(str(error).replace(file.name, sample.name)) from error

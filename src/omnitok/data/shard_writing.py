@@ -1,0 +1,180 @@
+"""Writing token shards, each whole or not at all; see `omnitok.data.shard_format`."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omnitok.atomic import atomic_path
+from omnitok.data.shard_format import (
+    ENCODING,
+    ERRORS_NAME,
+    INDEX_NAME,
+    ITEM_DTYPE,
+    ITEMS_NAME,
+    KEYS_NAME,
+    PLAN_NAME,
+    SHARD_NAME,
+    STORED,
+    TokenFormat,
+    TokenRecord,
+    read_json,
+    sha256_of,
+    write_json,
+)
+from omnitok.data.sources import NO_LABEL
+from omnitok.errors import ShardError
+
+
+@dataclass(frozen=True)
+class Token:
+    """An item to be written: a record with codes or latents, as `pack` stores them, and without the batch axis."""
+
+    record: TokenRecord
+    values: np.ndarray
+
+
+def pack(tokens: Tensor, format: TokenFormat) -> np.ndarray:
+    """Codes or float latents, of any shape, as they are stored.
+
+    Raises:
+        ShardError: codes outside the codebook; latents that are not finite, or too large for float16.
+    """
+    tokens = tokens.detach().cpu()
+    if format.kind == "codes":
+        codes = tokens.numpy()
+        if codes.size and not (codes.min() >= 0 and codes.max() < format.size):
+            raise ShardError(f"codes must lie in [0, {format.size}), found [{codes.min()}, {codes.max()}]")
+        return codes.astype(STORED[format.dtype])
+    if not torch.isfinite(tokens).all():
+        raise ShardError("the tokenizer gives latents that are NaN or infinite")
+    if format.dtype == "bfloat16":
+        return tokens.to(torch.bfloat16).contiguous().view(torch.int16).numpy().view(STORED["bfloat16"])
+    half = tokens.to(torch.float16)
+    if not torch.isfinite(half).all():
+        raise ShardError(f"latents reach {float(tokens.abs().max()):.4g}, beyond float16: store them as bfloat16")
+    return half.numpy()
+
+
+def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:
+    """`plan.json`, atomically.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_json(folder / PLAN_NAME, plan)
+
+
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """What `write_plan` wrote; None where there is none.
+
+    Raises:
+        ShardError: damaged.
+    """
+    return read_json(folder / PLAN_NAME) if (folder / PLAN_NAME).exists() else None
+
+
+def shard_name(number: int) -> str:
+    """Name of the folder of a shard."""
+    return f"{number:05d}"
+
+
+def write_shard(
+    folder: Path, number: int, format: TokenFormat, tokens: Iterable[Token], errors: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
+    """Write one shard, whole or not at all, and give its entry for the index.
+
+    Args:
+        folder: of all shards.
+        tokens: the items, in the order of the work list.
+        errors: {"key", "reason"} of each file that could not be read.
+
+    Raises:
+        OSError: it cannot be written; nothing is left under its name.
+    """
+    buckets: dict[tuple[int, ...], list[Token]] = {}
+    for token in tokens:
+        buckets.setdefault(token.values.shape, []).append(token)
+    ordered = [buckets[shape] for shape in sorted(buckets, key=lambda shape: (len(shape), shape))]
+    with atomic_path(folder / shard_name(number)) as temporary:
+        temporary.mkdir(parents=True)
+        arrays = []
+        for bucket in ordered:
+            values = np.stack([token.values for token in bucket])
+            grid = values.shape[1:] if format.kind == "codes" else values.shape[2:]
+            name = f"{format.kind}-{'x'.join(map(str, grid))}.npy"
+            np.save(temporary / name, values)
+            arrays.append({"grid": list(grid), "count": len(bucket), **_stamp(temporary / name)})
+        records = [token.record for bucket in ordered for token in bucket]
+        items, keys = _pack_records(records)
+        np.save(temporary / ITEMS_NAME, items)
+        (temporary / KEYS_NAME).write_bytes(keys)
+        entry = {
+            "name": shard_name(number),
+            "items": len(records),
+            "tokens": sum(a["count"] * int(np.prod(a["grid"])) for a in arrays),
+            "skipped": len(errors),
+            "labelled": sum(record.label != NO_LABEL for record in records),
+            "arrays": arrays,
+            "tables": [_stamp(temporary / name) for name in (ITEMS_NAME, KEYS_NAME)],
+        }
+        write_json(temporary / SHARD_NAME, {**entry, "errors": [dict(error) for error in errors]})
+    return entry
+
+
+def read_shard_entry(folder: Path, number: int) -> dict[str, Any] | None:
+    """The entry of a finished shard, with its `errors`; None where it is missing or its files are not all there.
+
+    Files are compared by size; `TokenShards.verify` compares what they hold.
+    """
+    path = folder / shard_name(number)
+    try:
+        entry = read_json(path / SHARD_NAME)
+        files = [*entry["arrays"], *entry["tables"]]
+        complete = all((path / file["file"]).stat().st_size == file["bytes"] for file in files)
+    except (ShardError, OSError, KeyError, TypeError):
+        return None
+    return entry if complete else None
+
+
+def write_index(folder: Path, format: TokenFormat, entries: Sequence[Mapping[str, Any]]) -> None:
+    """`index.json` and `errors.jsonl` of all shards, in order, from what `read_shard_entry` gives for them.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    errors = [error for entry in entries for error in entry["errors"]]
+    with atomic_path(folder / ERRORS_NAME) as temporary:
+        lines = [json.dumps(error, ensure_ascii=False) + "\n" for error in errors]
+        temporary.write_text("".join(lines), encoding="utf-8")
+    shards = [{key: value for key, value in entry.items() if key not in ("errors", "sha256")} for entry in entries]
+    content = {
+        **format.to_json(),
+        "items": sum(entry["items"] for entry in entries),
+        "tokens": sum(entry["tokens"] for entry in entries),
+        "skipped": len(errors),
+        "labelled": sum(entry["labelled"] for entry in entries),
+        "shards": shards,
+    }
+    write_json(folder / INDEX_NAME, content)
+
+
+def _pack_records(records: Sequence[TokenRecord]) -> tuple[np.ndarray, bytes]:
+    items = np.zeros(len(records), dtype=ITEM_DTYPE)
+    keys = bytearray()
+    for row, record in zip(items, records, strict=True):
+        keys += record.key.encode(*ENCODING)
+        row["label"], row["view"], row["start"] = record.label, record.view, record.start
+        row["fps"] = np.nan if record.fps is None else record.fps
+        row["size"], row["source"], row["crop"] = record.size, record.source_size, record.crop
+        row["flip"], row["key_end"] = record.flip, len(keys)
+    return items, bytes(keys)
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}

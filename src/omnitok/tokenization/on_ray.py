@@ -1,0 +1,153 @@
+"""The engine of Ray Data: tasks that read feed actors that encode, on this machine or a cluster.
+
+Back-pressure, placement and retries after a lost process are Ray's. The process that started it writes the shards.
+"""
+
+import logging
+import pickle
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
+from omnitok.pretrained import fingerprint, load_tokenizer
+from omnitok.tokenization.encoding import encode_group
+from omnitok.tokenization.planning import Plan
+from omnitok.tokenization.progress import Progress, Work
+from omnitok.tokenization.reading import Chunk, Piece, Pixels, read_group
+
+MAX_BLOCKS = 2048
+RETRIES = 3
+LARGEST_GROUP = 2**29
+"""Groups of more bytes of pixels do not travel: the actor that encodes them reads them itself, piece by piece."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def tokenize_on_ray(
+    work: Work,
+    device: str = "auto",
+    address: str | None = None,
+    actors: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Make the shards of `work` with Ray Data.
+
+    The tokenizer is loaded by its name in every actor, so a folder has to be reachable from all machines, as have the
+    files of the collection.
+
+    Args:
+        device: "cpu", or "cuda" for one GPU an actor; "auto" is that where the cluster has GPUs.
+        address: of an existing cluster; None starts one on this machine.
+        actors: how many tokenizer actors; None is one a GPU, or one for every two CPUs.
+        progress: told about the files and frames of every group.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        OmnitokError: the cluster cannot be reached, or the work failed there.
+        OSError: a shard cannot be written.
+    """
+    try:
+        import ray
+        import ray.data as ray_data
+    except ImportError as error:
+        raise MissingExtraError("ray", "ray") from error
+    data: Any = ray_data  # whose types know functions of one argument only
+    groups = work.groups
+    if not groups:
+        return
+    begun = time.perf_counter()
+    is_ours = not ray.is_initialized()
+    try:
+        if is_ours:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+        resources = ray.cluster_resources()
+        on_gpu = device.startswith("cuda") or (device == "auto" and resources.get("GPU", 0) >= 1)
+        count = actors or max(1, int(resources.get("GPU", 0)) if on_gpu else int(resources.get("CPU", 2)) // 2)
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False
+        plan = ray.put(work.plan)
+        rows = (
+            data.from_items([{"group": group} for group in groups], override_num_blocks=min(len(groups), MAX_BLOCKS))
+            .map(_read, fn_kwargs={"plan": plan}, num_cpus=1, max_retries=RETRIES)
+            .map(
+                _Encode,
+                fn_constructor_kwargs={"plan": plan, "device": "cuda" if on_gpu else "cpu"},
+                compute=data.ActorPoolStrategy(size=count),
+                num_cpus=1,
+                num_gpus=1 if on_gpu else 0,
+                max_restarts=RETRIES,
+                max_task_retries=RETRIES,
+            )
+        )
+        for row in rows.iter_rows():
+            done = pickle.loads(row["done"])
+            work.add(done)
+            if progress is not None:
+                progress(len(work.plan.samples_of(done.group)), done.frames)
+        work.summary.seconds += time.perf_counter() - begun
+        # Actors that wait are waiting for pixels.
+        work.summary.encoding /= count
+        work.summary.reading += max(0.0, work.summary.seconds - work.summary.encoding - work.summary.writing)
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        raise OmnitokError(f"Ray: {_reason(error)}") from error
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+def _read(row: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """The reading stage: a group's pixels, or nothing where they are too many."""
+    torch.set_num_threads(1)
+    pieces, size = [], 0
+    for piece in read_group(plan, row["group"]):
+        pieces.append(_as_arrays(piece))
+        size += sum((unit.pixels if isinstance(unit, Pixels) else unit.frames).nbytes for unit in piece.units)
+        if size > LARGEST_GROUP:
+            return {"group": row["group"], "pieces": b""}
+    return {"group": row["group"], "pieces": pickle.dumps(pieces, protocol=5)}
+
+
+class _Encode:
+    """The encoding stage: an actor with a tokenizer."""
+
+    def __init__(self, plan: Plan, device: str) -> None:
+        torch.set_num_threads(1)
+        self.plan = plan
+        tokenizer = load_tokenizer(plan.format.tokenizer)
+        found = fingerprint(tokenizer)
+        if found != plan.format.tokenizer_sha256:
+            wanted = plan.format.tokenizer_sha256
+            raise CheckpointError(f"{plan.format.tokenizer}: has weights {found} on this Ray worker, not {wanted}")
+        self.tokenizer = tokenizer.to(device, _DTYPES[plan.settings.precision]).eval()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        group = int(row["group"])
+        pieces = map(_as_tensors, pickle.loads(row["pieces"])) if row["pieces"] else read_group(self.plan, group)
+        done = encode_group(self.plan, self.tokenizer, pieces, group)
+        return {"group": group, "done": pickle.dumps(done, protocol=5)}
+
+
+def _as_arrays(piece: Piece) -> Piece:
+    """For pickling: a tensor would take along all of the memory that it is a view of."""
+    return replace(piece, units=[_with(unit, _pixels(unit).contiguous().numpy()) for unit in piece.units])
+
+
+def _as_tensors(piece: Piece) -> Piece:
+    return replace(piece, units=[_with(unit, torch.from_numpy(_pixels(unit))) for unit in piece.units])
+
+
+def _pixels(unit: Pixels | Chunk) -> Any:
+    return unit.pixels if isinstance(unit, Pixels) else unit.frames
+
+
+def _with(unit: Pixels | Chunk, values: Any) -> Pixels | Chunk:
+    return replace(unit, pixels=values) if isinstance(unit, Pixels) else replace(unit, frames=values)
+
+
+def _reason(error: BaseException) -> str:
+    """The last line that says something: Ray puts the remote traceback first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,180 @@
+"""The reading stage: a group of files becomes pixels, in pieces of bounded size and in a fixed order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from omnitok.data.media import VideoReader, read_image
+from omnitok.data.shard_format import TokenRecord
+from omnitok.data.sources import sample_file
+from omnitok.errors import MediaError
+from omnitok.tokenization.planning import Plan, TokenizeSettings, WorkItem
+from omnitok.tokenization.views import View, draw_views
+
+PIECE_BYTES = 2**26
+"""A piece is handed on when its pixels reach this."""
+
+CHUNK_FRAMES = 64
+"""Whole clips of more frames are streamed in chunks of so many."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an item belongs: the sample's number, the view, and the number of the window in the clip."""
+
+    sample: int
+    view: int
+    window: int
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An item to be encoded: (3, H, W) of a picture, (3, T, H, W) of a clip."""
+
+    place: Place
+    record: TokenRecord
+    pixels: Tensor
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some frames (3, n, H, W) of a clip that is encoded as a stream; `record` comes with the last."""
+
+    place: Place
+    frames: Tensor
+    record: TokenRecord | None
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A file that could not be read; what was handed on of it does not count."""
+
+    sample: int
+    key: str
+    reason: str
+
+
+@dataclass
+class Piece:
+    """Part of a group, in order."""
+
+    group: int
+    units: list[Pixels | Chunk] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
+    samples: int = 0  # files dealt with in this piece
+    is_last: bool = False
+
+    def share(self) -> "Piece":
+        """The same with the pixels of each shape in one block: a tensor travels between processes at a fixed cost."""
+        shapes: dict[torch.Size, list[tuple[int, Pixels]]] = {}
+        for i, unit in enumerate(self.units):
+            if isinstance(unit, Pixels):
+                shapes.setdefault(unit.pixels.shape, []).append((i, unit))
+        units = list(self.units)
+        for alike in shapes.values():
+            block = torch.stack([unit.pixels for _, unit in alike])
+            for (i, unit), pixels in zip(alike, block, strict=True):
+                units[i] = replace(unit, pixels=pixels)
+        return replace(self, units=units)
+
+
+def read_group(plan: Plan, group: int) -> Iterator[Piece]:
+    """The pieces of a group; the last one says so. Files that cannot be read are in `unread`, and never raise."""
+    piece, size = Piece(group), 0
+    for number in plan.samples_of(group):
+        item = plan.collection[number]
+        try:
+            for unit in _read(item, plan.settings):
+                piece.units.append(unit)
+                size += (unit.pixels if isinstance(unit, Pixels) else unit.frames).nbytes
+                if size >= PIECE_BYTES:
+                    yield piece
+                    piece, size = Piece(group), 0
+        except MediaError as error:
+            reason = " ".join(str(error).split()).replace(item.sample.name, item.sample.key)  # wherever DATA lies
+            piece.unread.append(Unread(number, item.sample.key, reason))
+        piece.samples += 1
+    piece.is_last = True
+    yield piece
+
+
+def _read(item: WorkItem, settings: TokenizeSettings) -> Iterator[Pixels | Chunk]:
+    with sample_file(item.sample) as path:
+        if item.medium == "image":
+            yield from _read_picture(item, path, settings)
+        else:
+            yield from _read_clip(item, path, settings)
+
+
+def _read_picture(item: WorkItem, path: str, settings: TokenizeSettings) -> Iterator[Pixels]:
+    picture = read_image(path)
+    height, width = picture.shape[1:]
+    for view in draw_views(settings.views, height, width, settings.resolution, 0, (settings.seed, item.number)):
+        pixels = view.apply(picture[:, None]).squeeze(1)
+        record = _record(item, view, 1, (height, width), None, 0)
+        yield Pixels(Place(item.number, view.number, 0), record, pixels)
+
+
+def _read_clip(item: WorkItem, path: str, settings: TokenizeSettings) -> Iterator[Pixels | Chunk]:
+    with VideoReader(path, settings.fps) as reader:
+        source = (reader.height, reader.width)
+        # A later start must leave a window; headers may promise more frames than there are, then the view has fewer.
+        spare = max((reader.frame_count or 0) - settings.frames, 0)
+        latest = min(spare, settings.frames - 1) if settings.frames else 0
+        views = draw_views(settings.views, *source, settings.resolution, latest, (settings.seed, item.number))
+        cutters = [_Cutter(item, view, source, reader.fps, settings.frames) for view in views]
+        count = 0
+        for frame in reader:
+            for cutter in cutters:
+                yield from cutter.push(count, frame[:, None])
+            count += 1
+        for cutter in cutters:
+            yield from cutter.finish()
+        if settings.frames and not cutters[0].windows:
+            raise MediaError(f"{path}: {count} frames, at least {settings.frames} are needed")
+
+
+class _Cutter:
+    """Cuts the frames of one view of a clip into windows, or hands a whole clip on in chunks."""
+
+    def __init__(self, item: WorkItem, view: View, source: tuple[int, int], fps: float, frames: int) -> None:
+        self.item, self.view, self.source, self.fps, self.frames = item, view, source, fps, frames
+        self.windows = self.streamed = 0
+        self._held: list[Tensor] = []
+
+    def push(self, number: int, frame: Tensor) -> Iterator[Pixels | Chunk]:
+        """Take frame (3, 1, H, W) of that number."""
+        if number < self.view.start:
+            return
+        if not self.frames and len(self._held) == CHUNK_FRAMES:  # and there is one more: the clip is a long one
+            yield Chunk(Place(self.item.number, self.view.number, 0), self._take(), None)
+            self.streamed += CHUNK_FRAMES
+        self._held.append(self.view.apply(frame))
+        if len(self._held) == self.frames:
+            start = self.view.start + self.windows * self.frames
+            record = _record(self.item, self.view, self.frames, self.source, self.fps, start)
+            yield Pixels(Place(self.item.number, self.view.number, self.windows), record, self._take())
+            self.windows += 1
+
+    def finish(self) -> Iterator[Pixels | Chunk]:
+        """The rest of a whole clip; what is left of windows is less than one, and dropped."""
+        if self.frames:
+            return
+        total = self.streamed + len(self._held)
+        record = _record(self.item, self.view, total, self.source, self.fps, self.view.start)
+        place = Place(self.item.number, self.view.number, 0)
+        yield Chunk(place, self._take(), record) if self.streamed else Pixels(place, record, self._take())
+
+    def _take(self) -> Tensor:
+        frames = torch.cat(self._held, dim=1)
+        self._held = []
+        return frames
+
+
+def _record(
+    item: WorkItem, view: View, frames: int, source: tuple[int, int], fps: float | None, start: int
+) -> TokenRecord:
+    size = (frames, *view.size)
+    return TokenRecord(item.sample.key, item.label, size, source, fps, view.number, start, view.crop, view.flip)

@@ -1,0 +1,246 @@
+"""Token shards: what was written is read; whatever is wrong with a folder is one sentence."""
+
+import json
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from omnitok.data import TokenShards
+from omnitok.data.shard_format import TokenFormat, TokenRecord, codes_dtype, read_json, write_json
+from omnitok.data.shard_writing import (
+    Token,
+    pack,
+    read_shard_entry,
+    shard_name,
+    write_index,
+    write_plan,
+    write_shard,
+)
+from omnitok.errors import ShardError
+
+FORMAT = TokenFormat("codes", "uint16", 64, "some-vq", "a" * 64, ("ape", "bee"))
+
+
+def record(number: int, label: int = -1, fps: float | None = None) -> TokenRecord:
+    size = (1 if fps is None else 9, 32, 24)
+    return TokenRecord(
+        f"dir/{number}-é.png", label, size, (40, 50), fps, number % 3, 17, (1, 2, 30, 20), number % 2 == 0
+    )
+
+
+def codes_of(number: int, grid: Sequence[int]) -> torch.Tensor:
+    return torch.randint(0, 64, tuple(grid), generator=torch.Generator().manual_seed(number))
+
+
+def write(folder: Path, format: TokenFormat, grids: Sequence[Sequence[tuple[int, ...]]], labels: int = 2) -> Path:
+    """Shards of items of these grids, numbered through; label = number % labels."""
+    number = 0
+    for shard, of_shard in enumerate(grids):
+        tokens = []
+        for grid in of_shard:
+            values = codes_of(number, grid)
+            if format.kind == "latents":
+                values = torch.stack([values + channel / 7 for channel in range(format.size)])
+            fps = 10.0 if len(grid) == 3 else None
+            label = number % labels if labels else -1
+            tokens.append(Token(record(number, label, fps), pack(values, format)))
+            number += 1
+        write_shard(folder, shard, format, tokens, [{"key": "bad.png", "reason": "bad.png: is bad"}] * shard)
+    entries = [read_shard_entry(folder, shard) for shard in range(len(grids))]
+    write_index(folder, format, [entry for entry in entries if entry is not None])
+    return folder
+
+
+GRIDS = [[(4, 3), (3, 4, 4), (4, 3)], [(3, 4, 4), (2, 2)], [(4, 3)] * 3]
+ORDER = [0, 2, 1, 4, 3, 5, 6, 7]  # pictures before clips, by grid, within a shard
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write(tmp_path / "shards", FORMAT, GRIDS)
+
+
+def test_what_was_written_is_read(folder: Path) -> None:
+    shards = TokenShards(folder, verify=True)
+    assert len(shards) == 8
+    flat = [grid for of_shard in GRIDS for grid in of_shard]
+    for place, number in enumerate(ORDER):
+        item = shards[place]
+        assert item.codes is not None
+        assert item.codes.dtype == torch.int64
+        assert torch.equal(item.codes, codes_of(number, flat[number]))
+        assert item.latents is None
+        assert (item.label, item.index) == (number % 2, place)
+        assert item.record == record(number, number % 2, 10.0 if len(flat[number]) == 3 else None)
+        assert item.key == f"dir/{number}-é.png"
+    assert torch.equal(shards[-1].codes, shards[7].codes)
+    assert shards.grids == {(4, 3): 5, (3, 4, 4): 2, (2, 2): 1}
+    assert shards.indices_of((4, 3)).tolist() == [0, 1, 5, 6, 7]
+    assert shards.labels.tolist() == [number % 2 for number in ORDER]
+    assert (shards.classes, shards.class_count, shards.skipped, shards.shard_count) == (("ape", "bee"), 2, 3, 3)
+    with pytest.raises(IndexError):
+        shards[8]
+
+
+def test_several_at_once(folder: Path) -> None:
+    shards = TokenShards(folder)
+    codes, labels = shards.read([7, 0, 5], (4, 3))
+    assert torch.equal(codes, torch.stack([shards[i].codes for i in (7, 0, 5)]))
+    assert labels.tolist() == [shards[i].label for i in (7, 0, 5)]
+    with pytest.raises(ValueError, match=r"item 3 is of grid \(2, 2\)"):
+        shards.read([0, 3], (4, 3))
+    assert sum(len(block) for block in shards.blocks(2)) == len(shards)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float16", 2**-10), ("bfloat16", 2**-7)])
+def test_latents(tmp_path: Path, dtype: str, tolerance: float) -> None:
+    format = TokenFormat("latents", dtype, 3, "some-vae", "b" * 64)
+    shards = TokenShards(write(tmp_path, format, [[(4, 3)], [(2, 4, 3)]], labels=0))
+    expected = torch.stack([codes_of(0, (4, 3)) + channel / 7 for channel in range(3)])
+    item = shards[0]
+    assert item.latents is not None
+    assert item.latents.dtype == torch.float32
+    assert torch.allclose(item.latents, expected, rtol=tolerance)
+    assert shards[1].latents.shape == (3, 2, 4, 3)
+    assert (item.codes, item.label, shards.class_count) == (None, -1, 0)
+
+
+def test_what_shards_cannot_hold() -> None:
+    half = TokenFormat("latents", "float16", 2, "vae", "b" * 64)
+    with pytest.raises(ShardError, match="beyond float16: store them as bfloat16"):
+        pack(torch.tensor([1e5]), half)
+    assert pack(torch.tensor([1e5]), replace(half, dtype="bfloat16")).dtype == np.uint16
+    with pytest.raises(ShardError, match="NaN"):
+        pack(torch.tensor([float("nan")]), half)
+    with pytest.raises(ShardError, match=r"codes must lie in \[0, 64\)"):
+        pack(torch.tensor([64]), FORMAT)
+    assert (codes_dtype(2**16), codes_dtype(2**16 + 1)) == ("uint16", "uint32")
+    assert pack(torch.tensor([2**16]), replace(FORMAT, dtype="uint32", size=2**17)).tolist() == [2**16]
+    for wrong in ({"kind": "words"}, {"dtype": "float16"}, {"size": 2**17}):
+        with pytest.raises(ValueError, match=r"codes|kind"):
+            replace(FORMAT, **wrong)
+
+
+def test_another_tokenizer_is_refused_with_both_names(folder: Path, tmp_path: Path) -> None:
+    shards = TokenShards(folder)
+    shards.check_tokenizer("some-vq", "a" * 64)
+    with pytest.raises(ShardError, match=r"'some-vq' \(weights a+\), not of 'other-vq' \(weights c+\)"):
+        shards.check_tokenizer("other-vq", "c" * 64)
+    other = write(tmp_path / "other", replace(FORMAT, tokenizer="other-vq", tokenizer_sha256="c" * 64), [[(4, 3)]])
+    with pytest.raises(ShardError, match=r"'other-vq'.*'some-vq'"):
+        TokenShards([folder, other])
+
+
+def test_classes_of_several_folders_are_united(folder: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other", replace(FORMAT, classes=("aardvark", "bee")), [[(4, 3)] * 2])
+    shards = TokenShards([folder, other])
+    assert shards.classes == ("aardvark", "ape", "bee")
+    assert shards.labels.tolist() == [1 + number % 2 for number in ORDER] + [0, 2]
+    assert [shards[8].label, shards[9].label, shards.record(9).label] == [0, 2, 2]
+    unlabelled = write(tmp_path / "unlabelled", replace(FORMAT, classes=()), [[(4, 3)]], labels=0)
+    assert TokenShards([folder, unlabelled]).labels.tolist()[-1] == -1
+    numbered = write(tmp_path / "numbered", replace(FORMAT, classes=()), [[(4, 3)]], labels=1)
+    with pytest.raises(ShardError, match="labels by number"):
+        TokenShards([folder, numbered])
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name, damage, said",
+    [
+        ("00001/codes-2x2.npy", cut, "truncated"),
+        ("00001/items.npy", cut, "truncated"),
+        ("00000/keys.txt", Path.unlink, "missing"),
+        ("00002/codes-4x3.npy", flip, "content has changed"),
+        ("index.json", cut, "no JSON|checksum"),
+        ("index.json", lambda path: path.write_text("[1]"), "not a file that"),
+        ("index.json", lambda path: path.write_text(path.read_text().replace('"count": 2', '"count": 3')), "checksum"),
+        ("index.json", Path.unlink, "holds no token shards"),
+    ],
+)
+def test_damage_is_told(folder: Path, name: str, damage: Callable[[Path], object], said: str) -> None:
+    damage(folder / name)
+    with pytest.raises(ShardError, match=said) as error:
+        TokenShards(folder, verify=True)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def resealed(folder: Path, **changes: object) -> None:
+    write_json(folder / "index.json", {**read_json(folder / "index.json"), **changes})
+
+
+def test_an_index_that_lies_with_a_good_checksum(folder: Path) -> None:
+    resealed(folder, codebook_size=8)
+    with pytest.raises(ShardError, match="the codebook of 'some-vq' has 8"):
+        TokenShards(folder)[0]
+    resealed(folder, codebook_size="many")
+    with pytest.raises(ShardError, match="incomplete or damaged"):
+        TokenShards(folder)
+    resealed(folder, codebook_size=64, version=2)
+    with pytest.raises(ShardError, match="version 2"):
+        TokenShards(folder)
+    resealed(folder, version=1, shards=[{"name": "00000"}])
+    with pytest.raises(ShardError, match="incomplete or damaged"):
+        TokenShards(folder)
+
+
+def test_unfinished_work_is_told(tmp_path: Path) -> None:
+    write_plan(tmp_path, FORMAT.to_json())
+    with pytest.raises(ShardError, match=r"not finished.*--resume"):
+        TokenShards(tmp_path)
+    with pytest.raises(ShardError, match="no such folder"):
+        TokenShards(tmp_path / "none")
+    with pytest.raises(ShardError, match="no folder"):
+        TokenShards([])
+
+
+def test_incomplete_shards_are_no_entries(folder: Path) -> None:
+    assert read_shard_entry(folder, 0) is not None
+    assert read_shard_entry(folder, 9) is None
+    cut(folder / shard_name(0) / "items.npy")
+    assert read_shard_entry(folder, 0) is None
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        write_shard(tmp_path, 0, FORMAT, [Token(record(0), pack(codes_of(0, (4, 3)), FORMAT))], [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_raw_numpy_reads_them_and_errors_are_listed(folder: Path) -> None:
+    raw = np.load(folder / "00002/codes-4x3.npy", mmap_mode="r")
+    assert raw.dtype == np.uint16
+    assert np.array_equal(raw[1], codes_of(6, (4, 3)).numpy())
+    lines = (folder / "errors.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in lines] == ["bad.png"] * 3
+
+
+def test_shards_travel_to_other_processes(folder: Path) -> None:
+    shards = TokenShards(folder)
+    assert shards[0].label == 0
+    again = pickle.loads(pickle.dumps(shards))
+    assert torch.equal(again[4].codes, shards[4].codes)
+
+
+def test_an_empty_collection_of_tokens(tmp_path: Path) -> None:
+    shards = TokenShards(write(tmp_path, FORMAT, [[]]))
+    assert (len(shards), shards.grids, shards.labels.tolist()) == (0, {}, [])

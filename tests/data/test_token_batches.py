@@ -1,0 +1,126 @@
+"""Batches of tokens: every item once an epoch, one grid a batch, and the rest of an order from anywhere."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from omnitok.data import TokenShards
+from omnitok.data.shard_format import TokenFormat
+from omnitok.data.token_batches import TokenBatch, TokenDataset, TokenSampler
+from omnitok.errors import ShardError
+
+from .test_shards import cut, write
+
+COUNTS = {(4, 3): 23, (3, 4, 4): 7, (2, 2): 1}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
+    format = TokenFormat("codes", "uint16", 64, "some-vq", "a" * 64, ("ape", "bee"))
+    grids = [grid for grid, count in COUNTS.items() for _ in range(count)]
+    return TokenShards(write(tmp_path_factory.mktemp("shards"), format, [grids[k : k + 5] for k in range(0, 31, 5)]))
+
+
+def same(a: TokenBatch, b: TokenBatch) -> bool:
+    return (a.step, a.indices) == (b.step, b.indices) and torch.equal(a.tokens, b.tokens)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 50])
+@pytest.mark.parametrize("full", [False, True])
+def test_epochs(batch: int, full: bool) -> None:
+    sampler = TokenSampler(COUNTS, batch, seed=3, full_batches=full)
+    seen: Counter[tuple[object, int]] = Counter()
+    orders = []
+    for epoch in range(4):
+        steps = range(sampler.steps_before(epoch), sampler.steps_before(epoch + 1))
+        plans = [sampler.plan(step) for step in steps]
+        assert [sampler.epoch_of(step) for step in steps] == [epoch] * len(steps)
+        assert not full or all(len(places) == batch for _, places in plans)
+        drawn = [(grid, place) for grid, places in plans for place in places.tolist()]
+        orders.append(drawn)
+        seen.update(drawn)
+        if not full:
+            assert Counter(drawn) == Counter((grid, place) for grid, n in COUNTS.items() for place in range(n))
+        for grid, n in COUNTS.items():  # each is seen as often as another of its grid, up to one
+            counts = [seen[grid, place] for place in range(n)]
+            assert max(counts) - min(counts) <= 1
+    assert batch == 50 or orders[0] != orders[1]
+
+
+def test_the_order_never_changes() -> None:
+    """Frozen values: trained generators are repeatable only while these stay."""
+    grid, places = TokenSampler(COUNTS, 4, seed=3, full_batches=True).plan(9)
+    assert (grid, places.tolist()) == ((3, 4, 4), [5, 2, 6, 0])
+
+
+def test_batches_are_of_one_grid(shards: TokenShards) -> None:
+    loader = shards.loader(4, seed=1)
+    batches = list(loader)
+    assert len(batches) == 6 + 2 + 1
+    assert sorted(i for batch in batches for i in batch.indices) == list(range(31))
+    for batch in batches:
+        assert batch.codes is not None
+        assert torch.equal(batch.codes, torch.stack([shards[i].codes for i in batch.indices]))
+        assert batch.labels.tolist() == [shards[i].label for i in batch.indices]
+        assert batch.medium == ("video" if batch.codes.ndim == 4 else "image")
+        assert batch.size == len(batch.codes)
+    assert loader.epoch == 1
+    assert [batch.indices for batch in loader] != [batch.indices for batch in batches]
+
+
+@pytest.mark.parametrize("workers, full", [(0, False), (2, False), (2, True)])
+def test_resumed_in_the_middle_it_gives_exactly_the_rest(shards: TokenShards, workers: int, full: bool) -> None:
+    whole = list(shards.loader(4, seed=1, full_batches=full))
+    first = shards.loader(4, seed=1, workers=1, full_batches=full)
+    begun = iter(first)
+    head = [next(begun) for _ in range(3)]
+    state = first.state_dict()
+    second = shards.loader(4, seed=1, workers=workers, full_batches=full)
+    second.load_state_dict(state)
+    rest = list(second)
+    assert all(same(a, b) for a, b in zip(whole, [*head, *rest], strict=True))
+
+
+def test_ranks_share_each_batch(shards: TokenShards) -> None:
+    for step in range(9):
+        whole = TokenDataset(shards, 4, 1, full_batches=False)[step]
+        shares = [TokenDataset(shards, 4, 1, rank, 2, full_batches=False)[step] for rank in range(2)]
+        assert all(share.indices == whole.indices[rank::2] for rank, share in enumerate(shares))
+        assert all(share.tokens.shape[1:] == whole.tokens.shape[1:] for share in shares)
+
+
+def test_some_grids_only(shards: TokenShards) -> None:
+    assert {batch.tokens.shape[1:] for batch in shards.loader(4, grids=[(3, 4, 4)])} == {(3, 4, 4)}
+    with pytest.raises(ValueError, match=r"no items of grid \(9, 9\)"):
+        shards.loader(4, grids=[(9, 9)])
+
+
+def test_another_order_is_refused(shards: TokenShards) -> None:
+    state = shards.loader(4, seed=1).state_dict()
+    for other in (shards.loader(5, seed=1), shards.loader(4, seed=2), shards.loader(4, seed=1, grids=[(4, 3)])):
+        with pytest.raises(ShardError, match="position is of a loader with"):
+            other.load_state_dict(state)
+
+
+def test_nonsense_is_told(shards: TokenShards) -> None:
+    with pytest.raises(ValueError, match="nothing to sample"):
+        TokenSampler({}, 4, 0)
+    with pytest.raises(ValueError, match="batch size"):
+        TokenSampler(COUNTS, 0, 0)
+    with pytest.raises(ValueError, match="seed"):
+        TokenSampler(COUNTS, 1, -1)
+    with pytest.raises(ValueError, match="shared evenly"):
+        TokenDataset(shards, 5, 0, 0, 2)
+    with pytest.raises(ValueError, match="rank"):
+        TokenDataset(shards, 4, 0, 2, 2)
+
+
+def test_damage_is_one_sentence_from_a_worker_too(tmp_path: Path) -> None:
+    format = TokenFormat("codes", "uint16", 64, "some-vq", "a" * 64)
+    shards = TokenShards(write(tmp_path, format, [[(4, 3)] * 8]))
+    cut(tmp_path / "00000/codes-4x3.npy")
+    with pytest.raises(ShardError, match=r"truncated$") as error:
+        list(shards.loader(4, workers=1))
+    assert "Traceback" not in str(error.value)

@@ -1,0 +1,75 @@
+"""A tiny tokenizer and a collection of pictures and clips in class folders, with one bad file of each."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from omnitok.data import write_image, write_video
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.pretrained import fingerprint, save_tokenizer
+from omnitok.tokenization.planning import Plan, TokenizeSettings, find_collection, make_plan
+
+SMALL = TokenizerConfig(
+    width=32,
+    heads=2,
+    head_dim=16,
+    encoder_blocks="w",
+    decoder_blocks="w",
+    encoder_temporal_blocks=1,
+    decoder_temporal_blocks=1,
+    window_size=4,
+    window_convolution=True,
+    codebook_size=64,
+)
+
+
+def make_tokenizer(config: TokenizerConfig = SMALL) -> OmniTokenizer:
+    torch.manual_seed(0)
+    return OmniTokenizer.from_config(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> OmniTokenizer:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def vae() -> OmniTokenizer:
+    return make_tokenizer(replace(SMALL, bottleneck="kl"))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer: OmniTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tokenizer(tokenizer, tmp_path_factory.mktemp("models") / "vq")
+
+
+def smooth(seed: int, frames: int, height: int, width: int) -> torch.Tensor:
+    """(3, frames, height, width) in [-1, 1]."""
+    small = torch.rand(1, 3, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.interpolate(small, (frames, height, width), mode="trilinear")[0]
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten pictures in a/ and b/, three clips of 6, 10 and 14 frames in c/, a bad file in b/ and in c/."""
+    root = tmp_path_factory.mktemp("media")
+    for i in range(10):
+        write_image(root / f"{'ab'[i % 2]}/{i}.png", smooth(i, 1, 24 + 8 * (i % 3), 32)[:, 0])
+    for i in range(3):
+        write_video(root / f"c/{i}.mp4", smooth(50 + i, 6 + 4 * i, 32, 48), fps=10)
+    (root / "b/bad.jpg").write_bytes(b"no picture")
+    (root / "c/bad.mp4").write_bytes(b"no clip")
+    return root
+
+
+def plan_of(media: Path, tokenizer: OmniTokenizer, latent_dtype: str = "float16", **changes: object) -> Plan:
+    settings = replace(TokenizeSettings(resolution=24, frames=5, batch_size=2, shard_size=4), **changes)
+    collection = find_collection([media])
+    return make_plan(collection, settings, tokenizer.config, "small", fingerprint(tokenizer), latent_dtype)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
