@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import omnitok
-from omnitok import pretrained
+from omnitok import model_files, pretrained
 from omnitok.convert import convert_checkpoint
 from omnitok.errors import CheckpointError
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
@@ -103,7 +103,7 @@ def test_failed_save_leaves_the_old_model(folder: Path, monkeypatch: pytest.Monk
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pretrained, "save_file", full_disk)
+    monkeypatch.setattr(model_files, "save_file", full_disk)
     with pytest.raises(CheckpointError, match=r"cannot be written here \(No space left on device\)"):
         save_tokenizer(load_tokenizer(folder), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

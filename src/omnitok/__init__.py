@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from omnitok.convert import convert_checkpoint
+    from omnitok.generation.loading import load_generator
     from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
     from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
     from omnitok.models.language_model import LanguageModel, LanguageModelConfig
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "convert_checkpoint",
     "list_models",
+    "load_generator",
 ]
 
 _HOME_OF = {
@@ -43,6 +45,7 @@ _HOME_OF = {
     "VectorQuantizer": "omnitok.models.bottleneck",
     "convert_checkpoint": "omnitok.convert",
     "list_models": "omnitok.pretrained",
+    "load_generator": "omnitok.generation.loading",
 }
 
 # Rooms reached as attributes: `omnitok.data.read_image` works after `import omnitok`.

@@ -7,31 +7,39 @@ before anything of its size is allocated.
 import dataclasses
 import difflib
 import hashlib
-import json
 import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from omnitok.atomic import atomic_path
-from omnitok.convert import check_weights, convert_checkpoint, meta_tokenizer
+from omnitok.convert import check_shapes, check_weights, convert_checkpoint, meta_tokenizer
 from omnitok.errors import CheckpointError
+from omnitok.generator_settings import GeneratorSettings
+from omnitok.model_files import (
+    CARD_NAME,
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    check_architecture,
+    first_line,
+    read_json,
+    read_shapes,
+    read_weights,
+    typed_fields,
+    write_model,
+)
+from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
+from omnitok.models.language_model import LanguageModel, LanguageModelConfig
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
-CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
 ARCHITECTURE = "OmniTokenizer"
 BUNDLED_FOLDER = Path(__file__).parent / "pretrained_models"
 
-MAX_CONFIG_BYTES = 2**20
-MAX_INTEGER = 2**31 - 1
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -40,9 +48,9 @@ class ModelInfo:
     """A row of the table of models; None where only the weights could tell and they are not on this machine."""
 
     name: str
-    kind: str
+    kind: str  # "tokenizer", "language model" or "diffusion"
     parameters: int | None  # trained weights and codebook
-    bottleneck: str | None  # "vq" or "kl"
+    bottleneck: str | None  # "vq" or "kl"; None of a generator
     description: str
     source: str  # "bundled", a folder, or the address the file is loaded from
 
@@ -108,14 +116,30 @@ def model_info(name: str) -> ModelInfo:
     folder = bundled.get(name, Path(name))
     if not folder.is_dir():
         raise CheckpointError(_unknown_name(name))
-    config = read_config(folder / CONFIG_NAME)
-    shapes = _read_shapes(folder / WEIGHTS_NAME)
-    _check_weights(folder, config, shapes)
+    shapes = read_shapes(folder / WEIGHTS_NAME)
+    if is_generator(folder):
+        generator, _ = read_generator_config(folder / CONFIG_NAME)
+        _check_generator_weights(folder, generator, shapes)
+        kind = "language model" if isinstance(generator, LanguageModelConfig) else "diffusion"
+        bottleneck = None
+    else:
+        config = read_config(folder / CONFIG_NAME)
+        _check_weights(folder, config, shapes)
+        kind, bottleneck = "tokenizer", config.bottleneck
     # The moving averages and the flag of a codebook serve its training only.
     not_counted = ("bottleneck.cluster_size", "bottleneck.cluster_sum", "bottleneck.initialised")
     parameters = sum(math.prod(shape) for weight, shape in shapes.items() if weight not in not_counted)
     source = "bundled" if name in bundled else str(folder)
-    return ModelInfo(name, "tokenizer", parameters, config.bottleneck, _first_sentence(folder / CARD_NAME), source)
+    return ModelInfo(name, kind, parameters, bottleneck, _first_sentence(folder / CARD_NAME), source)
+
+
+def is_generator(folder: Path) -> bool:
+    """Whether a folder holds a generator, as its configuration says.
+
+    Raises:
+        CheckpointError: no readable configuration.
+    """
+    return read_json(folder / CONFIG_NAME).get("architecture") in _GENERATOR_CONFIGS
 
 
 def _first_sentence(card: Path) -> str:
@@ -161,32 +185,53 @@ def load_tokenizer(
     """
     if not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating point type, found {dtype}")
-    name, path = os.fspath(name_or_path), Path(name_or_path)
-    bundled = bundled_models()
-    if name in bundled:
-        tokenizer = _load_folder(bundled[name])
-    elif path.is_dir():
-        tokenizer = _load_folder(path)
-    elif path.is_file():
-        tokenizer = _load_file(path)
-    elif name in RELEASED_FILES:
-        released = RELEASED_FILES[name]
-        tokenizer = _convert_tokenizer(_from_hub(released.repository, released.filename))
-    elif path.suffix in (".ckpt", ".safetensors", ".pt", ".pth"):
-        raise CheckpointError(f"{name}: no such file")
-    elif len(path.parts) > 1 and path.parent.is_dir():  # a mistyped path, not a hub id: no need to ask the network
-        raise CheckpointError(f"{name}: no such folder or file")
-    elif _HUB_ID.fullmatch(name):
-        tokenizer = _load_hub(name)
-    else:
-        raise CheckpointError(_unknown_name(name))
+    files = _find_files(name_or_path)
+    tokenizer = _convert_tokenizer(files.weights) if files.config is None else _load_files(files.config, files.weights)
     return tokenizer.to(device, dtype).eval()
 
 
-def _load_file(path: Path) -> OmniTokenizer:
-    if path.name == WEIGHTS_NAME and (path.parent / CONFIG_NAME).is_file():
-        return _load_folder(path.parent)
-    return _convert_tokenizer(path)
+@dataclass(frozen=True)
+class _Files:
+    """Of a model; a released checkpoint has no configuration of ours."""
+
+    config: Path | None
+    weights: Path
+
+
+def _find_files(name_or_path: str | os.PathLike[str]) -> _Files:
+    """The files behind a name, folder, file or hub id, downloaded where needed.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    name, path = os.fspath(name_or_path), Path(name_or_path)
+    bundled = bundled_models()
+    if name in bundled:
+        return _files_of(bundled[name])
+    if path.is_dir():
+        return _files_of(path)
+    if path.is_file():
+        own = path.name == WEIGHTS_NAME and (path.parent / CONFIG_NAME).is_file()
+        return _files_of(path.parent) if own else _Files(None, path)
+    if name in RELEASED_FILES:
+        released = RELEASED_FILES[name]
+        return _Files(None, _from_hub(released.repository, released.filename))
+    if path.suffix in (".ckpt", ".safetensors", ".pt", ".pth"):
+        raise CheckpointError(f"{name}: no such file")
+    if len(path.parts) > 1 and path.parent.is_dir():  # a mistyped path, not a hub id: no need to ask the network
+        raise CheckpointError(f"{name}: no such folder or file")
+    if _HUB_ID.fullmatch(name):
+        return _Files(*(_from_hub(name, filename) for filename in (CONFIG_NAME, WEIGHTS_NAME)))
+    raise CheckpointError(_unknown_name(name))
+
+
+def _files_of(folder: Path) -> _Files:
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder}: holds no {name}; a model is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}"
+            )
+    return _Files(folder / CONFIG_NAME, folder / WEIGHTS_NAME)
 
 
 def _convert_tokenizer(path: Path) -> OmniTokenizer:
@@ -194,20 +239,6 @@ def _convert_tokenizer(path: Path) -> OmniTokenizer:
     if not isinstance(model, OmniTokenizer):
         raise CheckpointError(f"{path}: holds a {type(model).__name__}, where a tokenizer is wanted")
     return model
-
-
-def _load_folder(folder: Path) -> OmniTokenizer:
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder}: holds no {name}; a model is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}"
-            )
-    return _load_files(folder / CONFIG_NAME, folder / WEIGHTS_NAME)
-
-
-def _load_hub(hub_id: str) -> OmniTokenizer:
-    config, weights = (_from_hub(hub_id, name) for name in (CONFIG_NAME, WEIGHTS_NAME))
-    return _load_files(config, weights)
 
 
 def _from_hub(repository: str, filename: str) -> Path:
@@ -232,45 +263,17 @@ def _from_hub(repository: str, filename: str) -> Path:
         ) from error
     except Exception as error:
         raise CheckpointError(
-            f"{repository}: {filename} cannot be downloaded from the Hugging Face hub ({_first_line(error)})"
+            f"{repository}: {filename} cannot be downloaded from the Hugging Face hub ({first_line(error)})"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _load_files(config_path: Path, weights_path: Path) -> OmniTokenizer:
     config = read_config(config_path)
-    _check_weights(weights_path, config, _read_shapes(weights_path))
+    _check_weights(weights_path, config, read_shapes(weights_path))
     tokenizer = meta_tokenizer(config)
-    expected = tokenizer.state_dict()
-    weights = {}
-    try:
-        with safe_open(weights_path, framework="pt") as file:
-            for name, like in expected.items():
-                # A copy: the file may be replaced while the model lives.
-                tensor = file.get_tensor(name)
-                if tensor.is_floating_point() != like.is_floating_point():
-                    raise CheckpointError(
-                        f"{weights_path}: weight {name} has dtype {tensor.dtype} instead of {like.dtype}"
-                    )
-                weights[name] = tensor.to(like.dtype, copy=True)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{weights_path}: corrupt or truncated safetensors ({_first_line(error)})") from error
+    weights = read_weights(weights_path, tokenizer.state_dict())
     tokenizer.load_state_dict(weights, assign=True)
     return tokenizer
-
-
-def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes from the header of a safetensors file, whose sizes are checked against the file's."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: corrupt or truncated safetensors ({_first_line(error)})") from error
 
 
 def _check_weights(path: Path, config: TokenizerConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -295,81 +298,157 @@ def read_config(path: str | os.PathLike[str]) -> TokenizerConfig:
     Raises:
         CheckpointError: one sentence that begins with the path.
     """
-    path = Path(path)
+    fields = read_json(path)
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise CheckpointError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, which no configuration is")
-        fields = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({_first_line(error)})") from error
-    try:
-        return _config_from_json(fields)
+        check_architecture(fields, (ARCHITECTURE,))
+        return TokenizerConfig(**typed_fields(fields, TokenizerConfig))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _config_from_json(fields: object) -> TokenizerConfig:
-    if not isinstance(fields, dict):
-        raise ValueError(f"must hold a JSON object, found {type(fields).__name__}")
-    architecture = fields.get("architecture")
-    if architecture != ARCHITECTURE:
-        raise ValueError(f"field architecture is {architecture!r}; this version loads {ARCHITECTURE!r}")
-    values: dict[str, Any] = {
-        name: value for name, value in fields.items() if name not in ("architecture", "omnitok_version")
+# ------------------------------------------------------------------------------------------------------- generators
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A generator's model and what its folder says beside the weights."""
+
+    model: LanguageModel | DiffusionTransformer
+    settings: GeneratorSettings
+
+
+def load_generator_model(
+    name_or_path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> TrainedGenerator:
+    """A trained language model or diffusion transformer in `eval` mode, without its tokenizer.
+
+    Args:
+        name_or_path: a bundled name, a folder, or a hub id, in this order.
+        device, dtype: where and how the weights are kept.
+
+    Raises:
+        CheckpointError: an unknown name, a tokenizer, a released checkpoint (which says no tokenizer), or missing,
+            corrupt, foreign or unreachable files, in one sentence.
+        ValueError: a dtype that is not floating point.
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating point type, found {dtype}")
+    files = _find_files(name_or_path)
+    if files.config is None:
+        raise CheckpointError(
+            f"{name_or_path}: a released checkpoint does not say which tokenizer it belongs to; "
+            "use omnitok.convert_checkpoint and give the model and a tokenizer to LanguageModelGenerator or "
+            "DiffusionGenerator"
+        )
+    config, settings = read_generator_config(files.config)
+    shapes = read_shapes(files.weights)
+    _check_generator_weights(files.weights, config, shapes)
+    with torch.device("meta"):
+        model = _build_generator(config)
+    model.load_state_dict(read_weights(files.weights, model.state_dict()), assign=True)
+    return TrainedGenerator(model.to(device, dtype).eval(), settings)
+
+
+def read_generator_config(
+    path: str | os.PathLike[str],
+) -> tuple[LanguageModelConfig | DiffusionTransformerConfig, GeneratorSettings]:
+    """The configuration and settings in a generator's `config.json`, every field checked for its type and value.
+
+    Raises:
+        CheckpointError: one sentence that begins with the path.
+    """
+    fields = read_json(path)
+    try:
+        kind = _GENERATOR_CONFIGS[check_architecture(fields, tuple(_GENERATOR_CONFIGS))]
+        settings = fields.get("settings")
+        if not isinstance(settings, dict):
+            raise ValueError(f"field settings must be an object, found {type(settings).__name__}")
+        config = kind(**typed_fields(fields, kind, also=("settings",)))
+        return config, GeneratorSettings(**typed_fields(settings, GeneratorSettings))
+    except (ValueError, TypeError) as error:  # TypeError: a field that has no default is missing
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+_GENERATOR_CONFIGS: dict[str, type[LanguageModelConfig] | type[DiffusionTransformerConfig]] = {
+    "LanguageModel": LanguageModelConfig,
+    "DiffusionTransformer": DiffusionTransformerConfig,
+}
+
+
+def _build_generator(
+    config: LanguageModelConfig | DiffusionTransformerConfig,
+) -> LanguageModel | DiffusionTransformer:
+    return LanguageModel(config) if isinstance(config, LanguageModelConfig) else DiffusionTransformer(config)
+
+
+def _check_generator_weights(
+    path: Path, config: LanguageModelConfig | DiffusionTransformerConfig, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    if config.depth > len(shapes):  # before any block is built
+        raise CheckpointError(
+            f"{path}: {CONFIG_NAME} asks for {config.depth} blocks, the weights file holds {len(shapes)} weights"
+        )
+    try:
+        with torch.device("meta"):
+            model = _build_generator(config)
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # sizes beyond what a tensor can have
+        raise CheckpointError(f"{path}: {CONFIG_NAME} asks for impossible sizes: {first_line(error)}") from error
+    try:
+        check_shapes({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, shapes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: does not fit its {CONFIG_NAME}: {error}") from error
+
+
+def save_generator(
+    model: LanguageModel | DiffusionTransformer, settings: GeneratorSettings, folder: str | os.PathLike[str]
+) -> Path:
+    """Write `config.json`, `model.safetensors` and `README.md` (kept where it exists) into `folder`.
+
+    Each appears under its name only when complete, so an interruption leaves no half-written file.
+
+    Raises:
+        CheckpointError: the folder cannot be written (a full disk, no permission, a file of that name).
+    """
+    beside = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    config = {
+        "architecture": type(model).__name__,
+        **dataclasses.asdict(model.config),
+        "settings": beside | {"sampling": dict(settings.sampling)},
     }
-    types = get_type_hints(TokenizerConfig)
-    accepted = [field.name for field in dataclasses.fields(TokenizerConfig)]
-    if unknown := [name for name in values if name not in accepted]:
-        raise ValueError(f"unknown fields {', '.join(unknown[:5])}; accepted are {', '.join(accepted)}")
-    return TokenizerConfig(**{name: _typed(name, value, types[name]) for name, value in values.items()})
+    return write_model(folder, config, model.state_dict(), lambda name: _generator_card(model, settings, name))
 
 
-def _typed(name: str, value: Any, annotation: Any) -> Any:
-    """`value` as JSON gave it, if it is of the annotated type."""
-    options = get_args(annotation) if get_origin(annotation) not in (None, tuple, Literal) else (annotation,)
-    for option in options:
-        if option is type(None) and value is None:
-            return value
-        if option is bool and isinstance(value, bool):
-            return value
-        if option is int and _is_integer(value):
-            return value
-        if option is float and _is_number(value):
-            return float(value)
-        if (option is str or get_origin(option) is Literal) and isinstance(value, str):
-            return value  # the choices of a Literal are checked by TokenizerConfig
-        if get_origin(option) is tuple and isinstance(value, list) and all(_is_number(item) for item in value):
-            return tuple(float(item) for item in value)
-    named = " or ".join(_type_name(option) for option in options)
-    raise ValueError(f"field {name} must be {named}, found {_short(value)}")
+def _generator_card(model: LanguageModel | DiffusionTransformer, settings: GeneratorSettings, name: str) -> str:
+    config = model.config
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    kind = "language model" if isinstance(model, LanguageModel) else "diffusion transformer"
+    media = "pictures" if settings.num_frames == 1 else f"pictures and clips of up to {settings.num_frames} frames"
+    classes = ", ".join(settings.classes[:20]) + (" …" if len(settings.classes) > 20 else "")
+    sampling = ", ".join(f"{key} {value}" for key, value in settings.sampling.items())
+    return f"""---
+library_name: omnitok
+---
+# {name}
 
+A {kind} ({parameters:.1f} M parameters) that generates {media} of {settings.height} x {settings.width} pixels.
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER
+| | |
+|---|---|
+| width | {config.width} ({config.depth} blocks, {config.heads} heads) |
+| tokenizer | {settings.tokenizer} (weights {settings.tokenizer_sha256 or "unknown"}) |
+| classes | {config.num_classes or "none"}{f": {classes}" if classes else ""} |
+| sampling | {sampling or "as the defaults"} |
 
+```python
+import omnitok
 
-def _is_number(value: object) -> bool:
-    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+generator = omnitok.load_generator("path/to/this/folder")
+```
 
-
-def _type_name(option: Any) -> str:
-    names = {bool: "true or false", int: f"a whole number up to {MAX_INTEGER}", float: "a finite number", str: "text"}
-    if option is type(None):
-        return "null"
-    if get_origin(option) is tuple:
-        return "a list of finite numbers"
-    if get_origin(option) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in get_args(option))
-    return names[option]
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+Training data, recipe, licence and figures are not written down yet: whoever publishes this model adds them here.
+"""
 
 
 # ------------------------------------------------------------------------------------------------------------- save
@@ -383,24 +462,12 @@ def save_tokenizer(tokenizer: OmniTokenizer, folder: str | os.PathLike[str]) -> 
     Raises:
         CheckpointError: the folder cannot be written (a full disk, no permission, a file of that name).
     """
-    from omnitok import __version__
-
-    folder = Path(folder)
-    config = {"architecture": ARCHITECTURE, "omnitok_version": __version__, **dataclasses.asdict(tokenizer.config)}
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tokenizer.state_dict().items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / WEIGHTS_NAME) as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
-        with atomic_path(folder / CONFIG_NAME) as temporary:
-            temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if not (folder / CARD_NAME).exists():
-            with atomic_path(folder / CARD_NAME) as temporary:
-                temporary.write_text(_model_card(tokenizer, folder.resolve().name), encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
-        raise CheckpointError(f"{folder}: the model cannot be written here ({reason})") from error
-    return folder
+    return write_model(
+        folder,
+        {"architecture": ARCHITECTURE, **dataclasses.asdict(tokenizer.config)},
+        tokenizer.state_dict(),
+        lambda name: _model_card(tokenizer, name),
+    )
 
 
 def _model_card(tokenizer: OmniTokenizer, name: str) -> str:

@@ -48,6 +48,8 @@ FLAGS = {
         "--set",
         "--images",
         "--videos",
+        "--shards",
+        "--tokenizer",
         "--out",
         "--init",
         "--resume",

@@ -64,10 +64,10 @@ def test_mixture_is_exact(share: float) -> None:
 def test_mixture_far_into_the_run_is_found_without_replaying_it() -> None:
     sampler = Sampler(5, 5, 2, 2, (64,), 3, video_share=0.25)
     step = 10**12
-    before = sampler._steps_before(step, "video")
+    before = sampler.steps_before(step, "video")
     assert abs(before - step / 4) <= BLOCK_STEPS
-    assert sampler._steps_before(step + 1, "video") == before + (sampler.medium(step) == "video")
-    assert before + sampler._steps_before(step, "image") == step
+    assert sampler.steps_before(step + 1, "video") == before + (sampler.medium(step) == "video")
+    assert before + sampler.steps_before(step, "image") == step
 
 
 def test_one_medium_alone() -> None:

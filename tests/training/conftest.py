@@ -1,15 +1,20 @@
 """Pictures and clips made by the tests, and a tokenizer small enough to train in a second."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from omnitok.data.media import write_video
-from omnitok.models.tokenizer import TokenizerConfig
+from omnitok.data.media import write_image, write_video
+from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
+from omnitok.models.language_model import LanguageModelConfig
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig, TrainConfig
+from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -81,3 +86,70 @@ def small_config(media: Path) -> TrainConfig:
         steps=8,
         checkpoint_every=100,
     )
+
+
+@pytest.fixture(scope="session")
+def labelled_media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `images` (classes "a" and "b", 4 PNG each, 16 x 16) and `videos` ("b" and "c", 2 MP4 each)."""
+    root = tmp_path_factory.mktemp("labelled")
+    for i in range(8):
+        folder = root / "images" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_image(folder / f"picture_{i}.png", smooth_frames(i, 1, 16)[:, 0])
+    for i in range(4):
+        folder = root / "videos" / "bc"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_video(folder / f"clip_{i}.mp4", smooth_frames(100 + i, 6, 16), fps=8.0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of a quantizer ("vq") and of a VAE ("kl"), untrained."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    torch.manual_seed(0)
+    statistics = {"latent_mean": (0.0,) * SMALL.latent_channels, "latent_std": (1.5,) * SMALL.latent_channels}
+    for kind, changes in (("vq", {}), ("kl", {"bottleneck": "kl", **statistics})):
+        OmniTokenizer.from_config(replace(SMALL, **changes)).eval().save_pretrained(folder / kind)
+    return {kind: str(folder / kind) for kind in ("vq", "kl")}
+
+
+@pytest.fixture
+def generator_configs(labelled_media: Path, tokenizers: dict[str, str]) -> dict[str, AnyGeneratorConfig]:
+    """A language model ("lm") and a diffusion transformer ("dit") of pictures and clips, 6 steps each, on pixels."""
+    shared: dict[str, Any] = {
+        "data": DataConfig(
+            images=(str(labelled_media / "images"),),
+            videos=(str(labelled_media / "videos"),),
+            frames=5,
+            resolutions=(16,),
+            image_batch=4,
+            video_batch=2,
+            image_policy="center_crop",
+            video_policy="center_crop",
+            flip=False,
+            workers=0,
+        ),
+        "optimizer": OptimizerConfig(lr=1e-2, warmup_steps=2, ema_decay=0.9),
+        "engine": EngineConfig(precision="float32"),
+        "log": LogConfig(every=1, pictures_every=0),
+        "label_dropout": 0.3,
+        "steps": 6,
+        "checkpoint_every": 100,
+    }
+    return {
+        "lm": LanguageModelTrainConfig(
+            name="test-lm",
+            tokenizer=tokenizers["vq"],
+            model=LanguageModelConfig(width=32, depth=2, heads=2, dropout=0.1),
+            **shared,
+        ),
+        "dit": DiffusionTrainConfig(
+            name="test-dit",
+            tokenizer=tokenizers["kl"],
+            model=DiffusionTransformerConfig(
+                patch_size=1, width=32, depth=2, heads=2, temporal=True, objective="flow", learn_sigma=False
+            ),
+            **shared,
+        ),
+    }

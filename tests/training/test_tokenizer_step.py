@@ -13,7 +13,8 @@ from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import AdversarialConfig, EngineConfig, OptimizerConfig, PerceptualConfig, TrainConfig
 from omnitok.training.distributed import Processes
-from omnitok.training.tokenizer_step import TokenizerLearner, step_seed
+from omnitok.training.step import step_seed
+from omnitok.training.tokenizer_step import TokenizerLearner
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 SMALL_CRITIC = DiscriminatorConfig(channels=8, layers=1, norm="spectral")

@@ -14,7 +14,7 @@ from omnitok.cli.failures import UsageError
 from omnitok.cli.report import progress_bar, say
 
 if TYPE_CHECKING:
-    from omnitok.training.config import TrainConfig
+    from omnitok.training.settings import AnyConfig
 
 Folders = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="DIR")]
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
@@ -22,10 +22,10 @@ Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(n
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a tokenizer by a recipe; the model is in OUT/model from the first checkpoint on.
+    """Train a tokenizer or a generator by a recipe; the model is in OUT/model from the first checkpoint on.
 
     OUT also gets config.yaml (the resolved configuration, which can be given in place of a recipe), log.jsonl,
-    checkpoints and reconstruction grids. Ctrl-C or SIGTERM ends with a checkpoint. On several GPUs:
+    checkpoints and grids of reconstructions or samples. Ctrl-C or SIGTERM ends with a checkpoint. On several GPUs:
     torchrun --nproc-per-node 8 -m omnitok train RECIPE ...
     """
 
@@ -37,6 +37,10 @@ class Train:
     """Folder of pictures; may be repeated."""
     videos: Folders = ()
     """Folder of clips; may be repeated."""
+    shards: Folders = ()
+    """Folder of token shards (`omnitok tokenize`), in place of pictures and clips; generators only; may be repeated."""
+    tokenizer: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIR")] = None
+    """The tokenizer whose tokens a generator learns (default: the one that made the shards)."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of the run (default: runs/ and the recipe's name; for a config.yaml, its folder)."""
     init: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
@@ -111,18 +115,24 @@ class Train:
                 print(f"  {name}: {value:.4f}")
         return 0
 
-    def _config(self) -> tuple[TrainConfig, Path]:
+    def _config(self) -> tuple[AnyConfig, Path]:
         """The recipe with everything that the options change, and the run's folder."""
         from omnitok.recipes import find_recipe
+        from omnitok.training.config import TrainConfig
         from omnitok.training.settings import apply_settings, override
 
         config = find_recipe(self.recipe)
+        self._check_kind(isinstance(config, TrainConfig))
         is_file = Path(self.recipe).suffix in (".yaml", ".yml")
         changes: dict[str, Any] = {}
         if self.images:
             changes["data.images"] = [str(path) for path in self.images]
         if self.videos:
             changes["data.videos"] = [str(path) for path in self.videos]
+        if self.shards:
+            changes["shards"] = [str(path) for path in self.shards]
+        if self.tokenizer is not None:
+            changes["tokenizer"] = self.tokenizer
         if self.init is not None:
             changes["init.model"] = self.init
         if self.checkpoint_every is not None:
@@ -133,7 +143,15 @@ class Train:
         default = Path(self.recipe).parent if is_file else Path("runs") / config.name
         return config, self.out or default
 
-    def _describe(self, config: TrainConfig) -> None:
+    def _check_kind(self, is_tokenizer: bool) -> None:
+        """Raise UsageError for options of the other kind of model."""
+        if is_tokenizer and (self.shards or self.tokenizer is not None):
+            option = "--shards" if self.shards else "--tokenizer"
+            raise UsageError(f"{option} is for generators, and {self.recipe} trains a tokenizer")
+        if not is_tokenizer and self.init is not None:
+            raise UsageError(f"--init is for tokenizers, and {self.recipe} trains a generator")
+
+    def _describe(self, config: AnyConfig) -> None:
         from omnitok.recipes.run import describe
 
         description = describe(config)

@@ -45,6 +45,11 @@ class Batch:
     failures: list[Failure] = field(default_factory=list)
     labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
+    @property
+    def size(self) -> int:
+        """Samples in it."""
+        return len(self.pixels)
+
     def pin_memory(self) -> "Batch":
         """The same in page-locked memory; a DataLoader with `pin_memory` calls this."""
         return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())

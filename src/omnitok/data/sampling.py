@@ -109,7 +109,7 @@ class Sampler:
             # What Generator.choice(p=weights) does, without adding up all weights again at every step.
             indices = self._video_weights.searchsorted(rng.random(n), side="right")
         else:
-            indices = self._in_epochs(medium, self._steps_before(step, medium) * n, n)
+            indices = self._in_epochs(medium, self.steps_before(step, medium) * n, n)
         seeds = rng.integers(0, 2**62, size=n)
         draws = tuple(Draw(int(i), int(s)) for i, s in zip(indices, seeds, strict=True))
         return BatchPlan(step, medium, resolution, draws)
@@ -132,7 +132,7 @@ class Sampler:
         block, place = divmod(step, BLOCK_STEPS)
         return "video" if self._block(block)[place] else "image"
 
-    def _steps_before(self, step: int, medium: Medium) -> int:
+    def steps_before(self, step: int, medium: Medium) -> int:
         """How many steps before `step` are of this medium."""
         if not (self.counts["image"] and self.counts["video"]):
             return step

@@ -22,11 +22,11 @@ from omnitok.recipes import (
     table9_temporal_attention,
     table10_order,
     tiny,
+    tiny_generators,
 )
-from omnitok.training.config import TrainConfig
-from omnitok.training.settings import read_config
+from omnitok.training.settings import AnyConfig, read_config
 
-RECIPES: dict[str, TrainConfig] = {
+RECIPES: dict[str, AnyConfig] = {
     recipe.name: recipe
     for recipe in (
         *tiny.STAGES,
@@ -46,12 +46,13 @@ RECIPES: dict[str, TrainConfig] = {
         *table8_spatial_attention.RUNS,
         *table9_temporal_attention.RUNS,
         *table10_order.RUNS,
+        *tiny_generators.RUNS,
     )
 }
 """Name -> configuration."""
 
 
-def find_recipe(name: str) -> TrainConfig:
+def find_recipe(name: str) -> AnyConfig:
     """The recipe of that name, or the configuration in a `.yaml` file that a run has written.
 
     Raises:

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.models.transformer import Block
+from omnitok.training.blocks import BLOCKS
 
 TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the first process validates
 
@@ -120,7 +120,7 @@ def parallelize(module: nn.Module, processes: Processes, mode: Literal["ddp", "f
         return module
     if mode == "fsdp":
         for block in module.modules():
-            if isinstance(block, Block):
+            if isinstance(block, BLOCKS):
                 fully_shard(block)
         fully_shard(module)
         return module

@@ -2,25 +2,45 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from omnitok.data.loading import Batch, FailureCounter
+from omnitok.data.loading import Failure, FailureCounter
 from omnitok.training.checkpoint import Checkpoints, flatten_state
 from omnitok.training.distributed import Processes
 from omnitok.training.logbook import Logbook, Row
+from omnitok.training.step import StepReport
 from omnitok.training.stopping import Limits, StopWatch
 from omnitok.training.throughput import Throughput
-from omnitok.training.tokenizer_step import StepReport
 
 
-class Learner(Protocol):
+class StepBatch(Protocol):
+    """What the loop must know of one process's share of a step."""
+
+    @property
+    def step(self) -> int:
+        """Counted from 0."""
+
+    @property
+    def size(self) -> int:
+        """Samples in it."""
+
+    @property
+    def failures(self) -> Sequence[Failure]:
+        """(path, reason) of each file that could not be read and was replaced by another."""
+
+
+BatchT = TypeVar("BatchT", bound=StepBatch)
+BatchIn = TypeVar("BatchIn", bound=StepBatch, contravariant=True)
+
+
+class Learner(Protocol[BatchIn]):
     """What is trained."""
 
-    def step(self, batch: Batch) -> StepReport:
+    def step(self, batch: BatchIn) -> StepReport:
         """Learn from one batch."""
 
     def state(self) -> dict[str, dict[str, Tensor]]:
@@ -86,7 +106,7 @@ class LoopFailures:
         self.counter = counter
         self._write, self._listed = write, set[str]()
 
-    def update(self, batch: Batch) -> None:
+    def update(self, batch: StepBatch) -> None:
         """Take in one batch.
 
         Raises:
@@ -96,13 +116,13 @@ class LoopFailures:
             if path not in self._listed:
                 self._listed.add(path)
                 self._write(path, reason)
-        self.counter.count(len(batch.pixels), batch.failures)
+        self.counter.count(batch.size, batch.failures)
         self.counter.check()
 
 
 def run_loop(
-    learner: Learner,
-    batches: Callable[[int, int], Iterable[Batch]],
+    learner: Learner[BatchT],
+    batches: Callable[[int, int], Iterable[BatchT]],
     start: int,
     steps: int,
     intervals: Intervals,

@@ -13,11 +13,26 @@ from pydantic import TypeAdapter, ValidationError
 
 from omnitok.atomic import atomic_path
 from omnitok.errors import OmnitokError
-from omnitok.presets import PRESETS, preset
+from omnitok.models.diffusion_transformer import DIFFUSION_TRANSFORMERS
+from omnitok.presets import PRESETS
 from omnitok.training.config import LOSS_NAMES, TrainConfig
+from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
 
 Plain = dict[str, Any]
-Config = TypeVar("Config")
+AnyConfig = TrainConfig | AnyGeneratorConfig
+Config = TypeVar("Config", bound=AnyConfig)
+
+_KINDS: dict[Any, type[AnyConfig]] = {
+    None: TrainConfig,  # of a tokenizer; its files say no kind
+    "language_model": LanguageModelTrainConfig,
+    "diffusion": DiffusionTrainConfig,
+}
+_ARCHITECTURES: dict[type[AnyConfig], Mapping[str, Any]] = {
+    TrainConfig: PRESETS,
+    LanguageModelTrainConfig: {},
+    DiffusionTrainConfig: DIFFUSION_TRANSFORMERS,
+}
+"""What `--set model=NAME` takes."""
 
 
 def to_plain(config: Any) -> Plain:
@@ -33,27 +48,27 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def from_plain(plain: Mapping[str, Any], source: str) -> TrainConfig:
+def from_plain(plain: Mapping[str, Any], kind: type[Config], source: str) -> Config:
     """The configuration that `to_plain` gave, checked.
 
     Raises:
         OmnitokError: an unknown key or a value of the wrong type, in one sentence that starts with `source`.
     """
-    _check_keys(plain, TrainConfig, "", source)
+    _check_keys(plain, kind, "", source, kind)
     try:
-        return TypeAdapter(TrainConfig).validate_python(dict(plain))
+        return TypeAdapter(kind).validate_python(dict(plain))
     except ValidationError as error:
         raise OmnitokError(f"{source}: {_first_problem(error)}") from error
 
 
-def write_config(config: TrainConfig, path: Path) -> None:
+def write_config(config: AnyConfig, path: Path) -> None:
     """Write the resolved configuration as YAML."""
     with atomic_path(path) as temporary:
         temporary.write_text(yaml.safe_dump(to_plain(config), sort_keys=False), encoding="utf-8")
 
 
-def read_config(path: str | os.PathLike[str]) -> TrainConfig:
-    """Read what `write_config` wrote.
+def read_config(path: str | os.PathLike[str]) -> AnyConfig:
+    """Read what `write_config` wrote, of whichever kind it is.
 
     Raises:
         OmnitokError: the file is missing, no YAML, or no training configuration.
@@ -64,10 +79,14 @@ def read_config(path: str | os.PathLike[str]) -> TrainConfig:
         raise OmnitokError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(plain, dict):
         raise OmnitokError(f"{path}: holds {type(plain).__name__}, a mapping of settings is needed")
-    return from_plain(plain, str(path))
+    kind = plain.get("kind")
+    if not isinstance(kind, str | None) or kind not in _KINDS:
+        known = ", ".join(map(repr, filter(None, _KINDS)))
+        raise OmnitokError(f"{path}: kind is {kind!r}; known are {known}, or none for a tokenizer")
+    return from_plain(plain, _KINDS[kind], str(path))
 
 
-def apply_settings(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
+def apply_settings(config: Config, settings: Sequence[str]) -> Config:
     """`config` with each "a.b=c" of `settings` replaced, in order.
 
     Values are read as YAML (numbers, true, null, [96, 128]; a list may also be written 96,128) and converted to the
@@ -82,11 +101,11 @@ def apply_settings(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
         source = f"--set {setting}"
         if not equals or not key:
             raise OmnitokError(f"{source}: expected KEY=VALUE, such as optimizer.lr=1e-4")
-        _assign(plain, key.strip(), text, source)
-    return from_plain(plain, "--set")
+        _assign(plain, key.strip(), text, source, type(config))
+    return from_plain(plain, type(config), "--set")
 
 
-def override(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
     """`config` with the values of `changes`, by their dotted names.
 
     Raises:
@@ -99,7 +118,7 @@ def override(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
         for parent in parents:
             target = target[parent]
         target[last] = value
-    return from_plain(plain, "configuration")
+    return from_plain(plain, type(config), "configuration")
 
 
 def setting_names(kind: Any = TrainConfig, prefix: str = "") -> list[str]:
@@ -115,16 +134,17 @@ def setting_names(kind: Any = TrainConfig, prefix: str = "") -> list[str]:
     return names
 
 
-def _assign(plain: Plain, key: str, text: str, source: str) -> None:
+def _assign(plain: Plain, key: str, text: str, source: str, kind: type[Any]) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise OmnitokError(f"{source}: {text!r} cannot be read as a value") from error
     if key == "model" and isinstance(value, str):
-        if value not in PRESETS:
-            raise OmnitokError(f"{source}: no such architecture; known are {', '.join(PRESETS)}")
-        value = to_plain(preset(value))
-    annotation = _annotation(key, source)
+        known = _ARCHITECTURES[kind]
+        if value not in known:
+            raise OmnitokError(f"{source}: no such architecture; known are {', '.join(known) or 'none by name'}")
+        value = to_plain(known[value])
+    annotation = _annotation(key, source, kind)
     if _takes(annotation, tuple) and isinstance(value, str | int | float):
         value = [yaml.safe_load(item) for item in text.split(",")]
     *parents, last = key.split(".")
@@ -142,25 +162,25 @@ def _takes(annotation: Any, kind: type) -> bool:
     return get_origin(annotation) is kind
 
 
-def _annotation(key: str, source: str) -> Any:
+def _annotation(key: str, source: str, kind: type[Any]) -> Any:
     """The type of a key.
 
     Raises:
         OmnitokError: there is no such key.
     """
-    annotation: Any = TrainConfig
+    annotation: Any = kind
     for name in key.split("."):
         if dataclasses.is_dataclass(annotation) and name in (hints := get_type_hints(annotation)):
             annotation = hints[name]
         elif get_origin(annotation) is dict and name in LOSS_NAMES:
             annotation = get_args(annotation)[1]
         else:
-            raise OmnitokError(f"{source}: unknown key {key!r}{_nearest(key)}")
+            raise OmnitokError(f"{source}: unknown key {key!r}{_nearest(key, kind)}")
     return annotation
 
 
-def _nearest(key: str) -> str:
-    names = setting_names()
+def _nearest(key: str, kind: type[Any]) -> str:
+    names = setting_names(kind)
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     if not close:  # the last part alone may be right: lr for optimizer.lr
         last = key.rsplit(".", 1)[-1]
@@ -168,18 +188,18 @@ def _nearest(key: str) -> str:
     return f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(names)}"
 
 
-def _check_keys(plain: Mapping[str, Any], kind: Any, prefix: str, source: str) -> None:
-    hints = get_type_hints(kind)
+def _check_keys(plain: Mapping[str, Any], part: Any, prefix: str, source: str, kind: type[Any]) -> None:
+    hints = get_type_hints(part)
     for name, value in plain.items():
         key = f"{prefix}{name}"
         if name not in hints:
-            raise OmnitokError(f"{source}: unknown key {key!r}{_nearest(key)}")
+            raise OmnitokError(f"{source}: unknown key {key!r}{_nearest(key, kind)}")
         if isinstance(value, Mapping):
             if dataclasses.is_dataclass(hints[name]):
-                _check_keys(value, hints[name], f"{key}.", source)
+                _check_keys(value, hints[name], f"{key}.", source, kind)
             elif get_origin(hints[name]) is dict:
                 for entry in value:
-                    _annotation(f"{key}.{entry}", source)
+                    _annotation(f"{key}.{entry}", source, kind)
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -1,6 +1,7 @@
 """Samples and frames a second, and the share of the device's arithmetic that the model uses."""
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,10 +37,15 @@ def forward_flops(config: TokenizerConfig, shape: tuple[int, ...]) -> int:
 
 
 class Throughput:
-    """Counts what the steps since the last `rates` went through."""
+    """Counts what the steps since the last `rates` went through.
 
-    def __init__(self, config: TokenizerConfig, peak: float | None) -> None:
-        self._config, self._peak = config, peak
+    Args:
+        forward_flops: floating-point operations of the model's forward for pixels of a shape, or their tokens.
+        peak: of the device in TFLOP/s; None where it is not known.
+    """
+
+    def __init__(self, forward_flops: Callable[[tuple[int, ...]], int], peak: float | None) -> None:
+        self._forward_flops, self._peak = forward_flops, peak
         self._flops_of: dict[tuple[int, ...], int] = {}
         self._reset()
 
@@ -55,7 +61,7 @@ class Throughput:
         """One step of a batch of this shape on each process."""
         one = (1, *shape[1:])
         if one not in self._flops_of:
-            self._flops_of[one] = forward_flops(self._config, one)
+            self._flops_of[one] = self._forward_flops(one)
         samples = shape[0] * world_size
         if len(shape) == 4:
             self._pictures += samples

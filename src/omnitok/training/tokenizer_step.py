@@ -3,17 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from omnitok.data.loading import Batch
-from omnitok.data.sampling import Medium
 from omnitok.losses.adversarial import adaptive_weight
 from omnitok.losses.discriminators import frame_indices, take_frames
 from omnitok.losses.lpips import load_lpips
@@ -21,46 +16,15 @@ from omnitok.losses.objective import normalize_kl, reconstruction_losses, weight
 from omnitok.losses.perceptual import MobileNetPerceptualLoss, load_mobilenet_v2
 from omnitok.models.bottleneck import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.models.transformer import Block
 from omnitok.training.adversary import Adversary
+from omnitok.training.blocks import prepare_blocks
 from omnitok.training.checkpoint import counter, keys_of_group
 from omnitok.training.config import ADVERSARIAL_LOSSES, PIXEL_LOSSES, PerceptualConfig, TrainConfig
 from omnitok.training.distributed import Autoencoder, Processes, gather, gradient_sync, parallelize
 from omnitok.training.optim import AveragedWeights, NamedAdamW, learning_rate
 from omnitok.training.precision import autocast
+from omnitok.training.step import StepReport, Sums, step_seed, tensors_of
 from omnitok.training.usage import CodebookUse
-
-COMPILED_SHAPES = 128  # kinds of blocks times media times resolutions, each compiled once
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one step did. Scalars are of this process."""
-
-    step: int
-    medium: Medium
-    shape: tuple[int, ...]  # of this process's share of the batch
-    rate: float
-    applied: bool  # False: something was not finite, and nothing was updated
-    scalars: dict[str, Tensor]  # unweighted losses, statistics, norms
-
-
-@dataclass
-class _Sums:
-    """Means over the parts of a batch."""
-
-    parts: int
-    values: dict[str, Tensor] = field(default_factory=dict)
-    total: Tensor = field(default_factory=lambda: torch.zeros(()))
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.values[name] = self.values.get(name, 0.0) + value.detach() / self.parts
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of everything random inside a step, so that resuming needs no stored random state."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class TokenizerLearner:
@@ -75,7 +39,7 @@ class TokenizerLearner:
     def __init__(self, config: TrainConfig, tokenizer: OmniTokenizer, processes: Processes) -> None:
         self.config, self.processes = config, processes
         self.tokenizer = tokenizer.to(processes.device).train()
-        _prepare_blocks(tokenizer, config)
+        prepare_blocks(tokenizer, config.engine)
         self._model = parallelize(Autoencoder(tokenizer), processes, config.engine.parallel)
         self._optimizer = NamedAdamW(tokenizer, config.optimizer)
         decay = config.optimizer.ema_decay
@@ -124,13 +88,13 @@ class TokenizerLearner:
             self.adversary.optimizer.zero_grad()
         return StepReport(batch.step, batch.medium, tuple(batch.pixels.shape), rate, applied, sums.values)
 
-    def _backward(self, batch: Batch) -> tuple[_Sums, Tensor | None]:
+    def _backward(self, batch: Batch) -> tuple[Sums, Tensor | None]:
         """Gradients of one forward per part of the batch, for both sides of the game."""
         pixels = batch.pixels.to(self.processes.device, non_blocking=True)
         frames = self._random_frames(batch)
         parts = list(pixels.chunk(self.config.optimizer.accumulation))
         frame_parts = [None] * len(parts) if frames is None else list(frames.chunk(len(parts)))
-        sums, codes = _Sums(len(parts)), []
+        sums, codes = Sums(len(parts)), []
         for i, (part, part_frames) in enumerate(zip(parts, frame_parts, strict=True)):
             with gradient_sync(self._model, enabled=i == len(parts) - 1):
                 part_codes = self._backward_part(part, part_frames, batch.step, sums)
@@ -138,7 +102,7 @@ class TokenizerLearner:
                 codes.append(part_codes)
         return sums, torch.cat(codes) if codes else None
 
-    def _backward_part(self, real: Tensor, frames: Tensor | None, step: int, sums: _Sums) -> Tensor | None:
+    def _backward_part(self, real: Tensor, frames: Tensor | None, step: int, sums: Sums) -> Tensor | None:
         config = self.config
         with autocast(real.device, config.engine.precision):
             fake, codes, losses, statistics = self._model(real, step >= config.quantize_after)
@@ -218,11 +182,11 @@ class TokenizerLearner:
     def _plain_state(self) -> dict[str, dict[str, Tensor]]:
         """What is restored by writing into the tensors."""
         groups = {
-            "model": _tensors(self.tokenizer),
+            "model": tensors_of(self.tokenizer),
             "progress": {"updates": self.updates, "skipped": self.skipped},
         }
         if self.adversary is not None:
-            groups["adversary"] = _tensors(self.adversary)
+            groups["adversary"] = tensors_of(self.adversary)
         if self._average is not None:
             groups["ema"] = dict(self._average.items())
         if self.use is not None:
@@ -246,7 +210,7 @@ class TokenizerLearner:
     def snapshot(self) -> OmniTokenizer | None:
         """A copy of the tokenizer to publish and to measure, in `eval` mode on this process's device, with the averaged
         weights where there are any. On the first process; None on the others, which must call it too."""
-        tensors = _tensors(self.tokenizer) | (dict(self._average.items()) if self._average is not None else {})
+        tensors = tensors_of(self.tokenizer) | (dict(self._average.items()) if self._average is not None else {})
         whole = {name: gather(tensor) for name, tensor in tensors.items()}
         if not self.processes.is_main:
             return None
@@ -278,21 +242,3 @@ def publish(
     if statistics is not None:
         tokenizer.config = dataclasses.replace(tokenizer.config, latent_mean=statistics[0], latent_std=statistics[1])
     tokenizer.save_pretrained(folder)
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    named = [*module.named_parameters(), *module.named_buffers()]
-    return {name: tensor.detach() for name, tensor in named}
-
-
-def _prepare_blocks(tokenizer: OmniTokenizer, config: TrainConfig) -> None:
-    """Recompute and compile block by block, without changing the names of parameters."""
-    if config.engine.compile:
-        torch._dynamo.config.recompile_limit = COMPILED_SHAPES
-    for block in tokenizer.modules():
-        if isinstance(block, Block):
-            if config.engine.activation_checkpointing:
-                # On the instance, not by a wrapping module, which would rename every parameter.
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
-            if config.engine.compile:
-                block.compile(dynamic=False)  # symbolic sizes fail in inductor's layout of the windows (torch 2.13)

@@ -1,30 +1,28 @@
 """Training a tokenizer from its configuration to OUT/model: one of the three stages, or all of a baseline."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from omnitok.data.loading import FailureCounter, StepDataset, load_batches
-from omnitok.data.sampling import Sampler
-from omnitok.data.sources import SampleList, find_samples
-from omnitok.data.videos import ClipSampling
 from omnitok.errors import OmnitokError
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.training.checkpoint import Checkpoints, flatten_state
-from omnitok.training.config import DataConfig, TrainConfig
-from omnitok.training.distributed import Processes, join_processes
+from omnitok.training.config import TrainConfig
+from omnitok.training.distributed import join_processes
 from omnitok.training.inflate import inflate_video_patches, swap_bottleneck
 from omnitok.training.latent_statistics import latent_statistics
-from omnitok.training.logbook import Logbook, Row
+from omnitok.training.logbook import Logbook
 from omnitok.training.loop import Intervals, LoopFailures, LoopResult, Outputs, run_loop
 from omnitok.training.pictures import fixed_samples, write_grids
-from omnitok.training.settings import read_config, to_plain, write_config
+from omnitok.training.pixel_data import build_dataset
+from omnitok.training.run_folder import TrainResult, check_same_recipe, check_unchanged, start_step, unreadable_list
+from omnitok.training.settings import read_config, write_config
 from omnitok.training.stopping import Limits
-from omnitok.training.throughput import Throughput, peak_tflops
+from omnitok.training.throughput import Throughput, forward_flops, peak_tflops
 from omnitok.training.tokenizer_step import TokenizerLearner, publish
 
 LATENT_STATISTICS_BATCHES = 32
@@ -40,19 +38,6 @@ _FREE_ON_RESUME = (
 )
 
 Validation = Callable[[OmniTokenizer], Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training gave; `steps`, `reason`, `last_row` and `validation` as in `LoopResult`."""
-
-    out: Path
-    model: Path
-    steps: int
-    reason: str
-    skipped: int
-    last_row: Row
-    validation: Mapping[str, float]
 
 
 def _silent(message: str) -> None: ...
@@ -94,11 +79,14 @@ def train(
     limits = limits or Limits()
     with join_processes(device or torch.device("cpu")) as processes:
         checkpoints = Checkpoints(out / "checkpoints", config.keep_checkpoints, processes)
-        start = _start_step(out, checkpoints, resume)
-        dataset = build_dataset(config, processes)
+        start = start_step(out, checkpoints, resume)
+        dataset = build_dataset(config.data, config.optimizer.accumulation, config.seed, processes)
         torch.manual_seed(config.seed)
         if start:
-            config = resumed_config(config, read_config(out / "config.yaml"), out)
+            saved = read_config(out / "config.yaml")
+            if not isinstance(saved, TrainConfig):
+                raise OmnitokError(f"{out}: holds the training of a generator; choose another --out")
+            config = resumed_config(config, saved, out)
             tokenizer = OmniTokenizer.from_config(config.model)
         else:
             tokenizer = initial_tokenizer(config, dataset)
@@ -122,44 +110,17 @@ def train(
 # ------------------------------------------------------------------------------------------------------------- start
 
 
-def _start_step(out: Path, checkpoints: Checkpoints, resume: bool) -> int:
-    latest = checkpoints.latest()
-    if latest is not None and not resume:
-        raise OmnitokError(
-            f"{out}: holds a training at step {latest}; continue it with --resume, or choose another --out"
-        )
-    return latest or 0
-
-
 def resumed_config(config: TrainConfig, saved: TrainConfig, out: Path) -> TrainConfig:
     """`config` for continuing the run in `out`: with the architecture that was resolved when it started.
 
     Raises:
         OmnitokError: `config` is of another recipe, architecture, or way to learn.
     """
-    if config.name != saved.name:
-        raise OmnitokError(
-            f"{out}: holds a training of the recipe {saved.name!r}, which {config.name!r} cannot resume; "
-            "choose another --out"
-        )
+    check_same_recipe(config.name, saved.name, out)
     if saved.init.model is not None or config.init.model is not None:
         config = dataclasses.replace(config, model=saved.model)
-    new, old = to_plain(config), to_plain(saved)
-    for key in new:
-        if key not in _FREE_ON_RESUME and new[key] != old[key]:
-            name, before, now = _first_difference(key, old[key], new[key])
-            raise OmnitokError(
-                f"{out}: was trained with {name}={before}, found {now}; a resumed run must keep its settings"
-            )
+    check_unchanged(config, saved, _FREE_ON_RESUME, out)
     return config
-
-
-def _first_difference(key: str, old: object, new: object) -> tuple[str, object, object]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in {**old, **new}:
-            if old.get(name) != new.get(name):
-                return _first_difference(f"{key}.{name}", old.get(name), new.get(name))
-    return key, old, new
 
 
 def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -> OmniTokenizer:
@@ -192,71 +153,6 @@ def _load(learner: TokenizerLearner, checkpoints: Checkpoints, step: int) -> Non
     state = learner.blank_state(checkpoints.keys(step))
     checkpoints.load(step, flatten_state(state))
     learner.restore(state)
-
-
-# -------------------------------------------------------------------------------------------------------------- data
-
-
-def find_files(config: DataConfig) -> tuple[SampleList, SampleList]:
-    """The pictures and the clips.
-
-    Raises:
-        OmnitokError: neither is given, or something is missing, empty or malformed.
-    """
-    if not config.images and not config.videos:
-        raise OmnitokError("there is nothing to train on: give --images DIR, --videos DIR, or both")
-    images = find_samples(config.images, "image") if config.images else SampleList.of_paths([])
-    videos = find_samples(config.videos, "video") if config.videos else SampleList.of_paths([])
-    return images, videos
-
-
-def build_dataset(config: TrainConfig, processes: Processes) -> StepDataset:
-    """This process's share of the files of `config`, in the order they are drawn in.
-
-    Raises:
-        OmnitokError: no files, or batches that the processes cannot share evenly.
-    """
-    data = config.data
-    images, videos = find_files(data)
-    parts = processes.world_size * config.optimizer.accumulation
-    for name, size in (("image_batch", data.image_batch), ("video_batch", data.video_batch)):
-        if size % parts:
-            raise OmnitokError(
-                f"data.{name}={size} cannot be shared evenly by {processes.world_size} processes in "
-                f"{config.optimizer.accumulation} parts each; give a multiple of {parts}"
-            )
-    if data.pan_zoom and not images:
-        raise OmnitokError(f"data.pan_zoom={data.pan_zoom} makes clips from pictures; give --images DIR")
-    sampler = Sampler(
-        len(images),
-        len(videos),
-        data.image_batch,
-        data.video_batch,
-        data.resolutions,
-        config.seed,
-        data.video_share,
-        _domain_weights(videos) if data.balance_domains and videos else None,
-        data.video_resolutions or None,
-    )
-    return StepDataset(
-        images,
-        videos,
-        sampler,
-        ClipSampling(data.frames, data.fps, data.stride),
-        data.image_policy,
-        data.video_policy,
-        data.flip,
-        processes.rank,
-        processes.world_size,
-        data.pan_zoom,
-    )
-
-
-def _domain_weights(videos: SampleList) -> list[float]:
-    """Square-root balancing: a domain with n clips is drawn in proportion to sqrt(n)."""
-    domains = [Path(sample.name).stem.rstrip("0123456789_") for sample in videos]
-    counts = Counter(domains)
-    return [counts[domain] ** -0.5 for domain in domains]
 
 
 # --------------------------------------------------------------------------------------------------------------- run
@@ -324,8 +220,8 @@ def _run(
             processes,
             checkpoints,
             logbook,
-            Throughput(config.model, peak),
-            LoopFailures(FailureCounter(config.max_failures), _unreadable_list(out)),
+            Throughput(partial(forward_flops, config.model), peak),
+            LoopFailures(FailureCounter(config.max_failures), unreadable_list(out)),
             Outputs(publish_model, write_pictures, validate, row_details, tell, progress),
         )
     finally:
@@ -335,14 +231,6 @@ def _run(
 def _latent_statistics(model: OmniTokenizer, dataset: StepDataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Over the first batches of the training data."""
     return latent_statistics(model, (dataset[step].pixels for step in range(LATENT_STATISTICS_BATCHES)))
-
-
-def _unreadable_list(out: Path) -> Callable[[str, str], None]:
-    def write(path: str, reason: str) -> None:
-        with (out / "unreadable.txt").open("a", encoding="utf-8") as listing:
-            listing.write(f"{path}\t{' '.join(reason.split())}\n")
-
-    return write
 
 
 def parameter_counts(config: TokenizerConfig) -> dict[str, int]:

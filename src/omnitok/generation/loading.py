@@ -1,0 +1,62 @@
+"""Generators by name: the model, its settings and its tokenizer, checked to belong together."""
+
+import os
+
+import torch
+
+from omnitok.errors import CheckpointError
+from omnitok.generation.diffusion import DiffusionGenerator
+from omnitok.generation.language_model import LanguageModelGenerator
+from omnitok.generator_settings import GeneratorSettings
+from omnitok.models.diffusion_transformer import DiffusionTransformer
+from omnitok.models.language_model import LanguageModel
+from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.pretrained import fingerprint, load_generator_model, load_tokenizer
+
+Generator = LanguageModelGenerator | DiffusionGenerator
+
+
+def make_generator(
+    model: LanguageModel | DiffusionTransformer, tokenizer: OmniTokenizer, settings: GeneratorSettings
+) -> Generator:
+    """The generator of this kind of model.
+
+    Raises:
+        OmnitokError: model, tokenizer and settings do not belong together.
+    """
+    if isinstance(model, LanguageModel):
+        return LanguageModelGenerator(model, tokenizer, settings)
+    return DiffusionGenerator(model, tokenizer, settings)
+
+
+def load_generator(
+    name_or_path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    tokenizer: str | os.PathLike[str] | None = None,
+) -> Generator:
+    """A trained generator with its tokenizer, ready to `sample`.
+
+    Args:
+        name_or_path: a bundled name (`omnitok.list_models`), a folder, or a hub id.
+        device, dtype: where and how the weights of both are kept; the tokenizer's bottleneck stays in float32.
+        tokenizer: name or path of the tokenizer, where it is not (any more) where the model's settings say.
+
+    Raises:
+        CheckpointError: an unknown name, missing or damaged files, or a tokenizer with other weights than the one the
+            generator was trained on.
+    """
+    trained = load_generator_model(name_or_path, device, dtype)
+    settings = trained.settings
+    name = settings.tokenizer if tokenizer is None else os.fspath(tokenizer)
+    try:
+        loaded = load_tokenizer(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name_or_path}: its tokenizer cannot be loaded: {error}") from error
+    found = fingerprint(loaded)
+    if settings.tokenizer_sha256 and found != settings.tokenizer_sha256:
+        raise CheckpointError(
+            f"{name_or_path}: was trained on the tokenizer {settings.tokenizer!r} with weights "
+            f"{settings.tokenizer_sha256}, but {name!r} has weights {found}"
+        )
+    return make_generator(trained.model, loaded.to(device, dtype).eval(), settings)

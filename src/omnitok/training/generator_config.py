@@ -1,0 +1,117 @@
+"""Configuration of a generator's training: shared parts, and one class a kind of generator."""
+
+from dataclasses import field
+from typing import Literal
+
+from pydantic import ConfigDict, model_validator
+from pydantic.dataclasses import dataclass
+
+from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
+from omnitok.models.language_model import LanguageModelConfig
+from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class GeneratorTrainConfig:
+    """What the trainings of all generators have in common.
+
+    Attributes:
+        name: of the recipe.
+        shards: folders that `omnitok tokenize` wrote (`--shards`); none trains on the pixels of `data.images` and
+            `data.videos`, encoded by the tokenizer at each step.
+        tokenizer: name or folder of the tokenizer; None takes the one that the shards name. The model's settings keep
+            it, so a folder should be where the model's users find it.
+        class_conditional: whether labels are learnt: of the shards, of lists, or the folders directly below those of
+            `data`. Where `model.num_classes` is 0, it becomes the number of classes found.
+        label_dropout: share of the labels replaced by the null class, each drawn for itself; guidance needs some.
+        data: batch sizes and the share of clips; for pixels also how they are read.
+        validation_shards: of held-out samples, whose loss is logged at `log.validate_every` and at the end.
+        validation_batches: at most this many batches of each grid.
+        steps: optimizer steps.
+        seed: of weights, order of the data, dropped labels, noise.
+        checkpoint_every: steps between checkpoints.
+        keep_checkpoints: how many of the latest stay.
+        max_failures: share of samples that may be unreadable (and are replaced by others) before the run stops.
+    """
+
+    name: str
+    shards: tuple[str, ...] = ()
+    tokenizer: str | None = None
+    class_conditional: bool = True
+    label_dropout: float = 0.1
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    validation_shards: tuple[str, ...] = ()
+    validation_batches: int = 4
+    steps: int = 1000
+    seed: int = 0
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    max_failures: float = 0.05
+
+    @model_validator(mode="after")
+    def _check(self) -> "GeneratorTrainConfig":
+        for name in ("steps", "checkpoint_every", "keep_checkpoints", "validation_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, found {self.seed}")
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout must lie in [0, 1], found {self.label_dropout}")
+        return self
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TokenSamplingConfig:
+    """Defaults of sampling that are written into the trained model, for `omnitok generate` and `sample`."""
+
+    guidance_scale: float = 1.0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DiffusionSamplingConfig:
+    """Defaults of sampling that are written into the trained model, for `omnitok generate` and `sample`."""
+
+    guidance_scale: float = 1.0
+    steps: int = 250
+    sampler: str = "ddpm"
+
+
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class LanguageModelTrainConfig(GeneratorTrainConfig):
+    """One training run of a language model over a tokenizer's codes.
+
+    Attributes:
+        kind: which of the configurations this is, for files.
+        model: the architecture; its codebook, classes and largest grid are taken from the data.
+        sampling: what the model samples with by default.
+    """
+
+    kind: Literal["language_model"] = "language_model"
+    model: LanguageModelConfig
+    sampling: TokenSamplingConfig = field(default_factory=TokenSamplingConfig)
+
+
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class DiffusionTrainConfig(GeneratorTrainConfig):
+    """One training run of a diffusion transformer over a tokenizer's latents.
+
+    Attributes:
+        kind: which of the configurations this is, for files.
+        model: the architecture, and what it predicts; its channels and classes are taken from the data.
+        sampling: what the model samples with by default.
+    """
+
+    kind: Literal["diffusion"] = "diffusion"
+    model: DiffusionTransformerConfig
+    sampling: DiffusionSamplingConfig = field(default_factory=DiffusionSamplingConfig)
+
+
+AnyGeneratorConfig = LanguageModelTrainConfig | DiffusionTrainConfig

@@ -1,0 +1,315 @@
+"""Training a generator from its configuration to OUT/model: on token shards, or on pixels encoded at each step."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from omnitok.data.loading import FailureCounter
+from omnitok.errors import OmnitokError
+from omnitok.generator_settings import GeneratorSettings
+from omnitok.models.language_model import LanguageModel
+from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.pretrained import fingerprint, load_tokenizer, save_generator
+from omnitok.training.checkpoint import Checkpoints, flatten_state
+from omnitok.training.distributed import Processes, join_processes
+from omnitok.training.generator_config import AnyGeneratorConfig, LanguageModelTrainConfig
+from omnitok.training.generator_data import (
+    DataFacts,
+    GeneratorData,
+    held_out_batches,
+    open_data,
+    open_shards,
+    shards_tokenizer,
+)
+from omnitok.training.generator_step import (
+    AnyGenerator,
+    GeneratorLearner,
+    build_model,
+    draw_for,
+    objective_of,
+)
+from omnitok.training.logbook import Logbook
+from omnitok.training.loop import Intervals, LoopFailures, LoopResult, Outputs, run_loop
+from omnitok.training.run_folder import TrainResult, check_same_recipe, check_unchanged, start_step, unreadable_list
+from omnitok.training.settings import read_config, write_config
+from omnitok.training.stopping import Limits
+from omnitok.training.throughput import Throughput, peak_tflops
+
+_FREE_ON_RESUME = (
+    "steps",
+    "engine",
+    "log",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_failures",
+    "validation_shards",
+    "validation_batches",
+)
+
+Pictures = Callable[[AnyGenerator, OmniTokenizer, GeneratorSettings, Path], None]
+"""Draws samples of the model into a folder, or a file name's beginning."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training needs before its first step.
+
+    Attributes:
+        config: resolved: the tokenizer's name and the facts of the data are in it.
+        tokenizer: in `eval` mode.
+        data: this process's batches.
+        settings: what is written beside the weights.
+    """
+
+    config: AnyGeneratorConfig
+    tokenizer: OmniTokenizer
+    data: GeneratorData
+    settings: GeneratorSettings
+
+
+def _silent(message: str) -> None: ...
+
+
+def _no_progress(step: int) -> None: ...
+
+
+def train_generator(
+    config: AnyGeneratorConfig,
+    out: Path,
+    *,
+    device: torch.device | None = None,
+    resume: bool = False,
+    limits: Limits | None = None,
+    pictures: Pictures | None = None,
+    tell: Callable[[str], None] = _silent,
+    progress: Callable[[int], None] = _no_progress,
+) -> TrainResult:
+    """Train by `config` and leave the model in OUT/model (from the first checkpoint on).
+
+    OUT is as of `omnitok.training.train_tokenizer.train`; so is what `torchrun` does.
+
+    Args:
+        out: the run's folder.
+        device: default the CPU; under `torchrun` any "cuda" becomes the process's own device.
+        resume: continue from the latest checkpoint in OUT, or start where there is none yet.
+        limits: of this process.
+        pictures: called on the first process at `log.pictures_every`, with a copy of the model.
+        tell, progress: take sentences for people, and the number of steps done.
+
+    Raises:
+        OmnitokError: nothing to train on, another tokenizer's shards, OUT holds another run.
+        CheckpointError: a checkpoint cannot be written or read.
+    """
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)
+    limits = limits or Limits()
+    with join_processes(device or torch.device("cpu")) as processes:
+        checkpoints = Checkpoints(out / "checkpoints", config.keep_checkpoints, processes)
+        start = start_step(out, checkpoints, resume)
+        ready = prepare(config, processes)
+        config = ready.config
+        if start:
+            saved = read_config(out / "config.yaml")
+            check_same_recipe(config.name, saved.name, out)
+            check_unchanged(config, saved, _FREE_ON_RESUME, out)
+        torch.manual_seed(config.seed)
+        model = build_model(config)
+        if processes.is_main:
+            out.mkdir(parents=True, exist_ok=True)
+            write_config(config, out / "config.yaml")
+        checkpoints.clear_partial()
+        learner = GeneratorLearner(config, model, objective_of(model, ready.tokenizer.config), processes)
+        if start:
+            state = learner.blank_state(checkpoints.keys(start))
+            checkpoints.load(start, flatten_state(state))
+            learner.restore(state)
+            tell(f"continuing at step {start}")
+        elif resume:
+            tell(f"{out} holds no checkpoint yet: starting at step 0")
+        result = _run(ready, learner, start, out, checkpoints, limits, pictures, tell, progress)
+        return TrainResult(
+            out, out / "model", result.steps, result.reason, int(learner.skipped), result.last_row, result.validation
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- prepare
+
+
+def prepare(config: AnyGeneratorConfig, processes: Processes) -> Prepared:
+    """Load the tokenizer, open the data, and complete the configuration from both.
+
+    Raises:
+        OmnitokError: as `train_generator`.
+    """
+    name = config.tokenizer or (shards_tokenizer(config.shards) if config.shards else None)
+    if name is None:
+        raise OmnitokError("pixels need a tokenizer: give --tokenizer NAME")
+    tokenizer = load_tokenizer(name)
+    sha256 = fingerprint(tokenizer)
+    tokenizer = tokenizer.to(processes.device).requires_grad_(False)
+    config = dataclasses.replace(config, tokenizer=name)
+    data = open_data(config, tokenizer, processes)
+    facts = data.facts
+    config = complete(config, facts)
+    sampling = dataclasses.asdict(config.sampling)
+    frames, height, width = facts.pixels
+    settings = GeneratorSettings(
+        tokenizer=name,
+        tokenizer_sha256=sha256,
+        classes=facts.classes,
+        height=height,
+        width=width,
+        num_frames=frames,
+        sampling={key: value for key, value in sampling.items() if value is not None},
+        fps=facts.fps,
+    )
+    return Prepared(config, tokenizer, data, settings)
+
+
+def complete(config: AnyGeneratorConfig, facts: DataFacts) -> AnyGeneratorConfig:
+    """`config` with the model's classes, codebook, channels and grid as the data have them.
+
+    Raises:
+        OmnitokError: tokens of the wrong kind, or more classes than the model is said to have.
+    """
+    wanted = "codes" if isinstance(config, LanguageModelTrainConfig) else "latents"
+    if facts.kind != wanted:
+        other = "quantizer" if wanted == "codes" else "VAE"
+        raise OmnitokError(f"{config.name} learns {wanted}, found {facts.kind}: use the tokens of a {other}")
+    if 0 < config.model.num_classes < facts.class_count:
+        raise OmnitokError(
+            f"model.num_classes is {config.model.num_classes}, but the data have {facts.class_count} classes; "
+            "0 takes the number from the data"
+        )
+    classes = (config.model.num_classes or facts.class_count) if config.class_conditional else 0
+    if isinstance(config, LanguageModelTrainConfig):
+        frames, height, width = facts.grid
+        prefix = config.model.prefix if classes else "start"
+        return dataclasses.replace(
+            config,
+            model=dataclasses.replace(
+                config.model,
+                codebook_size=facts.size,
+                num_classes=classes,
+                prefix=prefix,
+                null_class=config.model.null_class and "class" in prefix,
+                latent_frames=frames,
+                latent_height=height,
+                latent_width=width,
+            ),
+        )
+    if facts.grid[0] > 1 and not config.model.temporal:
+        raise OmnitokError(f"{config.name}: the data hold clips, which need --set model.temporal=true")
+    model = dataclasses.replace(config.model, latent_channels=facts.size, num_classes=classes)
+    return dataclasses.replace(config, model=model)
+
+
+# --------------------------------------------------------------------------------------------------------------- run
+
+
+def _run(
+    ready: Prepared,
+    learner: GeneratorLearner,
+    start: int,
+    out: Path,
+    checkpoints: Checkpoints,
+    limits: Limits,
+    pictures: Pictures | None,
+    tell: Callable[[str], None],
+    progress: Callable[[int], None],
+) -> LoopResult:
+    config, processes = ready.config, learner.processes
+    logbook = Logbook(out, start, config.log.tensorboard, enabled=processes.is_main)
+
+    def publish_model(step: int, last: bool) -> None:
+        model = learner.snapshot()
+        if model is not None:
+            save_generator(model, ready.settings, out / "model")
+
+    def write_pictures(step: int) -> None:
+        if config.log.pictures_every and pictures is not None:
+            model = learner.snapshot()
+            if model is not None:
+                pictures(model, ready.tokenizer, ready.settings, out / "pictures" / f"step-{step:09d}")
+            processes.barrier()
+
+    def validate(step: int) -> Mapping[str, float]:
+        if not config.validation_shards:
+            return {}
+        model = learner.snapshot()
+        scores = {} if model is None else held_out_losses(model, ready)
+        processes.barrier()
+        return scores
+
+    peak = config.engine.peak_tflops or peak_tflops(processes.device)
+    try:
+        return run_loop(
+            learner,
+            lambda first, stop: ready.data.batches(first, stop, pin_memory=processes.device.type == "cuda"),
+            start,
+            config.steps,
+            Intervals(config.log.every, config.checkpoint_every, config.log.pictures_every, config.log.validate_every),
+            limits,
+            processes,
+            checkpoints,
+            logbook,
+            Throughput(_flops_of(config, ready.tokenizer), peak),
+            LoopFailures(FailureCounter(config.max_failures), unreadable_list(out)),
+            Outputs(
+                publish_model, write_pictures, validate, lambda step: {"skipped": int(learner.skipped)}, tell, progress
+            ),
+        )
+    finally:
+        logbook.close()
+
+
+@torch.no_grad()
+def held_out_losses(model: AnyGenerator, ready: Prepared) -> dict[str, float]:
+    """ "image_loss" and "video_loss", those that are there, over the shards kept back from training.
+
+    Every label is kept, and what is random is the same at every call.
+    """
+    config = dataclasses.replace(ready.config, label_dropout=0.0)
+    device = next(model.parameters()).device
+    alone = Processes(0, 1, device)
+    shards = open_shards(config.validation_shards, ready.tokenizer, config.tokenizer or "")
+    objective = objective_of(model, ready.tokenizer.config).to(device)
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for batch in held_out_batches(shards, config, ready.settings.classes):
+        draws = draw_for(objective, batch, config, alone)
+        tensors = [tensor.to(device) for tensor in (batch.tokens, batch.labels, *draws)]
+        name = f"{batch.medium}_loss"
+        sums[name] = sums.get(name, 0.0) + float(objective(*tensors)["loss"]) * batch.size
+        counts[name] = counts.get(name, 0) + batch.size
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+def _flops_of(config: AnyGeneratorConfig, tokenizer: OmniTokenizer) -> Callable[[tuple[int, ...]], int]:
+    """Floating-point operations of a forward on the tokens of pixels of a shape, counted without computing them."""
+
+    @lru_cache(maxsize=64)
+    def flops(shape: tuple[int, ...]) -> int:
+        grid = tokenizer.config.latent_size(shape[2] if len(shape) == 5 else 1, *shape[-2:])
+        with FakeTensorMode(), torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = build_model(config)
+            with FlopCounterMode(display=False) as counter:
+                _forward(model, shape[0], grid)
+        return counter.get_total_flops()
+
+    return flops
+
+
+def _forward(model: AnyGenerator, batch: int, grid: tuple[int, int, int]) -> Tensor:
+    frames, height, width = grid
+    if isinstance(model, LanguageModel):
+        tokens = model.config.prefix_length + frames * height * width - 1
+        return model(torch.zeros(batch, tokens, dtype=torch.int64), grid=(height, width))
+    return model(torch.zeros(batch, model.config.latent_channels, *grid), torch.zeros(batch))

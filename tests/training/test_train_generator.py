@@ -1,0 +1,205 @@
+"""Whole trainings of generators: resuming bit for bit, learning by heart, what lies in OUT, what is refused."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from omnitok.cli import main
+from omnitok.errors import OmnitokError
+from omnitok.pretrained import fingerprint, load_generator_model, load_tokenizer
+from omnitok.training.config import DataConfig, OptimizerConfig
+from omnitok.training.distributed import Processes
+from omnitok.training.generator_config import AnyGeneratorConfig
+from omnitok.training.generator_step import build_model, draw_for, objective_of
+from omnitok.training.settings import apply_settings, read_config
+from omnitok.training.stopping import Limits
+from omnitok.training.train_generator import prepare, train_generator
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+TIMING = ("seconds", "pictures_per_second", "frames_per_second", "tflops")
+
+Configs = dict[str, AnyGeneratorConfig]
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    lines = (out / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
+
+
+def saved_state(out: Path, step: int) -> dict[str, torch.Tensor]:
+    target = out / "state.pt"
+    dcp_to_torch_save(out / "checkpoints" / f"step-{step:09d}", target)
+    state: dict[str, torch.Tensor] = torch.load(target)
+    return state
+
+
+@pytest.mark.parametrize("kind", ["lm", "dit"])
+def test_stopped_and_resumed_equals_uninterrupted(generator_configs: Configs, tmp_path: Path, kind: str) -> None:
+    config = generator_configs[kind]
+    train_generator(config, tmp_path / "whole")
+    stopped = train_generator(config, tmp_path / "parts", limits=Limits(max_steps=3))
+    assert (stopped.steps, stopped.reason) == (3, "max steps")
+    written = read_config(tmp_path / "parts" / "config.yaml")  # resolved: the recipe and its file are one run
+    assert train_generator(written, tmp_path / "parts", resume=True).reason == "finished"
+    a, b = saved_state(tmp_path / "whole", 6), saved_state(tmp_path / "parts", 6)
+    assert a.keys() == b.keys()
+    assert not [name for name in a if not torch.equal(a[name], b[name])]
+    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+    assert {row["medium"] for row in rows(tmp_path / "whole")} == {"image", "video"}
+
+
+@pytest.mark.parametrize("kind", ["lm", "dit"])
+def test_the_folder_says_all_that_sampling_needs(generator_configs: Configs, tmp_path: Path, kind: str) -> None:
+    config = generator_configs[kind]
+    result = train_generator(config, tmp_path, limits=Limits(max_steps=1))
+    trained = load_generator_model(result.model)
+    assert trained.settings.classes == ("a", "b", "c")
+    assert trained.model.config.num_classes == 3
+    assert trained.settings.tokenizer == config.tokenizer
+    assert trained.settings.tokenizer_sha256 == fingerprint(load_tokenizer(str(config.tokenizer)))
+    assert (trained.settings.height, trained.settings.width, trained.settings.num_frames) == (16, 16, 5)
+    assert "guidance_scale" in trained.settings.sampling
+    assert "tflops" in result.last_row
+    assert (result.model / "README.md").is_file()
+
+
+@pytest.mark.parametrize("kind", ["lm", "dit"])
+def test_eight_pictures_are_learnt_by_heart(generator_configs: Configs, tmp_path: Path, kind: str) -> None:
+    config = generator_configs[kind]
+    config = replace(
+        apply_settings(config, ["model.dropout=0"]) if kind == "lm" else config,
+        data=replace(config.data, videos=(), image_batch=8),
+        optimizer=OptimizerConfig(lr=1e-2, warmup_steps=5),
+        label_dropout=0.0,
+        steps=50,
+    )
+    train_generator(config, tmp_path)
+    losses = [row["loss"] for row in rows(tmp_path)]
+    if kind == "lm":
+        floor = math.log(4) / 4  # which of the four pictures of its class it is, told by the first of four codes
+        assert floor - 1e-3 < losses[-1] < floor + 0.1
+    else:
+        assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_classes_of_both_media_are_one_list(generator_configs: Configs) -> None:
+    ready = prepare(generator_configs["lm"], ALONE)
+    batches = list(ready.data.batches(0, 8))
+    assert ready.data.facts.classes == ("a", "b", "c")
+    images = {int(n) for batch in batches if batch.medium == "image" for n in batch.labels}
+    videos = {int(n) for batch in batches if batch.medium == "video" for n in batch.labels}
+    assert images == {0, 1}
+    assert videos == {1, 2}
+
+
+def test_labels_can_be_left_out(generator_configs: Configs) -> None:
+    ready = prepare(replace(generator_configs["lm"], class_conditional=False), ALONE)
+    assert ready.config.model.num_classes == 0
+    assert ready.settings.classes == ()
+    assert all((batch.labels == -1).all() for batch in ready.data.batches(0, 2))
+
+
+def test_what_cannot_be_trained_is_said_in_a_sentence(
+    generator_configs: Configs, tokenizers: dict[str, str], media: Path, tmp_path: Path
+) -> None:
+    config = generator_configs["lm"]
+    with pytest.raises(OmnitokError, match="nothing to train on"):
+        prepare(replace(config, data=DataConfig()), ALONE)
+    with pytest.raises(OmnitokError, match="but not both"):
+        prepare(replace(config, shards=(str(media),)), ALONE)
+    with pytest.raises(OmnitokError, match="pixels need a tokenizer"):
+        prepare(replace(config, tokenizer=None), ALONE)
+    with pytest.raises(OmnitokError, match="learns codes, found latents"):
+        prepare(replace(config, tokenizer=tokenizers["kl"]), ALONE)
+    with pytest.raises(OmnitokError, match="num_classes is 2, but the data have 3"):
+        prepare(apply_settings(config, ["model.num_classes=2"]), ALONE)
+    with pytest.raises(OmnitokError, match=r"model.temporal=true"):
+        prepare(apply_settings(generator_configs["dit"], ["model.temporal=false"]), ALONE)
+    train_generator(config, tmp_path, limits=Limits(max_steps=1))
+    with pytest.raises(OmnitokError, match=r"optimizer.lr=0.01, found 0.1"):
+        train_generator(apply_settings(config, ["optimizer.lr=0.1"]), tmp_path, resume=True)
+
+
+@pytest.fixture(scope="module", params=["lm", "dit"])
+def sharded(
+    request: pytest.FixtureRequest,
+    labelled_media: Path,
+    tokenizers: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[str, tuple[str, ...]]:
+    """A kind of generator, and shards of the labelled media for it."""
+    out = tmp_path_factory.mktemp("shards")
+    model = tokenizers["vq" if request.param == "lm" else "kl"]
+    for medium in ("images", "videos"):
+        options = (
+            f"--labels folders --resolution 16 --frames 5 --workers 0 --device cpu --model {model} -o {out / medium}"
+        )
+        assert main(["tokenize", str(labelled_media / medium), *options.split()]) == 0
+    return request.param, (str(out / "images"), str(out / "videos"))
+
+
+def test_the_same_tokens_give_the_same_loss_from_shards_and_from_pixels(
+    sharded: tuple[str, tuple[str, ...]], generator_configs: Configs
+) -> None:
+    kind, shards = sharded
+    config = replace(
+        generator_configs[kind], label_dropout=0.0, data=replace(generator_configs[kind].data, image_batch=8)
+    )
+    pixels = prepare(replace(config, data=replace(config.data, videos=())), ALONE)
+    stored = prepare(
+        replace(config, shards=shards[:1], data=replace(config.data, images=(), videos=()), tokenizer=None), ALONE
+    )
+    assert stored.config.model == pixels.config.model
+    assert stored.settings == replace(pixels.settings, num_frames=stored.settings.num_frames)
+    encoded, read = next(iter(pixels.data.batches(0, 1))), next(iter(stored.data.batches(0, 1)))
+    assert encoded.pixels == read.pixels == (8, 3, 16, 16)
+    order, other = (np.lexsort(batch.tokens.flatten(1).numpy().round(2).T) for batch in (encoded, read))
+    assert torch.equal(encoded.labels[order], read.labels[other])
+    torch.manual_seed(0)
+    objective = objective_of(build_model(config := stored.config), stored.tokenizer.config).eval()
+    losses = []
+    for batch, rows in ((encoded, order), (read, other)):
+        batch = replace(batch, tokens=batch.tokens[rows], labels=batch.labels[rows])
+        draws = draw_for(objective, batch, config, ALONE)
+        losses.append(float(objective(batch.tokens, batch.labels, *draws)["loss"].detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6 if kind == "lm" else 1e-3)  # latents are stored as float16
+
+
+def test_training_on_shards_of_both_media_with_held_out_losses(
+    sharded: tuple[str, tuple[str, ...]], generator_configs: Configs, tmp_path: Path
+) -> None:
+    kind, shards = sharded
+    config = generator_configs[kind]
+    config = replace(
+        config,
+        tokenizer=None,
+        shards=shards,
+        validation_shards=shards[1:],
+        data=replace(config.data, images=(), videos=(), video_share=0.5),
+    )
+    train_generator(config, tmp_path / "whole")
+    train_generator(config, tmp_path / "parts", limits=Limits(max_steps=2))
+    result = train_generator(config, tmp_path / "parts", resume=True)
+    stopped = [row for row in rows(tmp_path / "parts") if (row["step"], row.get("event")) != (2, "validation")]
+    assert rows(tmp_path / "whole") == stopped
+    assert result.validation.keys() == {"video_loss"}
+    assert load_generator_model(result.model).settings.classes == ("a", "b", "c")
+    assert load_generator_model(result.model).settings.num_frames == 5
+
+
+def test_shards_of_another_tokenizer_are_refused_with_both_names(
+    sharded: tuple[str, tuple[str, ...]], generator_configs: Configs, tokenizers: dict[str, str]
+) -> None:
+    kind, shards = sharded
+    config = generator_configs[kind]
+    other = tokenizers["kl" if kind == "lm" else "vq"]
+    data = replace(config.data, images=(), videos=())
+    with pytest.raises(OmnitokError, match=f"of the tokenizer '.*', not of '{other}'|{other}"):
+        prepare(replace(config, shards=shards, tokenizer=other, data=data), ALONE)
