@@ -299,7 +299,7 @@ def _peak_kilobytes(line: list[str], folder: Path) -> int:
         "status = dict(line.split(':') for line in open('/proc/self/status'))\n"  # ru_maxrss counts the parent's too
         "print(status['VmHWM'].split()[0]); sys.exit(code)"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, *line], cwd=folder, env=environment, check=True, capture_output=True, text=True
     )
@@ -309,9 +309,9 @@ def _peak_kilobytes(line: list[str], folder: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_length_of_a_clip(vq_folder: Path, tmp_path: Path, make_clip: Make) -> None:
-    """Four times the frames, which would be 66 MB more if they were kept, and the same peak within 5 %."""
+    """Four times the frames, which would be 44 MB more if they were kept, and the same peak within 5 %."""
     peaks = []
-    for frames in (96, 384):
+    for frames in (64, 256):  # the encoder of the result holds some 50 back
         clip = make_clip(tmp_path / f"{frames}.mp4", frames, 160, 120)
         peaks.append(_peak_kilobytes(["reconstruct", str(clip), "--model", str(vq_folder)], tmp_path))
     assert peaks[1] < 1.05 * peaks[0]

@@ -3,17 +3,15 @@
 Tokens are codes (1, t, h, w) of a quantizer or latents (1, c, t, h, w) of a VAE; a piece is a stretch of latent frames.
 """
 
-import ctypes
-import functools
 import math
-import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from omnitok.cli.memory import map_large_blocks
 from omnitok.models.streaming import DecoderStream, EncoderStream
 from omnitok.models.tiling import Span, decode_tiles, spans
 from omnitok.models.tokenizer import Encoding, OmniTokenizer, TokenizerConfig
@@ -76,11 +74,11 @@ def encode_clip(tokenizer: OmniTokenizer, pieces: Iterable[Tensor], tile: int | 
         whole = torch.cat(list(pieces), dim=1)[None]  # (1, 3, T, H, W)
         yield _tokens_of(tokenizer.encode(whole, tile=tile, check_range=False))
         return
+    map_large_blocks()
     streams: list[_TileEncoder] = []
     for piece in pieces:
         streams = streams or _tile_encoders(tokenizer, piece.shape[2], piece.shape[3], tile)
         tokens = _assemble([stream.push(piece[None]) for stream in streams], streams)
-        give_memory_back()
         if _latent_frames(tokens):
             yield tokens
     tokens = _assemble([stream.flush() for stream in streams], streams)
@@ -101,32 +99,10 @@ def decode_clip(
         decode = tokenizer.decode if whole.is_floating_point() else tokenizer.decode_codes
         yield _finished(decode(whole, tile=tile), size)
         return
+    map_large_blocks()
     streams: list[DecoderStream] = []
     for piece in pieces:
-        pixels = _finished(_push_tiles(tokenizer, streams, piece, tile), size)
-        give_memory_back()
-        yield pixels
-        del pixels
-
-
-def give_memory_back() -> None:
-    """Return freed memory to the system, where glibc runs it.
-
-    Between pieces: glibc keeps what is freed in heaps that fragment, so the peak would creep up with a clip's length.
-    """
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
-@functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):  # another C library, such as musl
-        return None
+        yield _finished(_push_tiles(tokenizer, streams, piece, tile), size)
 
 
 @dataclass(frozen=True)

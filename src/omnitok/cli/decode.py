@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omnitok.cli.memory import ask_for_large_pages
 from omnitok.cli.options import ModelOptions, Output, TokenFiles, require_some
 from omnitok.cli.report import Column, Report, Row, cell, progress_bar
 
@@ -38,6 +39,7 @@ class Decode(ModelOptions):
         """Do all of it; the exit code."""
         require_some(self.inputs, "token file or folder of them")
         self.check_model_options()
+        ask_for_large_pages()
         from omnitok.cli.loading import load_model
         from omnitok.cli.naming import plan_jobs
         from omnitok.cli.reconstruct import run_jobs

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from omnitok.cli.memory import ask_for_large_pages
 from omnitok.cli.options import FrameRate, MediaInputs, ModelOptions, Output, check_rate, require_some
 from omnitok.cli.report import Column, Report, Row, cell, progress_bar
 
@@ -48,6 +49,7 @@ class Encode(ModelOptions):
         require_some(self.inputs, "picture, clip or folder")
         self.check_model_options()
         check_rate(self.fps)
+        ask_for_large_pages()
         from omnitok.cli.loading import load_model
         from omnitok.cli.naming import kind_of_media, media_files, plan_jobs
         from omnitok.cli.reconstruct import run_jobs

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnitok.cli.failures import explain_for, show_traceback_if_debugging
+from omnitok.cli.memory import ask_for_large_pages
 from omnitok.cli.options import FrameRate, MediaInputs, ModelOptions, Output, check_rate, require_some
 from omnitok.cli.report import Column, Report, Row, cell, number, progress_bar, say
 
@@ -52,6 +53,7 @@ class Reconstruct(ModelOptions):
         require_some(self.inputs, "picture, clip or folder")
         self.check_model_options()
         check_rate(self.fps)
+        ask_for_large_pages()
         from omnitok.cli.loading import load_model
         from omnitok.cli.naming import kind_of_media, media_files, plan_jobs, reconstruction_suffix
         from omnitok.data import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -88,7 +90,7 @@ class Reconstruct(ModelOptions):
     def _clip(self, tokenizer: OmniTokenizer, job: Job) -> Row:
         import torch
 
-        from omnitok.cli.coding import HeldFrames, decode_clip, encode_clip, frames_at_once, give_memory_back
+        from omnitok.cli.coding import HeldFrames, decode_clip, encode_clip, frames_at_once
         from omnitok.cli.quality import FrameQuality
         from omnitok.data import VideoReader, VideoWriter
 
@@ -111,7 +113,6 @@ class Reconstruct(ModelOptions):
                     quality.add(original, result)
                     writer.write(torch.cat([original, result], dim=-1) if self.side_by_side else result)
                     bar.update(original.shape[1])
-                    give_memory_back()
         return _row(tokenizer, job, quality, height, width)
 
 

@@ -1,0 +1,34 @@
+"""Memory of long clips: the same at their end as at their beginning.
+
+PyTorch's CPU tensors come from malloc, and glibc keeps what is freed for later. The tensors of a 720p clip are 3 to 60
+MB each; those that live for one piece lie between those that live for several, so the free stretches seldom fit what is
+asked for next, and the peak grows with the number of pieces, by chance and without end. Blocks that are mapped on their
+own leave no holes: freed, they are gone at once, and the peak is that of the tensors in use.
+"""
+
+import ctypes
+import os
+import sys
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_OWN_MAPPING_BYTES = 2**17  # glibc's own beginning
+
+
+def ask_for_large_pages() -> None:
+    """Let PyTorch's large tensors use pages of 2 MB on Linux; call it before torch is imported.
+
+    A fresh mapping costs a fault a page: with those of 4 KB half of the time of a 720p clip.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it allocates first
+
+
+def map_large_blocks() -> None:
+    """From now on blocks of 128 KB and more go back to the system when they are freed. Does nothing without glibc.
+
+    By itself glibc starts so too, but raises the limit to the size of what is freed, up to 32 MB.
+    """
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
+        except (OSError, AttributeError):  # another C library, such as musl
+            return

@@ -1,0 +1,49 @@
+"""Memory of long clips; the peaks of whole runs are compared in test_reconstruct.py."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# What a clip does to the heap: something large has come and gone, a tensor of one piece lies below one that stays.
+PIECE = """
+import os, sys
+from omnitok.cli.memory import map_large_blocks
+import torch
+
+def megabytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+torch.ones(7 * 2**20)  # 28 MB
+if sys.argv[1] == "mapped":
+    map_large_blocks()
+before = megabytes()
+for_one_piece = torch.ones(5 * 2**20)
+stays = torch.ones(2**14)
+del for_one_piece
+print(megabytes() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_freed_tensor_leaves_no_hole() -> None:
+    kept = {}
+    for name in ("mapped", "heap"):
+        line = [sys.executable, "-c", PIECE, name]
+        kept[name] = float(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+    assert kept["mapped"] < 2
+    if "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
+        assert kept["heap"] > 15, "glibc gives freed blocks back by itself now: map_large_blocks may go"
+
+
+def test_large_pages_are_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    from omnitok.cli.memory import ask_for_large_pages
+
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    ask_for_large_pages()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    ask_for_large_pages()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
