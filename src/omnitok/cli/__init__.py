@@ -18,6 +18,7 @@ from omnitok.cli.demo import Demo
 from omnitok.cli.encode import Encode
 from omnitok.cli.evaluate import Evaluate
 from omnitok.cli.failures import UsageError, explain
+from omnitok.cli.generate import Generate
 from omnitok.cli.models import Models
 from omnitok.cli.reconstruct import Reconstruct
 from omnitok.cli.tokenize import Tokenize
@@ -42,6 +43,7 @@ VERBS: dict[str, Callable[..., Verb]] = {
     "demo": Demo,
     "tokenize": Tokenize,
     "train": Train,
+    "generate": Generate,
     "evaluate": Evaluate,
 }
 """Verb -> the frozen dataclass of its options."""

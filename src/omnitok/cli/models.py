@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from omnitok.pretrained import ModelInfo
 
 COLUMNS = (
-    Column("kind", 9, cell("kind")),
+    Column("kind", 14, cell("kind")),
     Column("bottleneck", 10, cell("bottleneck")),
     Column("parameters", 10, lambda row: "-" if row["parameters"] is None else f"{row['parameters'] / 1e6:.1f} M"),
-    Column("patch", 7, lambda row: f"{row['temporal_patch_size']}x{row['patch_size']}x{row['patch_size']}"),
+    Column("patch", 7, lambda row: _patch(row)),
     Column("bits/token", 10, cell("bits_per_token", 0)),
     Column("bits/pixel", 10, cell("bits_per_pixel", 4)),
     Column("source", 0, cell("source")),
@@ -26,7 +26,9 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Models(CommonOptions):
-    """List the models that --model takes by name: those of the package, and the authors' (downloaded when used).
+    """List the models that can be given by name: those of the package, and the authors' (downloaded when used).
+
+    Tokenizers are for --model, language models and diffusion models for `omnitok generate`.
 
     A token stands for a patch of frames x height x width pixels, in the first frame for height x width. Bits are log2
     of the codebook's size, or 16 for each number of a VAE's latents; bits per pixel are those of a picture. Reads no
@@ -44,8 +46,19 @@ class Models(CommonOptions):
         return report.finish()
 
 
+def _patch(row: Row) -> str:
+    if row["patch_size"] is None:
+        return "-"
+    return f"{row['temporal_patch_size']}x{row['patch_size']}x{row['patch_size']}"
+
+
 def _row(info: ModelInfo) -> Row:
     from omnitok.cli.coding import bits_per_pixel
+
+    if info.kind != "tokenizer":
+        empty = dict.fromkeys(("bottleneck", "patch_size", "temporal_patch_size", "bits_per_token", "bits_per_pixel"))
+        told = {"name": info.name, "kind": info.kind, "parameters": info.parameters}
+        return {**told, **empty, "description": info.description, "source": info.source}
 
     config = _config_of(info)
     bits = bits_per_pixel(config, 1, config.patch_size, config.patch_size)

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from omnitok.cli.failures import UsageError
-from omnitok.cli.options import DEFAULT_MODEL, CommonOptions, FrameRate, check_rate, require_some
+from omnitok.cli.options import (
+    DEFAULT_MODEL,
+    CommonOptions,
+    FrameRate,
+    check_rate,
+    parse_part,
+    require_some,
+    torchrun_place,
+)
 from omnitok.cli.report import Row, progress_bar, say
 
 if TYPE_CHECKING:
@@ -89,7 +97,7 @@ class Tokenize(CommonOptions):
 
             return inspect_shards(self.data, self.out, self.model, self.device, self.json)
         part, parts = self._part()
-        rank, world_size = _torchrun()
+        rank, world_size = torchrun_place()
         if self.engine == "ray" and world_size > 1:
             raise UsageError("--engine ray shares the work by itself: start it without torchrun")
         model = self._load()
@@ -188,10 +196,7 @@ class Tokenize(CommonOptions):
         """I and N of --shard I/N."""
         if self.shard is None:
             return 0, 1
-        part, separator, parts = self.shard.partition("/")
-        if not (separator and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-            raise UsageError(f"--shard must be I/N with I from 0 to N - 1, such as 0/2, found {self.shard}")
-        return int(part), int(parts)
+        return parse_part(self.shard)
 
     def _check_options(self) -> None:
         """Raise UsageError where the options alone make no sense."""
@@ -209,11 +214,6 @@ class Tokenize(CommonOptions):
             raise UsageError(
                 "--engine torchrun needs torchrun: torchrun --standalone --nproc-per-node N -m omnitok tokenize ..."
             )
-
-
-def _torchrun() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun started; (0, 1) without it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _print_summary(row: Row) -> None:

@@ -1,0 +1,168 @@
+"""`omnitok generate`: names, labels, resuming, sharing, grids, .npz, continuations, and what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from omnitok import load_generator, pretrained
+from omnitok.cli import main
+from omnitok.data import read_image, read_video, write_video
+from omnitok.generator_settings import GeneratorSettings
+from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
+from omnitok.models.language_model import LanguageModel, LanguageModelConfig
+from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.pretrained import fingerprint, load_tokenizer, save_generator
+
+from .conftest import SMALL, moving_gradient
+
+FRAMES = 5
+
+
+def settings_of(tokenizer: Path, sampling: dict[str, Any]) -> GeneratorSettings:
+    sha256 = fingerprint(load_tokenizer(tokenizer))
+    return GeneratorSettings(str(tokenizer), sha256, ("cat", "big dog"), 16, 16, FRAMES, sampling, 8.0)
+
+
+@pytest.fixture(scope="session")
+def lm(vq_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    config = LanguageModelConfig(
+        codebook_size=64, num_classes=2, latent_frames=2, latent_height=2, latent_width=2, width=32, depth=1, heads=2
+    )
+    settings = settings_of(vq_folder, {"guidance_scale": 1.5})
+    return str(save_generator(LanguageModel(config), settings, tmp_path_factory.mktemp("generators") / "lm"))
+
+
+@pytest.fixture(scope="session")
+def dit(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("generators")
+    torch.manual_seed(0)
+    channels = SMALL.latent_channels
+    vae = replace(SMALL, bottleneck="kl", latent_mean=(0.0,) * channels, latent_std=(1.0,) * channels)
+    OmniTokenizer.from_config(vae).eval().save_pretrained(folder / "vae")
+    config = DiffusionTransformerConfig(
+        latent_channels=channels, patch_size=1, width=32, depth=2, heads=2, num_classes=2, temporal=True,
+        objective="flow", learn_sigma=False,
+    )  # fmt: skip
+    settings = settings_of(folder / "vae", {"steps": 2, "sampler": "euler"})
+    return str(save_generator(DiffusionTransformer(config), settings, folder / "dit"))
+
+
+def generate(*arguments: str | Path) -> int:
+    return main(["generate", *map(str, arguments), "--device", "cpu"])
+
+
+def test_pictures_of_each_class_and_their_rows(lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = (lm, "--labels", "big dog", "0", "--count", "2", "-o", tmp_path, "--json", "--seed", "3")
+    assert generate(*command) == 0
+    rows = json.loads(capsys.readouterr().out)
+    names = ["000000-big_dog.png", "000001-cat.png", "000002-big_dog.png", "000003-cat.png"]
+    assert [Path(row["output"]).name for row in rows] == names
+    assert [row["label"] for row in rows] == ["big dog", "cat", "big dog", "cat"]
+    assert all(row["seed"] == 3 and row["seconds"] > 0 for row in rows)
+    expected = load_generator(lm).sample([1, 0, 1, 0], seed=3)
+    found = torch.stack([read_image(tmp_path / name) for name in names])
+    assert (found - expected.clamp(-1, 1)).abs().max() <= 1 / 127.5
+
+
+def test_an_interrupted_set_is_completed_and_parts_equal_the_whole(lm: str, tmp_path: Path) -> None:
+    command = (lm, "--labels", "all", "--count", "3")
+    assert generate(*command, "-o", tmp_path / "whole", "--batch-size", "4") == 0
+    for part in ("1/2", "0/2"):
+        assert generate(*command, "-o", tmp_path / "parts", "--shard", part, "--npz", "--grid") == 0
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").glob("0*.png")}
+    assert len(whole) == 6
+    assert {path.name: path.read_bytes() for path in (tmp_path / "parts").glob("0*.png")} == whole
+    with np.load(tmp_path / "parts" / "samples.npz") as stored:
+        pictures = stored["arr_0"]
+    assert pictures.dtype == np.uint8
+    assert pictures.shape == (6, 16, 16, 3)
+    last = read_image(tmp_path / "whole" / "000005-big_dog.png")
+    assert (torch.from_numpy(pictures[5]).permute(2, 0, 1) / 127.5 - 1 - last).abs().max() < 1e-6
+    assert read_image(tmp_path / "parts" / "grid.png").shape == (3, 32, 48)
+    (tmp_path / "whole" / "000002-cat.png").unlink()
+    kept = (tmp_path / "whole" / "000001-big_dog.png").stat().st_mtime_ns
+    assert generate(*command, "-o", tmp_path / "whole") == 0
+    assert (tmp_path / "whole" / "000002-cat.png").read_bytes() == whole["000002-cat.png"]
+    assert (tmp_path / "whole" / "000001-big_dog.png").stat().st_mtime_ns == kept
+    assert generate(*command, "-o", tmp_path / "whole", "--guidance", "3") == 1  # other samples
+
+
+@pytest.mark.parametrize("kind", ["lm", "dit"])
+def test_clips_short_and_long(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    model = request.getfixturevalue(kind)
+    for frames in (FRAMES, 13):
+        out = tmp_path / str(frames)
+        assert generate(model, "--labels", "cat", "--frames", frames, "--grid", "-o", out) == 0
+        assert read_video(out / "000000-cat.mp4").shape == (3, frames, 16, 16)
+        assert read_video(out / "grid.mp4").shape[1] == frames
+
+
+@pytest.mark.parametrize("kind", ["lm", "dit"])
+@pytest.mark.parametrize("frames", [None, 11])
+def test_a_clip_is_continued_and_its_frames_marked(
+    kind: str, frames: int | None, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    write_video(tmp_path / "clip.mp4", moving_gradient(8, 24, 16), fps=6.0)
+    out = tmp_path / "out.mp4"
+    more = () if frames is None else ("--frames", str(frames))
+    model = request.getfixturevalue(kind)
+    assert generate(model, "--video", tmp_path / "clip.mp4", "--given", "3", "--mark", *more, "-o", out) == 0
+    clip = read_video(out)
+    assert clip.shape == (3, frames or FRAMES, 16, 16)
+    red, other = clip[:, :3, :, 0].mean(dim=(1, 2)), clip[:, 3:, :, 0].mean(dim=(1, 2))
+    assert red[0] - max(red[1], red[2]) > 1.2
+    assert other[0] - max(other[1], other[2]) < 0.8
+
+
+@pytest.mark.parametrize(
+    "kind, options, code, said",
+    [
+        ("lm", "--steps 3", 2, "--steps is not for"),
+        ("lm", "--sampler euler", 2, "--sampler is not for"),
+        ("dit", "--top-k 3", 2, "--top-k is not for"),
+        ("dit", "--temperature 0.5", 2, "--temperature is not for"),
+        ("lm", "--labels 2", 2, "a class is a number from 0 to 1, or one of cat, big dog"),
+        ("lm", "--labels horse", 2, "found 'horse'"),
+        ("lm", "--count 0", 2, "--count must be at least 1"),
+        ("lm", "--mark", 2, "--mark is for --video"),
+        ("lm", "--frames 5 --npz", 2, "--npz is for pictures"),
+        ("lm", "--shard 2/2", 2, "--shard must be I/N"),
+        ("dit", "--sampler ddpm", 1, "ddpm"),
+        ("lm", "--video missing.mp4", 1, "missing.mp4"),
+        ("lm", "--tokenizer omnitok-tiny-vq", 1, "was trained on the tokenizer"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    kind: str,
+    options: str,
+    code: int,
+    said: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert generate(request.getfixturevalue(kind), *options.split(), "-o", tmp_path) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert "internal error" not in error
+
+
+def test_a_tokenizer_is_no_generator(vq_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate(vq_folder) == 1
+    assert "'OmniTokenizer'" in capsys.readouterr().err
+
+
+def test_generators_are_listed(lm: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(pretrained, "BUNDLED_FOLDER", Path(lm).parent)
+    assert main(["models", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert (row["name"], row["kind"], row["bottleneck"]) == ("lm", "language model", None)
+    assert row["parameters"] > 1000
+    assert main(["models"]) == 0
+    assert "language model" in capsys.readouterr().out
