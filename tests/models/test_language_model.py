@@ -4,16 +4,19 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnitok.models.language_model import (
+    CODE_LENGTHS,
     KVCache,
     LanguageModel,
     LanguageModelConfig,
     language_model_losses,
     prefix_ids,
     sequence_ids,
+    start_from_codebook,
 )
 
 SMALL = {
@@ -354,3 +357,20 @@ def test_fresh_weights_predict_nothing_yet():
     model = LanguageModel(LanguageModelConfig(**SMALL)).eval()
     loss = language_model_losses(model, torch.randint(20, (4, 3, 3, 4)))["cross_entropy"].item()
     assert loss == pytest.approx(math.log(model.config.vocabulary), abs=0.1)
+
+
+def test_embeddings_that_start_from_the_codebook_are_alike_where_codes_are() -> None:
+    config = LanguageModelConfig(codebook_size=64, width=1536, depth=1, heads=4, latent_height=2, latent_width=2)
+    torch.manual_seed(0)
+    model = LanguageModel(config)
+    before = model.token_embedding.weight.detach().clone()
+    codebook = F.normalize(torch.randn(64, 8), dim=-1)
+    start_from_codebook(model, codebook)
+    squared = torch.cdist(codebook, codebook).square()
+    kernel = torch.stack([(-squared / (2 * length**2)).exp() for length in CODE_LENGTHS]).mean(0)
+    for embedding in (model.token_embedding.weight, model.head.weight):
+        codes = embedding[config.first_code :].detach()
+        torch.testing.assert_close(codes @ codes.T / (1536 * 0.02**2), kernel, atol=0.15, rtol=0)
+    assert torch.equal(model.token_embedding.weight[: config.first_code], before[: config.first_code])
+    with pytest.raises(ValueError, match=r"must be \(64, dim\) for this model, found \(63, 8\)"):
+        start_from_codebook(model, codebook[1:])

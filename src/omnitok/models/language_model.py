@@ -18,6 +18,12 @@ from omnitok.models.positions import rotary_3d, rotate
 
 Prefix = Literal["start class", "class start", "start", "class"]
 
+CODE_LENGTHS = (1.0, 0.5, 0.25)
+"""Distances over which the embeddings of codes are alike at first, see `start_from_codebook`; of code vectors that are
+about 1 long."""
+
+_EMBEDDING_STD = 0.02
+
 
 @dataclass(frozen=True)
 class LanguageModelConfig:
@@ -446,7 +452,8 @@ class LanguageModel(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 is_added = name.endswith((".out.weight", ".project.weight"))
-                nn.init.normal_(parameter, std=0.02 / (2 * self.config.depth) ** 0.5 if is_added else 0.02)
+                std = _EMBEDDING_STD / (2 * self.config.depth) ** 0.5 if is_added else _EMBEDDING_STD
+                nn.init.normal_(parameter, std=std)
             elif name.endswith(".bias"):
                 nn.init.zeros_(parameter)
 
@@ -578,6 +585,34 @@ def _visible(cache: KVCache, start: int, n: int) -> Tensor | None:
         unseen = (keys == 0) & (queries[:, None] != 0)  # the place holder sees itself, or it would see nothing
         visible = visible & ~(hidden[:, None, None, None] & unseen)
     return visible
+
+
+@torch.no_grad()
+def start_from_codebook(model: LanguageModel, codebook: Tensor) -> None:
+    """Let the input and output embeddings of codes begin as random Fourier features of their vectors.
+
+    Codes with near vectors then have like embeddings (the inner product falls as exp(-|e - e'|² / 2 l²), averaged over
+    the lengths l of `CODE_LENGTHS`; Rahimi & Recht, 2007), so that what is learnt of one code goes for its neighbours
+    too. Without this a model must meet each of thousands of codes often. Random numbers are torch's.
+
+    Args:
+        codebook: (codebook_size, dim).
+
+    Raises:
+        ValueError: a codebook of another size.
+    """
+    config = model.config
+    if codebook.ndim != 2 or codebook.shape[0] != config.codebook_size:
+        raise ValueError(
+            f"the codebook must be ({config.codebook_size}, dim) for this model, found {tuple(codebook.shape)}"
+        )
+    vectors = codebook.detach().float().cpu()
+    lengths = torch.tensor(CODE_LENGTHS).repeat(-(-config.width // len(CODE_LENGTHS)))[: config.width]
+    for embedding in (model.token_embedding.weight, model.head.weight):
+        frequencies = torch.randn(vectors.shape[1], config.width) / lengths
+        phases = 2 * math.pi * torch.rand(config.width)
+        features = 2**0.5 * _EMBEDDING_STD * torch.cos(vectors @ frequencies + phases)
+        embedding[config.first_code :] = features.to(embedding)
 
 
 # ---------------------------------------------------------------------------------------------------------------- loss

@@ -27,6 +27,7 @@ from omnitok.training.generator_config import (
 TINY_LM = LanguageModelTrainConfig(
     name="tiny-lm",
     model=LanguageModelConfig(width=256, depth=6, heads=8, dropout=0.1),
+    start_from_codebook=True,
     data=DataConfig(
         resolutions=(64,),
         image_batch=24,

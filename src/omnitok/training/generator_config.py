@@ -91,11 +91,13 @@ class LanguageModelTrainConfig(GeneratorTrainConfig):
     Attributes:
         kind: which of the configurations this is, for files.
         model: the architecture; its codebook, classes and largest grid are taken from the data.
+        start_from_codebook: let the embeddings of codes begin as features of their vectors in the tokenizer's codebook.
         sampling: what the model samples with by default.
     """
 
     kind: Literal["language_model"] = "language_model"
     model: LanguageModelConfig
+    start_from_codebook: bool = False
     sampling: TokenSamplingConfig = field(default_factory=TokenSamplingConfig)
 
 

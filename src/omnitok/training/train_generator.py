@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from omnitok.data.loading import FailureCounter
 from omnitok.errors import OmnitokError
 from omnitok.generator_settings import GeneratorSettings
-from omnitok.models.language_model import LanguageModel
+from omnitok.models.bottleneck import VectorQuantizer
+from omnitok.models.language_model import LanguageModel, start_from_codebook
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.pretrained import fingerprint, load_tokenizer, save_generator
 from omnitok.training.checkpoint import Checkpoints, flatten_state
@@ -121,6 +122,11 @@ def train_generator(
             check_unchanged(config, saved, _FREE_ON_RESUME, out)
         torch.manual_seed(config.seed)
         model = build_model(config)
+        if isinstance(config, LanguageModelTrainConfig) and config.start_from_codebook:
+            quantizer = ready.tokenizer.bottleneck
+            assert isinstance(model, LanguageModel)
+            assert isinstance(quantizer, VectorQuantizer)
+            start_from_codebook(model, quantizer.codebook)
         if processes.is_main:
             out.mkdir(parents=True, exist_ok=True)
             write_config(config, out / "config.yaml")
