@@ -5,6 +5,7 @@ import pkgutil
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,11 @@ import omnitok.recipes
 from omnitok.errors import OmnitokError
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.recipes import RECIPES, find_recipe
-from omnitok.recipes.run import describe, validation_of
+from omnitok.recipes.run import describe, run_recipe, validation_of
 from omnitok.training.config import TrainConfig, ValidationConfig
+from omnitok.training.generator_step import build_model
+from omnitok.training.settings import override
+from omnitok.training.stopping import Limits
 
 RUN_MODULES = [module.name for module in pkgutil.iter_modules(omnitok.recipes.__path__) if module.name != "run"]
 
@@ -104,3 +108,49 @@ def test_a_description_counts_without_training(tmp_path: Path) -> None:
     found = describe(replace(tiny, data=replace(tiny.data, images=(str(tmp_path),))))
     assert found["data"] == {"images": 1, "videos": 0}
     assert 4e6 < sum(found["parameters"].values()) < 5e6
+
+
+def test_published_generators_are_of_the_papers_sizes() -> None:
+    for name, millions in (("imagenet-lm-650m", 710), ("imagenet-lm-227m", 227), ("imagenet-dit-xl", 676)):
+        config = RECIPES[name]
+        assert not isinstance(config, TrainConfig)
+        with torch.device("meta"):
+            model = build_model(config)
+        assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.06)
+    for name in ("ucf-lm-227m", "ucf-lm-650m", "k600-lm-227m", "k600-lm-650m", "ucf-latte-xl"):
+        assert name in RECIPES
+
+
+@pytest.mark.parametrize("kind", ["lm", "dit"])
+def test_tiny_generators_train_on_pixels_and_write_sample_grids(kind: str, tmp_path: Path) -> None:
+    tokenizer = TokenizerConfig(
+        width=32, heads=2, head_dim=16, encoder_blocks="w", decoder_blocks="w", codebook_size=16,
+        encoder_temporal_blocks=1, decoder_temporal_blocks=1,
+    )  # fmt: skip
+    if kind == "dit":
+        statistics = (0.0,) * tokenizer.latent_channels, (1.0,) * tokenizer.latent_channels
+        tokenizer = replace(tokenizer, bottleneck="kl", latent_mean=statistics[0], latent_std=statistics[1])
+    OmniTokenizer.from_config(tokenizer).save_pretrained(tmp_path / "tokenizer")
+    for label in ("a", "b"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        Image.new("RGB", (16, 16), (90, 50, 200)).save(tmp_path / "images" / label / "0.png")
+    config = override(
+        RECIPES[f"tiny-{kind}"],
+        {
+            "tokenizer": str(tmp_path / "tokenizer"),
+            "data.images": [str(tmp_path / "images")],
+            "data.resolutions": [16],
+            "data.image_batch": 2,
+            "model.width": 32,
+            "model.depth": 2,
+            "model.heads": 2,
+            "log.pictures_every": 1,
+            "log.pictures": 2,
+            "sampling.guidance_scale": 1.0,
+        },
+    )
+    silent: dict[str, Any] = {"tell": lambda message: None, "progress": lambda step: None}
+    result = run_recipe(config, tmp_path / "out", device=torch.device("cpu"), limits=Limits(max_steps=2), **silent)
+    assert result.steps == 2
+    assert (tmp_path / "out" / "pictures" / "step-000000002-image.png").is_file()
+    assert describe(config)["data"] == {"images": 2, "videos": 0}

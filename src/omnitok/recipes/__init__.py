@@ -17,6 +17,11 @@ from omnitok.recipes import (
     imagenet_mit,
     imagenet_ssv2,
     imagenet_ucf,
+    table3_imagenet_lm,
+    table4_k600_lm,
+    table4_ucf_lm,
+    table5_imagenet_dit,
+    table6_ucf_latte,
     table7_regimes,
     table8_spatial_attention,
     table9_temporal_attention,
@@ -26,29 +31,35 @@ from omnitok.recipes import (
 )
 from omnitok.training.settings import AnyConfig, read_config
 
-RECIPES: dict[str, AnyConfig] = {
-    recipe.name: recipe
-    for recipe in (
-        *tiny.STAGES,
-        *base.STAGES,
-        *imagenet.RUNS,
-        *celebahq.RUNS,
-        *ffhq.RUNS,
-        *imagenet_ucf.RUNS,
-        *imagenet_k600.RUNS,
-        *imagenet_mit.RUNS,
-        *imagenet_ssv2.RUNS,
-        *celebahq_ucf.RUNS,
-        *celebahq_k600.RUNS,
-        *ffhq_ucf.RUNS,
-        *ffhq_k600.RUNS,
-        *table7_regimes.RUNS,
-        *table8_spatial_attention.RUNS,
-        *table9_temporal_attention.RUNS,
-        *table10_order.RUNS,
-        *tiny_generators.RUNS,
-    )
-}
+_TOKENIZERS: tuple[AnyConfig, ...] = (
+    *tiny.STAGES,
+    *base.STAGES,
+    *imagenet.RUNS,
+    *celebahq.RUNS,
+    *ffhq.RUNS,
+    *imagenet_ucf.RUNS,
+    *imagenet_k600.RUNS,
+    *imagenet_mit.RUNS,
+    *imagenet_ssv2.RUNS,
+    *celebahq_ucf.RUNS,
+    *celebahq_k600.RUNS,
+    *ffhq_ucf.RUNS,
+    *ffhq_k600.RUNS,
+    *table7_regimes.RUNS,
+    *table8_spatial_attention.RUNS,
+    *table9_temporal_attention.RUNS,
+    *table10_order.RUNS,
+)
+_GENERATORS: tuple[AnyConfig, ...] = (
+    *table3_imagenet_lm.RUNS,
+    *table4_ucf_lm.RUNS,
+    *table4_k600_lm.RUNS,
+    *table5_imagenet_dit.RUNS,
+    *table6_ucf_latte.RUNS,
+    *tiny_generators.RUNS,
+)
+
+RECIPES: dict[str, AnyConfig] = {recipe.name: recipe for recipe in (*_TOKENIZERS, *_GENERATORS)}
 """Name -> configuration."""
 
 
