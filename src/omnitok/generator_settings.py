@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 SamplingValue = float | int | str | None
 
@@ -58,7 +57,7 @@ class GeneratorSettings:
                 raise ValueError(f"sampling {name!r} must be a number, text or null, found {setting!r}")
             if isinstance(setting, float) and not math.isfinite(setting):
                 raise ValueError(f"sampling {name!r} must be finite, found {setting}")
-        object.__setattr__(self, "sampling", MappingProxyType(dict(self.sampling)))
+        object.__setattr__(self, "sampling", dict(self.sampling))  # a copy; a plain dict, which asdict and JSON take
         if self.fps is not None and (isinstance(self.fps, bool) or not 0 < self.fps < math.inf):
             raise ValueError(f"fps must be positive or None, found {self.fps!r}")
         scale = self.latent_scale

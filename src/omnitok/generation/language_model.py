@@ -220,14 +220,44 @@ class LanguageModelGenerator:
         return pixels.squeeze(2) if size[0] == 1 and prompt is None else pixels
 
     def continue_video(
-        self, frames: Tensor, num_frames: int | None = None, labels: Labels = None, **how: object
+        self,
+        frames: Tensor,
+        num_frames: int | None = None,
+        labels: Labels = None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        compile: bool = False,
     ) -> Tensor:
         """Frame prediction: clips (b, 3, num_frames, H, W) that begin with `frames` (b, 3, T0, H, W), unchanged.
 
-        The same as `sample(labels, num_frames, prompt_frames=frames)`, which says the other arguments and errors. For
-        more than the model's context holds, see `stream_video`.
+        Of any size within the model's grid; the rest is `sample` with `prompt_frames`, which says the other arguments
+        and errors. For more than the model's context holds, see `stream_video`.
         """
-        return self.sample(labels, num_frames, prompt_frames=frames, **how)  # type: ignore[arg-type]
+        clip = _as_clip(frames)
+        return self.sample(
+            labels,
+            num_frames,
+            None if clip is None else clip.shape[3],
+            None if clip is None else clip.shape[4],
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            indices=indices,
+            batch_size=batch_size,
+            prompt_frames=clip,
+            progress=progress,
+            compile=compile,
+        )
 
     @torch.inference_mode()
     def sample_codes(
