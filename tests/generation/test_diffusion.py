@@ -187,6 +187,7 @@ def test_continued_video_begins_with_the_given_frames(generator: DiffusionGenera
     assert torch.equal(result[:, :, :given], frames)
     assert_same(generator.continue_video(frames[1:], num_frames=7, labels=1, indices=[1]), result[1:])
     assert generator.continue_video(frames).shape == (2, 3, 5, 16, 16)  # the trained length
+    assert generator.continue_video(frames[..., :8, :]).shape == (2, 3, 5, 8, 16)  # the frames' own size
 
 
 def test_what_follows_depends_on_the_given_frames(generator: DiffusionGenerator) -> None:
@@ -302,7 +303,7 @@ def test_stream_goes_on_from_frames(generator: DiffusionGenerator, given: int) -
             "mask must be",
         ),
         (
-            lambda g: g.continue_video(clip(1, 3, 3, 8, 16)),
+            lambda g: g.sample(num_frames=5, prompt_frames=clip(1, 3, 3, 8, 16)),
             "the given frames are 8 x 16 pixels, the model's are 16 x 16",
         ),
         (
@@ -345,6 +346,11 @@ def test_unknown_arguments(generator: DiffusionGenerator) -> None:
 def test_parts_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(OmnitokError, match=message):
         build(**changes)
+
+
+def test_too_little_memory_is_said_before_the_work(generator: DiffusionGenerator) -> None:
+    with pytest.raises(OmnitokError, match=r"too little memory on cpu: 3 items at once need .* GB, .* are free; "):
+        generator.sample([0, 1, 2], height=400_000, width=400_000)
 
 
 def test_sampling_in_the_settings_is_checked() -> None:

@@ -26,6 +26,7 @@ from omnitok.diffusion import (
 )
 from omnitok.diffusion.schedules import Spacing
 from omnitok.errors import OmnitokError
+from omnitok.generation.memory import memory_guard
 from omnitok.generation.randomness import item_generators, item_noise
 from omnitok.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
@@ -242,8 +243,16 @@ class DiffusionGenerator:
         )
         if given is not None:
             denoise = with_known(denoise, *given, self._schedule)
-        x = noise(torch.empty(0))
-        return self._run(denoise, x, sampling, noise, counter)
+        with memory_guard(len(generators), self._bytes_per_item(shape, sampling), self.device):
+            return self._run(denoise, noise(torch.empty(0)), sampling, noise, counter)
+
+    def _bytes_per_item(self, shape: tuple[int, ...], sampling: DiffusionSampling) -> int:
+        """About what one block of the network keeps at once: input, norm, q, k, v, and the hidden layer twice."""
+        config = self.model.config
+        rows = 1 if sampling.guidance_scale == 1 else 2
+        tokens = math.prod(shape[1:]) // config.patch_size**2
+        channels = round(config.width * (5 + 2 * config.feedforward_multiple))
+        return rows * tokens * channels * self.model.dtype.itemsize
 
     def _run(
         self,
@@ -308,6 +317,7 @@ class DiffusionGenerator:
         Raises:
             ValueError: an unknown label, sampler or size; a sampler for models of the other objective; a clip from a
                 model of pictures; a prompt of another size or too long.
+            OmnitokError: too little memory, with what would fit.
         """
         sampling = self._sampling(
             {
@@ -351,19 +361,23 @@ class DiffusionGenerator:
     ) -> Tensor:
         """Frame prediction: clips (b, 3, num_frames, H, W) that begin with `frames` (b, 3, T0, H, W), unchanged.
 
-        The same as `sample(labels, num_frames, prompt_frames=frames)`, which says the other arguments and errors. The
-        given latents are held at every step of the sampler (see `omnitok.diffusion.with_known`); the model need not
-        have been trained for it. For more frames than it was trained on, see `stream_video`.
+        The same as `sample(labels, num_frames, prompt_frames=frames)`, which says the other arguments and errors, but
+        height and width are the frames' own. The given latents are held at every step of the sampler (see
+        `omnitok.diffusion.with_known`); the model need not have been trained for it. For more frames than it was
+        trained on, see `stream_video`.
         """
+        clip = _as_clip(frames)
+        if clip is None:
+            raise ValueError("there are no frames to go on from")
         return self.sample(
             labels,
             num_frames,
-            height,
-            width,
+            clip.shape[3] if height is None else height,
+            clip.shape[4] if width is None else width,
             seed=seed,
             indices=indices,
             batch_size=batch_size,
-            prompt_frames=frames,
+            prompt_frames=clip,
             progress=progress,
             **how,
         )
@@ -417,7 +431,7 @@ class DiffusionGenerator:
             latents = self._sample(
                 numbers[part], generators[part], tuple(known.shape[1:]), sampling, (known, kept), counter
             )
-            parts.append(self.tokenizer.decode(self.denormalize(latents), encoding.size).float().clamp(-1, 1))
+            parts.append(self._decode(latents, encoding.size))
         filled = torch.cat(parts)
         return torch.where(mask.to(filled.device), filled, pixels.to(filled))
 
@@ -516,7 +530,7 @@ class DiffusionGenerator:
         if prompt is None:
             shape = (config.latent_channels, *config.latent_size(*size))
             latents = self._sample(labels, generators, shape, sampling, None, counter)
-            return self.tokenizer.decode(self.denormalize(latents), size).float().clamp(-1, 1)
+            return self._decode(latents, size)
         given = prompt.shape[2]
         first = (given - 1) // config.temporal_patch_size + 1  # latent frames of the prompt
         encoded = self.tokenizer.encode(prompt[:, :, -config.frames_of(first) :], check_range=False).latents
@@ -527,8 +541,16 @@ class DiffusionGenerator:
         mask[:, :, :first] = True
         latents = self._sample(labels, generators, tuple(known.shape[1:]), sampling, (known, mask), counter)
         shown = config.frames_of(first)
-        pixels = self.tokenizer.decode(self.denormalize(latents), (shown + size[0] - given, *size[1:]))
-        return torch.cat([prompt.to(pixels.device, torch.float32), pixels[:, :, shown:].float().clamp(-1, 1)], dim=2)
+        pixels = self._decode(latents, (shown + size[0] - given, *size[1:]))
+        return torch.cat([prompt.to(pixels), pixels[:, :, shown:]], dim=2)
+
+    def _decode(self, latents: Tensor, size: tuple[int, int, int]) -> Tensor:
+        """Normalised latents -> pixels in [-1, 1]; clips one by one, whose decoding takes more memory than sampling."""
+        parts = []
+        for part in self.denormalize(latents).split(len(latents) if size[0] == 1 else 1):
+            with memory_guard(len(part), 0, self.tokenizer.device):
+                parts.append(self.tokenizer.decode(part, size).float().clamp(-1, 1))
+        return torch.cat(parts)
 
     def _latent_mask(self, holes: Tensor) -> Tensor:
         """holes (b, 1, T, H, W) -> which latents (b, 1, t, h, w) hold any of them."""
