@@ -34,6 +34,8 @@ from omnitok.errors import ShardError
 if TYPE_CHECKING:
     from omnitok.data.token_batches import TokenLoader
 
+_INT64 = np.dtype(np.int64)
+
 
 @dataclass(slots=True, eq=False)
 class TokenItem:
@@ -121,6 +123,7 @@ class TokenShards:
         self.folders, self._formats = folders, [_format_of(index, f) for index, f in zip(indices, folders, strict=True)]
         first = self._formats[0]
         self.kind, self.size = first.kind, first.size
+        self._is_codes = first.kind == "codes"
         self.tokenizer, self.tokenizer_sha256 = first.tokenizer, first.tokenizer_sha256
         for folder, other in zip(folders[1:], self._formats[1:], strict=True):
             _check_identity(folder, other, first.tokenizer, first.tokenizer_sha256, f"as {folders[0]} are")
@@ -184,12 +187,15 @@ class TokenShards:
             ShardError: its shard is damaged, or holds codes outside the codebook.
         """
         i = index + self._length if index < 0 else index
-        _, mapped, row = self._locate(i)
-        tokens = self._unpack(mapped.values[row])
-        label = int(mapped.labels[row])
-        if self.kind == "codes":
-            return TokenItem(tokens, None, label, i, self)
-        return TokenItem(None, tokens, label, i, self)
+        if not 0 <= i < self._length:
+            raise IndexError(f"item {index} of {self._length}")
+        number = bisect_right(self._starts, i) - 1
+        mapped = self._mapped.get(number) or self._map(number)
+        row = i - self._starts[number]
+        label = mapped.labels.item(row)
+        if self._is_codes:  # written out, and with numpy's fastest calls: a read is a few microseconds
+            return TokenItem(torch.from_numpy(mapped.values[row].astype(_INT64)), None, label, i, self)
+        return TokenItem(None, self._unpack(mapped.values[row]), label, i, self)
 
     def read(self, indices: Sequence[int] | np.ndarray, grid: Grid) -> tuple[Tensor, Tensor]:
         """Several items of one grid: codes int64 (b, *grid) or latents float32 (b, c, *grid), and labels int64 (b,).
@@ -338,7 +344,7 @@ class TokenShards:
 
     def _unpack(self, values: np.ndarray) -> Tensor:
         if self.kind == "codes":
-            return torch.from_numpy(values.astype(np.int64))
+            return torch.from_numpy(values.astype(_INT64))
         if values.dtype == STORED["bfloat16"]:
             return torch.from_numpy(values.astype(np.uint32) << np.uint32(16)).view(torch.float32)
         return torch.from_numpy(values.astype(np.float32))

@@ -4,9 +4,12 @@ Back-pressure, placement and retries after a lost process are Ray's. The process
 """
 
 import logging
+import os
 import pickle
+import re
 import time
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,7 +22,6 @@ from omnitok.tokenization.progress import Progress, Work
 from omnitok.tokenization.reading import Chunk, Piece, Pixels, read_group
 
 MAX_BLOCKS = 2048
-RETRIES = 3
 LARGEST_GROUP = 2**29
 """Groups of more bytes of pixels do not travel: the actor that encodes them reads them itself, piece by piece."""
 
@@ -62,24 +64,22 @@ def tokenize_on_ray(
     is_ours = not ray.is_initialized()
     try:
         if is_ours:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+            _start(address)
         resources = ray.cluster_resources()
         on_gpu = device.startswith("cuda") or (device == "auto" and resources.get("GPU", 0) >= 1)
         count = actors or max(1, int(resources.get("GPU", 0)) if on_gpu else int(resources.get("CPU", 2)) // 2)
-        context = data.DataContext.get_current()
-        context.enable_progress_bars = False
+        data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints tracebacks of what is raised here anyway
         plan = ray.put(work.plan)
         rows = (
             data.from_items([{"group": group} for group in groups], override_num_blocks=min(len(groups), MAX_BLOCKS))
-            .map(_read, fn_kwargs={"plan": plan}, num_cpus=1, max_retries=RETRIES)
+            .map(_read, fn_kwargs={"plan": plan}, num_cpus=1)
             .map(
                 _Encode,
                 fn_constructor_kwargs={"plan": plan, "device": "cuda" if on_gpu else "cpu"},
                 compute=data.ActorPoolStrategy(size=count),
                 num_cpus=1,
                 num_gpus=1 if on_gpu else 0,
-                max_restarts=RETRIES,
-                max_task_retries=RETRIES,
             )
         )
         for row in rows.iter_rows():
@@ -91,18 +91,38 @@ def tokenize_on_ray(
         # Actors that wait are waiting for pixels.
         work.summary.encoding /= count
         work.summary.reading += max(0.0, work.summary.seconds - work.summary.encoding - work.summary.writing)
-    except (ray.exceptions.RayError, ConnectionError) as error:
+    except ray.exceptions.RayError as error:
         raise OmnitokError(f"Ray: {_reason(error)}") from error
     finally:
         if is_ours:
             ray.shutdown()
 
 
-def _read(row: dict[str, Any], plan: Plan) -> dict[str, Any]:
+def _start(address: str | None) -> None:
+    """Join the cluster at the address, or start one of this machine."""
+    import ray
+
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+    except Exception as error:  # of many kinds, some of them plain Exception
+        where = "cannot be started on this machine" if address is None else f"cannot be reached at {address}"
+        raise OmnitokError(f"Ray {where}: {' '.join(str(error).split())}") from error
+
+
+@lru_cache(maxsize=1)
+def _fetched(plan: Any) -> Plan:
+    """The plan from Ray's store; once a process, because the list of a large collection is large."""
+    import ray
+
+    return ray.get(plan)
+
+
+def _read(row: dict[str, Any], plan: Any) -> dict[str, Any]:
     """The reading stage: a group's pixels, or nothing where they are too many."""
     torch.set_num_threads(1)
     pieces, size = [], 0
-    for piece in read_group(plan, row["group"]):
+    for piece in read_group(_fetched(plan), int(row["group"])):
         pieces.append(_as_arrays(piece))
         size += sum((unit.pixels if isinstance(unit, Pixels) else unit.frames).nbytes for unit in piece.units)
         if size > LARGEST_GROUP:
@@ -113,9 +133,9 @@ def _read(row: dict[str, Any], plan: Plan) -> dict[str, Any]:
 class _Encode:
     """The encoding stage: an actor with a tokenizer."""
 
-    def __init__(self, plan: Plan, device: str) -> None:
+    def __init__(self, plan: Any, device: str) -> None:
         torch.set_num_threads(1)
-        self.plan = plan
+        self.plan = plan = _fetched(plan)
         tokenizer = load_tokenizer(plan.format.tokenizer)
         found = fingerprint(tokenizer)
         if found != plan.format.tokenizer_sha256:
@@ -148,6 +168,7 @@ def _with(unit: Pixels | Chunk, values: Any) -> Pixels | Chunk:
 
 
 def _reason(error: BaseException) -> str:
-    """The last line that says something: Ray puts the remote traceback first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    """What went wrong in a task, without the traceback that Ray puts before it and the advice that it puts after."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    raised = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception)\b.*: ", line)]
+    return (raised or [line for line in lines if line] or [type(error).__name__])[-1]
