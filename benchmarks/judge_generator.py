@@ -1,0 +1,172 @@
+"""Are samples of their class? A classifier trained on real pictures, and Fréchet distances class by class.
+
+Real pictures (and clips) are cut to their largest centred square and brought to the samples' size first. The classifier
+is logistic regression on standardised features of MobileNetV2 (of clips: mean and motion features), trained on four
+fifths of the real ones; told is its accuracy on the last fifth and on the samples. `fd_mobilenet_v2` is given for every
+pair of a real and a sampled class, over fewer samples than dimensions: the numbers order classes and mean nothing else.
+For clips, the motion (mean absolute difference of neighbouring frames' features) is compared with that of real ones.
+
+    omnitok generate MODEL --labels apple carton ... --count 64 -o SAMPLES
+    python benchmarks/judge_generator.py --samples SAMPLES --real PICTURES --weights-dir WEIGHTS [--json result.json]
+
+SAMPLES is a folder that `omnitok generate` wrote, of pictures or of clips; PICTURES (or clips) holds a folder a class.
+With --tokenizer NAME, real held-out pictures are judged after encoding and decoding too: the most that a generator over
+its tokens can reach.
+"""
+
+import argparse
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omnitok import OmniTokenizer
+from omnitok.data import VideoReader, list_media, read_image
+from omnitok.data.transforms import fit_square
+from omnitok.losses.perceptual import load_mobilenet_v2
+from omnitok.metrics import MobileNetImageFeatures, MobileNetVideoFeatures, frechet_distance, gaussian_statistics
+
+HELD_OUT = 5  # every such real sample
+
+
+def load(path: Path, frames: int | None, size: int | None) -> Tensor:
+    """(3, H, W), or (3, T, H, W) with `frames`; square of `size`."""
+    if frames is None:
+        pixels = read_image(path)[:, None]
+    else:
+        with VideoReader(path) as reader:
+            pixels = torch.stack(list(islice(reader, frames)), dim=1)
+    if size is not None:
+        pixels = fit_square(pixels, size, "center_crop")
+    return pixels[:, 0] if frames is None else pixels
+
+
+def features_of(samples: Sequence[Tensor], network: torch.nn.Module) -> Tensor:
+    return torch.cat([network(torch.stack(list(samples[i : i + 16]))) for i in range(0, len(samples), 16)]).double()
+
+
+def train_classifier(x: Tensor, y: Tensor, classes: int, decay: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Weights (d, classes) and biases of a logistic regression."""
+    weight = torch.zeros(x.shape[1], classes, dtype=x.dtype, requires_grad=True)
+    bias = torch.zeros(classes, dtype=x.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(x @ weight + bias, y) + decay * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weight.detach(), bias.detach()
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=Path, required=True)
+    parser.add_argument("--real", type=Path, required=True)
+    parser.add_argument("--weights-dir", type=Path, default=None, help="default: that of OMNITOK_WEIGHTS")
+    parser.add_argument("--tokenizer", default=None)
+    parser.add_argument("--limit", type=int, default=1000, help="real samples of a class")
+    parser.add_argument("--json", type=Path, default=None)
+    arguments = parser.parse_args()
+
+    pattern = re.compile(r"\d{6}-(.+)\.(png|mp4)")
+    found = [(path, match) for path in sorted(arguments.samples.iterdir()) if (match := pattern.fullmatch(path.name))]
+    if not found:
+        raise SystemExit(f"{arguments.samples}: holds no samples with a class in their names")
+    is_clip = found[0][1][2] == "mp4"
+    names = sorted(path.name for path in arguments.real.iterdir() if path.is_dir())
+    number = {slug(name): i for i, name in enumerate(names)}
+    found = [(path, match) for path, match in found if match[1] in number]
+    if not found:
+        raise SystemExit(f"{arguments.samples}: no sample is of a class of {arguments.real}")
+    frames = None
+    if is_clip:
+        with VideoReader(found[0][0]) as reader:
+            frames = sum(1 for _ in reader)
+    fakes = [load(path, frames, None) for path, _ in found]
+    size = fakes[0].shape[-1]
+    mobilenet = load_mobilenet_v2(arguments.weights_dir)
+    network = MobileNetVideoFeatures(mobilenet) if is_clip else MobileNetImageFeatures(mobilenet)
+
+    real_x, real_y, held_pixels = [], [], []
+    held: list[bool] = []
+    for label, name in enumerate(names):
+        pixels = [load(path, frames, size) for path in list_media([arguments.real / name])[: arguments.limit]]
+        pixels = [clip for clip in pixels if frames is None or clip.shape[1] == frames]
+        real_x.append(features_of(pixels, network))
+        real_y += [label] * len(pixels)
+        held += [i % HELD_OUT == 0 for i in range(len(pixels))]
+        held_pixels += pixels[::HELD_OUT]
+    x, y, is_held = torch.cat(real_x), torch.tensor(real_y), torch.tensor(held)
+    mean, std = x[~is_held].mean(0), x[~is_held].std(0).clamp_min(1e-6)
+    weight, bias = train_classifier((x[~is_held] - mean) / std, y[~is_held], len(names))
+
+    def accuracy(features: Tensor, labels: Tensor) -> tuple[float, dict[str, float]]:
+        right = (((features - mean) / std) @ weight + bias).argmax(1) == labels
+        of_class = {name: right[labels == i] for i, name in enumerate(names)}
+        return float(right.double().mean()), {n: float(r.double().mean()) for n, r in of_class.items() if len(r)}
+
+    fake_x, fake_y = features_of(fakes, network), torch.tensor([number[match[1]] for _, match in found])
+    result: dict[str, Any] = {
+        "chance": 1 / len(names),
+        "real": {"samples": len(x), "held_out": int(is_held.sum())},
+        "samples": len(fakes),
+        "accuracy_held_out": accuracy(x[is_held], y[is_held]),
+        "accuracy_samples": accuracy(fake_x, fake_y),
+    }
+    if arguments.tokenizer is not None:
+        tokenizer = OmniTokenizer.from_pretrained(arguments.tokenizer)
+        with torch.inference_mode():
+            decoded = [tokenizer(sample[None])[0].clamp(-1, 1) for sample in held_pixels]
+        result["accuracy_reconstructed"] = accuracy(features_of(decoded, network), y[is_held])
+    present = sorted(set(fake_y.tolist()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer samples than dimensions: said above
+        real_statistics = {i: gaussian_statistics(x[y == i].float()) for i in range(len(names))}
+        matrix = {
+            names[j]: {
+                names[i]: frechet_distance(real_statistics[i], gaussian_statistics(fake_x[fake_y == j].float()))
+                for i in range(len(names))
+            }
+            for j in present
+        }
+    result["fd"] = matrix
+    result["nearest_is_own"] = {sampled: min(row, key=row.__getitem__) == sampled for sampled, row in matrix.items()}
+    if is_clip:
+        half = x.shape[1] // 2
+        motion = {"real": float(x[:, half:].mean()), "samples": float(fake_x[:, half:].mean())}
+        result["motion"] = motion | {"ratio": motion["samples"] / motion["real"]}
+
+    print(f"chance {result['chance']:.3f}")
+    for key in ("accuracy_held_out", "accuracy_reconstructed", "accuracy_samples"):
+        if key in result:
+            total, of_class = result[key]
+            print(f"{key} {total:.3f}  " + ", ".join(f"{name} {value:.2f}" for name, value in of_class.items()))
+    print("\n| sampled \\ real | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
+    for sampled, row in matrix.items():
+        least = min(row.values())
+        cells = (f"**{value:.1f}**" if value == least else f"{value:.1f}" for value in row.values())
+        print(f"| {sampled} | " + " | ".join(cells) + " |")
+    own = result["nearest_is_own"]
+    print(f"\nnearest real class is the own one: {sum(own.values())} of {len(own)}")
+    if is_clip:
+        print(f"motion of features: real {motion['real']:.4f}, samples {motion['samples']:.4f}")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
