@@ -169,7 +169,8 @@ def prepare(config: AnyGeneratorConfig, processes: Processes) -> Prepared:
     settings = GeneratorSettings(
         tokenizer=name,
         tokenizer_sha256=sha256,
-        classes=facts.classes,
+        # A model may have room for more classes than the data name; then only numbers tell them.
+        classes=facts.classes if len(facts.classes) == config.model.num_classes else (),
         height=height,
         width=width,
         num_frames=frames,
@@ -289,7 +290,7 @@ def held_out_losses(model: AnyGenerator, ready: Prepared) -> dict[str, float]:
     objective = objective_of(model, ready.tokenizer.config).to(device)
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for batch in held_out_batches(shards, config, ready.settings.classes):
+    for batch in held_out_batches(shards, config, ready.data.facts.classes):
         draws = draw_for(objective, batch, config, alone)
         tensors = [tensor.to(device) for tensor in (batch.tokens, batch.labels, *draws)]
         name = f"{batch.medium}_loss"
