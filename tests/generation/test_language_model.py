@@ -297,7 +297,7 @@ def test_bad_requests_are_one_sentence():
         ({"labels": "emu"}, "unknown class 'emu'; known are cat, dog, cow"),
         ({"labels": []}, "labels are empty"),
         ({"labels": [0], "indices": [1, 2]}, "1 labels and 2 indices do not match"),
-        ({"labels": [0, 1, 2], "prompt_frames": clip(1)}, "3 labels and 2 prompts do not match"),
+        ({"labels": [0, 1, 2], "prompt_frames": clip(1)}, "3 labels and 2 given pictures or clips do not match"),
         ({"num_frames": 13}, r"13 frames \(4 latent ones\) are more than the 3 latent frames.*stream_video"),
         ({"num_frames": 0}, "must be at least 1"),
         ({"height": 24}, "latent frames of 3 x 3 are outside this model's 1 x 1 to 2 x 3"),

@@ -28,12 +28,10 @@ from omnitok.diffusion.schedules import Spacing
 from omnitok.errors import OmnitokError
 from omnitok.generation.memory import memory_guard
 from omnitok.generation.randomness import item_generators, item_noise
+from omnitok.generation.requests import Counter, Labels, Progress, as_clip, batches_of, items_of, size_of
 from omnitok.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.tokenizer import OmniTokenizer
-
-Labels = int | str | Sequence[int | str | None] | Tensor | None
-Progress = Callable[[int, int], None]
 
 TRAINED_STEPS = 1000  # of the noise schedule
 # Where neither the caller nor the settings say: for noise prediction as in the paper, for flow matching as usual.
@@ -206,8 +204,8 @@ class DiffusionGenerator:
             known = self.normalize(known.float().to(self.device)).expand(len(items), *shape)
             mask = mask.to(self.device).expand(len(items), *shape)
         generators = item_generators(seed, items)
-        batches = _batches(len(items), batch_size)
-        counter = _Counter(progress, sampling.steps * len(batches))
+        batches = batches_of(len(items), batch_size)
+        counter = Counter(progress, sampling.steps * len(batches))
         parts = []
         for part in batches:
             held = None if known is None or mask is None else (known[part], mask[part])
@@ -221,7 +219,7 @@ class DiffusionGenerator:
         shape: tuple[int, ...],
         sampling: DiffusionSampling,
         given: tuple[Tensor, Tensor] | None,
-        counter: "_Counter",
+        counter: Counter,
     ) -> Tensor:
         """Normalised latents (b, *shape) float32; `given` are normalised known latents and their mask."""
 
@@ -260,9 +258,12 @@ class DiffusionGenerator:
         x: Tensor,
         sampling: DiffusionSampling,
         noise: Callable[[Tensor], Tensor],
-        counter: "_Counter",
+        counter: Counter,
     ) -> Tensor:
-        report = counter.step
+
+        def report(done: int, total: int) -> None:
+            counter.add(1)
+
         if self._schedule is None:
             walk = flow_euler if sampling.sampler == "euler" else flow_heun
             return walk(denoise, x, flow_times(sampling.steps, sampling.shift), report)
@@ -331,14 +332,14 @@ class DiffusionGenerator:
                 "shift": shift,
             }
         )
-        prompt = _as_clip(prompt_frames)
+        prompt = as_clip(prompt_frames)
         numbers, items = self._items(labels, indices, None if prompt is None else prompt.shape[0])
         if num_frames is None:
             num_frames = 1 if prompt is None else self.settings.num_frames
         size = self._size(num_frames, height, width, prompt)
         generators = item_generators(seed, items)
-        batches = _batches(len(items), batch_size)
-        counter = _Counter(progress, sampling.steps * len(batches))
+        batches = batches_of(len(items), batch_size)
+        counter = Counter(progress, sampling.steps * len(batches))
         parts = []
         for part in batches:
             frames = None if prompt is None else prompt[part]
@@ -366,7 +367,7 @@ class DiffusionGenerator:
         `omnitok.diffusion.with_known`); the model need not have been trained for it. For more frames than it was
         trained on, see `stream_video`.
         """
-        clip = _as_clip(frames)
+        clip = as_clip(frames)
         if clip is None:
             raise ValueError("there are no frames to go on from")
         return self.sample(
@@ -420,8 +421,8 @@ class DiffusionGenerator:
         if holes.shape[2] > 1:
             self._check_clip(holes.shape[2])
         hidden = _without(pixels, mask)  # so that nothing of what lies in the holes gets into the latents around them
-        generators, batches = item_generators(seed, items), _batches(len(items), batch_size)
-        counter = _Counter(progress, sampling.steps * len(batches))
+        generators, batches = item_generators(seed, items), batches_of(len(items), batch_size)
+        counter = Counter(progress, sampling.steps * len(batches))
         parts = []
         for part in batches:
             encoding = self.tokenizer.encode(hidden[part], check_range=False)
@@ -464,7 +465,7 @@ class DiffusionGenerator:
             ValueError: as `sample`, at once and not at the first piece; a window of fewer than 2 latent frames.
         """
         sampling = self._sampling(how)
-        config, prompt = self.tokenizer.config, _as_clip(frames)
+        config, prompt = self.tokenizer.config, as_clip(frames)
         numbers, items = self._items(labels, indices, None if prompt is None else prompt.shape[0])
         window = config.latent_size(self.settings.num_frames, 1, 1)[0] if window is None else window
         if window < 2:
@@ -478,7 +479,7 @@ class DiffusionGenerator:
         if num_frames is not None:
             first = whole if prompt is None else given + whole - config.frames_of(self._known_frames(given, window))
             total = sampling.steps * (1 + max(0, -(-(num_frames - first) // (whole - overlap))))
-        counter = _Counter(progress, total)
+        counter = Counter(progress, total)
         generators = item_generators(seed, items)
         return self._stream(numbers, generators, (whole, *size[1:]), sampling, prompt, num_frames, window, counter)
 
@@ -492,7 +493,7 @@ class DiffusionGenerator:
         prompt: Tensor | None,
         num_frames: int | None,
         window: int,
-        counter: "_Counter",
+        counter: Counter,
     ) -> Iterator[Tensor]:
         made = 0
         if prompt is not None:
@@ -523,7 +524,7 @@ class DiffusionGenerator:
         size: tuple[int, int, int],
         sampling: DiffusionSampling,
         prompt: Tensor | None,
-        counter: "_Counter",
+        counter: Counter,
     ) -> Tensor:
         """Clips (b, 3, *size) in [-1, 1] that begin with the prompt (b, 3, T0, H, W)."""
         config = self.tokenizer.config
@@ -594,68 +595,20 @@ class DiffusionGenerator:
 
     def _items(self, labels: Labels, indices: Sequence[int] | None, prompts: int | None) -> tuple[Tensor, list[int]]:
         """Label ids (b,), `num_classes` for none, and indices of all items."""
-        if isinstance(labels, Tensor):
-            labels = labels.tolist() if labels.ndim else [int(labels)]
-        if labels is None or isinstance(labels, int | str):
-            labels = [labels] * (prompts or (1 if indices is None else len(indices)))
-        if prompts is not None and len(labels) == 1:
-            labels = list(labels) * prompts
-        count = len(labels)
-        for what, other in (
-            ("given pictures or clips", prompts),
-            ("indices", None if indices is None else len(indices)),
-        ):
-            if other is not None and other != count:
-                raise ValueError(f"{count} labels and {other} {what} do not match")
-        if count == 0:
-            raise ValueError("no items were asked for: labels are empty")
-        ids = [self._label(label) for label in labels]
-        return torch.tensor(ids, device=self.device), list(range(count)) if indices is None else list(indices)
-
-    def _label(self, label: int | str | None) -> int:
-        if isinstance(label, str):
-            label = self.settings.label_of(label)
         classes = self.model.config.num_classes
-        if label is None or label == -1:
-            return classes
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < classes:
-            accepted = f"labels lie in [0, {classes - 1}]" if classes else "this model has no classes"
-            raise ValueError(f"label {label} is out of range: {accepted}")
-        return label
+        numbers, items = items_of(labels, indices, prompts, self.settings, classes)
+        return torch.tensor([classes if n == -1 else n for n in numbers], device=self.device), items
 
-    def _size(self, frames: int, height: int | None, width: int | None, prompt: Tensor | None) -> tuple[int, int, int]:
-        """(T, H, W) of the result, the prompt held against it."""
-        height = self.settings.height if height is None else height
-        width = self.settings.width if width is None else width
-        if min(frames, height, width) < 1:
-            raise ValueError(f"frames, height and width must be at least 1, found {(frames, height, width)}")
+    def _size(self, frames: int, height: int | None, width: int | None, given: Tensor | None) -> tuple[int, int, int]:
+        """`size_of`, for a model that can make so many frames."""
+        size = size_of(self.settings, frames, height, width, given)
         if frames > 1:
             self._check_clip(frames)
-        if prompt is not None:
-            if tuple(prompt.shape[3:]) != (height, width):
-                raise ValueError(
-                    f"the given frames are {prompt.shape[3]} x {prompt.shape[4]} pixels, the model's are {height} x "
-                    f"{width}: resize them, or say height= and width="
-                )
-            if prompt.shape[2] >= frames:
-                raise ValueError(f"{prompt.shape[2]} frames are given, so num_frames must be larger, found {frames}")
-        return frames, height, width
+        return size
 
     def _check_clip(self, frames: int) -> None:
         if not self.model.config.temporal:
             raise ValueError(f"this model makes pictures only, so num_frames must be 1, found {frames}")
-
-
-class _Counter:
-    """Counts the samplers' steps over all batches for a progress callback."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def step(self, done: int, total: int) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
 
 
 def _is_number(value: object) -> bool:
@@ -668,20 +621,3 @@ def _without(pixels: Tensor, mask: Tensor) -> Tensor:
     count = (~mask).flatten(1).sum(1).clamp_min(1)[:, None]  # b 1
     mean = rest.flatten(2).sum(2) / count  # b 3
     return torch.where(mask, mean.reshape(*mean.shape, *[1] * (pixels.ndim - 2)), rest)
-
-
-def _batches(count: int, batch_size: int | None) -> list[slice]:
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, found {batch_size}")
-    size = batch_size or count
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _as_clip(frames: Tensor | None) -> Tensor | None:
-    """(b, 3, T, H, W) of pictures or clips."""
-    if frames is None:
-        return None
-    if not isinstance(frames, Tensor) or frames.ndim not in (4, 5) or frames.shape[1] != 3 or 0 in frames.shape:
-        found = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
-        raise ValueError(f"frames to go on from must be (b, 3, T, H, W) or (b, 3, H, W), found {found}")
-    return frames.unsqueeze(2) if frames.ndim == 4 else frames

@@ -9,13 +9,11 @@ from torch import Tensor
 from omnitok.errors import OmnitokError
 from omnitok.generation.memory import memory_guard
 from omnitok.generation.randomness import hashed_gumbel, item_keys
+from omnitok.generation.requests import Counter, Labels, Progress, as_clip, batches_of, items_of, size_of
 from omnitok.generation.sampling import TokenSampling, choose, guide
 from omnitok.generator_settings import GeneratorSettings, SamplingValue
 from omnitok.models.language_model import KVCache, LanguageModel, LanguageModelConfig, prefix_ids
 from omnitok.models.tokenizer import OmniTokenizer
-
-Labels = int | str | Sequence[int | str | None] | Tensor | None
-Progress = Callable[[int, int], None]
 
 _ENDLESS = 2**62
 
@@ -196,20 +194,20 @@ class LanguageModelGenerator:
             OmnitokError: too little memory, with what would fit.
         """
         sampling = self._sampling(guidance_scale, guidance_interval, temperature, top_k, top_p)
-        prompt = _as_clip(prompt_frames)
+        prompt = as_clip(prompt_frames)
         chosen, indices = self._items(labels, indices, None if prompt is None else prompt.shape[0])
         if num_frames is None:
             num_frames = 1 if prompt is None else self.settings.num_frames
-        size = self._size(num_frames, height, width, prompt)
+        size = size_of(self.settings, num_frames, height, width, prompt)
         stride = self.tokenizer.config.temporal_patch_size
         given = 0 if prompt is None else prompt.shape[2]
         known = 0 if given == 0 else (given - 1) // stride + 1  # latent frames of the prompt
         latents = known + -(-(size[0] - given) // stride) if given else self.tokenizer.config.latent_size(*size)[0]
         grid = (latents, *self.tokenizer.config.latent_size(*size)[1:])
         self._check_length(grid, known, num_frames)
-        step = _Counter(progress, len(indices) * (latents - known) * grid[1] * grid[2])
+        step = Counter(progress, len(indices) * (latents - known) * grid[1] * grid[2])
         parts = []
-        for part in _batches(len(indices), batch_size):
+        for part in batches_of(len(indices), batch_size):
             frames = None if prompt is None else prompt[part]
             with memory_guard(part.stop - part.start, self._bytes_per_item(grid, sampling), self.device):
                 codes = self._codes(
@@ -240,7 +238,7 @@ class LanguageModelGenerator:
         Of any size within the model's grid; the rest is `sample` with `prompt_frames`, which says the other arguments
         and errors. For more than the model's context holds, see `stream_video`.
         """
-        clip = _as_clip(frames)
+        clip = as_clip(frames)
         return self.sample(
             labels,
             num_frames,
@@ -290,9 +288,9 @@ class LanguageModelGenerator:
         if prompt_codes is not None and prompt_codes.shape[2:] != grid[1:]:
             raise ValueError(f"prompt codes are {tuple(prompt_codes.shape[2:])}, asked for is a grid of {grid[1:]}")
         self._check_length(grid, known, None)
-        step = _Counter(progress, len(indices) * (grid[0] - known) * grid[1] * grid[2])
+        step = Counter(progress, len(indices) * (grid[0] - known) * grid[1] * grid[2])
         parts = []
-        for part in _batches(len(indices), batch_size):
+        for part in batches_of(len(indices), batch_size):
             count = part.stop - part.start
             prompt = torch.empty(count, 0, *grid[1:], dtype=torch.long) if prompt_codes is None else prompt_codes[part]
             with memory_guard(count, self._bytes_per_item(grid, sampling), self.device):
@@ -338,10 +336,10 @@ class LanguageModelGenerator:
         Other arguments and errors as in `sample`; the arguments are checked at once, not with the first piece.
         """
         sampling = self._sampling(guidance_scale, guidance_interval, temperature, top_k, top_p)
-        prompt = _as_clip(frames)
+        prompt = as_clip(frames)
         chosen, indices = self._items(labels, indices, None if prompt is None else prompt.shape[0])
         end = _ENDLESS if num_frames is None else num_frames
-        _, height, width = self._size(end, height, width, prompt)
+        _, height, width = size_of(self.settings, end, height, width, prompt)
         _, h, w = self.tokenizer.config.latent_size(1, height, width)
         most = self.model.config.frames_of(h, w)
         window = most if window is None else window
@@ -356,7 +354,7 @@ class LanguageModelGenerator:
             raise ValueError("method 'ring' needs rotary positions and a causal tokenizer; use 'feedback'")
         stride, given = self.tokenizer.config.temporal_patch_size, 0 if prompt is None else prompt.shape[2]
         latents = -(-(end - given) // stride) if given else self.tokenizer.config.latent_size(end, 1, 1)[0]
-        step = _Counter(progress, -1 if num_frames is None else len(indices) * latents * h * w)
+        step = Counter(progress, -1 if num_frames is None else len(indices) * latents * h * w)
         make = self._ring if method == "ring" or (method is None and can_ring) else self._feedback
         size, grid = (end, height, width), (window, h, w)
         return make(chosen, indices, prompt, size, grid, sampling, seed, compile, step)
@@ -374,7 +372,7 @@ class LanguageModelGenerator:
         sampling: TokenSampling,
         seed: int,
         compiled: bool,
-        step: "_Counter",
+        step: Counter,
     ) -> Iterator[Tensor]:
         decoder = self.tokenizer.decoder_stream((_ENDLESS, *size[1:]))
         with memory_guard(len(indices), self._bytes_per_item(grid, sampling), self.device):
@@ -412,7 +410,7 @@ class LanguageModelGenerator:
         sampling: TokenSampling,
         seed: int,
         compiled: bool,
-        step: "_Counter",
+        step: Counter,
     ) -> Iterator[Tensor]:
         config = self.tokenizer.config
         kept = config.frames_of(max(1, grid[0] // 2))
@@ -467,51 +465,10 @@ class LanguageModelGenerator:
             )
         return sampling
 
-    def _items(
-        self, labels: Labels, indices: Sequence[int] | None, prompts: int | None
-    ) -> tuple[Tensor, Sequence[int]]:
+    def _items(self, labels: Labels, indices: Sequence[int] | None, prompts: int | None) -> tuple[Tensor, list[int]]:
         """Labels (b,), -1 for none, and indices of all items."""
-        if isinstance(labels, Tensor):
-            labels = labels.tolist() if labels.ndim else [int(labels)]
-        if labels is None or isinstance(labels, int | str):
-            labels = [labels] * (prompts or (1 if indices is None else len(indices)))
-        count = len(labels)
-        if prompts is not None and count == 1:
-            labels, count = list(labels) * prompts, prompts
-        for what, other in (("prompts", prompts), ("indices", None if indices is None else len(indices))):
-            if other is not None and other != count:
-                raise ValueError(f"{count} labels and {other} {what} do not match")
-        if count == 0:
-            raise ValueError("no items were asked for: labels are empty")
-        numbers = [self._label(label) for label in labels]
-        return torch.tensor(numbers, device=self.device), list(range(count)) if indices is None else list(indices)
-
-    def _label(self, label: int | str | None) -> int:
-        if isinstance(label, str):
-            label = self.settings.label_of(label)
-        classes = self.model.config.num_classes
-        if label is None or label == -1:
-            return -1
-        if not 0 <= label < classes:
-            accepted = f"labels lie in [0, {classes - 1}]" if classes else "this model has no classes"
-            raise ValueError(f"label {label} is out of range: {accepted}")
-        return int(label)
-
-    def _size(self, frames: int, height: int | None, width: int | None, prompt: Tensor | None) -> tuple[int, int, int]:
-        """(T, H, W) of the result, the prompt held against it."""
-        height = self.settings.height if height is None else height
-        width = self.settings.width if width is None else width
-        if min(frames, height, width) < 1:
-            raise ValueError(f"frames, height and width must be at least 1, found {(frames, height, width)}")
-        if prompt is not None:
-            if tuple(prompt.shape[3:]) != (height, width):
-                raise ValueError(
-                    f"the given frames are {prompt.shape[3]} x {prompt.shape[4]} pixels, the model's are {height} x "
-                    f"{width}: resize them, or say height= and width="
-                )
-            if prompt.shape[2] >= frames:
-                raise ValueError(f"{prompt.shape[2]} frames are given, so num_frames must be larger, found {frames}")
-        return frames, height, width
+        numbers, items = items_of(labels, indices, prompts, self.settings, self.model.config.num_classes)
+        return torch.tensor(numbers, device=self.device), items
 
     def _check_length(self, grid: tuple[int, int, int], known: int, num_frames: int | None) -> None:
         most = self.model.config.frames_of(*grid[1:])
@@ -553,7 +510,7 @@ class LanguageModelGenerator:
         sampling: TokenSampling,
         seed: int,
         compiled: bool,
-        step: "_Counter",
+        step: Counter,
         first_frame: int | None = None,
     ) -> Tensor:
         """Prompt and sampled codes: (b, t, h, w)."""
@@ -575,32 +532,3 @@ class LanguageModelGenerator:
         known = config.frames_of((given - 1) // config.temporal_patch_size + 1)
         pixels = self.tokenizer.decode_codes(codes, (known + size[0] - given, *size[1:])).clamp(-1, 1)
         return torch.cat([prompt.to(pixels), pixels[:, :, known:]], dim=2)
-
-
-class _Counter:
-    """Counts sampled tokens for a progress callback."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def add(self, tokens: int) -> None:
-        self._done += tokens
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
-def _batches(count: int, batch_size: int | None) -> list[slice]:
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, found {batch_size}")
-    size = batch_size or count
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _as_clip(frames: Tensor | None) -> Tensor | None:
-    """(b, 3, T, H, W) of pictures or clips."""
-    if frames is None:
-        return None
-    if not isinstance(frames, Tensor) or frames.ndim not in (4, 5) or frames.shape[1] != 3 or 0 in frames.shape:
-        found = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
-        raise ValueError(f"frames to go on from must be (b, 3, T, H, W) or (b, 3, H, W), found {found}")
-    return frames.unsqueeze(2) if frames.ndim == 4 else frames
