@@ -97,7 +97,7 @@ def test_initialisation_and_updates_in_training_alone(features: Tensor) -> None:
 def test_initialisation_is_from_the_batch_and_once(features: Tensor) -> None:
     vq = quantizer(restart_threshold=0.0)
     flat = vq(features, quantize=False).latents.detach().reshape(-1, DIM)
-    vq._initialise(flat)
+    vq._initialise(flat, [torch.Generator().manual_seed(i) for i in range(2)])
     nearest = torch.cdist(vq.codebook, flat).min(dim=1)
     assert nearest.values.max() < 0.02  # jitter of 1e-3 apart, rows of the batch
     assert nearest.indices.unique().numel() == SIZE  # 120 rows for 32 codes: all distinct
@@ -209,18 +209,19 @@ torch.manual_seed(100 + rank)
 for from_data in (False, True):
     vq.initialised.fill_(not from_data)
     vq.restart_threshold = 0.3 if from_data else 0.0
-    for batch in batches:
-        vq(batch[rank : rank + 1])
+    for i, batch in enumerate(batches):
+        vq(batch[rank::2], seeds=[10 * i + rank, 10 * i + rank + 2])
     torch.save(vq.state_dict(), f"{folder}/{'data' if from_data else 'plain'}{rank}.pt")
 dist.destroy_process_group()
 """
 
 
 def test_two_processes_share_one_codebook(tmp_path: Path) -> None:
-    """Equal to one process with the joined batch; and with initialisation and restarts, still the same on both."""
+    """Equal to one process with the joined batch, also with initialisation from data and restarts."""
     torch.manual_seed(0)
     vq = initialised(restart_threshold=0.0).train()
-    batches = [torch.randn(2, 1, 4, 5, WIDTH) for _ in range(3)]
+    batches = [torch.randn(4, 1, 2, 5, WIDTH) for _ in range(3)]
+    batches[0] = batches[0][:, :, :1, :3]  # 12 rows for 32 codes
     torch.save((vq, batches), tmp_path / "given.pt")
     source = Path(__file__).resolve().parents[2] / "src"
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(source)!r})\n{SCRIPT}"]
@@ -228,19 +229,49 @@ def test_two_processes_share_one_codebook(tmp_path: Path) -> None:
         subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)
     ]
     try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
+        errors = [process.communicate(timeout=400)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], errors
-    for batch in batches:
-        vq(batch)
-    plain, data = ([torch.load(tmp_path / f"{run}{rank}.pt") for rank in (0, 1)] for run in ("plain", "data"))
-    for name, tensor in vq.state_dict().items():
-        assert torch.equal(plain[0][name], plain[1][name])
-        assert torch.allclose(plain[0][name].float(), tensor.float(), atol=1e-6)
-        assert torch.equal(data[0][name], data[1][name])
-    assert not torch.equal(data[0]["codebook"], plain[0]["codebook"])
+    joined = {}
+    for run in ("plain", "data"):
+        vq.initialised.fill_(run == "plain")
+        vq.restart_threshold = 0.3 if run == "data" else 0.0
+        for i, batch in enumerate(batches):
+            torch.manual_seed(7 if run == "plain" else 8)  # not what decides
+            vq(batch, seeds=[10 * i + j for j in range(4)])
+        joined[run] = state(vq)
+    for run, expected in joined.items():
+        first, second = (torch.load(tmp_path / f"{run}{rank}.pt") for rank in (0, 1))
+        for name, tensor in expected.items():
+            assert torch.equal(first[name], second[name])
+            assert torch.allclose(first[name].float(), tensor.float(), atol=1e-6), name
+    assert not torch.equal(joined["data"]["codebook"], joined["plain"]["codebook"])
+
+
+def test_restarts_follow_the_seeds_of_the_samples_and_nothing_else(features: Tensor) -> None:
+    vq = quantizer(restart_threshold=1.0).train()
+    books = []
+    for order, seeds in (([0, 1], [3, 4]), ([1, 0], [4, 3]), ([0, 1], [3, 5])):
+        other = copy.deepcopy(vq)
+        for _ in range(2):
+            other(features[order], seeds=seeds)
+        books.append(other.codebook)
+    assert torch.allclose(books[0], books[1], atol=1e-6)
+    assert not torch.allclose(books[0], books[2], atol=1e-2)
+    for bottleneck in (vq, DiagonalGaussian(WIDTH, DIM).train()):
+        with pytest.raises(ValueError, match=r"batch of 2.*found 3"):
+            bottleneck(features, seeds=[1, 2, 3])
+
+
+def test_noise_follows_the_seeds_of_the_samples(features: Tensor) -> None:
+    kl = DiagonalGaussian(WIDTH, DIM).train()
+    latents = kl(features, seeds=[3, 4]).latents
+    assert torch.equal(kl(features.flip(0), seeds=[4, 3]).latents.flip(0), latents)
+    assert torch.allclose(kl(features[1:], seeds=[4]).latents, latents[1:], atol=1e-6)
+    assert not torch.allclose(kl(features, seeds=[3, 5]).latents[1], latents[1], atol=1e-2)
+    assert not torch.equal(kl(features).latents, kl(features).latents)
 
 
 # ------------------------------------------------------------------------------------------------------- precision

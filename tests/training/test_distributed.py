@@ -30,8 +30,8 @@ from omnitok.training.settings import apply_settings, read_config
 from omnitok.training.stopping import Limits
 from omnitok.training.train_tokenizer import train
 folder, ports = Path(sys.argv[1]), sys.argv[2:]
-config = read_config(folder / "config.yaml")
-def run(mode, out, limit=None):
+def run(mode, out, limit=None, config="config.yaml"):
+    config = read_config(folder / config)
     os.environ["MASTER_PORT"] = ports.pop()
     train(apply_settings(config, [f"engine.parallel={mode}"]), folder / out, resume=True, limits=Limits(limit))
 run("ddp", "ddp")
@@ -40,8 +40,10 @@ run("ddp", "ddp-parts", 4)
 run("ddp", "ddp-parts")
 run("fsdp", "fsdp-then-one", 4)
 run("fsdp", "one-then-fsdp")
+run("ddp", "vae-ddp", config="vae.yaml")
+run("fsdp", "vae-fsdp", config="vae.yaml")
 """
-RUNS = 6
+RUNS = 8
 TIMING = ("seconds", "pictures_per_second", "frames_per_second", "tflops")
 
 
@@ -62,8 +64,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(small_config: TrainConfig, folder: Path) -> TrainConfig:
-    """Quantizer statistics, discriminators with every term; no restarts of codes, which draw from one process."""
-    model = replace(small_config.model, restart_threshold=0.0)
+    """Quantizer statistics, restarts of half of the codes in every step, discriminators with every term."""
+    model = replace(small_config.model, restart_threshold=0.9)
     started = folder / "started"
     if not started.exists():
         torch.manual_seed(0)
@@ -86,6 +88,19 @@ def config(small_config: TrainConfig, folder: Path) -> TrainConfig:
         },
         adversarial=AdversarialConfig(image=critic, video=replace(critic, norm="none"), adaptive=True, r1_every=2),
         engine=EngineConfig(precision="float32"),
+    )
+
+
+def as_vae(config: TrainConfig) -> TrainConfig:
+    """The same with noisy latents, in two parts a batch."""
+    optimizer = replace(config.optimizer, accumulation=2)
+    weights = {"l1": 1.0, "kl": 1e-3}
+    return replace(
+        config,
+        model=replace(config.model, bottleneck="kl"),
+        data=replace(config.data, video_batch=4),
+        weights=weights,
+        optimizer=optimizer,
     )
 
 
@@ -112,7 +127,9 @@ def assert_same_models(one: Path, other: Path, tolerance: float) -> None:
 
 def test_one_process_ddp_and_fsdp_learn_the_same(config: TrainConfig, folder: Path) -> None:
     write_config(config, folder / "config.yaml")
+    write_config(as_vae(config), folder / "vae.yaml")
     train(config, folder / "one")
+    train(as_vae(config), folder / "vae-one")
     train(config, folder / "one-then-fsdp", limits=Limits(4))
     ports = free_ports(RUNS)
     processes = []
@@ -144,6 +161,9 @@ def test_one_process_ddp_and_fsdp_learn_the_same(config: TrainConfig, folder: Pa
     assert_same_losses(folder / "ddp", folder / "ddp-parts", 1e-6)
     assert_same_losses(folder / "one", folder / "fsdp-then-one", 1e-5)
     assert_same_losses(folder / "one", folder / "one-then-fsdp", 1e-5)
+    for out in ("vae-ddp", "vae-fsdp"):
+        assert_same_losses(folder / "vae-one", folder / out, 1e-5)
+        assert_same_models(folder / "vae-one", folder / out, 1e-3)
     assert_same_models(folder / "ddp", folder / "ddp-parts", 1e-6)
     for out in ("ddp", "fsdp", "fsdp-then-one", "one-then-fsdp"):
         assert_same_models(folder / "one", folder / out, 1e-3)

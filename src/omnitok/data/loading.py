@@ -1,5 +1,6 @@
 """Batches for training: step number -> tensors, with what could not be read counted and listed."""
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -103,6 +104,12 @@ class StepDataset(Dataset[Batch]):
         self.flip = flip
         self.image_policy, self.video_policy = image_policy, video_policy
         self.rank, self.world_size = rank, world_size
+
+    def whole(self) -> "StepDataset":
+        """The same batches unshared, for what must not depend on the number of processes."""
+        whole = copy.copy(self)
+        whole.rank, whole.world_size = 0, 1
+        return whole
 
     def __getitem__(self, step: int) -> Batch:
         """The share of one step.

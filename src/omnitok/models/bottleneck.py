@@ -3,12 +3,14 @@
 A bottleneck is an `nn.Module` with
 
 - ``encode(features) -> BottleneckOutput`` for (b, t, h, w, width) features: the plain result, no state changed,
-- ``forward(features) -> BottleneckOutput``: the same with losses; in training mode noise, codebook updates, statistics,
+- ``forward(features, quantize, seeds) -> BottleneckOutput``: the same with losses; in training mode noise, codebook
+  updates, statistics. ``seeds`` are one number a sample, from which everything random about it follows: with them a
+  batch gives the same whatever way processes share it. Without them torch's global generator draws,
 - ``expand(latents) -> features`` for (b, t, h, w, channels) latents,
 - ``config_fields()``: the fields of `TokenizerConfig` that describe it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,9 +36,14 @@ class GaussianPosterior:
         """The most likely latents: the mean."""
         return self.mean
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Latents drawn from the posterior."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+    def sample(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> Tensor:
+        """Latents drawn from the posterior, by one generator or by one (of the CPU) a sample."""
+        mean = self.mean
+        if generator is None or isinstance(generator, torch.Generator):
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        else:
+            noise = torch.stack([torch.randn(mean.shape[1:], generator=g, dtype=mean.dtype) for g in generator])
+            noise = noise.to(mean.device)
         return self.mean + (0.5 * self.logvar).exp() * noise
 
     def kl(self) -> Tensor:
@@ -65,6 +72,15 @@ class Float32Module(nn.Module):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         return super()._apply(move_only, recurse)
+
+
+def _sample_generators(seeds: Sequence[int] | None, samples: int) -> list[torch.Generator]:
+    """A generator of the CPU for each sample; seeds None draws some."""
+    if seeds is None:
+        seeds = torch.randint(2**62, (samples,)).tolist()
+    if len(seeds) != samples:
+        raise ValueError(f"a batch of {samples} needs as many seeds, found {len(seeds)}")
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def _first_smallest(scores: Tensor) -> Tensor:
@@ -142,25 +158,28 @@ class VectorQuantizer(Float32Module):
     def _project(self, features: Tensor) -> Tensor:
         return F.normalize(self.project_in(features.float()), dim=-1)  # b t h w dim
 
-    def forward(self, features: Tensor, quantize: bool = True) -> BottleneckOutput:
+    def forward(self, features: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> BottleneckOutput:
         """features (b, t, h, w, width) -> quantized latents, codes, the commitment loss and usage statistics.
 
         In training mode the codebook is initialised (once), updated (every call) and restarted where dead. With
         `quantize=False` the points of the unit sphere pass as they are: a codebook initialised after some such steps
         finds features that use every channel, where one initialised at once mostly codes brightness.
+
+        Raises:
+            ValueError: not one of `seeds` a sample.
         """
         with torch.autocast(features.device.type, enabled=False):
             z = self._project(features)
             if not quantize:
                 return BottleneckOutput(latents=z, losses={"commitment": z.new_zeros(())})
             flat = z.detach().reshape(-1, self.dim)
-            if self.training and not bool(self.initialised):
-                self._initialise(flat)
+            if self.training:
+                generators = _sample_generators(seeds, len(features))
+                if not bool(self.initialised):
+                    self._initialise(flat, generators)
             codes = self.nearest(flat)
             quantized = self.lookup(codes).reshape(z.shape)
-            statistics = {}
-            if self.training:
-                statistics = self._update(flat, codes)
+            statistics = self._update(flat, codes, generators) if self.training else {}
             commitment = F.mse_loss(z, quantized)
             latents = z + (quantized - z).detach() if self.training else quantized
         return BottleneckOutput(
@@ -192,15 +211,15 @@ class VectorQuantizer(Float32Module):
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=z.device)
 
     @torch.no_grad()
-    def _initialise(self, flat: Tensor) -> None:
-        rows = self._sample_rows(flat, self.codebook_size)
+    def _initialise(self, flat: Tensor, generators: Sequence[torch.Generator]) -> None:
+        rows = self._sample_rows(flat, self.codebook_size, generators)
         self.codebook.copy_(rows)
         self.cluster_sum.copy_(rows)
         self.cluster_size.fill_(1.0)
         self.initialised.fill_(True)
 
     @torch.no_grad()
-    def _update(self, flat: Tensor, codes: Tensor) -> dict[str, Tensor]:
+    def _update(self, flat: Tensor, codes: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         counts = torch.zeros_like(self.cluster_size).index_add_(0, codes, torch.ones_like(flat[:, 0]))
         sums = torch.zeros_like(self.cluster_sum).index_add_(0, codes, flat)
         if dist.is_available() and dist.is_initialized():
@@ -209,29 +228,49 @@ class VectorQuantizer(Float32Module):
         self.cluster_size.lerp_(counts, 1.0 - self.decay)
         self.cluster_sum.lerp_(sums, 1.0 - self.decay)
         if self.restart_threshold > 0:
-            self._restart_dead_codes(flat)
+            self._restart_dead_codes(flat, generators)
         codebook = self.cluster_sum / self.cluster_size.clamp_min(1e-5)[:, None]
         self.codebook.copy_(F.normalize(codebook, dim=-1) if self.normalize_codes else codebook)
         probability = counts / counts.sum()
         entropy = -(probability * probability.clamp_min(1e-10).log()).sum()
         return {"codebook_usage": (counts > 0).float().mean(), "codebook_perplexity": entropy.exp()}
 
-    def _restart_dead_codes(self, flat: Tensor) -> None:
+    def _restart_dead_codes(self, flat: Tensor, generators: Sequence[torch.Generator]) -> None:
         mean_use = self.cluster_size.mean()
         dead = (self.cluster_size < self.restart_threshold * mean_use).nonzero().squeeze(-1)
         if dead.numel() == 0:
             return
         self.cluster_size[dead] = mean_use
-        self.cluster_sum[dead] = self._sample_rows(flat, dead.numel()) * mean_use
+        self.cluster_sum[dead] = self._sample_rows(flat, dead.numel(), generators) * mean_use
 
-    def _sample_rows(self, flat: Tensor, n: int) -> Tensor:
-        """n rows of flat, distinct while there are enough, the same on every process."""
-        order = torch.randperm(flat.shape[0], device=flat.device)
-        rows = flat[order.repeat(-(-n // flat.shape[0]))[:n]]
-        rows = F.normalize(rows + 1e-3 * torch.randn_like(rows), dim=-1)  # so that repeated rows part ways
-        if dist.is_available() and dist.is_initialized():
-            dist.broadcast(rows, src=0)
-        return rows
+    def _sample_rows(self, flat: Tensor, n: int, generators: Sequence[torch.Generator]) -> Tensor:
+        """n rows of the batch of all processes, distinct while there are enough, the same on every process.
+
+        Each row draws a key from its sample's generator, and the n smallest are taken: a fair choice that depends on
+        neither the number of processes nor the order in which they come.
+        """
+        is_shared = dist.is_available() and dist.is_initialized()
+        rows_a_sample = len(flat) // len(generators)
+        repeats = -(-n // (len(flat) * (dist.get_world_size() if is_shared else 1)))
+        keys = torch.cat([torch.rand(rows_a_sample, generator=g, dtype=torch.float64) for g in generators])
+        jitter = torch.cat([torch.randn(rows_a_sample, repeats * self.dim, generator=g) for g in generators])
+        chosen = keys.argsort()[:n]
+        # (<= n, dim + repeats * dim)
+        table = torch.cat([flat[chosen.to(flat.device)], jitter[chosen].to(flat.device)], dim=1)
+        if is_shared:
+            keys, table = _gather_rows(keys[chosen].to(flat.device)), _gather_rows(table)
+            table = table[keys.argsort()[:n]]
+        rows, jitter = table.split([self.dim, repeats * self.dim], dim=1)
+        rows = rows.repeat(repeats, 1)[:n]
+        jitter = jitter.unflatten(1, (repeats, self.dim)).transpose(0, 1).flatten(0, 1)[:n]
+        return F.normalize(rows + 1e-3 * jitter, dim=-1)  # so that repeated rows part ways
+
+
+def _gather_rows(x: Tensor) -> Tensor:
+    """The tensors of all processes, which have one shape, below one another."""
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
 
 
 class DiagonalGaussian(Float32Module):
@@ -264,15 +303,21 @@ class DiagonalGaussian(Float32Module):
         mean, logvar = self.project_in(features.float()).chunk(2, dim=-1)
         return GaussianPosterior(mean, logvar.clamp(*self.LOGVAR_RANGE))
 
-    def forward(self, features: Tensor, quantize: bool = True) -> BottleneckOutput:
+    def forward(self, features: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> BottleneckOutput:
         """features (b, t, h, w, width) -> latents (a sample in training mode, the mode otherwise), posterior, KL loss.
 
         The loss is the KL divergence summed over latents and averaged over the batch, in nats. `quantize` changes
         nothing.
+
+        Raises:
+            ValueError: not one of `seeds` a sample.
         """
         with torch.autocast(features.device.type, enabled=False):
             posterior = self._posterior(features)
-            latents = posterior.sample() if self.training else posterior.mode()
+            if self.training:
+                latents = posterior.sample(_sample_generators(seeds, len(features)))
+            else:
+                latents = posterior.mode()
             losses = {"kl": posterior.kl().mean()}
         statistics = {"posterior_std": (0.5 * posterior.logvar.detach()).exp().mean()}
         return BottleneckOutput(latents=latents, posterior=posterior, losses=losses, statistics=statistics)

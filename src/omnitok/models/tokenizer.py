@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,16 +196,17 @@ class OmniTokenizer(nn.Module):
         """Reconstruction of x, of x's own shape."""
         return self.autoencode(x).reconstruction
 
-    def autoencode(self, x: Tensor, quantize: bool = True) -> Autoencoding:
+    def autoencode(self, x: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> Autoencoding:
         """Reconstruction of x with the bottleneck's codes, losses and statistics; in training updates the codebook.
 
         Args:
             quantize: False lets the latents of a quantizer pass as they are, for the first steps of a training.
+            seeds: one a sample, of its noise and of its part in restarts of codes; None draws them.
         """
         is_image = x.ndim == 4
         video = x.unsqueeze(2) if is_image else x
         size = (video.shape[2], video.shape[3], video.shape[4])
-        out = self.bottleneck(self.encoder(self._pad(video)), quantize)
+        out = self.bottleneck(self.encoder(self._pad(video)), quantize, seeds)
         return Autoencoding(self._decode_grid(out.latents, is_image, size, None), out)
 
     def _pad(self, video: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,10 +102,10 @@ class Autoencoder(nn.Module):
         self.tokenizer = tokenizer
 
     def forward(
-        self, pixels: Tensor, quantize: bool
+        self, pixels: Tensor, quantize: bool, seeds: Sequence[int]
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor], dict[str, Tensor]]:
         """Pixels -> reconstruction, codes, losses and statistics of the bottleneck."""
-        result = self.tokenizer.autoencode(pixels, quantize)
+        result = self.tokenizer.autoencode(pixels, quantize, seeds)
         inner = result.bottleneck
         # A copy, because the reconstruction is a view (cropped), to which FSDP2 cannot safely tie its backward hook.
         return result.reconstruction.clone(), inner.codes, inner.losses, inner.statistics

@@ -1,6 +1,6 @@
 """What the training steps of all models have in common: the report of a step, means over its parts, its seed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +39,12 @@ class Sums:
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Seed of everything random inside a step, so that resuming needs no stored random state."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def sample_seeds(seed: int, step: int, places: Iterable[int]) -> list[int]:
+    """Seeds of the samples at these places of a step's whole batch, whichever process has them."""
+    states = (np.random.SeedSequence((seed, step, place), spawn_key=(1,)) for place in places)
+    return [int(state.generate_state(1, np.uint64)[0] >> np.uint64(1)) for state in states]
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

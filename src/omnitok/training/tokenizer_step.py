@@ -1,8 +1,9 @@
 """One training step of a tokenizer: one forward, all losses, the updates."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from omnitok.training.config import ADVERSARIAL_LOSSES, PIXEL_LOSSES, Perceptual
 from omnitok.training.distributed import Autoencoder, Processes, gather, gradient_sync, parallelize
 from omnitok.training.optim import AveragedWeights, NamedAdamW, learning_rate
 from omnitok.training.precision import autocast
-from omnitok.training.step import StepReport, Sums, step_seed, tensors_of
+from omnitok.training.step import StepReport, Sums, sample_seeds, step_seed, tensors_of
 from omnitok.training.usage import CodebookUse
 
 
@@ -94,18 +95,23 @@ class TokenizerLearner:
         frames = self._random_frames(batch)
         parts = list(pixels.chunk(self.config.optimizer.accumulation))
         frame_parts = [None] * len(parts) if frames is None else list(frames.chunk(len(parts)))
+        rank, world_size = self.processes.rank, self.processes.world_size
+        seeds = iter(sample_seeds(self.config.seed, batch.step, range(rank, len(pixels) * world_size, world_size)))
         sums, codes = Sums(len(parts)), []
         for i, (part, part_frames) in enumerate(zip(parts, frame_parts, strict=True)):
+            part_seeds = list(itertools.islice(seeds, len(part)))
             with gradient_sync(self._model, enabled=i == len(parts) - 1):
-                part_codes = self._backward_part(part, part_frames, batch.step, sums)
+                part_codes = self._backward_part(part, part_frames, part_seeds, batch.step, sums)
             if part_codes is not None:
                 codes.append(part_codes)
         return sums, torch.cat(codes) if codes else None
 
-    def _backward_part(self, real: Tensor, frames: Tensor | None, step: int, sums: Sums) -> Tensor | None:
+    def _backward_part(
+        self, real: Tensor, frames: Tensor | None, seeds: Sequence[int], step: int, sums: Sums
+    ) -> Tensor | None:
         config = self.config
         with autocast(real.device, config.engine.precision):
-            fake, codes, losses, statistics = self._model(real, step >= config.quantize_after)
+            fake, codes, losses, statistics = self._model(real, step >= config.quantize_after, seeds)
             losses = reconstruction_losses(fake, real) | losses
             if "kl" in losses:
                 latents = self._latent_numbers(real)

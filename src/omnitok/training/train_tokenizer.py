@@ -145,7 +145,7 @@ def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -
             latent_mean=None,
             latent_std=None,
         )
-        tokenizer = swap_bottleneck(tokenizer, target, None if dataset is None else dataset[0].pixels)
+        tokenizer = swap_bottleneck(tokenizer, target, None if dataset is None else dataset.whole()[0].pixels)
     return tokenizer
 
 
@@ -230,7 +230,7 @@ def _run(
 
 def _latent_statistics(model: OmniTokenizer, dataset: StepDataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Over the first batches of the training data."""
-    return latent_statistics(model, (dataset[step].pixels for step in range(LATENT_STATISTICS_BATCHES)))
+    return latent_statistics(model, (dataset.whole()[step].pixels for step in range(LATENT_STATISTICS_BATCHES)))
 
 
 def parameter_counts(config: TokenizerConfig) -> dict[str, int]:
