@@ -110,6 +110,27 @@ def test_manifests(tmp_path: Path) -> None:
     assert find_samples(tmp_path / "n.csv", "video")[0].label == 5
 
 
+def domain_names(samples: SampleList) -> list[str | None]:
+    return [None if number < 0 else samples.domain_names[number] for number in samples.domains.tolist()]
+
+
+def test_domains_from_manifests_and_from_one_beside_the_files(tmp_path: Path) -> None:
+    touch(tmp_path, "v/a.mp4", "v/in/b.mp4", "v/c.mp4", "w/d.mp4")
+    rows = ["file,width,domain", "a.mp4,8,city", "in/b.mp4,8,robot", "gone.mp4,8,film"]
+    manifest = tmp_path / "v/manifest.csv"
+    manifest.write_text("\n".join(rows))
+    assert domain_names(find_samples(manifest, "video")) == ["city", "robot", "film"]
+    assert domain_names(find_samples([tmp_path / "w", tmp_path / "v"], "video")) == [None, "city", None, "robot"]
+    assert len(find_samples(tmp_path / "w", "video").domains) == 0
+    manifest.write_text("who,what\nme,this")  # some other table
+    assert len(find_samples(tmp_path / "v", "video").domains) == 0
+    (tmp_path / "m.jsonl").write_text('{"path": "w/d.mp4"}\n{"path": "v/a.mp4", "domain": "sea"}')
+    assert domain_names(find_samples(tmp_path / "m.jsonl", "video")) == [None, "sea"]
+    (tmp_path / "m.jsonl").write_text('{"path": "w/d.mp4", "domain": 3}')
+    with pytest.raises(MediaError, match="line 1: a domain is a name, found '3'"):
+        find_samples(tmp_path / "m.jsonl", "video")
+
+
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_shards_are_read_at_random(tmp_path: Path, format: int) -> None:
     long = "d" * 90 + "/" + "e" * 60  # does not fit the plain header

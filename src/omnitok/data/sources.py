@@ -2,10 +2,12 @@
 
 Accepted are
 
-- a folder: the pictures, or clips, in it and below it, by suffix; where there are none, the `.tar` shards in it;
+- a folder: the pictures, or clips, in it and below it, by suffix; where there are none, the `.tar` shards in it.
+  A `manifest.csv` in the folder tells the domains of its files;
 - a picture or clip: itself;
 - `.txt`, `.tsv`, `.lst`: lines of `path` or `path<TAB>label`, the label an integer (the released annotation format);
-- `.csv`: a row each, with a header: `path` (or `file`), if wanted `label` (or `class`); other columns are ignored;
+- `.csv`: a row each, with a header: `path` (or `file`), if wanted `label` (or `class`) and `domain`, the kind
+  of scene, by which sampling can be balanced; other columns are ignored;
 - `.jsonl`, `.ndjson`: a JSON object each, with the same keys;
 - `.tar`: a WebDataset shard. Members whose names agree up to the first dot of the last part are one sample, of which
   the picture or clip is read, and the label from `.cls` (an integer) or from `label` in `.json`.
@@ -34,6 +36,8 @@ from omnitok.data.sampling import Medium
 from omnitok.errors import MediaError
 
 NO_LABEL = -1
+NO_DOMAIN = -1
+MANIFEST = "manifest.csv"
 
 LIST_SUFFIXES = frozenset({".txt", ".tsv", ".lst"})
 TABLE_SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson"})
@@ -41,10 +45,12 @@ _SUFFIXES: dict[Medium, frozenset[str]] = {
     "image": IMAGE_SUFFIXES,
     "video": VIDEO_SUFFIXES | {".gif", ".webp", ".apng", ".avif"},  # given explicitly, in lists and in shards
 }
+DOMAIN_KEY = "domain"
 _PATH_KEYS, _LABEL_KEYS = ("path", "file"), ("label", "class")
 _PROBED_FILES = 16
 
 T = TypeVar("T")
+_Entry = tuple[str, int | str | None, str]  # path, label, domain or ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class SampleList(Sequence[Sample]):
     Attributes:
         labels: int32 (n,), -1 where there is none.
         classes: names of the classes, by number; empty where the labels came as numbers.
+        domains: int32 (n,), numbers into `domain_names`, -1 where there is none; (0,) where no manifest names any.
+        domain_names: in the order they were met in.
     """
 
     def __init__(
@@ -89,10 +97,13 @@ class SampleList(Sequence[Sample]):
         classes: tuple[str, ...],
         shards: tuple[str, ...],
         stretches: np.ndarray,
+        domains: np.ndarray,
+        domain_names: tuple[str, ...],
     ) -> None:
         self._text, self._ends, self._key_starts = text, ends, key_starts
         self.labels, self.classes = labels, classes
         self._shards, self._stretches = shards, stretches  # (n, 3) int64 shard, offset, size; or (0, 3): files only
+        self.domains, self.domain_names = domains, domain_names
 
     @classmethod
     def of_paths(cls, paths: Iterable[str | os.PathLike[str]]) -> "SampleList":
@@ -146,15 +157,18 @@ class _Builder:
         self._labels, self._names = array("q"), dict[str, int]()
         self._numbered = ""  # where the first label came as a number
         self._named = ""  # or as a name
+        self._domains, self._domain_names = array("i"), dict[str, int]()  # the former only begun by the first domain
         self._shards: list[str] = []
         self._stretches = array("q")  # shard, offset, size in turn; only begun by the first member of a shard
 
     def __len__(self) -> int:
         return len(self._ends)
 
-    def add(self, path: str, key_start: int, label: int | str | None = None, source: str = "") -> None:
+    def add(
+        self, path: str, key_start: int, label: int | str | None = None, source: str = "", domain: str = ""
+    ) -> None:
         """A file; its key is `path[key_start:]`."""
-        self._append(path, len(os.fsencode(path[:key_start])), label, source)
+        self._append(path, len(os.fsencode(path[:key_start])), label, source, domain)
         if self._shards:
             self._stretches.extend((-1, 0, 0))
 
@@ -169,7 +183,12 @@ class _Builder:
         self._append(name, 0, label, self._shards[-1])
         self._stretches.extend((len(self._shards) - 1, offset, size))
 
-    def _append(self, text: str, key_start: int, label: int | str | None, source: str) -> None:
+    def _append(self, text: str, key_start: int, label: int | str | None, source: str, domain: str = "") -> None:
+        if domain and not self._domain_names:
+            self._domains.extend([NO_DOMAIN] * len(self))
+        if domain or self._domain_names:
+            number = self._domain_names.setdefault(domain, len(self._domain_names)) if domain else NO_DOMAIN
+            self._domains.append(number)
         self._text += os.fsencode(text)
         self._ends.append(len(self._text))
         self._key_starts.append(key_start)
@@ -203,6 +222,8 @@ class _Builder:
             classes,
             tuple(self._shards),
             np.array(self._stretches, dtype=np.int64).reshape(-1, 3),
+            np.array(self._domains, dtype=np.int32),
+            tuple(self._domain_names),
         )
 
 
@@ -257,6 +278,7 @@ def _add_folder(
                 _add_shard(builder, shard, medium, mixed)
         return
     key_start = len(os.path.join(folder, ""))
+    domains = _domains_beside(folder)
     for file in files:
         if not _is_new(file, seen):
             continue
@@ -267,7 +289,19 @@ def _add_folder(
                 raise MediaError(
                     f"{file}: has no label, because it lies in {folder} itself; FOLDER/CLASS/FILE is wanted"
                 )
-        builder.add(file, key_start, label, str(folder))
+        builder.add(file, key_start, label, str(folder), domains.get(os.path.normpath(file), ""))
+
+
+def _domains_beside(folder: Path) -> dict[str, str]:
+    """File -> domain by the manifest in a folder, if there is one that names files and domains."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return {}
+    _, header = next(_lines(manifest), (1, ""))
+    columns = set(next(csv.reader([header]), []))
+    if DOMAIN_KEY not in columns or not columns & set(_PATH_KEYS):
+        return {}  # some other table
+    return {os.path.normpath(os.path.join(folder, name)): domain for name, _, domain in _table_entries(manifest)}
 
 
 def _files_below(folder: Path, suffixes: frozenset[str]) -> list[str]:
@@ -334,7 +368,7 @@ def _medium_by_suffix(suffix: str) -> Medium:
 def _add_entries(
     builder: _Builder,
     path: Path,
-    entries: Iterable[tuple[str, int | str | None]],
+    entries: Iterable[_Entry],
     root: str | os.PathLike[str] | None,
     seen: set[str] | None,
     only: Medium | None,
@@ -342,7 +376,7 @@ def _add_entries(
     base = os.path.join(path.parent if root is None else root, "")
     count, probe = 0, 1
     files: list[str] = []
-    for name, label in entries:
+    for name, label, domain in entries:
         file = os.path.join(base, name)
         count += 1
         if count == probe and len(files) < _PROBED_FILES:  # the 1st, 2nd, 4th, 8th ...
@@ -351,7 +385,7 @@ def _add_entries(
         if only is not None and only != _medium_by_suffix(os.path.splitext(file)[1]):
             continue
         if _is_new(file, seen):
-            builder.add(file, len(base) if file.startswith(base) else 0, label, str(path))
+            builder.add(file, len(base) if file.startswith(base) else 0, label, str(path), domain)
     if not count:
         raise MediaError(f"{path}: the list is empty")
     if not any(os.path.exists(file) for file in files):
@@ -373,7 +407,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise MediaError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _list_entries(path: Path) -> Iterator[tuple[str, int | None]]:
+def _list_entries(path: Path) -> Iterator[_Entry]:
     labelled: bool | None = None
     for number, line in _lines(path):
         if not line.strip():
@@ -386,7 +420,7 @@ def _list_entries(path: Path) -> Iterator[tuple[str, int | None]]:
                 f"{path}, line {number}: {'has' if rest else 'lacks'} a label, unlike the lines before: {_short(line)}"
             )
         labelled = bool(rest)
-        yield name, _number(rest[0], path, number) if rest else None
+        yield name, _number(rest[0], path, number) if rest else None, ""
 
 
 def _number(text: str, path: Path, number: int) -> int:
@@ -399,7 +433,7 @@ def _number(text: str, path: Path, number: int) -> int:
     return label
 
 
-def _table_entries(path: Path) -> Iterator[tuple[str, int | str | None]]:
+def _table_entries(path: Path) -> Iterator[_Entry]:
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path)
     for number, row in rows:
         name = next((row[key] for key in _PATH_KEYS if row.get(key)), None)
@@ -411,7 +445,10 @@ def _table_entries(path: Path) -> Iterator[tuple[str, int | str | None]]:
             raise MediaError(f"{path}, line {number}: a label is an integer or a name, found {_short(str(label))}")
         if isinstance(label, int) or (isinstance(label, str) and label.strip().lstrip("+-").isdecimal()):
             label = _number(str(label), path, number)
-        yield name, label
+        domain = row.get(DOMAIN_KEY)
+        if not isinstance(domain, str | None):
+            raise MediaError(f"{path}, line {number}: a domain is a name, found {_short(str(domain))}")
+        yield name, label, domain or ""
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:

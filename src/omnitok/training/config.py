@@ -37,8 +37,9 @@ class DataConfig:
         video_share: probability that a step is of clips; None alternates.
         image_policy, video_policy: how frames become squares.
         flip: mirror half of the samples.
-        balance_domains: draw clips so that each group of files with the same name up to the first digit is equally
-            likely.
+        balance_domains: draw clips so that a domain of n clips comes up in proportion to sqrt(n), not n. Domains are
+            the column `domain` of a manifest (also of a `manifest.csv` in the folder), or else file names up to the
+            number at their end.
         pan_zoom: share of the clips of a batch that are made from pictures, by a window that moves over one.
         workers: loading processes; 0 loads in the training process.
     """

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omnitok.data.loading import StepDataset
 from omnitok.data.sampling import Sampler
-from omnitok.data.sources import SampleList, find_samples
+from omnitok.data.sources import NO_DOMAIN, SampleList, find_samples
 from omnitok.data.videos import ClipSampling
 from omnitok.errors import OmnitokError
 from omnitok.training.config import DataConfig
@@ -86,7 +86,14 @@ def build_dataset(
 
 
 def _domain_weights(videos: SampleList) -> list[float]:
-    """Square-root balancing: a domain with n clips is drawn in proportion to sqrt(n)."""
-    domains = [Path(sample.name).stem.rstrip("0123456789_") for sample in videos]
+    """Square-root balancing: a domain with n clips is drawn in proportion to sqrt(n).
+
+    Domains are those of the manifests; clips without one are grouped by their names up to the number at their end.
+    """
+    numbers = videos.domains.tolist() or [NO_DOMAIN] * len(videos)
+    domains = [
+        Path(sample.name).stem.rstrip("0123456789_") if number == NO_DOMAIN else number
+        for sample, number in zip(videos, numbers, strict=True)
+    ]
     counts = Counter(domains)
     return [counts[domain] ** -0.5 for domain in domains]
