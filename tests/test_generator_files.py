@@ -1,0 +1,79 @@
+"""Folders of generators: what is saved is loaded, and what is wrong is said in one sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from omnitok.errors import CheckpointError
+from omnitok.generator_settings import GeneratorSettings
+from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
+from omnitok.models.language_model import LanguageModel, LanguageModelConfig
+from omnitok.pretrained import load_generator_model, load_tokenizer, model_info, save_generator
+
+SETTINGS = GeneratorSettings(
+    "omnitok-tiny-vq", "0" * 64, ("a", "b"), 16, 24, 5, {"top_k": 3, "guidance_scale": 1.5}, 8.0
+)
+
+
+def make(kind: str) -> LanguageModel | DiffusionTransformer:
+    torch.manual_seed(0)
+    if kind == "lm":
+        return LanguageModel(LanguageModelConfig(codebook_size=16, num_classes=2, width=16, depth=1, heads=2)).eval()
+    config = DiffusionTransformerConfig(latent_channels=2, width=16, depth=2, heads=2, num_classes=2, temporal=True)
+    return DiffusionTransformer(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["lm", "dit"])
+def test_what_is_saved_is_loaded(kind: str, tmp_path: Path) -> None:
+    model = make(kind)
+    trained = load_generator_model(save_generator(model, SETTINGS, tmp_path / "model"))
+    assert trained.settings == SETTINGS
+    assert trained.model.config == model.config
+    assert not trained.model.training
+    before, after = model.state_dict(), trained.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    info = model_info(str(tmp_path / "model"))
+    assert info.kind == ("language model" if kind == "lm" else "diffusion")
+    assert info.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"architecture": "Parrot"}, "this version loads 'LanguageModel' or 'DiffusionTransformer'"),
+        ({"width": "16"}, "field width must be a whole number"),
+        ({"width": 32}, "does not fit its config.json"),
+        ({"depth": 2**31 - 1}, "asks for 2147483647 blocks"),
+        ({"heads": 0}, "heads must be at least 1"),
+        ({"colour": 1}, "unknown fields colour"),
+        ({"settings": None}, "field settings must be an object"),
+        ({"settings": {}}, "tokenizer"),
+        ({"settings": {"tokenizer": "x", "classes": [1]}}, "field classes must be a list of text"),
+        ({"settings": {"tokenizer": "x", "tokenizer_sha256": "y"}}, "64 hexadecimal digits"),
+        ({"settings": {"tokenizer": "x", "sampling": {"top_k": [1]}}}, "sampling 'top_k'"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    save_generator(make("lm"), SETTINGS, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=said) as error:
+        load_generator_model(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:
+    save_generator(make("dit"), SETTINGS, tmp_path)
+    with pytest.raises(CheckpointError, match="this version loads 'OmniTokenizer'"):
+        load_tokenizer(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match="corrupt or truncated"):
+        load_generator_model(tmp_path)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
+        load_generator_model(tmp_path)
