@@ -572,6 +572,18 @@ def test_changed_files_give_weights_or_a_checkpoint_error(checkpoint: Path, wher
     assert read.state_dict
 
 
+@pytest.mark.parametrize("program", [b"S'\\d'\n.", b"S'\\400'\n.", b"c\\d\n\\d\n."])
+def test_escapes_that_python_does_not_know_pass_in_silence(tmp_path: Path, program: bytes):
+    with pytest.warns(DeprecationWarning, match="escape sequence"):  # the standard library's, on these bytes
+        list(pickletools.genops(program))
+    path = write_archive(tmp_path / "x.ckpt", program)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(CheckpointError):
+            read_released_checkpoint(path)
+    assert told == []
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     codes=st.lists(
