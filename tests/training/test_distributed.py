@@ -80,12 +80,14 @@ def config(small_config: TrainConfig, folder: Path) -> TrainConfig:
         weights={
             "l1": 1.0,
             "commitment": 0.25,
+            "entropy": 0.05,
             "image_gan": 0.1,
             "video_gan": 0.1,
             "feature_matching": 0.5,
             "lecam": 0.1,
             "r1": 0.1,
         },
+        entropy_temperature=0.5,  # a sharp softmax multiplies what is rounded
         adversarial=AdversarialConfig(image=critic, video=replace(critic, norm="none"), adaptive=True, r1_every=2),
         engine=EngineConfig(precision="float32"),
     )

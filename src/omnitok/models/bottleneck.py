@@ -61,6 +61,7 @@ class BottleneckOutput:
     posterior: GaussianPosterior | None = None  # channels last, for Gaussians
     losses: dict[str, Tensor] = field(default_factory=dict)  # unweighted scalars
     statistics: dict[str, Tensor] = field(default_factory=dict)  # detached scalars
+    unquantized: Tensor | None = None  # (b, t, h, w, c): what a quantizer in training rounds to its codes
 
 
 class Float32Module(nn.Module):
@@ -187,12 +188,17 @@ class VectorQuantizer(Float32Module):
             codes=codes.reshape(z.shape[:-1]),
             losses={"commitment": commitment},
             statistics=statistics,
+            unquantized=z,
         )
 
     def expand(self, latents: Tensor) -> Tensor:
         """latents (b, t, h, w, dim) -> features (b, t, h, w, width), float32."""
         with torch.autocast(latents.device.type, enabled=False):
             return self.project_out(latents.float())
+
+    def affinity(self, z: Tensor) -> Tensor:
+        """Negative squared distances of z (n, dim) to all codes: (n, codes)."""
+        return 2 * z @ self.codebook.t() - z.square().sum(dim=-1, keepdim=True) - self.codebook.square().sum(dim=-1)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Rows of the codebook: codes (...) -> (..., dim)."""

@@ -15,7 +15,7 @@ from omnitok.training.precision import Precision
 _STRICT = ConfigDict(extra="forbid")
 
 PIXEL_LOSSES = ("l1", "l2", "log_l2", "perceptual")
-BOTTLENECK_LOSSES = ("commitment", "kl")
+BOTTLENECK_LOSSES = ("commitment", "entropy", "kl")
 ADVERSARIAL_LOSSES = ("image_gan", "video_gan", "feature_matching", "lecam", "r1")
 LOSS_NAMES = (*PIXEL_LOSSES, *BOTTLENECK_LOSSES, *ADVERSARIAL_LOSSES)
 """Every loss that a weight can be given for. "lecam" and "r1" are the discriminators'."""
@@ -236,6 +236,7 @@ class TrainConfig:
         weights: of the losses, by their names.
         kl_normalization: what the KL divergence is divided by before its weight; see `normalize_kl`. Batches of several
             sizes and lengths want "pixel": pixel losses are means, so the sum would pull harder on larger samples.
+        entropy_temperature: of the softmax over codes in the loss "entropy".
         steps: optimizer steps.
         quantize_after: steps at the start during which latents pass unquantized.
         seed: of weights, order of the data, crops, noise.
@@ -250,6 +251,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     weights: dict[str, float] = field(default_factory=lambda: {"l1": 1.0, "commitment": 0.25})
     kl_normalization: KLNormalization = "sample"
+    entropy_temperature: float = 0.01
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     steps: int = 1000
@@ -279,10 +281,12 @@ class TrainConfig:
                     raise ValueError(
                         f"weights.{name} is of a discriminator, but weights.image_gan and weights.video_gan are 0"
                     )
-        foreign = "kl" if self.model.bottleneck == "vq" else "commitment"
-        if self.weights.get(foreign):
-            raise ValueError(
-                f"weights.{foreign} is {self.weights[foreign]}, "
-                f"but model.bottleneck={self.model.bottleneck} has no such loss"
-            )
+        if self.entropy_temperature <= 0:
+            raise ValueError(f"entropy_temperature must be positive, found {self.entropy_temperature}")
+        for foreign in ("kl",) if self.model.bottleneck == "vq" else ("commitment", "entropy"):
+            if self.weights.get(foreign):
+                raise ValueError(
+                    f"weights.{foreign} is {self.weights[foreign]}, "
+                    f"but model.bottleneck={self.model.bottleneck} has no such loss"
+                )
         return self

@@ -15,6 +15,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from omnitok.losses.objective import entropy_loss
+from omnitok.models.bottleneck import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.blocks import BLOCKS
 
@@ -95,11 +97,17 @@ def is_first_process() -> bool:
 
 
 class Autoencoder(nn.Module):
-    """`tokenizer.autoencode` as a forward, which is what DDP and FSDP2 hook into."""
+    """`tokenizer.autoencode` as a forward, which is what DDP and FSDP2 hook into.
 
-    def __init__(self, tokenizer: OmniTokenizer) -> None:
+    Args:
+        entropy_temperature: of the loss "entropy" of a quantizer, whose scores of every position with every code take
+            memory; None leaves it out.
+    """
+
+    def __init__(self, tokenizer: OmniTokenizer, entropy_temperature: float | None = None) -> None:
         super().__init__()
         self.tokenizer = tokenizer
+        self.entropy_temperature = entropy_temperature
 
     def forward(
         self, pixels: Tensor, quantize: bool, seeds: Sequence[int]
@@ -107,8 +115,18 @@ class Autoencoder(nn.Module):
         """Pixels -> reconstruction, codes, losses and statistics of the bottleneck."""
         result = self.tokenizer.autoencode(pixels, quantize, seeds)
         inner = result.bottleneck
+        losses = inner.losses
+        quantizer = self.tokenizer.bottleneck
+        if self.entropy_temperature is not None and isinstance(quantizer, VectorQuantizer):
+            with torch.autocast(pixels.device.type, enabled=False):
+                losses = losses | {"entropy": self._entropy(quantizer, inner.unquantized, pixels)}
         # A copy, because the reconstruction is a view (cropped), to which FSDP2 cannot safely tie its backward hook.
-        return result.reconstruction.clone(), inner.codes, inner.losses, inner.statistics
+        return result.reconstruction.clone(), inner.codes, losses, inner.statistics
+
+    def _entropy(self, quantizer: VectorQuantizer, z: Tensor | None, pixels: Tensor) -> Tensor:
+        if z is None or self.entropy_temperature is None:  # latents pass unquantized
+            return pixels.new_zeros((), dtype=torch.float32)
+        return entropy_loss(quantizer.affinity(z.flatten(0, -2)), self.entropy_temperature)
 
 
 def parallelize(module: nn.Module, processes: Processes, mode: Literal["ddp", "fsdp"]) -> nn.Module:

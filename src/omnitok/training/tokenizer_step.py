@@ -41,7 +41,8 @@ class TokenizerLearner:
         self.config, self.processes = config, processes
         self.tokenizer = tokenizer.to(processes.device).train()
         prepare_blocks(tokenizer, config.engine)
-        self._model = parallelize(Autoencoder(tokenizer), processes, config.engine.parallel)
+        temperature = config.entropy_temperature if config.weights.get("entropy") else None
+        self._model = parallelize(Autoencoder(tokenizer, temperature), processes, config.engine.parallel)
         self._optimizer = NamedAdamW(tokenizer, config.optimizer)
         decay = config.optimizer.ema_decay
         self._average = None if decay is None else AveragedWeights(tokenizer, decay)
