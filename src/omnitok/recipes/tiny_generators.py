@@ -32,7 +32,7 @@ TINY_LM = LanguageModelTrainConfig(
         resolutions=(64,),
         image_batch=24,
         video_batch=5,
-        video_share=0.3,
+        video_share=0.35,
         image_policy="center_crop",
         video_policy="center_crop",
         workers=0,
@@ -40,7 +40,7 @@ TINY_LM = LanguageModelTrainConfig(
     optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=100, ema_decay=0.99),
     engine=EngineConfig(precision="float32"),
     log=LogConfig(every=20, pictures_every=0, validate_every=250),
-    steps=1200,
+    steps=1000,
     checkpoint_every=250,
     sampling=TokenSamplingConfig(guidance_scale=2.0, top_k=200),
 )
@@ -55,7 +55,7 @@ TINY_DIT = DiffusionTrainConfig(
     optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0, warmup_steps=100, ema_decay=0.998),
     engine=EngineConfig(precision="float32"),
     log=LogConfig(every=20, pictures_every=0, validate_every=250),
-    steps=1200,
+    steps=1800,
     checkpoint_every=250,
     sampling=DiffusionSamplingConfig(guidance_scale=2.0, steps=25, sampler="euler"),
 )
