@@ -76,6 +76,17 @@ def test_a_stream_of_a_real_clip_equals_the_whole(tokenizer: OmniTokenizer) -> N
     assert (pixels - tokenizer.decode(whole.latents, whole.size)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("name", ["omnitok-tiny-lm", "omnitok-tiny-dit"])
+def test_shipped_generators_make_pictures_of_their_class(name: str) -> None:
+    """Apples are heaps of red, yellow and green fruit; trousers stand before a pale wall."""
+    generator = load_generator(name)
+    apples, trousers = generator.sample(["apple"] * 4 + ["pants"] * 4, seed=0).split(4)
+    assert apples.shape == trousers.shape == (4, 3, 64, 64)
+    assert apples.abs().max() <= 1
+    saturation = [(x.amax(1) - x.amin(1)).mean() for x in (apples, trousers)]
+    assert saturation[0] > 1.5 * saturation[1]
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
 @pytest.mark.parametrize(("name", "expected"), HELD_OUT_PSNR.items())
 @torch.inference_mode()
