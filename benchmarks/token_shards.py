@@ -5,7 +5,9 @@
     python benchmarks/token_shards.py reads [--items 100000] [--reads 50000]
 
 Each prints one JSON object. `throughput` alternates between the encoder alone, on tensors in memory, and the whole of
-reading, encoding and writing the same pictures with one reading process; give the two of them a core each.
+reading, encoding and writing as many pictures with one reading process: `share` compares them by the clock (give the
+two processes a core each), `cpu_share` by the CPU time of the process that encodes, which other work on the machine
+does not touch.
 """
 
 import argparse
@@ -60,23 +62,27 @@ def throughput(pictures: int, resolution: int, repeats: int) -> dict[str, object
         batch = plan.settings.batch_size
         pixels = torch.rand(batch, 3, resolution, resolution) * 2 - 1
         encode_batch(tokenizer, pixels)
-        alone, whole, stages = [], [], []
+        pictures = pictures // batch * batch
+        alone, whole, cpu, stages = [], [], [], []
         for repeat in range(repeats):
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             for _ in range(pictures // batch):
                 encode_batch(tokenizer, pixels)
-            alone.append(pictures // batch * batch / (time.perf_counter() - start))
+            alone.append(pictures / (time.perf_counter() - start))
+            alone_cpu = time.process_time() - start_cpu
             work = Work(plan, Path(temporary) / f"out{repeat}")
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             tokenize_here(work, tokenizer, workers=1)
             work.finish()
             whole.append(pictures / (time.perf_counter() - start))
+            cpu.append(alone_cpu / (time.process_time() - start_cpu))
             stages.append(work.summary.limiting_stage)
     return {
         "resolution": resolution,
         "encoder_alone": round(statistics.median(alone), 2),
         "tokenize": round(statistics.median(whole), 2),
         "share": round(statistics.median(w / a for w, a in zip(whole, alone, strict=True)), 4),
+        "cpu_share": round(statistics.median(cpu), 4),
         "limiting_stage": stages,
     }
 
