@@ -280,12 +280,20 @@ def test_interruption_leaves_nothing_half_written(vq_folder: Path, tmp_path: Pat
         os.link(clip, clips[-1])
     out = tmp_path / "out"
     line = ["reconstruct", *map(str, clips), "--model", str(vq_folder), "-o", str(out)]
-    process = subprocess.Popen([sys.executable, "-m", "omnitok", *line], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (out.is_dir() and list(out.iterdir())) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "omnitok", *line],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit it ignored
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (out.is_dir() and list(out.iterdir())) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "interrupted" in said
     assert "Traceback" not in said

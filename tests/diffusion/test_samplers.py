@@ -59,7 +59,7 @@ def affine_map(sample: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def of_draws(sample: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    x = sample(torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    x = sample(torch.randn(40_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     return x.mean(0), x.t().cov()
 
 
