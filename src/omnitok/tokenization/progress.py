@@ -128,6 +128,7 @@ class Work:
         self.summary.encoding += done.seconds
         self.summary.frames += done.frames
         self.summary.encoded += len(done.tokens)
+        _give_memory_back()
         if len(gathered) < len(self.plan.groups_of(shard)):
             return
         started = time.perf_counter()
@@ -137,7 +138,6 @@ class Work:
         tokens = (token for group in groups for token in group.tokens)
         entry = write_shard(self.folder, shard, self.plan.format, tokens, errors)
         self.summary.count({**entry, "errors": errors})
-        _give_memory_back()
         self.summary.writing += time.perf_counter() - started
 
     def finish(self) -> bool:
@@ -173,7 +173,7 @@ class Work:
 
 
 def _give_memory_back() -> None:
-    """After each shard, where glibc runs it: tokens that wait for their shard to be full lie between what batches free,
+    """After each group, where glibc runs it: tokens that wait for their shard to be full lie between what batches free,
     and the holes would be kept. (Mapping large blocks on their own, as for long clips, costs small batches half their
     speed.)
     """
