@@ -94,8 +94,8 @@ def config(small_config: TrainConfig, folder: Path) -> TrainConfig:
 
 
 def as_vae(config: TrainConfig) -> TrainConfig:
-    """The same with noisy latents, in two parts a batch."""
-    optimizer = replace(config.optimizer, accumulation=2)
+    """The same with noisy latents, in two parts a batch, and with Muon."""
+    optimizer = replace(config.optimizer, name="muon", accumulation=2)
     weights = {"l1": 1.0, "kl": 1e-3}
     return replace(
         config,

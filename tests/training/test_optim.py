@@ -9,7 +9,14 @@ from torch import nn
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.training.config import OptimizerConfig
 from omnitok.training.latent_statistics import latent_statistics
-from omnitok.training.optim import AveragedWeights, NamedAdamW, learning_rate
+from omnitok.training.optim import (
+    AveragedWeights,
+    Muon,
+    NamedOptimizer,
+    learning_rate,
+    matrices_of_blocks,
+    orthogonalize,
+)
 from omnitok.training.throughput import Throughput, forward_flops
 from omnitok.training.usage import CodebookUse
 
@@ -22,15 +29,16 @@ def test_the_rate_warms_up_and_falls_to_zero() -> None:
     assert learning_rate(replace(config, schedule="constant"), 13, 14) == 1.0
 
 
-def test_named_state_continues_the_same_path() -> None:
+@pytest.mark.parametrize("matrices", [(), ("0.weight", "2.weight")])
+def test_named_state_continues_the_same_path(matrices: tuple[str, ...]) -> None:
     config = OptimizerConfig(lr=0.1)
 
-    def made() -> tuple[nn.Module, NamedAdamW]:
+    def made() -> tuple[nn.Module, NamedOptimizer]:
         torch.manual_seed(0)
         module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1), nn.Linear(5, 5))  # the last is never used
-        return module, NamedAdamW(module, config)
+        return module, NamedOptimizer(module, config, matrices=matrices)
 
-    def steps(module: nn.Module, optimizer: NamedAdamW, count: int) -> None:
+    def steps(module: nn.Module, optimizer: NamedOptimizer, count: int) -> None:
         for i in range(count):
             module[1](module[0](torch.full((1, 3), float(i + 1)))).sum().backward()  # type: ignore[index]
             optimizer.step(0.1)
@@ -50,6 +58,40 @@ def test_named_state_continues_the_same_path() -> None:
         steps(*pair, 2)
     for a, b in zip(module.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 48), (48, 16)])
+def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape) @ torch.diag(torch.logspace(0, -1, shape[1]))
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    found = orthogonalize(matrix)
+    values = torch.linalg.svdvals(found)
+    assert 0.5 < values.min() < values.max() < 1.3
+    assert (found - u @ vh).norm() / (u @ vh).norm() < 0.35
+    torch.testing.assert_close(orthogonalize(7 * matrix), found, atol=1e-4, rtol=1e-3)
+
+
+def test_muon_moves_matrices_as_far_as_adamw_would() -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(32, 64))
+    weight.grad = torch.randn(32, 64)
+    before = weight.detach().clone()
+    Muon({"weight": weight}, weight_decay=0.5).step(0.01)
+    moved = weight.detach() - before * (1 - 0.01 * 0.5)
+    # all 32 singular values near 1: the root mean square is 0.2 sqrt(64) sqrt(32 / (32 64))
+    assert moved.square().mean().sqrt().item() == pytest.approx(0.01 * 0.2, rel=0.2)
+
+
+def test_muon_is_for_the_matrices_inside_blocks(small_model: TokenizerConfig) -> None:
+    tokenizer = OmniTokenizer.from_config(small_model)
+    names = matrices_of_blocks(tokenizer)
+    shapes = {name: parameter.ndim for name, parameter in tokenizer.named_parameters()}
+    assert names
+    assert all(shapes[name] == 2 for name in names)
+    assert not any(word in name for name in names for word in ("embed", "to_image", "bottleneck", "position_table"))
+    left = {name for name, dimensions in shapes.items() if dimensions == 2} - set(names)
+    assert not any(".blocks." in name for name in left if "position_table" not in name)
 
 
 def test_averages_follow_with_their_decay() -> None:

@@ -48,6 +48,8 @@ class TokenizerConfig:
         normalize_patches: LayerNorm over the pixels of each patch before its embedding and over the features after, as
             released. The first removes the brightness and the contrast of every patch, which nothing downstream can
             recover; False embeds with the linear map alone.
+        normalize_stacks: LayerNorm at the end of each spatial and temporal stack, as released. Four of them lie between
+            pixels and pixels, and each makes contrast something to be learnt around; False leaves them out.
         bottleneck: "vq" (codes) or "kl" (Gaussian latents).
         latent_channels: channels of the latents.
         codebook_size, codebook_decay, normalize_codes, restart_threshold: of the vector quantizer.
@@ -76,6 +78,7 @@ class TokenizerConfig:
     temporal_convolution_layout: TemporalConvolutionLayout = "grid"
     normalize_context: bool = True
     normalize_patches: bool = True
+    normalize_stacks: bool = True
     bottleneck: Literal["vq", "kl"] = "vq"
     latent_channels: int = 8
     codebook_size: int = 8192
@@ -170,7 +173,7 @@ def _spatial_stack(config: TokenizerConfig, blocks: str) -> Stack:
             convolution = PositionalConvolution(config.width, config.causal_convolution)
         return Block(attention, FeedForward(config.width, config.feedforward_multiple), convolution)
 
-    return Stack(config.width, [block(kind) for kind in blocks])
+    return Stack(config.width, [block(kind) for kind in blocks], config.normalize_stacks)
 
 
 def _temporal_stack(config: TokenizerConfig, depth: int) -> Stack:
@@ -187,7 +190,7 @@ def _temporal_stack(config: TokenizerConfig, depth: int) -> Stack:
         convolution = PositionalConvolution(config.width, config.causal_convolution, config.temporal_convolution_layout)
         return Block(attention, FeedForward(config.width, config.feedforward_multiple), convolution)
 
-    return Stack(config.width, [block() for _ in range(depth)])
+    return Stack(config.width, [block() for _ in range(depth)], config.normalize_stacks)
 
 
 def _init_linear(module: nn.Module) -> None:
@@ -195,6 +198,17 @@ def _init_linear(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def _shrink_branches(module: nn.Module) -> None:
+    """What blocks add to their input begins at a tenth, so that a fresh stack nearly passes features through."""
+    if isinstance(module, FeedForward):
+        module.project.weight.mul_(0.1)
+    elif isinstance(module, WindowAttention):
+        module.proj.weight.mul_(0.1)
+    elif isinstance(module, SpatialAttention | TemporalAttention):
+        module.to_out.weight.mul_(0.1)
 
 
 class Encoder(nn.Module):
@@ -209,6 +223,7 @@ class Encoder(nn.Module):
         self.spatial = _spatial_stack(config, config.encoder_blocks)
         self.temporal = _temporal_stack(config, config.encoder_temporal_blocks)
         self.apply(_init_linear)
+        self.apply(_shrink_branches)
 
     def _embedding(self, patch: int) -> nn.Sequential:
         width = self.config.width
@@ -255,6 +270,7 @@ class Decoder(nn.Module):
         self.to_image = nn.Linear(config.width, image_patch)
         self.to_video = nn.Linear(config.width, image_patch * config.temporal_patch_size)
         self.apply(_init_linear)
+        self.apply(_shrink_branches)
 
     def new_cache(self) -> StreamCache:
         """An empty cache, for the first piece of a clip."""

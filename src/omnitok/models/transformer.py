@@ -282,12 +282,12 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks in a row, then a LayerNorm without bias."""
+    """Blocks in a row, then a LayerNorm without bias where `normalize` says so."""
 
-    def __init__(self, width: int, blocks: list[Block]) -> None:
+    def __init__(self, width: int, blocks: list[Block], normalize: bool = True) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(width, bias=False)
+        self.norm = nn.LayerNorm(width, bias=False) if normalize else nn.Identity()
 
     def new_cache(self) -> list[BlockCache]:
         """An empty cache, one entry a block."""

@@ -20,7 +20,7 @@ from omnitok.losses.adversarial import (
 from omnitok.losses.discriminators import PatchDiscriminator, take_frames
 from omnitok.training.config import TrainConfig
 from omnitok.training.distributed import Processes
-from omnitok.training.optim import NamedAdamW, learning_rate
+from omnitok.training.optim import NamedOptimizer, learning_rate
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Adversary(nn.Module):
         if processes.world_size > 1 and processes.device.type == "cuda":  # there is none for the CPU
             self.discriminators = nn.SyncBatchNorm.convert_sync_batchnorm(self.discriminators)
         self.to(processes.device).train()
-        self.optimizer = NamedAdamW(self.discriminators, config.optimizer, self._config.betas)
+        self.optimizer = NamedOptimizer(self.discriminators, config.optimizer, self._config.betas)
 
     def strength(self, step: int) -> float:
         """Share of the adversarial weights that holds at this step; 0 before the start."""

@@ -79,27 +79,32 @@ class DataConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class OptimizerConfig:
-    """AdamW with linear warm-up to `lr`, then a constant or a cosine to 0.
+    """AdamW, or Muon, with linear warm-up to `lr`, then a constant or a cosine to 0.
 
     Attributes:
+        name: "adamw", or "muon" for the matrices inside the blocks and AdamW for all else.
+        matrix_lr_factor: rate of the matrices that Muon updates, as a multiple of `lr`.
         accumulation: each process's share of a batch is computed in this many equal parts, whose gradients are
             averaged. A vector quantizer updates its codebook once a part.
         ema_decay: of the averaged weights that are published; None publishes the live ones.
     """
 
+    name: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 1e-4
     warmup_steps: int = 200
     schedule: Literal["cosine", "constant"] = "cosine"
     clip_norm: float = 1.0
+    matrix_lr_factor: float = 1.0
     accumulation: int = 1
     ema_decay: float | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "OptimizerConfig":
-        if self.lr <= 0 or self.clip_norm <= 0:
-            raise ValueError(f"lr and clip_norm must be positive, found {self.lr} and {self.clip_norm}")
+        for name in ("lr", "clip_norm", "matrix_lr_factor"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
         if self.accumulation < 1:
             raise ValueError(f"accumulation must be at least 1, found {self.accumulation}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:

@@ -16,7 +16,7 @@ from omnitok.training.checkpoint import counter, keys_of_group
 from omnitok.training.distributed import Processes, gather, gradient_sync, parallelize
 from omnitok.training.generator_config import AnyGeneratorConfig, LanguageModelTrainConfig
 from omnitok.training.generator_data import GeneratorBatch
-from omnitok.training.optim import AveragedWeights, NamedAdamW, learning_rate
+from omnitok.training.optim import AveragedWeights, build_optimizer, learning_rate
 from omnitok.training.precision import autocast
 from omnitok.training.step import StepReport, Sums, step_seed, tensors_of
 
@@ -129,7 +129,7 @@ class GeneratorLearner:
         prepare_blocks(model, config.engine)
         self._objective = objective.to(processes.device)
         self._wrapped = parallelize(self._objective, processes, config.engine.parallel)
-        self._optimizer = NamedAdamW(model, config.optimizer)
+        self._optimizer = build_optimizer(model, config.optimizer)
         decay = config.optimizer.ema_decay
         self._average = None if decay is None else AveragedWeights(model, decay)
         self.updates = counter(0)

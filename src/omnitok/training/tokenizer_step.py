@@ -22,7 +22,7 @@ from omnitok.training.blocks import prepare_blocks
 from omnitok.training.checkpoint import counter, keys_of_group
 from omnitok.training.config import ADVERSARIAL_LOSSES, PIXEL_LOSSES, PerceptualConfig, TrainConfig
 from omnitok.training.distributed import Autoencoder, Processes, gather, gradient_sync, parallelize
-from omnitok.training.optim import AveragedWeights, NamedAdamW, learning_rate
+from omnitok.training.optim import AveragedWeights, build_optimizer, learning_rate
 from omnitok.training.precision import autocast
 from omnitok.training.step import StepReport, Sums, sample_seeds, step_seed, tensors_of
 from omnitok.training.usage import CodebookUse
@@ -43,7 +43,7 @@ class TokenizerLearner:
         prepare_blocks(tokenizer, config.engine)
         temperature = config.entropy_temperature if config.weights.get("entropy") else None
         self._model = parallelize(Autoencoder(tokenizer, temperature), processes, config.engine.parallel)
-        self._optimizer = NamedAdamW(tokenizer, config.optimizer)
+        self._optimizer = build_optimizer(tokenizer, config.optimizer)
         decay = config.optimizer.ema_decay
         self._average = None if decay is None else AveragedWeights(tokenizer, decay)
         self.use: CodebookUse | None = None
