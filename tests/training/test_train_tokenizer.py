@@ -200,6 +200,27 @@ def test_init_keeps_the_weights_and_inflates(small_config: TrainConfig, tmp_path
     }
 
 
+@pytest.mark.parametrize("bottleneck", ("vq", "kl"))
+def test_the_decoder_alone_can_be_trained_further(small_config: TrainConfig, tmp_path: Path, bottleneck: str) -> None:
+    weights = {"l1": 1.0, "commitment": 0.25} if bottleneck == "vq" else {"l1": 1.0, "kl": 1e-4}
+    config = replace(small_config, model=replace(small_config.model, bottleneck=bottleneck), weights=weights)
+    first = train(config, tmp_path / "first").model
+    config = replace(config, init=InitConfig(str(first), keep_encoder=True))
+    before = OmniTokenizer.from_pretrained(first)
+    after = OmniTokenizer.from_pretrained(train(config, tmp_path / "second").model)
+    assert before.config == after.config
+    old, new = before.state_dict(), after.state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert {name for name in new if name.startswith("decoder.") and name.endswith("weight")} <= changed
+    assert not any(name.startswith("encoder.") for name in changed)
+    assert {name.split(".")[1] for name in changed if name.startswith("bottleneck.")} == {"project_out"}
+    other = replace(
+        config, model=replace(config.model, bottleneck="kl" if bottleneck == "vq" else "vq"), weights={"l1": 1}
+    )
+    with pytest.raises(OmnitokError, match="keep_encoder keeps the bottleneck"):
+        train(other, tmp_path / "third")
+
+
 def test_a_resumed_stage_needs_its_first_model_no_more(small_config: TrainConfig, tmp_path: Path) -> None:
     stage1 = train(replace(small_config, steps=1), tmp_path / "image").model
     config = replace(small_config, init=InitConfig(str(stage1)))

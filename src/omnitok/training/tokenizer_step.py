@@ -40,6 +40,8 @@ class TokenizerLearner:
     def __init__(self, config: TrainConfig, tokenizer: OmniTokenizer, processes: Processes) -> None:
         self.config, self.processes = config, processes
         self.tokenizer = tokenizer.to(processes.device).train()
+        if config.init.keep_encoder:
+            _keep_encoder(self.tokenizer)
         prepare_blocks(tokenizer, config.engine)
         temperature = config.entropy_temperature if config.weights.get("entropy") else None
         self._model = parallelize(Autoencoder(tokenizer, temperature), processes, config.engine.parallel)
@@ -225,6 +227,13 @@ class TokenizerLearner:
             copy = OmniTokenizer.from_config(self.tokenizer.config)
         copy.load_state_dict(whole)
         return copy.to(self.processes.device).eval()
+
+
+def _keep_encoder(tokenizer: OmniTokenizer) -> None:
+    """Leave everything before the latents as it is: no gradients, and a bottleneck that neither updates nor draws."""
+    tokenizer.encoder.requires_grad_(False)
+    tokenizer.bottleneck.project_in.requires_grad_(False)
+    tokenizer.bottleneck.eval()
 
 
 def _plays(config: TrainConfig) -> bool:

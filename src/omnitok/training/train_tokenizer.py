@@ -135,6 +135,11 @@ def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -
     if config.init.inflate:
         inflate_video_patches(tokenizer)
     if tokenizer.config.bottleneck != config.model.bottleneck:
+        if config.init.keep_encoder:
+            raise OmnitokError(
+                f"init.keep_encoder keeps the bottleneck {tokenizer.config.bottleneck!r} of {config.init.model}, and "
+                f"model.bottleneck is {config.model.bottleneck!r}"
+            )
         target = dataclasses.replace(
             tokenizer.config,
             bottleneck=config.model.bottleneck,
@@ -177,7 +182,7 @@ def _run(
     def publish_model(step: int, last: bool) -> None:
         model = learner.snapshot()
         if model is not None:
-            measure = last and model.config.bottleneck == "kl"
+            measure = last and model.config.bottleneck == "kl" and not config.init.keep_encoder
             statistics = _latent_statistics(model, dataset) if measure else None
             publish(model, out / "model", statistics)
 
