@@ -19,6 +19,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,7 @@ def sample_loop(
     new, before = prefix(model, batch), 0
     for position in range(count):
         logits = next_logits(new, before)[:, model.config.first_code :].float()
-        noise = hashed_gumbel(keys, position, CODES) if sampling.temperature else None
+        noise = partial(hashed_gumbel, keys, position) if sampling.temperature else None
         codes.append(choose(logits, noise, sampling))
         before += new.shape[1]
         new = codes[-1][:, None] + model.config.first_code

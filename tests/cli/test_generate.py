@@ -1,6 +1,10 @@
 """`omnitok generate`: names, labels, resuming, sharing, grids, .npz, continuations, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import omnitok
 from omnitok import load_generator, pretrained
 from omnitok.cli import main
 from omnitok.data import read_image, read_video, write_video
@@ -91,6 +96,29 @@ def test_an_interrupted_set_is_completed_and_parts_equal_the_whole(lm: str, tmp_
     assert (tmp_path / "whole" / "000002-cat.png").read_bytes() == whole["000002-cat.png"]
     assert (tmp_path / "whole" / "000001-big_dog.png").stat().st_mtime_ns == kept
     assert generate(*command, "-o", tmp_path / "whole", "--guidance", "3") == 1  # other samples
+
+
+@pytest.mark.slow
+def test_torchrun_completes_an_interrupted_set_with_exact_counts(lm: str, tmp_path: Path) -> None:
+    """Seven samples a class by two processes, of which three were there: the same files as by one, and one .npz."""
+    command = (lm, "--labels", "all", "--count", "7")
+    assert generate(*command, "-o", tmp_path / "one", "--batch-size", "4") == 0
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "one").glob("0*.png")}
+    out = tmp_path / "two"
+    assert generate(*command, "-o", out) == 0
+    kept = {name: (out / name).stat().st_mtime_ns for name in sorted(whole)[:3]}
+    for name in whole.keys() - kept.keys():
+        (out / name).unlink()
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line = ["-m", "omnitok", "generate", *command, "-o", str(out), "--device", "cpu", "--npz", "--batch-size", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(omnitok.__file__).parents[1])}
+    subprocess.run([sys.executable, *run, *line], env=environment, capture_output=True, check=True, timeout=300)
+    assert {path.name: path.read_bytes() for path in out.glob("0*.png")} == whole
+    assert Counter(name.split("-")[1] for name in whole) == {"cat.png": 7, "big_dog.png": 7}
+    assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
+    with np.load(out / "samples.npz") as stored:
+        assert stored["arr_0"].shape == (14, 16, 16, 3)
+    assert not [path for path in out.iterdir() if path.suffix not in (".png", ".npz", ".json")]
 
 
 @pytest.mark.parametrize("kind", ["lm", "dit"])

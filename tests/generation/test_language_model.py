@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from omnitok.generation.language_model import CodeSampler, LanguageModelGenerato
 from omnitok.generation.randomness import hashed_gumbel, item_keys
 from omnitok.generation.sampling import TokenSampling, choose, guide
 from omnitok.generator_settings import GeneratorSettings
+from omnitok.models.few_rows import for_few_rows
 from omnitok.models.language_model import LanguageModel, LanguageModelConfig
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
@@ -55,6 +57,12 @@ def make(settings: GeneratorSettings = SETTINGS, **fields: object) -> LanguageMo
 GENERATORS = {"default": make(), "released": make(**RELEASED)}
 
 
+@pytest.fixture(autouse=True)
+def _always_laid_out(monkeypatch: pytest.MonkeyPatch):
+    """These samples are so small that laying the weights out would not pay; but it is what has to be right."""
+    monkeypatch.setattr(language_model, "_STEPS_TO_LAY_OUT", 1)
+
+
 def clip(frames: int, seed: int = 0, batch: int = 2) -> Tensor:
     return torch.rand(batch, 3, frames, 16, 24, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
@@ -71,7 +79,7 @@ def naive_codes(g: LanguageModelGenerator, labels: Tensor, frames: int, sampling
         logits = g.model(ids)[:, -1, first:]
         guided = sampling.guides(position % 6, 6) and sampling.guided
         logits = guide(logits, sampling.guidance_scale) if guided else logits.chunk(2)[0]
-        noise = hashed_gumbel(keys, position, CODES) if sampling.temperature else None
+        noise = partial(hashed_gumbel, keys, position) if sampling.temperature else None
         codes = torch.cat([codes, choose(logits, noise, sampling)[:, None]], dim=1)
     return codes.reshape(len(labels), frames, height, width)
 
@@ -167,6 +175,31 @@ def test_special_ids_are_never_sampled(name: str):
     codes = g.sample_codes([0, 1], (3, 2, 3), guidance_scale=2.0)
     assert int(codes.min()) >= 0
     assert int(codes.max()) < CODES
+
+
+def test_weights_are_laid_out_once_a_call_where_it_pays_and_fits(monkeypatch: pytest.MonkeyPatch):
+    g, rows = GENERATORS["default"], []
+
+    def count(model: LanguageModel, number: int) -> LanguageModel:
+        rows.append(number)
+        return for_few_rows(model, number)
+
+    monkeypatch.setattr(language_model, "for_few_rows", count)
+    plain = g.sample_codes([0, 1, 2], batch_size=2)
+    g.sample_codes([0, 1, 2], guidance_scale=2.0)
+    list(g.stream_video([0], 21, method="feedback"))
+    assert rows == [2, 6, 1]
+    monkeypatch.setattr(language_model, "available_bytes", lambda device: 100_000)
+    assert torch.equal(g.sample_codes([0, 1, 2], batch_size=2), plain)
+    monkeypatch.undo()
+    monkeypatch.setattr(language_model, "for_few_rows", count)
+    assert torch.equal(g.sample_codes([0, 1, 2], batch_size=2), plain)
+    assert rows == [2, 6, 1]
+
+
+def test_unknown_arguments_are_named():
+    with pytest.raises(TypeError, match=r"unknown sampling arguments steps; accepted are guidance_scale, .*, top_p"):
+        GENERATORS["default"].sample_codes([0], steps=10)
 
 
 def test_progress_counts_tokens():
@@ -370,10 +403,7 @@ def test_compiled_steps_sample_the_same(name: str, monkeypatch: pytest.MonkeyPat
         graphs.append(graph)
         return graph.forward
 
-    def compiled(model: LanguageModel) -> Callable[..., Tensor]:
-        return torch.compile(model.step, dynamic=False, fullgraph=True, backend=count)
-
-    monkeypatch.setattr(language_model, "_compiled", compiled)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, fullgraph=True, backend=count))
     plain = g.sample_codes([0, 1], (3, 2, 3), guidance_scale=2.0)
     assert torch.equal(g.sample_codes([0, 1], (3, 2, 3), guidance_scale=2.0, compile=True), plain)
     assert len(graphs) == 1

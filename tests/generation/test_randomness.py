@@ -46,7 +46,16 @@ def test_hashed_gumbel_depends_on_key_and_position_only():
     noise = hashed_gumbel(keys, 11, 100)
     assert torch.equal(noise[2:4], hashed_gumbel(keys[2:4], torch.tensor([11]), 100))
     assert torch.equal(noise[:, :50], hashed_gumbel(keys, 11, 50))
+    numbers = torch.randint(100, (6, 30), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(noise.gather(1, numbers), hashed_gumbel(keys, 11, numbers))
     assert not torch.equal(noise, hashed_gumbel(keys, 12, 100))
+
+
+def test_hashed_gumbel_stays_what_it_is():
+    """Or the same seed would give other samples than before."""
+    noise = hashed_gumbel(item_keys(0, [0, 2**32 - 1]), 3, 4)
+    expected = [[0.1742, -1.0613, 0.1385, 0.2274], [-1.8373, -0.2848, -0.7951, 0.2299]]
+    torch.testing.assert_close(noise, torch.tensor(expected), atol=1e-4, rtol=0)
 
 
 def test_hashed_gumbel_is_gumbel():

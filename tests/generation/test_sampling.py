@@ -1,6 +1,7 @@
 """Choosing codes: temperature, top-k, top-p, guidance."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from omnitok.generation.sampling import TokenSampling, choose, guide
 
 
 def frequencies(logits: torch.Tensor, sampling: TokenSampling, n: int = 20_000) -> torch.Tensor:
-    noise = hashed_gumbel(item_keys(0, range(n)), 5, len(logits))
+    noise = partial(hashed_gumbel, item_keys(0, range(n)), 5)
     codes = choose(logits.expand(n, -1), noise, sampling)
     return torch.bincount(codes, minlength=len(logits)) / n
 

@@ -1,21 +1,31 @@
 """A language model and its tokenizer -> pictures, clips, predicted frames, and video of any length."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from omnitok.errors import OmnitokError
-from omnitok.generation.memory import memory_guard
+from omnitok.generation.memory import available_bytes, memory_guard
 from omnitok.generation.randomness import hashed_gumbel, item_keys
 from omnitok.generation.requests import Counter, Labels, Progress, as_clip, batches_of, items_of, size_of
-from omnitok.generation.sampling import TokenSampling, choose, guide
-from omnitok.generator_settings import GeneratorSettings, SamplingValue
+from omnitok.generation.sampling import TokenSampling, TokenSamplingOptions, choose, guide
+from omnitok.generator_settings import GeneratorSettings
+from omnitok.models.few_rows import for_few_rows
 from omnitok.models.language_model import KVCache, LanguageModel, LanguageModelConfig, prefix_ids
 from omnitok.models.tokenizer import OmniTokenizer
 
 _ENDLESS = 2**62
+_STEPS_TO_LAY_OUT = 32  # from so many on, laying out the weights for few rows (about as long as 5 steps) pays
+_OPTIONS = tuple(field.name for field in dataclasses.fields(TokenSampling))
+
+Step = Callable[[Tensor, KVCache], Tensor]
+"""One token a sequence (b, 1), and the cache that it joins -> logits (b, 1, vocabulary)."""
 
 
 class CodeSampler:
@@ -31,7 +41,7 @@ class CodeSampler:
         keys: (b,) of the items, from `item_keys`.
         window: latent frames that the cache holds.
         position: of the first sampled code in its item's sequence: what its random numbers depend on.
-        compiled: step by `torch.compile`.
+        step: a faster way through the model for one token a sequence; None: the model's own.
         advance: called after each step.
     """
 
@@ -44,10 +54,10 @@ class CodeSampler:
         sampling: TokenSampling,
         window: int,
         position: int = 0,
-        compiled: bool = False,
+        step: Step | None = None,
         advance: Callable[[], None] = lambda: None,
     ) -> None:
-        self._model, self._config = model, model.config
+        self._config, self._step = model.config, model if step is None else step
         self._keys, self._sampling, self._position, self._advance = keys, sampling, position, advance
         self._grid = (prompt.shape[2], prompt.shape[3])
         if sampling.guided:
@@ -56,7 +66,6 @@ class CodeSampler:
         self._cache = model.new_cache(len(labels), self._grid, window)
         if hidden is not None:
             self._cache.hide_first(hidden)
-        self._step = _compiled(model) if compiled else None
         # The last token of the prompt is left for the first step, which then is a step like all others.
         tokens = torch.cat([ids, prompt.flatten(1) + self._config.first_code], dim=1)
         if tokens.shape[1] > 1:
@@ -73,7 +82,7 @@ class CodeSampler:
         height, width = self._grid
         codes = []
         for index in range(height * width):
-            logits = self._logits()
+            logits = self._step(self._next, self._cache)[:, -1, self._config.first_code :].float()
             if self._cache.length == self._cache.keys.shape[3]:  # the frame before this one is complete
                 self._cache.slide()
             if self._sampling.guided:
@@ -81,7 +90,7 @@ class CodeSampler:
                 logits = guide(logits, self._sampling.guidance_scale) if guided else logits.chunk(2)[0]
             noise = None
             if self._sampling.temperature:
-                noise = hashed_gumbel(self._keys, self._position, logits.shape[1])
+                noise = partial(hashed_gumbel, self._keys, self._position)
             chosen = choose(logits, noise, self._sampling)
             codes.append(chosen)
             self._next = (torch.cat([chosen, chosen]) if self._sampling.guided else chosen)[:, None]
@@ -89,16 +98,6 @@ class CodeSampler:
             self._position += 1
             self._advance()
         return torch.stack(codes, dim=1).unflatten(1, (height, width))
-
-    def _logits(self) -> Tensor:
-        """Of the next code, float32: ids that are not codes have none."""
-        if self._step is None:
-            logits = self._model(self._next, self._cache)
-        else:
-            slot = torch.tensor([self._cache.length], device=self._next.device)
-            logits = self._step(self._next, self._cache, slot)
-            self._cache.length += 1
-        return logits[:, -1, self._config.first_code :].float()
 
 
 def _prefix(config: LanguageModelConfig, labels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -115,8 +114,25 @@ def _prefix(config: LanguageModelConfig, labels: Tensor) -> tuple[Tensor, Tensor
     return ids.masked_fill(none[:, None], 0), none
 
 
-def _compiled(model: LanguageModel) -> Callable[[Tensor, KVCache, Tensor], Tensor]:
-    return torch.compile(model.step, dynamic=False)
+def _compiled(model: LanguageModel) -> Step:
+    compiled = torch.compile(model.step, dynamic=False)
+
+    def step(tokens: Tensor, cache: KVCache) -> Tensor:
+        logits = compiled(tokens, cache, torch.tensor([cache.length], device=tokens.device))
+        cache.length += 1
+        return logits
+
+    return step
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the batches of one call have in common."""
+
+    sampling: TokenSampling
+    seed: int
+    step: Step
+    counter: Counter
 
 
 class LanguageModelGenerator:
@@ -159,7 +175,7 @@ class LanguageModelGenerator:
         height: int | None = None,
         width: int | None = None,
         guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_interval: tuple[float, float] | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -193,7 +209,15 @@ class LanguageModelGenerator:
             ValueError: an unknown label, a size or length outside the model's, a prompt of another size or too long.
             OmnitokError: too little memory, with what would fit.
         """
-        sampling = self._sampling(guidance_scale, guidance_interval, temperature, top_k, top_p)
+        sampling = self._sampling(
+            {
+                "guidance_scale": guidance_scale,
+                "guidance_interval": guidance_interval,
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+            }
+        )
         prompt = as_clip(prompt_frames)
         chosen, indices = self._items(labels, indices, None if prompt is None else prompt.shape[0])
         if num_frames is None:
@@ -205,14 +229,13 @@ class LanguageModelGenerator:
         latents = known + -(-(size[0] - given) // stride) if given else self.tokenizer.config.latent_size(*size)[0]
         grid = (latents, *self.tokenizer.config.latent_size(*size)[1:])
         self._check_length(grid, known, num_frames)
-        step = Counter(progress, len(indices) * (latents - known) * grid[1] * grid[2])
+        batches = batches_of(len(indices), batch_size)
+        run = self._run(sampling, seed, compile, batches, grid, grid[0] - known, progress)
         parts = []
-        for part in batches_of(len(indices), batch_size):
+        for part in batches:
             frames = None if prompt is None else prompt[part]
             with memory_guard(part.stop - part.start, self._bytes_per_item(grid, sampling), self.device):
-                codes = self._codes(
-                    chosen[part], indices[part], self._encode(frames, grid), grid, sampling, seed, compile, step
-                )
+                codes = self._codes(chosen[part], indices[part], self._encode(frames, grid), grid, run)
                 parts.append(self._pixels(codes, frames, size))
         pixels = torch.cat(parts)
         return pixels.squeeze(2) if size[0] == 1 and prompt is None else pixels
@@ -222,16 +245,12 @@ class LanguageModelGenerator:
         frames: Tensor,
         num_frames: int | None = None,
         labels: Labels = None,
-        guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
         seed: int = 0,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         progress: Progress | None = None,
         compile: bool = False,
+        **how: Unpack[TokenSamplingOptions],
     ) -> Tensor:
         """Frame prediction: clips (b, 3, num_frames, H, W) that begin with `frames` (b, 3, T0, H, W), unchanged.
 
@@ -244,17 +263,13 @@ class LanguageModelGenerator:
             num_frames,
             None if clip is None else clip.shape[3],
             None if clip is None else clip.shape[4],
-            guidance_scale=guidance_scale,
-            guidance_interval=guidance_interval,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
             seed=seed,
             indices=indices,
             batch_size=batch_size,
             prompt_frames=clip,
             progress=progress,
             compile=compile,
+            **how,
         )
 
     @torch.inference_mode()
@@ -262,17 +277,13 @@ class LanguageModelGenerator:
         self,
         labels: Labels = None,
         grid: tuple[int, int, int] | None = None,
-        guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
         seed: int = 0,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         prompt_codes: Tensor | None = None,
         progress: Progress | None = None,
         compile: bool = False,
+        **how: Unpack[TokenSamplingOptions],
     ) -> Tensor:
         """Sample codes (b, t, h, w); arguments and errors as in `sample`.
 
@@ -280,7 +291,7 @@ class LanguageModelGenerator:
             grid: (t, h, w) of the result; without it one latent frame of the trained size.
             prompt_codes: (b, t0, h, w) that the result begins with.
         """
-        sampling = self._sampling(guidance_scale, guidance_interval, temperature, top_k, top_p)
+        sampling = self._sampling(how)
         chosen, indices = self._items(labels, indices, None if prompt_codes is None else prompt_codes.shape[0])
         if grid is None:
             grid = (1, *self.tokenizer.config.latent_size(1, self.settings.height, self.settings.width)[1:])
@@ -288,17 +299,14 @@ class LanguageModelGenerator:
         if prompt_codes is not None and prompt_codes.shape[2:] != grid[1:]:
             raise ValueError(f"prompt codes are {tuple(prompt_codes.shape[2:])}, asked for is a grid of {grid[1:]}")
         self._check_length(grid, known, None)
-        step = Counter(progress, len(indices) * (grid[0] - known) * grid[1] * grid[2])
+        batches = batches_of(len(indices), batch_size)
+        run = self._run(sampling, seed, compile, batches, grid, grid[0] - known, progress)
         parts = []
-        for part in batches_of(len(indices), batch_size):
+        for part in batches:
             count = part.stop - part.start
             prompt = torch.empty(count, 0, *grid[1:], dtype=torch.long) if prompt_codes is None else prompt_codes[part]
             with memory_guard(count, self._bytes_per_item(grid, sampling), self.device):
-                parts.append(
-                    self._codes(
-                        chosen[part], indices[part], prompt.to(self.device), grid, sampling, seed, compile, step
-                    )
-                )
+                parts.append(self._codes(chosen[part], indices[part], prompt.to(self.device), grid, run))
         return torch.cat(parts)
 
     def stream_video(
@@ -310,15 +318,11 @@ class LanguageModelGenerator:
         frames: Tensor | None = None,
         window: int | None = None,
         method: Literal["ring", "feedback"] | None = None,
-        guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
         seed: int = 0,
         indices: Sequence[int] | None = None,
         progress: Progress | None = None,
         compile: bool = False,
+        **how: Unpack[TokenSamplingOptions],
     ) -> Iterator[Tensor]:
         """Clips of any length in constant memory: pieces (b, 3, n, H, W) in [-1, 1], as they are made.
 
@@ -335,7 +339,7 @@ class LanguageModelGenerator:
 
         Other arguments and errors as in `sample`; the arguments are checked at once, not with the first piece.
         """
-        sampling = self._sampling(guidance_scale, guidance_interval, temperature, top_k, top_p)
+        sampling = self._sampling(how)
         prompt = as_clip(frames)
         chosen, indices = self._items(labels, indices, None if prompt is None else prompt.shape[0])
         end = _ENDLESS if num_frames is None else num_frames
@@ -354,10 +358,11 @@ class LanguageModelGenerator:
             raise ValueError("method 'ring' needs rotary positions and a causal tokenizer; use 'feedback'")
         stride, given = self.tokenizer.config.temporal_patch_size, 0 if prompt is None else prompt.shape[2]
         latents = -(-(end - given) // stride) if given else self.tokenizer.config.latent_size(end, 1, 1)[0]
-        step = Counter(progress, -1 if num_frames is None else len(indices) * latents * h * w)
         make = self._ring if method == "ring" or (method is None and can_ring) else self._feedback
         size, grid = (end, height, width), (window, h, w)
-        return make(chosen, indices, prompt, size, grid, sampling, seed, compile, step)
+        frames_left = None if num_frames is None else latents
+        run = self._run(sampling, seed, compile, [slice(0, len(indices))], grid, frames_left, progress)
+        return make(chosen, indices, prompt, size, grid, run)
 
     # ------------------------------------------------------------------------------------------------------ streams
 
@@ -369,26 +374,12 @@ class LanguageModelGenerator:
         prompt: Tensor | None,
         size: tuple[int, int, int],
         grid: tuple[int, int, int],
-        sampling: TokenSampling,
-        seed: int,
-        compiled: bool,
-        step: Counter,
+        run: _Run,
     ) -> Iterator[Tensor]:
         decoder = self.tokenizer.decoder_stream((_ENDLESS, *size[1:]))
-        with memory_guard(len(indices), self._bytes_per_item(grid, sampling), self.device):
+        with memory_guard(len(indices), self._bytes_per_item(grid, run.sampling), self.device):
             codes = self._encode(prompt, grid, grid[0] - 1, len(indices))
-            keys = item_keys(seed, indices, self.device)
-            sampler = CodeSampler(
-                self.model,
-                labels,
-                codes,
-                keys,
-                sampling,
-                grid[0],
-                codes.shape[1] * grid[1] * grid[2],
-                compiled,
-                lambda: step.add(len(indices)),
-            )
+            sampler = self._sampler(labels, indices, codes, grid, run)
             done = 0
             if prompt is not None:
                 decoder.push(codes)
@@ -407,10 +398,7 @@ class LanguageModelGenerator:
         prompt: Tensor | None,
         size: tuple[int, int, int],
         grid: tuple[int, int, int],
-        sampling: TokenSampling,
-        seed: int,
-        compiled: bool,
-        step: Counter,
+        run: _Run,
     ) -> Iterator[Tensor]:
         config = self.tokenizer.config
         kept = config.frames_of(max(1, grid[0] // 2))
@@ -420,13 +408,13 @@ class LanguageModelGenerator:
             prompt = prompt.to(self.tokenizer.device, self.tokenizer.dtype)
             context, done = prompt[:, :, -config.frames_of(grid[0] - 1) :], prompt.shape[2]
             yield prompt
-        with memory_guard(len(indices), self._bytes_per_item(grid, sampling), self.device):
+        with memory_guard(len(indices), self._bytes_per_item(grid, run.sampling), self.device):
             while done < size[0]:
                 known = self._encode(context, grid, grid[0] - 1, len(indices))
                 left = size[0] - done
                 new = -(-left // config.temporal_patch_size) if done else config.latent_size(left, 1, 1)[0]
                 whole = (min(grid[0], known.shape[1] + new), *grid[1:])
-                codes = self._codes(labels, indices, known, whole, sampling, seed, compiled, step, latent)
+                codes = self._codes(labels, indices, known, whole, run, latent)
                 latent = (known.shape[1] if latent is None else latent) + whole[0] - known.shape[1]
                 pixels = self.tokenizer.decode_codes(codes, (config.frames_of(whole[0]), *size[1:])).clamp(-1, 1)
                 pixels = pixels[:, :, config.frames_of(known.shape[1]) :][:, :, :left]
@@ -437,31 +425,19 @@ class LanguageModelGenerator:
 
     # -------------------------------------------------------------------------------------------------------- parts
 
-    def _sampling(
-        self,
-        guidance_scale: float | None,
-        guidance_interval: tuple[float, float],
-        temperature: float | None,
-        top_k: int | None,
-        top_p: float | None,
-    ) -> TokenSampling:
-        given: Mapping[str, SamplingValue] = {
-            "guidance_scale": guidance_scale,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-        }
-        values: dict[str, float] = {}
-        for name, value in given.items():
-            value = self.settings.sampling.get(name) if value is None else value
+    def _sampling(self, given: TokenSamplingOptions) -> TokenSampling:
+        """What was asked for, then what the settings say, then the defaults."""
+        if unknown := [name for name in given if name not in _OPTIONS]:
+            raise TypeError(f"unknown sampling arguments {', '.join(unknown)}; accepted are {', '.join(_OPTIONS)}")
+        values: dict[str, object] = {n: v for n, v in self.settings.sampling.items() if n in _OPTIONS and v is not None}
+        values |= {name: value for name, value in given.items() if value is not None}
+        for name, value in values.items():
             if isinstance(value, str):
                 raise ValueError(f"{name} must be a number, found {value!r}")
-            if value is not None:
-                values[name] = value
-        sampling = TokenSampling(guidance_interval=guidance_interval, **values)  # type: ignore[arg-type]
+        sampling = TokenSampling(**values)  # type: ignore[arg-type]
         if sampling.guided and not self.model.config.num_classes:
             raise ValueError(
-                f"a model without classes cannot be guided: guidance_scale must be 1, found {guidance_scale}"
+                f"a model without classes cannot be guided: guidance_scale must be 1, found {sampling.guidance_scale}"
             )
         return sampling
 
@@ -501,27 +477,69 @@ class LanguageModelGenerator:
         assert codes is not None
         return codes.to(self.device)
 
+    def _run(
+        self,
+        sampling: TokenSampling,
+        seed: int,
+        compiled: bool,
+        batches: Sequence[slice],
+        grid: tuple[int, int, int],
+        frames: int | None,
+        progress: Progress | None,
+    ) -> _Run:
+        """For batches of items of which `frames` latent frames are to be sampled, without an end where it is None."""
+        items = max(part.stop - part.start for part in batches)
+        total = -1 if frames is None else batches[-1].stop * frames * grid[1] * grid[2]
+        steps = math.inf if frames is None else len(batches) * frames * grid[1] * grid[2]
+        if compiled:
+            step = _compiled(self.model)
+        elif steps < _STEPS_TO_LAY_OUT or not self._leaves_room(items * self._bytes_per_item(grid, sampling)):
+            step = self.model
+        else:
+            step = for_few_rows(self.model, 2 * items if sampling.guided else items)
+        return _Run(sampling, seed, step, Counter(progress, total))
+
+    def _leaves_room(self, needed: int) -> bool:
+        """Whether the weights fit into memory once more, with as much to spare, beside what is needed."""
+        free = available_bytes(self.device)
+        return free is None or needed + 2 * sum(p.nbytes for p in self.model.parameters()) < free
+
+    def _sampler(
+        self,
+        labels: Tensor,
+        indices: Sequence[int],
+        prompt: Tensor,
+        grid: tuple[int, int, int],
+        run: _Run,
+        first_frame: int | None = None,
+    ) -> CodeSampler:
+        """What goes on from the prompt (b or 1, t, h, w); `first_frame` is the number of its first new latent frame."""
+        position = (prompt.shape[1] if first_frame is None else first_frame) * grid[1] * grid[2]
+        return CodeSampler(
+            self.model,
+            labels,
+            prompt.expand(len(labels), -1, -1, -1),
+            item_keys(run.seed, indices, self.device),
+            run.sampling,
+            grid[0],
+            position,
+            run.step,
+            lambda: run.counter.add(len(labels)),
+        )
+
     def _codes(
         self,
         labels: Tensor,
         indices: Sequence[int],
         prompt: Tensor,
         grid: tuple[int, int, int],
-        sampling: TokenSampling,
-        seed: int,
-        compiled: bool,
-        step: Counter,
+        run: _Run,
         first_frame: int | None = None,
     ) -> Tensor:
         """Prompt and sampled codes: (b, t, h, w)."""
-        prompt = prompt.expand(len(labels), -1, -1, -1)
-        keys = item_keys(seed, indices, self.device)
-        position = (prompt.shape[1] if first_frame is None else first_frame) * grid[1] * grid[2]
-        sampler = CodeSampler(
-            self.model, labels, prompt, keys, sampling, grid[0], position, compiled, lambda: step.add(len(labels))
-        )
+        sampler = self._sampler(labels, indices, prompt, grid, run, first_frame)
         frames = [sampler.frame() for _ in range(grid[0] - prompt.shape[1])]
-        return torch.cat([prompt, torch.stack(frames, dim=1)], dim=1)
+        return torch.cat([prompt.expand(len(labels), -1, -1, -1), torch.stack(frames, dim=1)], dim=1)
 
     def _pixels(self, codes: Tensor, prompt: Tensor | None, size: tuple[int, int, int]) -> Tensor:
         """Clips (b, 3, *size) that begin with the prompt."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 _MASK_32 = 2**32 - 1
+_FACTORS = (0x85EBCA6B, 0xC2B2AE35)  # of `_mix_32`
+_SPREAD, _OFFSET = 0x9E3779B1, 0x9E3779B9  # so that numbers and positions that begin at 0 are mixed well
 
 
 def item_generators(seed: int, indices: Sequence[int], device: str | torch.device = "cpu") -> list[torch.Generator]:
@@ -82,21 +84,23 @@ def item_keys(seed: int, indices: Sequence[int], device: str | torch.device = "c
     return torch.tensor([item_seed(seed, index) & _MASK_32 for index in indices], dtype=torch.int64, device=device)
 
 
-def hashed_gumbel(keys: Tensor, position: int | Tensor, count: int) -> Tensor:
+def hashed_gumbel(keys: Tensor, position: int | Tensor, numbers: int | Tensor) -> Tensor:
     """Standard Gumbel noise for the sampling of one token: -log(-log u), u a hash of (key, position, number).
 
     Args:
         keys: (b,) from `item_keys`.
         position: of the token in its item's sequence, a number or a (1,) tensor (one compiled graph for all).
+        numbers: (b, n), or how many of them, from 0.
 
     Returns:
-        (b, count) float32, the same on every device up to the rounding of the logarithms.
+        (b, n) float32, the same on every device up to the rounding of the logarithms.
     """
-    numbers = torch.arange(count, device=keys.device)
-    rows = _mix_32_tensor(_mix_32_tensor(keys) ^ ((position + 0x9E3779B9) & _MASK_32))  # (b,)
-    bits = _mix_32_tensor(_mix_32_tensor(numbers * 0x9E3779B1 & _MASK_32) ^ rows[:, None])  # (b, count)
+    if not isinstance(numbers, Tensor):
+        numbers = torch.arange(numbers, device=keys.device)
+    rows = _mix_32_tensor(_mix_32_tensor(keys.int()) ^ (torch.as_tensor(position) + _OFFSET).int())  # (b,)
+    bits = _mix_32_tensor(_mix_32_tensor(numbers.int() * _signed(_SPREAD)) ^ rows[:, None])  # (b, n)
     # 1 - u is drawn: small values, which decide who wins, keep their precision in float32.
-    complement = (bits.float() + 0.5) * 2.0**-32
+    complement = ((bits.long() & _MASK_32).float() + 0.5) * 2.0**-32
     return -torch.log(-torch.log1p(-complement.clamp(max=1 - 2.0**-24)))
 
 
@@ -107,13 +111,18 @@ def _words(seed: int) -> tuple[int, int, int]:
 
 def _mix_32(x: int) -> int:
     """A permutation of the 32-bit numbers (the finaliser of MurmurHash3, by Austin Appleby, public domain)."""
-    x = (x ^ x >> 16) * 0x85EBCA6B & _MASK_32
-    x = (x ^ x >> 13) * 0xC2B2AE35 & _MASK_32
+    x = (x ^ x >> 16) * _FACTORS[0] & _MASK_32
+    x = (x ^ x >> 13) * _FACTORS[1] & _MASK_32
     return x ^ x >> 16
 
 
 def _mix_32_tensor(x: Tensor) -> Tensor:
-    """`_mix_32` of every element; int64 in [0, 2^32), whose products wrap around without harm to the lower bits."""
-    x = (x ^ x >> 16) * 0x85EBCA6B & _MASK_32
-    x = (x ^ x >> 13) * 0xC2B2AE35 & _MASK_32
-    return x ^ x >> 16
+    """`_mix_32` of the bits of every element; int32, whose products wrap around and whose shifts copy the sign."""
+    x = (x ^ (x >> 16 & 0xFFFF)) * _signed(_FACTORS[0])
+    x = (x ^ (x >> 13 & 0x7FFFF)) * _signed(_FACTORS[1])
+    return x ^ (x >> 16 & 0xFFFF)
+
+
+def _signed(x: int) -> int:
+    """The number whose bits, as int32, are those of x in [0, 2^32)."""
+    return x - 2**32 if x >= 2**31 else x

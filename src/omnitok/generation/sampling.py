@@ -1,10 +1,25 @@
 """Choosing the next code from logits: temperature, top-k, top-p, guidance, with noise that belongs to the item."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
+
+Noise = Callable[[int | Tensor], Tensor]
+"""Standard Gumbel noise (b, n) of the codes (b, n), or of the first n codes."""
+
+
+class TokenSamplingOptions(TypedDict, total=False):
+    """The arguments that say how codes are sampled; None and absent ones are those of the settings."""
+
+    guidance_scale: float | None
+    guidance_interval: tuple[float, float] | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
 
 
 @dataclass(frozen=True)
@@ -55,24 +70,23 @@ def guide(logits: Tensor, scale: float) -> Tensor:
     return unconditional + scale * (conditional - unconditional)
 
 
-def choose(logits: Tensor, noise: Tensor | None, sampling: TokenSampling) -> Tensor:
-    """Codes (b,) for logits (b, n) and Gumbel noise (b, n); without noise the likeliest.
+def choose(logits: Tensor, noise: Noise | None, sampling: TokenSampling) -> Tensor:
+    """Codes (b,) for logits (b, n) and Gumbel noise; without noise the likeliest.
 
     The maximum of log-probabilities plus Gumbel noise is a draw from them. Unlike the inverse of the cumulative sum, it
     hardly ever changes when the logits' last bits do, as they do with the batch size.
     """
     if noise is None:
         return logits.argmax(dim=-1)
+    n = logits.shape[-1]
     logits = logits / sampling.temperature
-    k = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
+    k = min(sampling.top_k or n, n)
+    if k == n and sampling.top_p == 1:
+        return (logits + noise(n)).argmax(dim=-1)
+    best, codes = logits.topk(k, sorted=sampling.top_p < 1)
     if sampling.top_p < 1:
-        best = logits.topk(k).values  # sorted
         probabilities = best.softmax(dim=-1)
         before = probabilities.cumsum(dim=-1) - probabilities
-        count = (before < sampling.top_p).sum(dim=-1, keepdim=True)
-        lowest = best.gather(-1, count - 1)
-    elif k < logits.shape[-1]:
-        lowest = logits.topk(k, sorted=False).values.amin(dim=-1, keepdim=True)
-    else:
-        return (logits + noise).argmax(dim=-1)
-    return torch.where(logits >= lowest, logits + noise, -torch.inf).argmax(dim=-1)
+        best = best.masked_fill(before >= sampling.top_p, -torch.inf)
+    winner = (best + noise(codes)).argmax(dim=-1, keepdim=True)
+    return codes.gather(-1, winner).squeeze(-1)
