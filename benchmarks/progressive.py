@@ -28,7 +28,7 @@ from omnitok.metrics import (
     psnr_per_frame,
 )
 from omnitok.recipes.tiny import TINY_IMAGE
-from omnitok.training.config import InitConfig, OptimizerConfig, TrainConfig
+from omnitok.training.config import InitConfig, TrainConfig
 from omnitok.training.train_tokenizer import train
 
 FIXED, MULTI = (64,), (48, 64, 96)
@@ -43,15 +43,15 @@ def config_of(regime: str, arguments: argparse.Namespace, steps: int, init: Init
         images=() if medium == "video" else (str(arguments.images),),
         videos=() if medium == "image" else (str(arguments.videos),),
         resolutions=FIXED if resolutions == "fixed" else MULTI,
-        image_batch=16,
-        video_batch=4,
+        image_batch=8,
+        video_batch=2,
         balance_domains=medium != "image",
     )
     return replace(
         TINY_IMAGE,
         name=regime,
         data=data,
-        optimizer=OptimizerConfig(lr=1e-3, warmup_steps=min(100, steps // 4)),
+        optimizer=replace(TINY_IMAGE.optimizer, warmup_steps=min(50, steps // 4)),
         steps=steps,
         quantize_after=0 if init.model else steps // 10,
         init=init,

@@ -23,8 +23,8 @@ _SMALL = TokenizerConfig(
 )
 
 _TINY = TokenizerConfig(
-    width=256,
-    heads=8,
+    width=192,
+    heads=6,
     head_dim=32,
     feedforward_multiple=3.0,
     encoder_blocks="ww",
@@ -33,6 +33,7 @@ _TINY = TokenizerConfig(
     decoder_temporal_blocks=1,
     window_convolution=True,
     normalize_patches=False,
+    normalize_stacks=False,
 )
 
 PRESETS: dict[str, TokenizerConfig] = {
@@ -51,7 +52,7 @@ PRESETS: dict[str, TokenizerConfig] = {
     "small": _SMALL,
     "tiny": _TINY,
 }
-"""`tiny` (4.5 M parameters) and `small` (13 M) look only through windows and convolutions in space, so their cost is
+"""`tiny` (2.6 M parameters) and `small` (13 M) look only through windows and convolutions in space, so their cost is
 linear in the number of pixels and they do not depend on the resolution they were trained at."""
 
 

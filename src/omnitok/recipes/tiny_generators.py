@@ -49,13 +49,15 @@ TINY_LM = LanguageModelTrainConfig(
 TINY_DIT = DiffusionTrainConfig(
     name="tiny-dit",
     model=DiffusionTransformerConfig(
-        patch_size=1, width=256, depth=8, heads=8, temporal=True, objective="flow", learn_sigma=False
+        patch_size=1, width=192, depth=8, heads=6, temporal=True, objective="flow", learn_sigma=False
     ),
-    data=replace(TINY_LM.data, image_batch=24, video_batch=6),
-    optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0, warmup_steps=100, ema_decay=0.998),
+    data=replace(TINY_LM.data, image_batch=32, video_batch=6),
+    optimizer=OptimizerConfig(
+        name="muon", lr=1.5e-3, matrix_lr_factor=2.5, weight_decay=0.0, warmup_steps=50, ema_decay=0.998
+    ),
     engine=EngineConfig(precision="float32"),
     log=LogConfig(every=20, pictures_every=0, validate_every=250),
-    steps=1800,
+    steps=1200,
     checkpoint_every=250,
     sampling=DiffusionSamplingConfig(guidance_scale=2.0, steps=25, sampler="euler"),
 )

@@ -104,11 +104,12 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> NamedOptimize
 def matrices_of_blocks(module: nn.Module) -> list[str]:
     """Names of the weights of linear maps between hidden features: those inside the lists of blocks.
 
-    Embeddings, heads, patch maps, projections of bottlenecks, biases, tables and convolutions are not among them.
+    Embeddings, heads, patch maps, projections of bottlenecks, biases, tables and convolutions are not among them, nor
+    are the modulations of adaLN, which map one vector a sample.
     """
     names = []
     for prefix, child in module.named_modules():
-        if isinstance(child, nn.Linear) and ".blocks." in f".{prefix}.":
+        if isinstance(child, nn.Linear) and ".blocks." in f".{prefix}." and not prefix.endswith(".modulation"):
             names.append(f"{prefix}.weight")
     return names
 
