@@ -1,13 +1,11 @@
 """Adversarial terms against their closed forms."""
 
 import math
-import os
-import socket
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from omnitok.losses.adversarial import (
     LeCam,
@@ -138,13 +136,6 @@ def test_ramp() -> None:
         adversarial_ramp(0, 0, -1)
 
 
-def _state_of_two(rank: int, port: int, results: dict[int, tuple[float, float, float]]) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
-    dist.init_process_group("gloo")
-    results[rank] = _state(torch.arange(8.0).view(4, 2)[rank::2])
-    dist.destroy_process_group()
-
-
 def _state(samples: torch.Tensor) -> tuple[float, float, float]:
     lecam = LeCam()
     lecam.update(samples, -samples.square())
@@ -153,13 +144,8 @@ def _state(samples: torch.Tensor) -> tuple[float, float, float]:
     return lecam.real.item(), lecam.fake.item(), adaptive_weight(reconstruction, adversarial, w).item()
 
 
-def test_two_processes_agree_with_one() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.start_processes(_state_of_two, (port, results), nprocs=2, start_method="fork")
-        one = _state(torch.arange(8.0).view(4, 2))
-        assert results[0] == pytest.approx(one, rel=1e-5)
-        assert results[1] == results[0]
+def test_two_processes_agree_with_one(on_two_processes: Callable[..., tuple[Any, Any]]) -> None:
+    samples = torch.arange(8.0).view(4, 2)
+    first, second = on_two_processes(lambda rank: _state(samples[rank::2]))
+    assert first == pytest.approx(_state(samples), rel=1e-5)
+    assert second == first

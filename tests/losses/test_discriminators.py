@@ -1,10 +1,15 @@
 """Patch discriminators: shapes, receptive fields, options, and the blur against an explicit convolution."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from omnitok.losses.adversarial import discriminator_loss, feature_matching, r1_penalty
 from omnitok.losses.discriminators import (
+    BatchNorm,
     BinomialBlur,
     DiscriminatorConfig,
     LearntNoise,
@@ -67,15 +72,47 @@ def test_norms_are_where_they_are_configured() -> None:
         norm: [type(m) for m in PatchDiscriminator(DiscriminatorConfig(4, norm=norm), 3).modules()]
         for norm in ("batch", "spectral", "none")
     }
-    assert kinds["batch"].count(nn.BatchNorm3d) == 3
-    assert nn.BatchNorm3d not in kinds["spectral"] + kinds["none"]
+    assert kinds["batch"].count(BatchNorm) == 3
+    assert BatchNorm not in kinds["spectral"] + kinds["none"]
     released = PatchDiscriminator(DiscriminatorConfig(4, normalize_logits=True), 3)
-    assert sum(isinstance(m, nn.BatchNorm3d) for m in released.modules()) == 4
+    assert sum(isinstance(m, BatchNorm) for m in released.modules()) == 4
 
 
-def test_batch_norm_can_be_converted_for_several_processes() -> None:
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(PatchDiscriminator(SMALL, 2))
-    assert sum(isinstance(m, nn.SyncBatchNorm) for m in model.modules()) == 3
+def _game(dimensions: int, rank: int = 0, world_size: int = 1) -> tuple[dict[str, list[float]], list[list[float]]]:
+    """Losses, gradients and buffers after a process's share of four samples; the gradients of its fake samples."""
+    torch.manual_seed(0)
+    config = DiscriminatorConfig(channels=4, layers=2, noise=True, normalize_logits=True)
+    model = PatchDiscriminator(config, dimensions)
+    torch.nn.init.constant_(model.noise.weight, 0.3)
+    share = slice(rank, None, world_size)
+    real, fake = (torch.rand(4, 3, *(6, 9, 12)[-dimensions:])[share] for _ in range(2))
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4)[share]]
+    of_real, of_fake = model(real, generators), model(fake.requires_grad_(), generators)
+    losses = [
+        discriminator_loss(of_real.logits, of_fake.logits, "hinge"),
+        feature_matching(of_real.features, of_fake.features),
+        r1_penalty(lambda x: model(x, generators).logits, real),  # second derivatives
+    ]
+    sum(losses).backward()
+    tensors = {"losses": torch.stack(losses).detach(), **dict(model.named_buffers())}
+    tensors |= {f"gradient of {name}": parameter.grad for name, parameter in model.named_parameters()}
+    return {name: t.double().flatten().tolist() for name, t in tensors.items()}, (fake.grad / world_size).flatten(
+        1
+    ).tolist()
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_batch_norm_and_noise_of_two_processes_equal_those_of_one(
+    on_two_processes: Callable[..., tuple[Any, Any]], dimensions: int
+) -> None:
+    one, of_samples = _game(dimensions)
+    (first, of_even), (second, of_odd) = on_two_processes(lambda rank: _game(dimensions, rank, 2))
+    for name, expected in one.items():
+        mean = [(a + b) / 2 for a, b in zip(first[name], second[name], strict=True)]
+        torch.testing.assert_close(
+            torch.tensor(mean), torch.tensor(expected), msg=lambda told, name=name: f"{name}: {told}"
+        )
+    torch.testing.assert_close(torch.tensor([of_even, of_odd]).transpose(0, 1).flatten(0, 1), torch.tensor(of_samples))
 
 
 def test_spectral_norm_bounds_every_convolution() -> None:
@@ -97,6 +134,18 @@ def test_noise_starts_at_nothing_and_only_in_training() -> None:
     assert torch.equal(added[:, 0], torch.zeros(2, 4, 4))
     torch.testing.assert_close(2 * added[:, 1], added[:, 2])
     assert torch.equal(noise.eval()(x), x)
+
+
+def test_noise_of_a_sample_follows_from_its_generator() -> None:
+    noise, x = LearntNoise(3), torch.rand(3, 3, 4, 4)
+    torch.nn.init.ones_(noise.weight)
+
+    def noisy(samples: list[int]) -> torch.Tensor:
+        return noise(x[samples], [torch.Generator().manual_seed(i) for i in samples])
+
+    assert torch.equal(noisy([2, 0]), noisy([0, 1, 2])[[2, 0]])
+    with pytest.raises(ValueError, match="a batch of 3 needs as many generators, found 1"):
+        noise(x, [torch.Generator()])
 
 
 def test_a_patch_sees_only_its_surroundings() -> None:

@@ -1,13 +1,11 @@
 """The objective's terms and their weighted sum."""
 
 import math
-import os
-import socket
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from omnitok.losses.objective import (
     binary_entropy_loss,
@@ -126,20 +124,9 @@ def _entropy_gradient(samples: torch.Tensor) -> torch.Tensor:
     return weight.grad
 
 
-def _one_of_two(rank: int, port: int, samples: torch.Tensor, gradients: dict[int, list[list[float]]]) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
-    dist.init_process_group("gloo")
-    gradients[rank] = _entropy_gradient(samples[rank::2]).tolist()
-    dist.destroy_process_group()
-
-
-def test_entropy_gradients_of_two_processes_average_to_that_of_one() -> None:
+def test_entropy_gradients_of_two_processes_average_to_that_of_one(
+    on_two_processes: Callable[..., tuple[Any, Any]],
+) -> None:
     samples = torch.arange(40.0).view(8, 5).cos()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with mp.Manager() as manager:
-        gradients = manager.dict()
-        mp.start_processes(_one_of_two, (port, samples, gradients), nprocs=2, start_method="fork")
-        average = torch.tensor([gradients[0], gradients[1]]).mean(0)
-    torch.testing.assert_close(average, _entropy_gradient(samples))
+    gradients = on_two_processes(lambda rank: _entropy_gradient(samples[rank::2]).tolist())
+    torch.testing.assert_close(torch.tensor(gradients).mean(0), _entropy_gradient(samples))

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from omnitok.losses.processes import mean_over_processes
 
 GanLoss = Literal["hinge", "vanilla"]
 
@@ -89,7 +90,7 @@ class LeCam(nn.Module):
     def update(self, real_logits: Tensor, fake_logits: Tensor) -> None:
         """Take a batch's logits into the averages; once a step, after the term was computed."""
         means = torch.stack([real_logits.float().mean(), fake_logits.float().mean()])
-        means = _global_mean(means)
+        means = mean_over_processes(means)
         keep = torch.where(self.initialised, self.decay, 0.0)
         self.real.copy_(keep * self.real + (1 - keep) * means[0])
         self.fake.copy_(keep * self.fake + (1 - keep) * means[1])
@@ -144,15 +145,7 @@ def _gradient(loss: Tensor, weights: Sequence[Tensor]) -> Tensor:
     gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
     pairs = zip(gradients, weights, strict=True)
     flat = [(torch.zeros_like(w) if g is None else g.detach()).float().flatten() for g, w in pairs]
-    return _global_mean(torch.cat(flat))
-
-
-def _global_mean(values: Tensor) -> Tensor:
-    """Mean over processes, whose batches are equally large; `values` itself where there is one process."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return values
-    dist.all_reduce(values)
-    return values / dist.get_world_size()
+    return mean_over_processes(torch.cat(flat))
 
 
 def adversarial_ramp(step: int, start: int, ramp: int = 0) -> float:

@@ -9,9 +9,13 @@ besides, and what is only chosen by configuration here:
   be (Zhang, arXiv 1904.11486);
 - their noise is a learnt amount per input channel, starting at 0 (`noise`).
 
+Over several processes, whose batches are equally large, one answers as it would to the whole batch on one of them:
+batch norm takes the statistics of all, and noise follows from a generator a sample.
+
 One of them sees single frames (`take_frames`), the other clips.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -19,6 +23,8 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from omnitok.losses.processes import mean_over_processes, world_size
 
 MAX_CHANNELS = 512
 SLOPE = 0.2
@@ -31,8 +37,7 @@ class DiscriminatorConfig:
     Attributes:
         channels: of the first layer; they double from layer to layer up to 512.
         layers: convolutions of stride 2. Two more of stride 1 follow.
-        norm: "batch" (which the engine may convert to SyncBatchNorm), "spectral" (Miyato et al., arXiv 1802.05957, of
-            every convolution) or "none".
+        norm: "batch" (of all processes), "spectral" (Miyato et al., arXiv 1802.05957, of every convolution) or "none".
         blur: downsample by a convolution of stride 1 and a strided binomial blur, which does not alias. The first
             layer, which sees pixels, keeps its stride, as released.
         noise: add noise to the pixels, by a learnt amount per channel that starts at 0; in training mode only.
@@ -80,7 +85,7 @@ class PatchDiscriminator(nn.Module):
         if dimensions not in (2, 3):
             raise ValueError(f"dimensions must be 2 (pictures) or 3 (clips), found {dimensions}")
         self.config, self.dimensions = config, dimensions
-        self.noise = LearntNoise(3) if config.noise else nn.Identity()
+        self.noise = LearntNoise(3) if config.noise else None
         widths = [min(config.channels * 2**i, max(MAX_CHANNELS, config.channels)) for i in range(config.layers + 1)]
         layers = [nn.Sequential(self._convolution(3, widths[0], stride=2), nn.LeakyReLU(SLOPE))]
         for width_in, width in pairwise(widths[:-1]):
@@ -92,16 +97,19 @@ class PatchDiscriminator(nn.Module):
             last += [*self._norm(1), nn.LeakyReLU(SLOPE)]
         self.to_logits = nn.Sequential(*last)
 
-    def forward(self, pixels: Tensor) -> DiscriminatorOutput:
+    def forward(self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> DiscriminatorOutput:
         """Pixels (b, 3, H, W) or (b, 3, T, H, W) in [-1, 1] -> logits and features.
 
+        Args:
+            generators: one a sample, on the pixels' device, that draws its noise; None takes torch's global one.
+
         Raises:
-            ValueError: pixels of another rank or number of channels.
+            ValueError: pixels of another rank or number of channels; not one generator a sample.
         """
         if pixels.ndim != self.dimensions + 2 or pixels.shape[1] != 3:
             wanted = "(b, 3, H, W)" if self.dimensions == 2 else "(b, 3, T, H, W)"
             raise ValueError(f"this discriminator sees {wanted}, found {tuple(pixels.shape)}")
-        x = self.noise(pixels)
+        x = pixels if self.noise is None else self.noise(pixels, generators)
         features = []
         for layer in self.layers:
             x = layer(x)
@@ -126,7 +134,44 @@ class PatchDiscriminator(nn.Module):
     def _norm(self, width: int) -> list[nn.Module]:
         if self.config.norm != "batch":
             return []
-        return [nn.BatchNorm2d(width) if self.dimensions == 2 else nn.BatchNorm3d(width)]
+        return [BatchNorm(width)]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm of (b, c, ...), in training mode by the mean and variance over the batches of all processes.
+
+    Unlike `nn.SyncBatchNorm` it works on every device. It has second derivatives, which the R1 penalty needs.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Clips are welcome too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, ...) -> the same shape. All processes call it, with batches of one size."""
+        processes = world_size()
+        if not self.training or processes == 1:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            inner = x.float()
+            local_variance, local_mean = torch.var_mean(inner, [0, *range(2, x.ndim)], correction=0)
+            mean = mean_over_processes(local_mean)
+            variance = mean_over_processes(local_variance + (local_mean - mean).square())
+            scale = self.weight * (variance + self.eps).rsqrt()
+            shift = self.bias - mean * scale
+            as_channels = (1, -1, *(1,) * (x.ndim - 2))
+            result = torch.addcmul(shift.view(as_channels), inner, scale.view(as_channels))
+        self._follow(mean.detach(), variance.detach(), processes * x.numel() // x.shape[1])
+        return result.to(x.dtype)
+
+    def _follow(self, mean: Tensor, variance: Tensor, numbers: int) -> None:
+        """Take the statistics of `numbers` numbers a channel into the running ones."""
+        assert isinstance(self.running_mean, Tensor)
+        assert isinstance(self.running_var, Tensor)
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (numbers / (numbers - 1)), self.momentum)
+        assert isinstance(self.num_batches_tracked, Tensor)
+        self.num_batches_tracked += 1
 
 
 class LearntNoise(nn.Module):
@@ -136,11 +181,17 @@ class LearntNoise(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, c, ...) -> the same shape; as it is in eval mode."""
+    def forward(self, x: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """(b, c, ...) -> the same shape; as it is in eval mode. `generators` as for `PatchDiscriminator`."""
         if not self.training:
             return x
-        noise = torch.randn_like(x[:, :1])
+        if generators is None:
+            noise = torch.randn_like(x[:, :1])
+        elif len(generators) == len(x):
+            size = (1, *x.shape[2:])
+            noise = torch.stack([torch.randn(size, generator=g, device=x.device, dtype=x.dtype) for g in generators])
+        else:
+            raise ValueError(f"a batch of {len(x)} needs as many generators, found {len(generators)}")
         return x + self.weight.view(1, -1, *(1,) * (x.ndim - 2)) * noise
 
 

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from omnitok.losses.processes import mean_over_processes
 
 KLNormalization = Literal["sample", "latent", "pixel"]
 
@@ -73,7 +74,7 @@ def entropy_loss(affinity: Tensor, temperature: float = 0.01, diversity: float =
     log_probability = (affinity.float() / temperature).log_softmax(dim=-1)
     probability = log_probability.exp()  # n k
     of_samples = -(probability * log_probability).sum(-1).mean()
-    mean = _mean_over_processes(probability.mean(0))
+    mean = mean_over_processes(probability.mean(0))
     of_mean = -torch.special.xlogy(mean, mean.clamp_min(torch.finfo(mean.dtype).tiny)).sum()
     return of_samples - diversity * of_mean
 
@@ -93,18 +94,9 @@ def binary_entropy_loss(logits: Tensor, diversity: float = 1.0) -> Tensor:
     probability = logits.sigmoid()
     logs = torch.nn.functional.logsigmoid
     of_samples = -(probability * logs(logits) + (1 - probability) * logs(-logits)).sum(-1).mean()
-    mean = _mean_over_processes(probability.mean(0)).clamp(1e-7, 1 - 1e-7)
+    mean = mean_over_processes(probability.mean(0)).clamp(1e-7, 1 - 1e-7)
     of_mean = -(mean * mean.log() + (1 - mean) * (1 - mean).log()).sum()
     return of_samples - diversity * of_mean
-
-
-def _mean_over_processes(local: Tensor) -> Tensor:
-    """The mean of all processes in value, with the gradient of the local one."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return local
-    total = local.detach().clone()
-    dist.all_reduce(total)
-    return local + (total / dist.get_world_size() - local.detach())
 
 
 def check_weights(weights: Mapping[str, float], names: Collection[str]) -> None:

@@ -1,7 +1,7 @@
 """The discriminators' side of a training step: terms for the generator, and the discriminators' own update."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,6 +30,7 @@ class View:
     name: str  # "image" or "video"
     real: Tensor
     fake: Tensor
+    generators: Sequence[torch.Generator]  # of the noise of each sample: every look at it draws on
 
 
 class Adversary(nn.Module):
@@ -49,8 +50,6 @@ class Adversary(nn.Module):
         if config.weights.get("video_gan"):
             self.discriminators["video"] = PatchDiscriminator(self._config.video, 3)
         self.lecam = nn.ModuleDict({name: LeCam() for name in self.discriminators})
-        if processes.world_size > 1 and processes.device.type == "cuda":  # there is none for the CPU
-            self.discriminators = nn.SyncBatchNorm.convert_sync_batchnorm(self.discriminators)
         self.to(processes.device).train()
         self.optimizer = NamedOptimizer(self.discriminators, config.optimizer, self._config.betas)
 
@@ -58,16 +57,22 @@ class Adversary(nn.Module):
         """Share of the adversarial weights that holds at this step; 0 before the start."""
         return adversarial_ramp(step, self._config.start_step, self._config.ramp_steps)
 
-    def views(self, real: Tensor, fake: Tensor, frames: Tensor | None) -> list[View]:
-        """What the discriminators see of a batch; `frames` says which frame of each clip is a picture."""
+    def views(self, real: Tensor, fake: Tensor, frames: Tensor | None, seeds: Sequence[int]) -> list[View]:
+        """What the discriminators see of a batch.
+
+        Args:
+            frames: which frame of each clip is a picture; None for pictures.
+            seeds: one a sample, of all noise that discriminators add to it.
+        """
+        generators = [torch.Generator(real.device).manual_seed(seed) for seed in seeds]
         views = []
         if "image" in self.discriminators:
             if frames is None:
-                views.append(View("image", real, fake))
+                views.append(View("image", real, fake, generators))
             else:
-                views.append(View("image", take_frames(real, frames), take_frames(fake, frames)))
+                views.append(View("image", take_frames(real, frames), take_frames(fake, frames), generators))
         if "video" in self.discriminators and frames is not None:
-            views.append(View("video", real, fake))
+            views.append(View("video", real, fake, generators))
         return views
 
     def generator_terms(self, views: list[View]) -> dict[str, Tensor]:
@@ -77,11 +82,11 @@ class Adversary(nn.Module):
         with self._frozen():
             for view in views:
                 discriminator = self.discriminators[view.name]
-                fake = discriminator(view.fake)
+                fake = discriminator(view.fake, view.generators)
                 terms[f"{view.name}_gan"] = generator_loss(fake.logits, self._config.loss)
                 if self._weights.get("feature_matching"):
                     with torch.no_grad():
-                        real = discriminator(view.real)
+                        real = discriminator(view.real, view.generators)
                     matching.append(feature_matching(real.features, fake.features))
         if matching:
             terms["feature_matching"] = torch.stack(matching).sum()
@@ -93,7 +98,8 @@ class Adversary(nn.Module):
         for view in views:
             discriminator, lecam = self.discriminators[view.name], self.lecam[view.name]
             assert isinstance(lecam, LeCam)
-            real, fake = discriminator(view.real), discriminator(view.fake.detach())
+            real = discriminator(view.real, view.generators)
+            fake = discriminator(view.fake.detach(), view.generators)
             loss = discriminator_loss(real.logits, fake.logits, self._config.loss)
             losses[f"{view.name}_discriminator"] = loss.detach()
             if self._weights.get("lecam"):
@@ -101,13 +107,11 @@ class Adversary(nn.Module):
                 losses[f"{view.name}_lecam"] = term.detach()
                 loss = loss + self._weights["lecam"] * term
             if self._weights.get("r1") and step % self._config.r1_every == 0:
-                penalty = r1_penalty(partial(_logits, discriminator), view.real)
+                penalty = r1_penalty(partial(_logits, discriminator, view.generators), view.real)
                 losses[f"{view.name}_r1"] = penalty.detach()
                 loss = loss + self._weights["r1"] * self._config.r1_every * penalty
             (loss / parts).backward()
-            if self._weights.get(
-                "lecam"
-            ):  # after the backward pass, which needs the averages that the term was made with
+            if self._weights.get("lecam"):  # after the backward pass, which needs the averages of the term
                 lecam.update(real.logits.detach(), fake.logits.detach())
         return losses
 
@@ -133,5 +137,5 @@ class Adversary(nn.Module):
             self.discriminators.requires_grad_(True)
 
 
-def _logits(discriminator: nn.Module, pixels: Tensor) -> Tensor:
-    return discriminator(pixels).logits
+def _logits(discriminator: nn.Module, generators: Sequence[torch.Generator], pixels: Tensor) -> Tensor:
+    return discriminator(pixels, generators).logits

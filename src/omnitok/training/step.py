@@ -41,9 +41,10 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def sample_seeds(seed: int, step: int, places: Iterable[int]) -> list[int]:
-    """Seeds of the samples at these places of a step's whole batch, whichever process has them."""
-    states = (np.random.SeedSequence((seed, step, place), spawn_key=(1,)) for place in places)
+def sample_seeds(seed: int, step: int, places: Iterable[int], use: int = 1) -> list[int]:
+    """Seeds of the samples at these places of a step's whole batch, whichever process has them; others for each `use`
+    (from 1)."""
+    states = (np.random.SeedSequence((seed, step, place), spawn_key=(use,)) for place in places)
     return [int(state.generate_state(1, np.uint64)[0] >> np.uint64(1)) for state in states]
 
 

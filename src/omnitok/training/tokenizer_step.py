@@ -1,9 +1,9 @@
 """One training step of a tokenizer: one forward, all losses, the updates."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +26,16 @@ from omnitok.training.optim import AveragedWeights, build_optimizer, learning_ra
 from omnitok.training.precision import autocast
 from omnitok.training.step import StepReport, Sums, sample_seeds, step_seed, tensors_of
 from omnitok.training.usage import CodebookUse
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Samples of a batch whose forward is one."""
+
+    real: Tensor
+    frames: Tensor | None  # (b,): of each clip, the one that the picture discriminator and the perceptual loss see
+    latent_seeds: Sequence[int]
+    noise_seeds: Sequence[int]  # of the discriminators
 
 
 class TokenizerLearner:
@@ -94,27 +104,35 @@ class TokenizerLearner:
 
     def _backward(self, batch: Batch) -> tuple[Sums, Tensor | None]:
         """Gradients of one forward per part of the batch, for both sides of the game."""
-        pixels = batch.pixels.to(self.processes.device, non_blocking=True)
-        frames = self._random_frames(batch)
-        parts = list(pixels.chunk(self.config.optimizer.accumulation))
-        frame_parts = [None] * len(parts) if frames is None else list(frames.chunk(len(parts)))
-        rank, world_size = self.processes.rank, self.processes.world_size
-        seeds = iter(sample_seeds(self.config.seed, batch.step, range(rank, len(pixels) * world_size, world_size)))
+        parts = self._parts(batch)
         sums, codes = Sums(len(parts)), []
-        for i, (part, part_frames) in enumerate(zip(parts, frame_parts, strict=True)):
-            part_seeds = list(itertools.islice(seeds, len(part)))
+        for i, part in enumerate(parts):
             with gradient_sync(self._model, enabled=i == len(parts) - 1):
-                part_codes = self._backward_part(part, part_frames, part_seeds, batch.step, sums)
+                part_codes = self._backward_part(part, batch.step, sums)
             if part_codes is not None:
                 codes.append(part_codes)
         return sums, torch.cat(codes) if codes else None
 
-    def _backward_part(
-        self, real: Tensor, frames: Tensor | None, seeds: Sequence[int], step: int, sums: Sums
-    ) -> Tensor | None:
+    def _parts(self, batch: Batch) -> list[_Part]:
+        """What is computed at a time. Nothing random about a sample depends on the process that has it."""
+        seed, step = self.config.seed, batch.step
+        pixels = batch.pixels.to(self.processes.device, non_blocking=True)
+        rank, world_size = self.processes.rank, self.processes.world_size
+        everywhere = len(pixels) * world_size
+        places = range(rank, everywhere, world_size)
+        frames = None
+        if batch.medium == "video":
+            frames = frame_indices(everywhere, pixels.shape[2], seed, step)[rank::world_size]
+        latents, noise = (sample_seeds(seed, step, places, use) for use in (1, 2))
+        size = -(-len(pixels) // self.config.optimizer.accumulation)
+        cuts = (slice(start, start + size) for start in range(0, len(pixels), size))
+        return [_Part(pixels[cut], None if frames is None else frames[cut], latents[cut], noise[cut]) for cut in cuts]
+
+    def _backward_part(self, part: _Part, step: int, sums: Sums) -> Tensor | None:
+        real, frames = part.real, part.frames
         config = self.config
         with autocast(real.device, config.engine.precision):
-            fake, codes, losses, statistics = self._model(real, step >= config.quantize_after, seeds)
+            fake, codes, losses, statistics = self._model(real, step >= config.quantize_after, part.latent_seeds)
             losses = reconstruction_losses(fake, real) | losses
             if "kl" in losses:
                 latents = self._latent_numbers(real)
@@ -125,7 +143,7 @@ class TokenizerLearner:
             weights: dict[str, float | Tensor] = {k: v for k, v in config.weights.items() if k not in ("lecam", "r1")}
             views = []
             if self.adversary is not None and strength > 0:
-                views = self.adversary.views(real, fake, frames)
+                views = self.adversary.views(real, fake, frames, part.noise_seeds)
                 terms = self.adversary.generator_terms(views)
                 weights |= self._adversarial_weights(losses, terms, strength)
                 losses |= terms
@@ -137,14 +155,6 @@ class TokenizerLearner:
         sums.add(losses | statistics)
         sums.total = sums.total + total.detach()
         return codes
-
-    def _random_frames(self, batch: Batch) -> Tensor | None:
-        """For clips: which frame of each one the picture discriminator and the perceptual loss see."""
-        if batch.medium == "image":
-            return None
-        rank, world_size = self.processes.rank, self.processes.world_size
-        size = len(batch.pixels) * world_size
-        return frame_indices(size, batch.pixels.shape[2], self.config.seed, batch.step)[rank::world_size]
 
     def _perceptual_loss(self, fake: Tensor, real: Tensor, frames: Tensor | None) -> Tensor:
         assert self._perceptual is not None
