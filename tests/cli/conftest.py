@@ -11,21 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.small import SMALL
 from omnitok.data import VideoWriter
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
-
-SMALL = TokenizerConfig(
-    width=32,
-    heads=2,
-    head_dim=16,
-    encoder_blocks="w",
-    decoder_blocks="w",
-    encoder_temporal_blocks=1,
-    decoder_temporal_blocks=1,
-    window_size=4,
-    window_convolution=True,
-    codebook_size=64,
-)
 
 
 def _saved(config: TokenizerConfig, folder: Path) -> Path:

@@ -1,12 +1,11 @@
 """Adversarial terms against their closed forms."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 
+from helpers.processes import in_process_group, on_two_processes
 from omnitok.losses.adversarial import (
     LeCam,
     adaptive_weight,
@@ -144,8 +143,8 @@ def _state(samples: torch.Tensor) -> tuple[float, float, float]:
     return lecam.real.item(), lecam.fake.item(), adaptive_weight(reconstruction, adversarial, w).item()
 
 
-def test_two_processes_agree_with_one(on_two_processes: Callable[..., tuple[Any, Any]]) -> None:
+def test_two_processes_agree_with_one() -> None:
     samples = torch.arange(8.0).view(4, 2)
-    first, second = on_two_processes(lambda rank: _state(samples[rank::2]))
+    first, second = on_two_processes(in_process_group(lambda rank: _state(samples[rank::2])))
     assert first == pytest.approx(_state(samples), rel=1e-5)
     assert second == first

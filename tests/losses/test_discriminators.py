@@ -1,12 +1,10 @@
 """Patch discriminators: shapes, receptive fields, options, and the blur against an explicit convolution."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
 
+from helpers.processes import in_process_group, on_two_processes
 from omnitok.losses.adversarial import discriminator_loss, feature_matching, r1_penalty
 from omnitok.losses.discriminators import (
     BatchNorm,
@@ -102,11 +100,9 @@ def _game(dimensions: int, rank: int = 0, world_size: int = 1) -> tuple[dict[str
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_batch_norm_and_noise_of_two_processes_equal_those_of_one(
-    on_two_processes: Callable[..., tuple[Any, Any]], dimensions: int
-) -> None:
+def test_batch_norm_and_noise_of_two_processes_equal_those_of_one(dimensions: int) -> None:
     one, of_samples = _game(dimensions)
-    (first, of_even), (second, of_odd) = on_two_processes(lambda rank: _game(dimensions, rank, 2))
+    (first, of_even), (second, of_odd) = on_two_processes(in_process_group(lambda rank: _game(dimensions, rank, 2)))
     for name, expected in one.items():
         mean = [(a + b) / 2 for a, b in zip(first[name], second[name], strict=True)]
         torch.testing.assert_close(

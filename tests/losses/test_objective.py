@@ -1,12 +1,11 @@
 """The objective's terms and their weighted sum."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 
+from helpers.processes import in_process_group, on_two_processes
 from omnitok.losses.objective import (
     binary_entropy_loss,
     check_weights,
@@ -124,9 +123,7 @@ def _entropy_gradient(samples: torch.Tensor) -> torch.Tensor:
     return weight.grad
 
 
-def test_entropy_gradients_of_two_processes_average_to_that_of_one(
-    on_two_processes: Callable[..., tuple[Any, Any]],
-) -> None:
+def test_entropy_gradients_of_two_processes_average_to_that_of_one() -> None:
     samples = torch.arange(40.0).view(8, 5).cos()
-    gradients = on_two_processes(lambda rank: _entropy_gradient(samples[rank::2]).tolist())
+    gradients = on_two_processes(in_process_group(lambda rank: _entropy_gradient(samples[rank::2]).tolist()))
     torch.testing.assert_close(torch.tensor(gradients).mean(0), _entropy_gradient(samples))

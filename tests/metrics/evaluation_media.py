@@ -7,23 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from helpers.small import SMALL
 from omnitok.data import write_video
 from omnitok.metrics.evaluate import EvaluatedModel
 from omnitok.metrics.networks import FeatureNetwork, Features
-from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
-
-SMALL = TokenizerConfig(
-    width=32,
-    heads=2,
-    head_dim=16,
-    encoder_blocks="w",
-    decoder_blocks="w",
-    encoder_temporal_blocks=1,
-    decoder_temporal_blocks=1,
-    window_size=4,
-    window_convolution=True,
-    codebook_size=64,
-)
+from omnitok.models.tokenizer import OmniTokenizer
 
 
 def small_model(bottleneck: str = "vq") -> EvaluatedModel:

@@ -6,23 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.small import SMALL
 from omnitok.data import write_image, write_video
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.pretrained import fingerprint, save_tokenizer
 from omnitok.tokenization.planning import Plan, TokenizeSettings, find_collection, make_plan
-
-SMALL = TokenizerConfig(
-    width=32,
-    heads=2,
-    head_dim=16,
-    encoder_blocks="w",
-    decoder_blocks="w",
-    encoder_temporal_blocks=1,
-    decoder_temporal_blocks=1,
-    window_size=4,
-    window_convolution=True,
-    codebook_size=64,
-)
 
 
 def make_tokenizer(config: TokenizerConfig = SMALL) -> OmniTokenizer:

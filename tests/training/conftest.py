@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import helpers.small
 from omnitok.data.media import write_image, write_video
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
 from omnitok.models.language_model import LanguageModelConfig
@@ -45,18 +46,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-SMALL = TokenizerConfig(
-    width=32,
-    heads=2,
-    head_dim=16,
-    encoder_blocks="w",
-    decoder_blocks="w",
-    encoder_temporal_blocks=1,
-    decoder_temporal_blocks=1,
-    window_convolution=True,
-    normalize_patches=False,
-    codebook_size=32,
-)
+SMALL = replace(helpers.small.SMALL, window_size=8, normalize_patches=False, codebook_size=32)
 
 
 @pytest.fixture

@@ -1,16 +1,15 @@
 """Whole trainings of generators: resuming bit for bit, learning by heart, what lies in OUT, what is refused."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from helpers.processes import kill_at
+from helpers.runs import assert_same_run, rows
 from omnitok.cli import main
 from omnitok.errors import OmnitokError
 from omnitok.pretrained import fingerprint, load_generator_model, load_tokenizer
@@ -23,21 +22,7 @@ from omnitok.training.stopping import Limits
 from omnitok.training.train_generator import prepare, train_generator
 
 ALONE = Processes(0, 1, torch.device("cpu"))
-TIMING = ("seconds", "pictures_per_second", "frames_per_second", "tflops")
-
 Configs = dict[str, AnyGeneratorConfig]
-
-
-def rows(out: Path) -> list[dict[str, Any]]:
-    lines = (out / "log.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
-
-
-def saved_state(out: Path, step: int) -> dict[str, torch.Tensor]:
-    target = out / "state.pt"
-    dcp_to_torch_save(out / "checkpoints" / f"step-{step:09d}", target)
-    state: dict[str, torch.Tensor] = torch.load(target)
-    return state
 
 
 @pytest.mark.parametrize("kind", ["lm", "dit"])
@@ -48,11 +33,19 @@ def test_stopped_and_resumed_equals_uninterrupted(generator_configs: Configs, tm
     assert (stopped.steps, stopped.reason) == (3, "max steps")
     written = read_config(tmp_path / "parts" / "config.yaml")  # resolved: the recipe and its file are one run
     assert train_generator(written, tmp_path / "parts", resume=True).reason == "finished"
-    a, b = saved_state(tmp_path / "whole", 6), saved_state(tmp_path / "parts", 6)
-    assert a.keys() == b.keys()
-    assert not [name for name in a if not torch.equal(a[name], b[name])]
-    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", 6)
     assert {row["medium"] for row in rows(tmp_path / "whole")} == {"image", "video"}
+
+
+@pytest.mark.parametrize("kind", ["lm", "dit"])
+def test_killed_and_resumed_equals_uninterrupted(generator_configs: Configs, tmp_path: Path, kind: str) -> None:
+    config = replace(generator_configs[kind], steps=40, checkpoint_every=4)  # killed while writing, as likely as not
+    train_generator(config, tmp_path / "whole")
+    out = tmp_path / "killed"
+    kill_at(13, lambda progress: train_generator(config, out, progress=progress))
+    assert train_generator(config, out, resume=True).steps == 40
+    assert_same_run(tmp_path / "whole", out, 40)
+    assert not list((out / "checkpoints").glob(".*"))
 
 
 @pytest.mark.parametrize("kind", ["lm", "dit"])
@@ -165,8 +158,8 @@ def test_the_same_tokens_give_the_same_loss_from_shards_and_from_pixels(
     torch.manual_seed(0)
     objective = objective_of(build_model(config := stored.config), stored.tokenizer.config).eval()
     losses = []
-    for batch, rows in ((encoded, order), (read, other)):
-        batch = replace(batch, tokens=batch.tokens[rows], labels=batch.labels[rows])
+    for batch, chosen in ((encoded, order), (read, other)):
+        batch = replace(batch, tokens=batch.tokens[chosen], labels=batch.labels[chosen])
         draws = draw_for(objective, batch, config, ALONE)
         losses.append(float(objective(batch.tokens, batch.labels, *draws)["loss"].detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6 if kind == "lm" else 1e-3)  # latents are stored as float16

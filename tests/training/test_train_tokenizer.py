@@ -4,58 +4,23 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from helpers.processes import kill_at
+from helpers.runs import assert_same_run, rows
 from omnitok.data.media import read_image, read_video
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig
-from omnitok.training.settings import read_config, write_config
+from omnitok.training.settings import read_config
 from omnitok.training.stopping import Limits
 from omnitok.training.train_tokenizer import initial_tokenizer, train
-
-TIMING = ("seconds", "pictures_per_second", "frames_per_second", "tflops")
-
-RUN = """
-import sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
-from omnitok.training.settings import read_config
-from omnitok.training.train_tokenizer import train
-train(read_config(sys.argv[1]), Path(sys.argv[2]), resume=True, progress=lambda step: print(step, flush=True))
-"""
-
-
-def rows(out: Path) -> list[dict[str, Any]]:
-    lines = (out / "log.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
-
-
-def saved_state(out: Path, step: int) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint."""
-    target = out / "state.pt"
-    dcp_to_torch_save(out / "checkpoints" / f"step-{step:09d}", target)
-    state: dict[str, torch.Tensor] = torch.load(target)
-    target.unlink()
-    return state
-
-
-def assert_same_run(one: Path, other: Path, step: int) -> None:
-    a, b = saved_state(one, step), saved_state(other, step)
-    assert a.keys() == b.keys()
-    different = [name for name in a if not torch.equal(a[name], b[name])]
-    assert not different
-    assert rows(one) == rows(other)
 
 
 @pytest.fixture
@@ -79,18 +44,9 @@ def test_stopped_and_resumed_equals_uninterrupted(full_config: TrainConfig, tmp_
 
 def test_killed_and_resumed_equals_uninterrupted(full_config: TrainConfig, tmp_path: Path) -> None:
     config = replace(full_config, steps=60, checkpoint_every=4)  # killed while writing, as likely as not
-    write_config(config, tmp_path / "config.yaml")
     train(config, tmp_path / "whole")
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", RUN, str(tmp_path / "config.yaml"), str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if int(line) >= 13:
-                break
-        process.kill()
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
+    kill_at(13, lambda progress: train(config, out, progress=progress))
     result = train(config, out, resume=True)
     assert result.steps == 60
     assert_same_run(tmp_path / "whole", out, 60)

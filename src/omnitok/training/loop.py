@@ -40,11 +40,19 @@ BatchIn = TypeVar("BatchIn", bound=StepBatch, contravariant=True)
 class Learner(Protocol[BatchIn]):
     """What is trained."""
 
+    skipped: Tensor  # how many steps changed nothing, because something was not finite
+
     def step(self, batch: BatchIn) -> StepReport:
         """Learn from one batch."""
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Everything that a checkpoint must hold."""
+
+    def blank_state(self, keys: set[str]) -> dict[str, dict[str, Tensor]]:
+        """Tensors to load a checkpoint with these keys into; then comes `restore`."""
+
+    def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Take over a filled `blank_state`."""
 
 
 @dataclass(frozen=True)

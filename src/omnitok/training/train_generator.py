@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -11,15 +11,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from omnitok.data.loading import FailureCounter
 from omnitok.errors import OmnitokError
 from omnitok.generator_settings import GeneratorSettings
 from omnitok.models.bottleneck import VectorQuantizer
 from omnitok.models.language_model import LanguageModel, start_from_codebook
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.pretrained import fingerprint, load_tokenizer, save_generator
-from omnitok.training.checkpoint import Checkpoints, flatten_state
-from omnitok.training.distributed import Processes, join_processes
+from omnitok.training.distributed import Processes
 from omnitok.training.generator_config import AnyGeneratorConfig, LanguageModelTrainConfig
 from omnitok.training.generator_data import (
     DataFacts,
@@ -36,12 +34,11 @@ from omnitok.training.generator_step import (
     draw_for,
     objective_of,
 )
-from omnitok.training.logbook import Logbook
-from omnitok.training.loop import Intervals, LoopFailures, LoopResult, Outputs, run_loop
-from omnitok.training.run_folder import TrainResult, check_same_recipe, check_unchanged, start_step, unreadable_list
-from omnitok.training.settings import read_config, write_config
+from omnitok.training.loop import Outputs
+from omnitok.training.run import Run, ignore, open_run
+from omnitok.training.run_folder import TrainResult, check_same_recipe, check_unchanged
+from omnitok.training.settings import read_config
 from omnitok.training.stopping import Limits
-from omnitok.training.throughput import Throughput, peak_tflops
 
 _FREE_ON_RESUME = (
     "steps",
@@ -75,12 +72,6 @@ class Prepared:
     settings: GeneratorSettings
 
 
-def _silent(message: str) -> None: ...
-
-
-def _no_progress(step: int) -> None: ...
-
-
 def train_generator(
     config: AnyGeneratorConfig,
     out: Path,
@@ -89,8 +80,8 @@ def train_generator(
     resume: bool = False,
     limits: Limits | None = None,
     pictures: Pictures | None = None,
-    tell: Callable[[str], None] = _silent,
-    progress: Callable[[int], None] = _no_progress,
+    tell: Callable[[str], None] = ignore,
+    progress: Callable[[int], None] = ignore,
 ) -> TrainResult:
     """Train by `config` and leave the model in OUT/model (from the first checkpoint on).
 
@@ -108,15 +99,10 @@ def train_generator(
         OmnitokError: nothing to train on, another tokenizer's shards, OUT holds another run.
         CheckpointError: a checkpoint cannot be written or read.
     """
-    if config.engine.threads is not None:
-        torch.set_num_threads(config.engine.threads)
-    limits = limits or Limits()
-    with join_processes(device or torch.device("cpu")) as processes:
-        checkpoints = Checkpoints(out / "checkpoints", config.keep_checkpoints, processes)
-        start = start_step(out, checkpoints, resume)
-        ready = prepare(config, processes)
+    with open_run(config, out, device, resume, tell) as run:
+        ready = prepare(config, run.processes)
         config = ready.config
-        if start:
+        if run.start:
             saved = read_config(out / "config.yaml")
             check_same_recipe(config.name, saved.name, out)
             check_unchanged(config, saved, _FREE_ON_RESUME, out)
@@ -127,21 +113,15 @@ def train_generator(
             assert isinstance(model, LanguageModel)
             assert isinstance(quantizer, VectorQuantizer)
             start_from_codebook(model, quantizer.codebook)
-        if processes.is_main:
-            out.mkdir(parents=True, exist_ok=True)
-            write_config(config, out / "config.yaml")
-        checkpoints.clear_partial()
-        learner = GeneratorLearner(config, model, objective_of(model, ready.tokenizer.config), processes)
-        if start:
-            state = learner.blank_state(checkpoints.keys(start))
-            checkpoints.load(start, flatten_state(state))
-            learner.restore(state)
-            tell(f"continuing at step {start}")
-        elif resume:
-            tell(f"{out} holds no checkpoint yet: starting at step 0")
-        result = _run(ready, learner, start, out, checkpoints, limits, pictures, tell, progress)
-        return TrainResult(
-            out, out / "model", result.steps, result.reason, int(learner.skipped), result.last_row, result.validation
+        learner = GeneratorLearner(config, model, objective_of(model, ready.tokenizer.config), run.processes)
+        run.begin(config, learner)
+        return run.train(
+            config,
+            learner,
+            partial(ready.data.batches, pin_memory=run.processes.device.type == "cuda"),
+            limits or Limits(),
+            _flops_of(config, ready.tokenizer),
+            _outputs(ready, run, learner, pictures, progress),
         )
 
 
@@ -218,63 +198,38 @@ def complete(config: AnyGeneratorConfig, facts: DataFacts) -> AnyGeneratorConfig
     return dataclasses.replace(config, model=model)
 
 
-# --------------------------------------------------------------------------------------------------------------- run
+# ----------------------------------------------------------------------------------------------------------- outputs
 
 
-def _run(
-    ready: Prepared,
-    learner: GeneratorLearner,
-    start: int,
-    out: Path,
-    checkpoints: Checkpoints,
-    limits: Limits,
-    pictures: Pictures | None,
-    tell: Callable[[str], None],
-    progress: Callable[[int], None],
-) -> LoopResult:
-    config, processes = ready.config, learner.processes
-    logbook = Logbook(out, start, config.log.tensorboard, enabled=processes.is_main)
+def _outputs(
+    ready: Prepared, run: Run, learner: GeneratorLearner, pictures: Pictures | None, progress: Callable[[int], None]
+) -> Outputs:
+    config = ready.config
 
     def publish_model(step: int, last: bool) -> None:
         model = learner.snapshot()
         if model is not None:
-            save_generator(model, ready.settings, out / "model")
+            save_generator(model, ready.settings, run.out / "model")
 
     def write_pictures(step: int) -> None:
         if config.log.pictures_every and pictures is not None:
             model = learner.snapshot()
             if model is not None:
-                pictures(model, ready.tokenizer, ready.settings, out / "pictures" / f"step-{step:09d}")
-            processes.barrier()
+                pictures(model, ready.tokenizer, ready.settings, run.out / "pictures" / f"step-{step:09d}")
+            run.processes.barrier()
 
     def validate(step: int) -> Mapping[str, float]:
         if not config.validation_shards:
             return {}
         model = learner.snapshot()
         scores = {} if model is None else held_out_losses(model, ready)
-        processes.barrier()
+        run.processes.barrier()
         return scores
 
-    peak = config.engine.peak_tflops or peak_tflops(processes.device)
-    try:
-        return run_loop(
-            learner,
-            lambda first, stop: ready.data.batches(first, stop, pin_memory=processes.device.type == "cuda"),
-            start,
-            config.steps,
-            Intervals(config.log.every, config.checkpoint_every, config.log.pictures_every, config.log.validate_every),
-            limits,
-            processes,
-            checkpoints,
-            logbook,
-            Throughput(_flops_of(config, ready.tokenizer), peak),
-            LoopFailures(FailureCounter(config.max_failures), unreadable_list(out)),
-            Outputs(
-                publish_model, write_pictures, validate, lambda step: {"skipped": int(learner.skipped)}, tell, progress
-            ),
-        )
-    finally:
-        logbook.close()
+    def row_details(step: int) -> Mapping[str, float]:
+        return {"skipped": int(learner.skipped)}
+
+    return Outputs(publish_model, write_pictures, validate, row_details, run.tell, progress)
 
 
 @torch.no_grad()

@@ -7,22 +7,20 @@ from pathlib import Path
 
 import torch
 
-from omnitok.data.loading import FailureCounter, StepDataset, load_batches
+from omnitok.data.loading import StepDataset, load_batches
 from omnitok.errors import OmnitokError
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
-from omnitok.training.checkpoint import Checkpoints, flatten_state
 from omnitok.training.config import TrainConfig
-from omnitok.training.distributed import join_processes
 from omnitok.training.inflate import inflate_video_patches, swap_bottleneck
 from omnitok.training.latent_statistics import latent_statistics
-from omnitok.training.logbook import Logbook
-from omnitok.training.loop import Intervals, LoopFailures, LoopResult, Outputs, run_loop
+from omnitok.training.loop import Outputs
 from omnitok.training.pictures import fixed_samples, write_grids
 from omnitok.training.pixel_data import build_dataset
-from omnitok.training.run_folder import TrainResult, check_same_recipe, check_unchanged, start_step, unreadable_list
-from omnitok.training.settings import read_config, write_config
+from omnitok.training.run import Run, ignore, open_run
+from omnitok.training.run_folder import TrainResult, check_same_recipe, check_unchanged
+from omnitok.training.settings import read_config
 from omnitok.training.stopping import Limits
-from omnitok.training.throughput import Throughput, forward_flops, peak_tflops
+from omnitok.training.throughput import forward_flops
 from omnitok.training.tokenizer_step import TokenizerLearner, publish
 
 LATENT_STATISTICS_BATCHES = 32
@@ -40,12 +38,6 @@ _FREE_ON_RESUME = (
 Validation = Callable[[OmniTokenizer], Mapping[str, float]]
 
 
-def _silent(message: str) -> None: ...
-
-
-def _no_progress(step: int) -> None: ...
-
-
 def train(
     config: TrainConfig,
     out: Path,
@@ -54,8 +46,8 @@ def train(
     resume: bool = False,
     limits: Limits | None = None,
     validation: Validation | None = None,
-    tell: Callable[[str], None] = _silent,
-    progress: Callable[[int], None] = _no_progress,
+    tell: Callable[[str], None] = ignore,
+    progress: Callable[[int], None] = ignore,
 ) -> TrainResult:
     """Train by `config` and leave the model in OUT/model (from the first checkpoint on).
 
@@ -74,15 +66,10 @@ def train(
         OmnitokError: nothing to train on, too many unreadable files, OUT holds another run.
         CheckpointError: a checkpoint cannot be written or read.
     """
-    if config.engine.threads is not None:
-        torch.set_num_threads(config.engine.threads)
-    limits = limits or Limits()
-    with join_processes(device or torch.device("cpu")) as processes:
-        checkpoints = Checkpoints(out / "checkpoints", config.keep_checkpoints, processes)
-        start = start_step(out, checkpoints, resume)
-        dataset = build_dataset(config.data, config.optimizer.accumulation, config.seed, processes)
+    with open_run(config, out, device, resume, tell) as run:
+        dataset = build_dataset(config.data, config.optimizer.accumulation, config.seed, run.processes)
         torch.manual_seed(config.seed)
-        if start:
+        if run.start:
             saved = read_config(out / "config.yaml")
             if not isinstance(saved, TrainConfig):
                 raise OmnitokError(f"{out}: holds the training of a generator; choose another --out")
@@ -91,19 +78,15 @@ def train(
         else:
             tokenizer = initial_tokenizer(config, dataset)
             config = dataclasses.replace(config, model=tokenizer.config)
-        if processes.is_main:
-            out.mkdir(parents=True, exist_ok=True)
-            write_config(config, out / "config.yaml")
-        checkpoints.clear_partial()
-        learner = TokenizerLearner(config, tokenizer, processes)
-        if start:
-            _load(learner, checkpoints, start)
-            tell(f"continuing at step {start}")
-        elif resume:
-            tell(f"{out} holds no checkpoint yet: starting at step 0")
-        result = _run(config, learner, dataset, start, out, checkpoints, limits, validation, tell, progress)
-        return TrainResult(
-            out, out / "model", result.steps, result.reason, int(learner.skipped), result.last_row, result.validation
+        learner = TokenizerLearner(config, tokenizer, run.processes)
+        run.begin(config, learner)
+        return run.train(
+            config,
+            learner,
+            partial(load_batches, dataset, workers=config.data.workers, pin_memory=run.processes.device.type == "cuda"),
+            limits or Limits(),
+            partial(forward_flops, config.model),
+            _outputs(config, run, learner, dataset, validation, progress),
         )
 
 
@@ -154,50 +137,39 @@ def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -
     return tokenizer
 
 
-def _load(learner: TokenizerLearner, checkpoints: Checkpoints, step: int) -> None:
-    state = learner.blank_state(checkpoints.keys(step))
-    checkpoints.load(step, flatten_state(state))
-    learner.restore(state)
+# ----------------------------------------------------------------------------------------------------------- outputs
 
 
-# --------------------------------------------------------------------------------------------------------------- run
-
-
-def _run(
+def _outputs(
     config: TrainConfig,
+    run: Run,
     learner: TokenizerLearner,
     dataset: StepDataset,
-    start: int,
-    out: Path,
-    checkpoints: Checkpoints,
-    limits: Limits,
     validation: Validation | None,
-    tell: Callable[[str], None],
     progress: Callable[[int], None],
-) -> LoopResult:
-    processes = learner.processes
-    samples = fixed_samples(dataset, config.log.pictures) if processes.is_main and config.log.pictures_every else []
-    logbook = Logbook(out, start, config.log.tensorboard, enabled=processes.is_main)
+) -> Outputs:
+    wants_samples = run.processes.is_main and config.log.pictures_every
+    samples = fixed_samples(dataset, config.log.pictures) if wants_samples else []
 
     def publish_model(step: int, last: bool) -> None:
         model = learner.snapshot()
         if model is not None:
             measure = last and model.config.bottleneck == "kl" and not config.init.keep_encoder
             statistics = _latent_statistics(model, dataset) if measure else None
-            publish(model, out / "model", statistics)
+            publish(model, run.out / "model", statistics)
 
     def write_pictures(step: int) -> None:
         if config.log.pictures_every:
             model = learner.snapshot()
             if model is not None:
-                write_grids(model, samples, out / "pictures", step)
+                write_grids(model, samples, run.out / "pictures", step)
 
     def validate(step: int) -> Mapping[str, float]:
         if validation is None:
             return {}
         model = learner.snapshot()
         scores = {} if model is None else validation(model)
-        processes.barrier()
+        run.processes.barrier()
         return scores
 
     def row_details(step: int) -> Mapping[str, float]:
@@ -207,30 +179,11 @@ def _run(
             details["codebook_window_usage"] = share
             alarm = learner.use.alarm(step, share)
             if alarm is not None:
-                logbook.write({"step": step + 1, "event": "collapse", "codebook_window_usage": share})
-                tell(alarm)
+                run.logbook.write({"step": step + 1, "event": "collapse", "codebook_window_usage": share})
+                run.tell(alarm)
         return details
 
-    peak = config.engine.peak_tflops or peak_tflops(processes.device)
-    try:
-        return run_loop(
-            learner,
-            lambda first, stop: load_batches(
-                dataset, first, stop, config.data.workers, pin_memory=processes.device.type == "cuda"
-            ),
-            start,
-            config.steps,
-            Intervals(config.log.every, config.checkpoint_every, config.log.pictures_every, config.log.validate_every),
-            limits,
-            processes,
-            checkpoints,
-            logbook,
-            Throughput(partial(forward_flops, config.model), peak),
-            LoopFailures(FailureCounter(config.max_failures), unreadable_list(out)),
-            Outputs(publish_model, write_pictures, validate, row_details, tell, progress),
-        )
-    finally:
-        logbook.close()
+    return Outputs(publish_model, write_pictures, validate, row_details, run.tell, progress)
 
 
 def _latent_statistics(model: OmniTokenizer, dataset: StepDataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
