@@ -70,7 +70,7 @@ def test_three_stages(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     second = result_of(capsys)
     scores = second["validation"]
     assert isinstance(scores, dict)
-    names = {"psnr", "ssim", "codebook_usage"}
+    names = {"psnr", "ssim", "codebook_usage", "codebook_perplexity"}
     assert set(scores) == {f"{medium}_{name}" for medium in ("image", "video") for name in names}
     stage2 = tmp_path / "joint" / "model"
 

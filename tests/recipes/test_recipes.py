@@ -1,4 +1,4 @@
-"""Published runs: what their docstrings must say, that they can be built, and the validation of a recipe."""
+"""Published runs: what their docstrings must say, and that they can be built."""
 
 import importlib
 import pkgutil
@@ -15,13 +15,15 @@ import omnitok.recipes
 from omnitok.errors import OmnitokError
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.recipes import RECIPES, find_recipe
-from omnitok.recipes.run import describe, run_recipe, validation_of
-from omnitok.training.config import TrainConfig, ValidationConfig
+from omnitok.recipes.run import describe, run_recipe
+from omnitok.training.config import TrainConfig
 from omnitok.training.generator_step import build_model
 from omnitok.training.settings import override
 from omnitok.training.stopping import Limits
 
-RUN_MODULES = [module.name for module in pkgutil.iter_modules(omnitok.recipes.__path__) if module.name != "run"]
+RUN_MODULES = [
+    module.name for module in pkgutil.iter_modules(omnitok.recipes.__path__) if module.name not in ("run", "validation")
+]
 
 
 @pytest.mark.parametrize("module", RUN_MODULES)
@@ -70,39 +72,6 @@ def test_the_first_stage_and_the_ablations_are_the_papers() -> None:
 def test_a_wrong_name_tells_the_nearest() -> None:
     with pytest.raises(OmnitokError, match=r"did you mean imagenet-k600-joint\?"):
         find_recipe("imagenet-k600-join")
-
-
-def test_validation_is_of_the_files_that_are_named(tmp_path: Path) -> None:
-    for i in range(3):
-        Image.new("RGB", (40, 30), (i * 80, 50, 200)).save(tmp_path / f"{i}.png")
-    model = TokenizerConfig(
-        width=32, heads=2, head_dim=16, encoder_blocks="w", decoder_blocks="w", codebook_size=16,
-        encoder_temporal_blocks=1, decoder_temporal_blocks=1,
-    )  # fmt: skip
-    config = TrainConfig(name="test", model=model)
-    assert validation_of(config) is None
-    chosen = ValidationConfig(images=(str(tmp_path),), samples=2, image_resolution=24)
-    validate = validation_of(replace(config, validation=chosen))
-    assert validate is not None
-    torch.manual_seed(0)
-    scores = validate(OmniTokenizer.from_config(model).eval())
-    assert set(scores) == {"image_psnr", "image_ssim", "image_codebook_usage"}
-    assert 0 < scores["image_codebook_usage"] <= 1
-
-
-def test_validation_measures_a_perceptual_distance(tmp_path: Path) -> None:
-    weights = Path(__file__).resolve().parents[2] / "../shared/weights"
-    if not (weights / "mobilenet_v2.safetensors").exists():
-        pytest.skip("needs ../shared/weights")
-    Image.new("RGB", (32, 32), (90, 50, 200)).save(tmp_path / "0.png")
-    tiny = RECIPES["tiny-image"]
-    chosen = ValidationConfig(images=(str(tmp_path),), image_resolution=32, perceptual="mobilenet")
-    validate = validation_of(
-        replace(tiny, validation=chosen, perceptual=replace(tiny.perceptual, weights_dir=str(weights)))
-    )
-    assert validate is not None
-    torch.manual_seed(0)
-    assert validate(OmniTokenizer.from_config(tiny.model).eval())["image_perceptual"] > 0
 
 
 def test_a_description_counts_without_training(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from helpers.runs import assert_same_losses, rows
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.pretrained import load_generator_model
-from omnitok.training.config import AdversarialConfig, EngineConfig, InitConfig, TrainConfig
+from omnitok.recipes.validation import validation_of
+from omnitok.training.config import AdversarialConfig, EngineConfig, InitConfig, TrainConfig, ValidationConfig
 from omnitok.training.generator_config import AnyGeneratorConfig
 from omnitok.training.settings import apply_settings, write_config
 from omnitok.training.stopping import Limits
@@ -63,7 +64,8 @@ def config(small_config: TrainConfig, folder: Path) -> TrainConfig:
 
 
 def as_vae(config: TrainConfig) -> TrainConfig:
-    """The same with noisy latents, batch norm and noise in the discriminators, in two parts a batch, and with Muon."""
+    """The same with noisy latents, batch norm and noise in the discriminators, in two parts a batch, with Muon, and
+    with validation."""
     critic = DiscriminatorConfig(channels=8, layers=1, norm="batch", noise=True)
     weights = {name: weight for name, weight in config.weights.items() if name not in ("commitment", "entropy")}
     return replace(
@@ -75,6 +77,7 @@ def as_vae(config: TrainConfig) -> TrainConfig:
             config.adversarial, image=critic, video=critic, lr_factor=1.0
         ),  # so that there is noise soon
         optimizer=replace(config.optimizer, name="muon", accumulation=2),
+        validation=ValidationConfig(images=config.data.images, samples=3, image_resolution=24),
     )
 
 
@@ -88,7 +91,7 @@ def train_on_two(config: TrainConfig, mode: Literal["ddp", "fsdp"], out: Path, l
     config = replace(config, engine=replace(config.engine, parallel=mode))
 
     def run(rank: int) -> None:
-        train(config, out, resume=True, limits=Limits(limit))
+        train(config, out, resume=True, limits=Limits(limit), validation=validation_of(config))
 
     on_two_processes(run)
 
@@ -96,7 +99,7 @@ def train_on_two(config: TrainConfig, mode: Literal["ddp", "fsdp"], out: Path, l
 def test_one_process_ddp_and_fsdp_learn_the_same(config: TrainConfig, folder: Path) -> None:
     train(config, folder / "one")
     vae = as_vae(config)
-    train(vae, folder / "vae-one")
+    assert set(train(vae, folder / "vae-one", validation=validation_of(vae)).validation) == {"image_psnr", "image_ssim"}
     train(config, folder / "one-then-fsdp", limits=Limits(4))
     train_on_two(config, "ddp", folder / "ddp")
     train_on_two(config, "fsdp", folder / "fsdp")

@@ -223,18 +223,21 @@ class LogConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class ValidationConfig:
-    """What is measured at `log.validate_every` and at the end: PSNR, SSIM, codebook usage, a perceptual distance.
+    """What is measured at `log.validate_every` and at the end: PSNR, SSIM, codebook usage, and what is named here.
 
     Attributes:
         images, videos: folders or files; none leaves that medium out.
         samples: at most this many of each, the first by path.
-        perceptual: "lpips" or "mobilenet", from the files of `perceptual.weights_dir`; None leaves it out.
+        metrics: more, by their names in `omnitok evaluate reconstruction`: "rfid", "rfvd", "lpips", "fd_mobilenet_v2"
+            and so on, with networks from the files of `perceptual.weights_dir`.
+        perceptual: the distance that is trained with, "lpips" or "mobilenet", from the same files; None leaves it out.
         image_resolution, video_resolution: side of the largest centred square after resizing; clips have `data.frames`.
     """
 
     images: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
     samples: int = 64
+    metrics: tuple[str, ...] = ()
     perceptual: Literal["lpips", "mobilenet"] | None = None
     image_resolution: int = 256
     video_resolution: int = 128

@@ -226,12 +226,12 @@ class TokenizerLearner:
         if self.adversary is not None:
             self.adversary.optimizer.restore(state["adversary_optimizer"])
 
-    def snapshot(self) -> OmniTokenizer | None:
+    def snapshot(self, everywhere: bool = False) -> OmniTokenizer | None:
         """A copy of the tokenizer to publish and to measure, in `eval` mode on this process's device, with the averaged
-        weights where there are any. On the first process; None on the others, which must call it too."""
+        weights where there are any. On the first process, or `everywhere`; None on others, which must call it too."""
         tensors = tensors_of(self.tokenizer) | (dict(self._average.items()) if self._average is not None else {})
         whole = {name: gather(tensor) for name, tensor in tensors.items()}
-        if not self.processes.is_main:
+        if not (everywhere or self.processes.is_main):
             return None
         with torch.random.fork_rng(devices=[]):  # building draws weights; the run's random numbers stay as they were
             copy = OmniTokenizer.from_config(self.tokenizer.config)

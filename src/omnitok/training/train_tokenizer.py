@@ -36,6 +36,7 @@ _FREE_ON_RESUME = (
 )
 
 Validation = Callable[[OmniTokenizer], Mapping[str, float]]
+"""Figures of a tokenizer, the same on every process; all of them call it together."""
 
 
 def train(
@@ -59,7 +60,7 @@ def train(
         device: default the CPU; under `torchrun` any "cuda" becomes the process's own device.
         resume: continue from the latest checkpoint in OUT, or start where there is none yet.
         limits: of this process.
-        validation: called with a copy of the model on the first process; its figures go to the log.
+        validation: called with a copy of the model on every process; its figures go to the log.
         tell, progress: take sentences for people, and the number of steps done.
 
     Raises:
@@ -167,10 +168,9 @@ def _outputs(
     def validate(step: int) -> Mapping[str, float]:
         if validation is None:
             return {}
-        model = learner.snapshot()
-        scores = {} if model is None else validation(model)
-        run.processes.barrier()
-        return scores
+        model = learner.snapshot(everywhere=True)
+        assert model is not None
+        return validation(model)
 
     def row_details(step: int) -> Mapping[str, float]:
         details: dict[str, float] = {"skipped": int(learner.skipped)}

@@ -1,0 +1,145 @@
+"""What is measured while a tokenizer trains: held-out files, as `omnitok evaluate reconstruction` measures them.
+
+The engine may not know the metrics; it is given a function.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from omnitok.data.media import VideoReader, list_media, media_kind
+from omnitok.errors import MediaError, OmnitokError
+from omnitok.metrics.average import AverageAccumulator
+from omnitok.metrics.distributed import shard
+from omnitok.metrics.evaluate import (
+    EvaluatedModel,
+    Networks,
+    ReconstructionSettings,
+    check_reconstruction,
+    evaluate_reconstruction,
+    load_networks,
+    needed_networks,
+)
+from omnitok.metrics.networks import require_weights
+from omnitok.metrics.protocols import CLEAN
+from omnitok.metrics.samples import Medium, load_clip, load_picture
+from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.training.config import TrainConfig, ValidationConfig
+from omnitok.training.tokenizer_step import load_perceptual
+from omnitok.training.train_tokenizer import Validation
+
+_NAMES = {"usage": "codebook_usage", "perplexity": "codebook_perplexity"}
+_LEFT_OUT = frozenset({"entropy"})  # the logarithm of the perplexity
+
+
+def validation_of(config: TrainConfig) -> Validation | None:
+    """PSNR, SSIM, codebook usage and `config.validation.metrics` over its files, by the protocol `clean`; None without
+    files.
+
+    The function takes a tokenizer, on every process of a training together, and gives "image_psnr", "video_rfvd" and
+    so on, the same on each. Whatever could make it fail is looked for here, before the first step.
+
+    Raises:
+        OmnitokError: a folder that does not exist or is empty, a file that cannot be read, a clip that is too short, a
+            metric that there is not or that has nothing to measure.
+        MissingWeightsError: the files of a network are missing or have another hash.
+    """
+    chosen, weights_dir = config.validation, config.perceptual.weights_dir
+    found: dict[Medium, list[Path]] = {
+        "image": _files(chosen.images, "image", chosen.samples),
+        "video": _files(chosen.videos, "video", chosen.samples),
+    }
+    files = {medium: paths for medium, paths in found.items() if paths}
+    if not files:
+        if chosen.metrics:
+            raise OmnitokError("validation.metrics needs files: --set validation.images=DIR or validation.videos=DIR")
+        return None
+    whole = _settings(chosen, config.model.bottleneck, config.data.frames)
+    check_reconstruction(whole, files, config.model.bottleneck, "validation")
+    for path in files.get("video", []):
+        _check_length(path, whole.clip_frames)
+    needed = needed_networks(whole)
+    require_weights(needed.values(), weights_dir)
+    distance = None
+    if chosen.perceptual is not None:
+        distance = load_perceptual(replace(config.perceptual, network=chosen.perceptual))
+    sizes: dict[Medium, int] = {"image": chosen.image_resolution, "video": chosen.video_resolution}
+    settings = {medium: replace(whole, metrics=whole.of_medium(medium), resolution=sizes[medium]) for medium in files}
+
+    @cache
+    def networks(device: torch.device) -> Networks:  # each process learns of its device when it has joined the others
+        return load_networks(needed, None if weights_dir is None else Path(weights_dir), device)
+
+    def validate(tokenizer: OmniTokenizer) -> Mapping[str, float]:
+        model = EvaluatedModel(tokenizer, config.name, sha256="")
+        scores: dict[str, float] = {}
+        for medium, paths in files.items():
+            results = evaluate_reconstruction(
+                model, paths, medium, settings[medium], networks(tokenizer.device), "validation"
+            )
+            for result in results:
+                if result.metric not in _LEFT_OUT:
+                    scores[f"{medium}_{_NAMES.get(result.metric, result.metric)}"] = result.value
+            if distance is not None:
+                distance.to(tokenizer.device)
+                scores[f"{medium}_perceptual"] = _mean_distance(distance, tokenizer, paths, medium, settings[medium])
+        return scores
+
+    return validate
+
+
+def _files(sources: Sequence[str], medium: Medium, count: int) -> list[Path]:
+    """The first `count` files of this medium."""
+    if not sources:
+        return []
+    files = list(islice((path for path in list_media(sources) if media_kind(path) == medium), count))
+    if not files:
+        kind = "pictures" if medium == "image" else "clips"
+        raise MediaError(f"{', '.join(sources)}: validation.{medium}s names no {kind}")
+    return files
+
+
+def _settings(chosen: ValidationConfig, bottleneck: str, frames: int) -> ReconstructionSettings:
+    always = ("psnr", "ssim", *(("usage",) if bottleneck == "vq" else ()))
+    try:
+        return ReconstructionSettings(tuple(dict.fromkeys((*always, *chosen.metrics))), CLEAN, frames=frames)
+    except ValueError as error:
+        raise OmnitokError(f"validation: {error}") from error
+
+
+def _check_length(path: Path, frames: int) -> None:
+    with VideoReader(path) as reader:
+        if reader.frame_count is not None and reader.frame_count < frames:
+            raise MediaError(
+                f"{path}: the clip has {reader.frame_count} frames, but validation measures clips of "
+                f"data.frames={frames}; leave it out"
+            )
+
+
+@torch.no_grad()
+def _mean_distance(
+    distance: nn.Module,
+    tokenizer: OmniTokenizer,
+    files: Sequence[Path],
+    medium: Medium,
+    settings: ReconstructionSettings,
+) -> float:
+    """The perceptual distance that is trained with, which `omnitok evaluate` does not have."""
+    average, size = AverageAccumulator(), settings.size_of(medium)
+    for index in shard(len(files)):
+        path = files[index]
+        if medium == "image":
+            pixels = load_picture(path, size, CLEAN)
+        else:
+            pixels = load_clip(path, settings.clip_frames, size, CLEAN)
+        original = pixels.unsqueeze(0).to(tokenizer.device)
+        encoding = tokenizer.encode(original, check_range=False)
+        result = tokenizer.decode(encoding.latents, encoding.size).float().clamp(-1, 1)
+        average.update(distance(result, original).mean())
+    average.all_reduce()
+    return average.compute().mean

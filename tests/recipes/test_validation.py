@@ -1,0 +1,142 @@
+"""Validation while a tokenizer trains: the figures of `omnitok evaluate`, and what is refused before the first step."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from helpers.small import SMALL
+from omnitok.cli import main
+from omnitok.data.media import write_video
+from omnitok.errors import MissingWeightsError, OmnitokError
+from omnitok.metrics.evaluate import Networks
+from omnitok.metrics.networks import FeatureNetwork, Features
+from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.recipes import validation
+from omnitok.recipes.run import describe, run_recipe
+from omnitok.recipes.validation import validation_of
+from omnitok.training.config import DataConfig, PerceptualConfig, TrainConfig, ValidationConfig
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "../shared/weights"
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures of 40 x 30 and two clips of 9 frames of 32 x 32 in one folder."""
+    root = tmp_path_factory.mktemp("media")
+    x = torch.linspace(-1, 1, 40).expand(30, 40)
+    for i in range(3):
+        shades = ((x * torch.tensor([0.5 * i, 1.0, -0.7])[:, None, None]).sin() * 127 + 128).to(torch.uint8)
+        Image.fromarray(shades.permute(1, 2, 0).contiguous().numpy()).save(root / f"{i}.png")
+    for i in range(2):
+        frames = torch.stack([(x[:, :32] * (i + 1) + 0.2 * t).sin().expand(3, 30, 32) for t in range(9)], dim=1)
+        write_video(root / f"{i}.mp4", frames, fps=8.0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> OmniTokenizer:
+    torch.manual_seed(0)
+    return OmniTokenizer.from_config(SMALL).eval()
+
+
+def config_of(media: Path, frames: int = 9, weights_dir: Path | None = None, **chosen: object) -> TrainConfig:
+    """Validation at 32 pixels, of both media."""
+    files: dict[str, object] = {"images": (str(media),), "videos": (str(media),)}
+    sizes = {"image_resolution": 32, "video_resolution": 32}
+    return TrainConfig(
+        name="test",
+        model=SMALL,
+        data=DataConfig(images=(str(media),), frames=frames),
+        perceptual=PerceptualConfig(weights_dir=None if weights_dir is None else str(weights_dir)),
+        validation=ValidationConfig(**(files | sizes | chosen)),
+    )
+
+
+def test_validation_is_of_the_files_that_are_named(media: Path, tokenizer: OmniTokenizer) -> None:
+    assert validation_of(config_of(media, images=(), videos=())) is None
+    validate = validation_of(config_of(media, videos=(), samples=2))
+    assert validate is not None
+    scores = validate(tokenizer)
+    assert set(scores) == {"image_psnr", "image_ssim", "image_codebook_usage", "image_codebook_perplexity"}
+    assert 0 < scores["image_codebook_usage"] <= 1
+
+
+def test_frechet_distances_of_both_media(
+    media: Path, tokenizer: OmniTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the way of rFID and rFVD, whose networks are not at hand."""
+
+    def colours(name: str) -> FeatureNetwork:
+        return FeatureNetwork(name, "00", 3, lambda pixels: Features(pixels.double().flatten(2).mean(2)))
+
+    loaded: list[dict[str, str]] = []
+
+    def load(needed: dict[str, str], *_: object) -> Networks:
+        loaded.append(needed)
+        return Networks({metric: colours(name) for metric, name in needed.items()}, {})
+
+    monkeypatch.setattr(validation, "require_weights", lambda *_: None)
+    monkeypatch.setattr(validation, "load_networks", load)
+    validate = validation_of(config_of(media, metrics=("rfid", "rfvd")))
+    assert validate is not None
+    assert not loaded
+    scores = validate(tokenizer)
+    assert validate(tokenizer) == scores
+    assert loaded == [{"rfid": "inception_pytorch_fid", "rfvd": "i3d"}]
+    assert scores["image_rfid"] > 0
+    assert scores["video_rfvd"] > 0
+    assert scores["video_psnr"] > 0
+
+
+@pytest.mark.skipif(not (WEIGHTS / "mobilenet_v2.safetensors").is_file(), reason="needs ../shared/weights")
+def test_validation_gives_the_figures_of_evaluate(
+    media: Path, tokenizer: OmniTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = {"metrics": ("fd_mobilenet_v2",), "perceptual": "mobilenet", "videos": ()}
+    validate = validation_of(config_of(media, weights_dir=WEIGHTS, **chosen))
+    assert validate is not None
+    scores = validate(tokenizer)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for path in media.glob("*.png"):
+        (pictures / path.name).symlink_to(path)
+    model = tokenizer.save_pretrained(tmp_path / "model")
+    line = f"evaluate reconstruction --model {model} --data {pictures} --weights-dir {WEIGHTS} --device cpu --json"
+    assert main([*line.split(), "--metrics", "psnr,ssim,usage,fd_mobilenet_v2", "--resolution", "32"]) == 0
+    rows = {row["metric"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    for name, metric in {"codebook_usage": "usage", "codebook_perplexity": "perplexity"}.items():
+        rows[name] = rows.pop(metric)
+    for name in ("psnr", "ssim", "codebook_usage", "codebook_perplexity", "fd_mobilenet_v2"):
+        assert scores[f"image_{name}"] == pytest.approx(rows[name], rel=1e-6), name
+    assert scores["image_perceptual"] > 0
+
+
+def test_what_cannot_be_measured_is_said_before_the_first_step(media: Path, tmp_path: Path) -> None:
+    def refused(config: TrainConfig) -> str:
+        with pytest.raises(OmnitokError) as caught:
+            run_recipe(
+                config, tmp_path / "out", device=torch.device("cpu"), tell=lambda _: None, progress=lambda _: None
+            )
+        assert not (tmp_path / "out").exists()
+        with pytest.raises(OmnitokError):
+            describe(config)
+        return str(caught.value)
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(MissingWeightsError, match="i3d_pretrained_400"):
+        describe(config_of(media, metrics=("rfvd",), weights_dir=empty))
+    told = refused(config_of(media, metrics=("rfid", "rfvd", "fd_mobilenet_v2"), weights_dir=empty))
+    assert "pt_inception-2015-12-05-6726825d.pth" in told
+    assert "i3d_pretrained_400.pt" in told
+    assert "mobilenet_v2.safetensors" in told
+    assert "validation: metrics must be some of psnr" in refused(config_of(media, metrics=("fid",)))
+    assert "rfvd needs clips of at least 9 frames" in refused(config_of(media, frames=5, metrics=("rfvd",)))
+    assert "rfvd needs clips, but there are only pictures" in refused(config_of(media, videos=(), metrics=("rfvd",)))
+    assert "validation.metrics needs files" in refused(config_of(media, images=(), videos=(), metrics=("rfid",)))
+    assert "the clip has 9 frames, but validation measures clips of data.frames=17" in refused(config_of(media, 17))
+    pictures = str(media / "0.png")
+    assert "validation.videos names no clips" in refused(config_of(media, videos=(pictures,)))
