@@ -177,13 +177,13 @@ def test_latents_pass_unquantized_at_first(small_config: TrainConfig) -> None:
 
 
 def test_entropy_is_learnt_where_it_has_a_weight(small_config: TrainConfig) -> None:
-    config = replace(
-        small_config, weights={"l1": 1e-3, "entropy": 1.0}, entropy_temperature=0.1, quantize_after=1, steps=40
-    )
+    weights = {"l1": 1e-3, "entropy": 1.0}
+    config = replace(small_config, weights=weights, entropy_temperature=0.1, quantize_after=1, steps=40)
+    config = replace(config, optimizer=replace(config.optimizer, lr=1e-3))
     made = learner(config)
     values = [float(made.step(replace(picture_batch(0), step=step)).scalars["entropy"]) for step in range(16)]
     assert values[0] == 0  # nothing is quantized yet
-    assert -math.log(config.model.codebook_size) < values[-1] < values[1] - 0.02
+    assert -math.log(config.model.codebook_size) < values[-1] < values[1] - 0.05
     assert "entropy" not in learner(small_config).step(picture_batch(0)).scalars
     with pytest.raises(ValueError, match="has no such loss"):
         replace(config, model=replace(config.model, bottleneck="kl"))
