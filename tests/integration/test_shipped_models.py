@@ -16,7 +16,7 @@ from omnitok.metrics import psnr
 from omnitok.pretrained import BUNDLED_FOLDER, bundled_models, fingerprint, model_info
 
 # dB on every 12th file of the evaluation sets, pictures and clips; those of the whole sets are in the models' cards.
-HELD_OUT_PSNR = {"omnitok-tiny-vq": (26.4, 22.9), "omnitok-tiny-vae": (28.0, 23.5)}
+HELD_OUT_PSNR = {"omnitok-tiny-vq": (26.4, 22.9), "omnitok-tiny-vae": (28.3, 23.7)}
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 
 
@@ -78,13 +78,14 @@ def test_a_stream_of_a_real_clip_equals_the_whole(tokenizer: OmniTokenizer) -> N
 
 @pytest.mark.parametrize("name", ["omnitok-tiny-lm", "omnitok-tiny-dit"])
 def test_shipped_generators_make_pictures_of_their_class(name: str) -> None:
-    """Apples are heaps of red, yellow and green fruit; trousers stand before a pale wall."""
+    """Apples are heaps of red, yellow and green fruit; trousers are blue or grey before a pale wall."""
     generator = load_generator(name)
     apples, trousers = generator.sample(["apple"] * 4 + ["pants"] * 4, seed=0).split(4)
     assert apples.shape == trousers.shape == (4, 3, 64, 64)
     assert apples.abs().max() <= 1
-    saturation = [(x.amax(1) - x.amin(1)).mean() for x in (apples, trousers)]
-    assert saturation[0] > 1.5 * saturation[1]
+    warmth = [(x[:, 0] - x[:, 2]).mean(dim=(1, 2)) for x in (apples, trousers)]  # red less blue, of each picture
+    assert warmth[0].min() > 0.3
+    assert warmth[0].mean() > warmth[1].mean() + 0.4
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")

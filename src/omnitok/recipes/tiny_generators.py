@@ -59,7 +59,7 @@ TINY_DIT = DiffusionTrainConfig(
     log=LogConfig(every=20, pictures_every=0, validate_every=250),
     steps=1200,
     checkpoint_every=250,
-    sampling=DiffusionSamplingConfig(guidance_scale=2.0, steps=25, sampler="euler"),
+    sampling=DiffusionSamplingConfig(guidance_scale=4.0, steps=25, sampler="euler"),
 )
 """Flow matching on 8 channels; the odd blocks attend over time."""
 
