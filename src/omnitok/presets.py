@@ -23,8 +23,8 @@ _SMALL = TokenizerConfig(
 )
 
 _TINY = TokenizerConfig(
-    width=192,
-    heads=6,
+    width=256,
+    heads=8,
     head_dim=32,
     feedforward_multiple=3.0,
     encoder_blocks="ww",
@@ -52,7 +52,7 @@ PRESETS: dict[str, TokenizerConfig] = {
     "small": _SMALL,
     "tiny": _TINY,
 }
-"""`tiny` (2.6 M parameters) and `small` (13 M) look only through windows and convolutions in space, so their cost is
+"""`tiny` (4.5 M parameters) and `small` (13 M) look only through windows and convolutions in space, so their cost is
 linear in the number of pixels and they do not depend on the resolution they were trained at."""
 
 
