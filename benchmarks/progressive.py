@@ -1,9 +1,9 @@
 """The progressive claim of Table 7 at small scale: what is trained on, at equal numbers of steps.
 
-Every regime trains the `tiny` VQ tokenizer for the same number of steps from random weights; `progressive` spends the
-first half on pictures and the second on pictures and clips, as the paper's stages do. Measured are PSNR and the Fréchet
-distance over MobileNetV2 features between originals and reconstructions (lower is better; not FID), on held-out
-pictures and clips, in one table of Markdown.
+Every regime trains the VQ tokenizer of the tiny recipes for the same number of steps from random weights; `progressive`
+spends the first half on pictures and the second on pictures and clips, as the paper's stages do. Measured are PSNR and
+the Fréchet distance over MobileNetV2 features between originals and reconstructions (lower is better; not FID), on
+held-out pictures and clips, in one table of Markdown.
 
     python benchmarks/progressive.py --images PICTURES --videos CLIPS --eval-images PICTURES --eval-videos CLIPS \\
         --weights-dir WEIGHTS --out runs/progressive [--steps 600] [--regimes image-multi video-multi joint-multi]

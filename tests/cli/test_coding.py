@@ -5,21 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from helpers.small import SMALL
 from omnitok.cli.coding import HeldFrames, bits_per_pixel, decode_clip, encode_clip, frames_at_once, token_count
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
-
-CONFIG = TokenizerConfig(
-    width=32,
-    heads=2,
-    head_dim=16,
-    encoder_blocks="w",
-    decoder_blocks="w",
-    encoder_temporal_blocks=1,
-    decoder_temporal_blocks=1,
-    window_size=4,
-    window_convolution=True,
-    codebook_size=64,
-)
 
 
 def tokenizer(config: TokenizerConfig) -> OmniTokenizer:
@@ -32,7 +20,7 @@ def tokenizer(config: TokenizerConfig) -> OmniTokenizer:
 @pytest.mark.parametrize("at_once", [1, 4, 7])
 @torch.inference_mode()
 def test_pieces_equal_the_whole(bottleneck: str, tile: int | None, at_once: int) -> None:
-    model = tokenizer(replace(CONFIG, bottleneck=bottleneck))
+    model = tokenizer(replace(SMALL, bottleneck=bottleneck))
     clip = torch.rand(3, 10, 75, 106) * 2 - 1
     encoding = model.encode(clip[None], tile=tile)
     whole = encoding.latents if encoding.codes is None else encoding.codes
@@ -48,7 +36,7 @@ def test_pieces_equal_the_whole(bottleneck: str, tile: int | None, at_once: int)
 
 @torch.inference_mode()
 def test_a_model_that_cannot_stream_takes_the_whole() -> None:
-    model = tokenizer(replace(CONFIG, temporal_convolution_layout="released", temporal_window=None))
+    model = tokenizer(replace(SMALL, temporal_convolution_layout="released", temporal_window=None))
     clip = torch.rand(3, 6, 40, 40) * 2 - 1
     pieces = list(encode_clip(model, clip.split(2, dim=1), None))
     assert len(pieces) == 1
@@ -57,16 +45,16 @@ def test_a_model_that_cannot_stream_takes_the_whole() -> None:
 
 
 def test_pieces_are_whole_latent_frames_and_smaller_for_larger_frames() -> None:
-    assert frames_at_once(CONFIG, 720, 1280, None) == 4
-    assert frames_at_once(CONFIG, 256, 256, None) == 32
-    assert frames_at_once(CONFIG, 4320, 7680, 256) > frames_at_once(CONFIG, 4320, 7680, None)
+    assert frames_at_once(SMALL, 720, 1280, None) == 4
+    assert frames_at_once(SMALL, 256, 256, None) == 32
+    assert frames_at_once(SMALL, 4320, 7680, 256) > frames_at_once(SMALL, 4320, 7680, None)
 
 
 def test_counts_of_tokens_and_bits() -> None:
-    assert token_count(CONFIG, 1, 16, 24) == 6
-    assert token_count(CONFIG, 17, 9, 8) == 5 * 2 * 1
-    assert bits_per_pixel(CONFIG, 1, 8, 8) == 6 / 64  # 64 codes are 6 bits
-    assert bits_per_pixel(replace(CONFIG, bottleneck="kl", latent_channels=4), 1, 8, 8) == 4 * 16 / 64
+    assert token_count(SMALL, 1, 16, 24) == 6
+    assert token_count(SMALL, 17, 9, 8) == 5 * 2 * 1
+    assert bits_per_pixel(SMALL, 1, 8, 8) == 6 / 64  # 64 codes are 6 bits
+    assert bits_per_pixel(replace(SMALL, bottleneck="kl", latent_channels=4), 1, 8, 8) == 4 * 16 / 64
 
 
 def test_held_frames_come_back_in_order_and_no_more_than_there_are() -> None:

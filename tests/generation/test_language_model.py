@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
+from helpers.small import SMALL
 from omnitok.errors import OmnitokError
 from omnitok.generation import language_model, memory
 from omnitok.generation.language_model import CodeSampler, LanguageModelGenerator
@@ -37,20 +39,7 @@ def make(settings: GeneratorSettings = SETTINGS, **fields: object) -> LanguageMo
     for parameter in model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.25)
-    config = TokenizerConfig(
-        width=32,
-        heads=2,
-        head_dim=16,
-        encoder_blocks="w",
-        decoder_blocks="w",
-        encoder_temporal_blocks=1,
-        decoder_temporal_blocks=1,
-        window_size=4,
-        window_convolution=True,
-        normalize_patches=False,
-        latent_channels=4,
-        codebook_size=CODES,
-    )
+    config = replace(SMALL, normalize_patches=False, latent_channels=4, codebook_size=CODES)
     return LanguageModelGenerator(model, OmniTokenizer.from_config(config), settings)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from omnitok.models.transformer import (
     Block,
     BlockCache,
+    CosineAttention,
     FeedForward,
     PositionalConvolution,
     SpatialAttention,
@@ -207,7 +208,7 @@ def _shrink_branches(module: nn.Module) -> None:
         module.project.weight.mul_(0.1)
     elif isinstance(module, WindowAttention):
         module.proj.weight.mul_(0.1)
-    elif isinstance(module, SpatialAttention | TemporalAttention):
+    elif isinstance(module, CosineAttention):
         module.to_out.weight.mul_(0.1)
 
 

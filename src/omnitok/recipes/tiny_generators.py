@@ -1,15 +1,16 @@
 """Tiny generators on one CPU core: a language model and a diffusion transformer, each of pictures and clips together.
 
 Data: labelled pictures and clips of at least 17 frames, a folder a class, as tokens of 64 x 64 pixels (a grid of 8 x 8,
-5 latent frames for clips) of `omnitok-tiny-vq` and of the VAE made from it.
+5 latent frames for clips) of `omnitok-tiny-vq` and `omnitok-tiny-vae`.
 
     omnitok tokenize PICTURES --labels folders --resolution 64 --views 4 -o runs/codes-images
     omnitok tokenize CLIPS --labels folders --resolution 64 --frames 17 --views 4 -o runs/codes-videos
     omnitok train tiny-lm --shards runs/codes-images --shards runs/codes-videos --out runs/tiny-lm
     omnitok train tiny-dit --shards runs/latents-images --shards runs/latents-videos --out runs/tiny-dit
 
-Hardware: one CPU core in float32; hours: about 0.7 each. For models of this size no score was published; ours are in
-their cards, as classifier accuracy of the samples and `fd_mobilenet_v2` by class (`benchmarks/judge_generator.py`).
+Hardware: one CPU core in float32; hours: about 0.7 (`tiny-lm`) and 0.5 (`tiny-dit`). For models of this size no score
+was published; ours are in their cards, as classifier accuracy of the samples and `fd_mobilenet_v2` by class
+(`benchmarks/judge_generator.py`).
 """
 
 from dataclasses import replace

@@ -139,7 +139,9 @@ class Muon:
         for name, parameter in self._parameters.items():
             if parameter.grad is None:
                 continue
-            momentum = self.momentum.setdefault(name, torch.zeros_like(parameter))
+            if name not in self.momentum:
+                self.momentum[name] = torch.zeros_like(parameter)
+            momentum = self.momentum[name]
             momentum.mul_(self.MOMENTUM).add_(parameter.grad)
             update = _orthogonalized(parameter.grad.add(momentum, alpha=self.MOMENTUM))
             scale = self.RMS * max(parameter.shape) ** 0.5
