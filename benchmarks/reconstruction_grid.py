@@ -1,0 +1,68 @@
+"""A picture of what tokenizers give back, from public-domain pictures that come with scikit-image.
+
+    python benchmarks/reconstruction_grid.py -o docs/images/reconstructions.jpg [--models omnitok-tiny-vq ...]
+
+A row a model: four photographs at 256 x 256 pixels, and the first, the ninth and the last frame of a clip of 17 frames
+at 128 x 128, a window that moves over one of them. `--originals` puts a first row of originals above. PSNR of each is
+printed.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+import torch
+from torch import Tensor
+
+from omnitok import OmniTokenizer
+from omnitok.data import write_image
+from omnitok.data.transforms import fit_square
+from omnitok.metrics.psnr import psnr_per_frame
+
+PICTURES = ("astronaut", "chelsea", "coffee", "rocket")  # NASA; CC0; CC0; SpaceX, CC0
+SIZE, CLIP_SIZE, FRAMES = 256, 128, 17
+
+
+def load(name: str) -> Tensor:
+    """(3, 256, 256) in [-1, 1]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(getattr(skimage.data, name)())).permute(2, 0, 1)
+    return fit_square(pixels[:, None] / 127.5 - 1, SIZE, "center_crop")[:, 0]
+
+
+def moving(picture: Tensor) -> Tensor:
+    """(3, 17, 128, 128): a window that moves 2 pixels to the right and 1 down with every frame."""
+    windows = [picture[:, 40 + i : 40 + i + CLIP_SIZE, 50 + 2 * i : 50 + 2 * i + CLIP_SIZE] for i in range(FRAMES)]
+    return torch.stack(windows, dim=1)
+
+
+def row_of(pictures: list[Tensor], clip: Tensor) -> Tensor:
+    """(3, 256, width): pictures, then three frames of the clip, each at twice its size."""
+    frames = [clip[:, i].repeat_interleave(2, 1).repeat_interleave(2, 2) for i in (0, FRAMES // 2, FRAMES - 1)]
+    return torch.cat([*pictures, *frames], dim=2)
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", default=["omnitok-tiny-vq", "omnitok-tiny-vae"])
+    parser.add_argument("--originals", action="store_true")
+    arguments = parser.parse_args()
+    pictures = [load(name) for name in PICTURES]
+    clip = moving(pictures[0])
+    rows = [row_of(pictures, clip)] if arguments.originals else []
+    for name in arguments.models:
+        tokenizer = OmniTokenizer.from_pretrained(name)
+        decoded = [tokenizer(picture[None])[0].clamp(-1, 1) for picture in pictures]
+        decoded_clip = tokenizer(clip[None])[0].clamp(-1, 1)
+        figures = [float(psnr_per_frame(x[None], y[None]).mean()) for x, y in zip(pictures, decoded, strict=True)]
+        figures.append(float(psnr_per_frame(clip[None], decoded_clip[None]).mean()))
+        print(name, ", ".join(f"{of} {dB:.2f} dB" for of, dB in zip((*PICTURES, "clip"), figures, strict=True)))
+        rows.append(row_of(decoded, decoded_clip))
+    write_image(arguments.out, torch.cat(rows, dim=1))
+    print(f"{arguments.out}: {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    main()
