@@ -38,6 +38,7 @@ def on_two_processes(function: Callable[[int], Any]) -> tuple[Any, Any]:
 def _one_of_two(rank: int, port: int, function: Callable[[int], Any], results: dict[int, Any]) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)  # the threads of the parent do not survive the fork, and work for them would wait for ever
     results[rank] = function(rank)
 
 
