@@ -98,7 +98,11 @@ def test_validation_gives_the_figures_of_evaluate(
     chosen = {"metrics": ("fd_mobilenet_v2",), "perceptual": "mobilenet", "videos": ()}
     validate = validation_of(config_of(media, weights_dir=WEIGHTS, **chosen))
     assert validate is not None
+    encoded: list[int] = []
+    hook = tokenizer.encoder.register_forward_pre_hook(lambda module, given: encoded.append(len(given[0])))
     scores = validate(tokenizer)
+    hook.remove()
+    assert sum(encoded) == len(list(media.glob("*.png")))  # each once, whatever is measured
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for path in media.glob("*.png"):

@@ -182,6 +182,7 @@ def evaluate_reconstruction(
     state_folder: Path | None = None,
     progress: Callable[[int], None] | None = None,
     save_seconds: float = 60.0,
+    observe: Callable[[Tensor, Tensor], None] | None = None,
 ) -> list[Result]:
     """All metrics of one medium over `files`, in the order asked for.
 
@@ -190,12 +191,14 @@ def evaluate_reconstruction(
         data: what the set is called in the results.
         state_folder: where unfinished sums are kept, so that a stopped run continues.
         progress: told how many more files are done.
+        observe: given each batch as PSNR sees it, originals and reconstructions (b, 3, H, W) or (b, 3, T, H, W) in
+            [-1, 1] on the CPU; what it gathers is not kept in `state_folder`.
 
     Raises:
         OmnitokError: a file that cannot be read (a number over fewer files would be another number), or a model that
             answers NaN.
     """
-    measurement = _Measurement(model, medium, settings, networks)
+    measurement = _Measurement(model, medium, settings, networks, observe)
     own = [files[i] for i in shard(len(files))]
     settings_key = {
         "settings": repr(settings),
@@ -237,9 +240,15 @@ class _Measurement:
     """The accumulators of one medium."""
 
     def __init__(
-        self, model: EvaluatedModel, medium: Medium, settings: ReconstructionSettings, networks: Networks
+        self,
+        model: EvaluatedModel,
+        medium: Medium,
+        settings: ReconstructionSettings,
+        networks: Networks,
+        observe: Callable[[Tensor, Tensor], None] | None = None,
     ) -> None:
         self.model, self.medium, self.settings, self.networks = model, medium, settings, networks
+        self.observe = observe
         self.metrics = settings.of_medium(medium)
         self.accumulators: dict[str, Accumulator] = {}
         for metric in self.metrics:
@@ -268,6 +277,8 @@ class _Measurement:
         original8, result8 = quantize_original(pixels, protocol), quantize_reconstruction(result, protocol)
         if protocol.pixel_metrics_on == "uint8":
             pixels, result = from_levels(original8), from_levels(result8)
+        if self.observe is not None:
+            self.observe(pixels, result)
         for metric in self.metrics:
             if metric in _PAIR_METRICS:
                 self._accumulator(metric, AverageAccumulator).update(self._distance(metric, pixels, result))

@@ -1,4 +1,4 @@
-"""The three progressive stages for a `tiny` tokenizer of width 192, on two CPU cores.
+"""The three progressive stages for a `tiny` tokenizer of width 192, on a CPU.
 
 Data: a folder of pictures and a folder of clips of at least 17 frames, short sides of 128 pixels or more;
 `balance_domains` evens out clips whose file names share their beginning.

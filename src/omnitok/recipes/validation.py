@@ -10,12 +10,11 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from omnitok.data.media import VideoReader, list_media, media_kind
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.metrics.average import AverageAccumulator
-from omnitok.metrics.distributed import shard
 from omnitok.metrics.evaluate import (
     EvaluatedModel,
     Networks,
@@ -27,7 +26,7 @@ from omnitok.metrics.evaluate import (
 )
 from omnitok.metrics.networks import require_weights
 from omnitok.metrics.protocols import CLEAN
-from omnitok.metrics.samples import Medium, load_clip, load_picture
+from omnitok.metrics.samples import Medium
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import TrainConfig, ValidationConfig
 from omnitok.training.tokenizer_step import load_perceptual
@@ -79,15 +78,21 @@ def validation_of(config: TrainConfig) -> Validation | None:
         model = EvaluatedModel(tokenizer, config.name, sha256="")
         scores: dict[str, float] = {}
         for medium, paths in files.items():
+            observed = None if distance is None else _Distance(distance.to(tokenizer.device), tokenizer.device)
             results = evaluate_reconstruction(
-                model, paths, medium, settings[medium], networks(tokenizer.device), "validation"
+                model,
+                paths,
+                medium,
+                settings[medium],
+                networks(tokenizer.device),
+                "validation",
+                observe=observed,
             )
             for result in results:
                 if result.metric not in _LEFT_OUT:
                     scores[f"{medium}_{_NAMES.get(result.metric, result.metric)}"] = result.value
-            if distance is not None:
-                distance.to(tokenizer.device)
-                scores[f"{medium}_perceptual"] = _mean_distance(distance, tokenizer, paths, medium, settings[medium])
+            if observed is not None:
+                scores[f"{medium}_perceptual"] = observed.mean()
         return scores
 
     return validate
@@ -121,25 +126,17 @@ def _check_length(path: Path, frames: int) -> None:
             )
 
 
-@torch.no_grad()
-def _mean_distance(
-    distance: nn.Module,
-    tokenizer: OmniTokenizer,
-    files: Sequence[Path],
-    medium: Medium,
-    settings: ReconstructionSettings,
-) -> float:
-    """The perceptual distance that is trained with, which `omnitok evaluate` does not have."""
-    average, size = AverageAccumulator(), settings.size_of(medium)
-    for index in shard(len(files)):
-        path = files[index]
-        if medium == "image":
-            pixels = load_picture(path, size, CLEAN)
-        else:
-            pixels = load_clip(path, settings.clip_frames, size, CLEAN)
-        original = pixels.unsqueeze(0).to(tokenizer.device)
-        encoding = tokenizer.encode(original, check_range=False)
-        result = tokenizer.decode(encoding.latents, encoding.size).float().clamp(-1, 1)
-        average.update(distance(result, original).mean())
-    average.all_reduce()
-    return average.compute().mean
+class _Distance:
+    """The mean over all files, of all processes, of the perceptual distance that is trained with."""
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        self.network, self.device = network, device
+        self.average = AverageAccumulator()
+
+    def __call__(self, original: Tensor, reconstruction: Tensor) -> None:
+        for pair in zip(reconstruction.split(1), original.split(1), strict=True):
+            self.average.update(self.network(*(pixels.to(self.device) for pixels in pair)).mean())
+
+    def mean(self) -> float:
+        self.average.all_reduce()
+        return self.average.compute().mean
