@@ -44,7 +44,8 @@ class Train:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of the run (default: runs/ and the recipe's name; for a config.yaml, its folder)."""
     init: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """The tokenizer to start from: the OUT/model of the stage before, a name, a folder."""
+    """The model to start from: of a tokenizer the OUT/model of the stage before, a name, a folder; of a generator a
+    trained one of its kind, whose classes are found by their names."""
     resume: bool = False
     """Continue from the latest checkpoint in OUT; starts at step 0 where there is none yet."""
     max_steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -134,7 +135,7 @@ class Train:
         if self.tokenizer is not None:
             changes["tokenizer"] = self.tokenizer
         if self.init is not None:
-            changes["init.model"] = self.init
+            changes["init.model" if isinstance(config, TrainConfig) else "init"] = self.init
         if self.checkpoint_every is not None:
             changes["checkpoint_every"] = self.checkpoint_every
         if self.seed is not None:
@@ -148,8 +149,6 @@ class Train:
         if is_tokenizer and (self.shards or self.tokenizer is not None):
             option = "--shards" if self.shards else "--tokenizer"
             raise UsageError(f"{option} is for generators, and {self.recipe} trains a tokenizer")
-        if not is_tokenizer and self.init is not None:
-            raise UsageError(f"--init is for tokenizers, and {self.recipe} trains a generator")
 
     def _describe(self, config: AnyConfig) -> None:
         from omnitok.recipes.run import describe

@@ -23,6 +23,8 @@ class GeneratorTrainConfig:
             `data.videos`, encoded by the tokenizer at each step.
         tokenizer: name or folder of the tokenizer; None takes the one that the shards name. The model's settings keep
             it, so a folder should be where the model's users find it.
+        init: name or folder of a trained generator to start from (`--init`); None starts from random weights. Its
+            architecture is kept. Classes are found by their names; those that it does not know begin anew.
         class_conditional: whether labels are learnt: of the shards, of lists, or the folders directly below those of
             `data`. Where `model.num_classes` is 0, it becomes the number of classes found.
         label_dropout: share of the labels replaced by the null class, each drawn for itself; guidance needs some.
@@ -39,6 +41,7 @@ class GeneratorTrainConfig:
     name: str
     shards: tuple[str, ...] = ()
     tokenizer: str | None = None
+    init: str | None = None
     class_conditional: bool = True
     label_dropout: float = 0.1
     data: DataConfig = field(default_factory=DataConfig)
@@ -91,7 +94,8 @@ class LanguageModelTrainConfig(GeneratorTrainConfig):
     Attributes:
         kind: which of the configurations this is, for files.
         model: the architecture; its codebook, classes and largest grid are taken from the data.
-        start_from_codebook: let the embeddings of codes begin as features of their vectors in the tokenizer's codebook.
+        start_from_codebook: let the embeddings of codes begin as features of their vectors in the tokenizer's codebook,
+            where the model does not start from a trained one.
         sampling: what the model samples with by default.
     """
 

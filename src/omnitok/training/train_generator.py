@@ -16,9 +16,9 @@ from omnitok.generator_settings import GeneratorSettings
 from omnitok.models.bottleneck import VectorQuantizer
 from omnitok.models.language_model import LanguageModel, start_from_codebook
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.pretrained import fingerprint, load_tokenizer, save_generator
+from omnitok.pretrained import TrainedGenerator, fingerprint, load_tokenizer, save_generator
 from omnitok.training.distributed import Processes
-from omnitok.training.generator_config import AnyGeneratorConfig, LanguageModelTrainConfig
+from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
 from omnitok.training.generator_data import (
     DataFacts,
     GeneratorData,
@@ -27,6 +27,7 @@ from omnitok.training.generator_data import (
     open_shards,
     shards_tokenizer,
 )
+from omnitok.training.generator_init import load_source, start_from, with_architecture
 from omnitok.training.generator_step import (
     AnyGenerator,
     GeneratorLearner,
@@ -37,7 +38,7 @@ from omnitok.training.generator_step import (
 from omnitok.training.loop import Outputs
 from omnitok.training.run import Run, ignore, open_run
 from omnitok.training.run_folder import TrainResult, check_same_recipe, check_unchanged
-from omnitok.training.settings import read_config
+from omnitok.training.settings import AnyConfig, read_config
 from omnitok.training.stopping import Limits
 
 _FREE_ON_RESUME = (
@@ -47,6 +48,7 @@ _FREE_ON_RESUME = (
     "checkpoint_every",
     "keep_checkpoints",
     "max_failures",
+    "init",
     "validation_shards",
     "validation_batches",
 )
@@ -64,12 +66,14 @@ class Prepared:
         tokenizer: in `eval` mode.
         data: this process's batches.
         settings: what is written beside the weights.
+        source: the trained generator that the weights come from.
     """
 
     config: AnyGeneratorConfig
     tokenizer: OmniTokenizer
     data: GeneratorData
     settings: GeneratorSettings
+    source: TrainedGenerator | None = None
 
 
 def train_generator(
@@ -96,23 +100,21 @@ def train_generator(
         tell, progress: take sentences for people, and the number of steps done.
 
     Raises:
-        OmnitokError: nothing to train on, another tokenizer's shards, OUT holds another run.
+        OmnitokError: nothing to train on, another tokenizer's shards, a generator to start from that does not fit, OUT
+            holds another run.
         CheckpointError: a checkpoint cannot be written or read.
     """
     with open_run(config, out, device, resume, tell) as run:
-        ready = prepare(config, run.processes)
-        config = ready.config
-        if run.start:
-            saved = read_config(out / "config.yaml")
+        saved = read_config(out / "config.yaml") if run.start else None
+        if saved is not None:
             check_same_recipe(config.name, saved.name, out)
+            config = _resumed(config, saved)
+        ready = prepare(config, run.processes, fresh=saved is None)
+        config = ready.config
+        if saved is not None:
             check_unchanged(config, saved, _FREE_ON_RESUME, out)
         torch.manual_seed(config.seed)
-        model = build_model(config)
-        if isinstance(config, LanguageModelTrainConfig) and config.start_from_codebook:
-            quantizer = ready.tokenizer.bottleneck
-            assert isinstance(model, LanguageModel)
-            assert isinstance(quantizer, VectorQuantizer)
-            start_from_codebook(model, quantizer.codebook)
+        model = initial_generator(ready, run.tell)
         learner = GeneratorLearner(config, model, objective_of(model, ready.tokenizer.config), run.processes)
         run.begin(config, learner)
         return run.train(
@@ -125,11 +127,49 @@ def train_generator(
         )
 
 
+# ------------------------------------------------------------------------------------------------------------- start
+
+
+def _resumed(config: AnyGeneratorConfig, saved: AnyConfig) -> AnyGeneratorConfig:
+    """`config` for continuing a run: where it started from a trained model, with that architecture."""
+    if isinstance(saved, LanguageModelTrainConfig) and isinstance(config, LanguageModelTrainConfig):
+        return dataclasses.replace(config, model=saved.model) if saved.init or config.init else config
+    if isinstance(saved, DiffusionTrainConfig) and isinstance(config, DiffusionTrainConfig):
+        return dataclasses.replace(config, model=saved.model) if saved.init or config.init else config
+    return config
+
+
+def initial_generator(ready: Prepared, tell: Callable[[str], None] = ignore) -> AnyGenerator:
+    """The weights that a run starts from: random ones, from torch's current random state, or those of `ready.source`.
+
+    Raises:
+        OmnitokError: the weights of `ready.source` do not fit the data.
+    """
+    config, source = ready.config, ready.source
+    model = build_model(config)
+    if isinstance(config, LanguageModelTrainConfig) and config.start_from_codebook:
+        quantizer = ready.tokenizer.bottleneck
+        assert isinstance(model, LanguageModel)
+        assert isinstance(quantizer, VectorQuantizer)
+        start_from_codebook(model, quantizer.codebook)
+    if source is not None:
+        unknown = start_from(model, source, ready.settings.classes)
+        if unknown:
+            tell(f"{config.init} does not know the classes {', '.join(unknown)}: they begin anew")
+        if source.settings.tokenizer_sha256 not in ("", ready.settings.tokenizer_sha256):
+            known = source.settings.tokenizer
+            tell(f"{config.init} learnt tokens of another tokenizer ({known}, or other weights of it)")
+    return model
+
+
 # ----------------------------------------------------------------------------------------------------------- prepare
 
 
-def prepare(config: AnyGeneratorConfig, processes: Processes) -> Prepared:
-    """Load the tokenizer, open the data, and complete the configuration from both.
+def prepare(config: AnyGeneratorConfig, processes: Processes, fresh: bool = True) -> Prepared:
+    """Load the tokenizer and what the run starts from, open the data, and complete the configuration from them.
+
+    Args:
+        fresh: False for a run that continues: its weights come from a checkpoint, so that `config.init` is not needed.
 
     Raises:
         OmnitokError: as `train_generator`.
@@ -143,6 +183,10 @@ def prepare(config: AnyGeneratorConfig, processes: Processes) -> Prepared:
     config = dataclasses.replace(config, tokenizer=name)
     data = open_data(config, tokenizer, processes)
     facts = data.facts
+    source = None
+    if fresh and config.init is not None:
+        source = load_source(config.init, config)
+        config = with_architecture(config, source)
     config = complete(config, facts)
     sampling = dataclasses.asdict(config.sampling)
     frames, height, width = facts.pixels
@@ -157,7 +201,7 @@ def prepare(config: AnyGeneratorConfig, processes: Processes) -> Prepared:
         sampling={key: value for key, value in sampling.items() if value is not None},
         fps=facts.fps,
     )
-    return Prepared(config, tokenizer, data, settings)
+    return Prepared(config, tokenizer, data, settings, source)
 
 
 def complete(config: AnyGeneratorConfig, facts: DataFacts) -> AnyGeneratorConfig:

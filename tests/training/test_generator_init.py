@@ -1,0 +1,123 @@
+"""Generators that start from trained ones: what is kept, how classes are found, what is refused."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.runs import assert_same_run
+from omnitok.errors import OmnitokError
+from omnitok.models.language_model import LanguageModel
+from omnitok.pretrained import load_generator_model, load_tokenizer, save_generator
+from omnitok.training.distributed import Processes
+from omnitok.training.generator_config import AnyGeneratorConfig
+from omnitok.training.settings import apply_settings
+from omnitok.training.stopping import Limits
+from omnitok.training.train_generator import initial_generator, prepare, train_generator
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+Configs = dict[str, AnyGeneratorConfig]
+
+
+@pytest.fixture(params=["lm", "dit"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def trained(generator_configs: Configs, kind: str, tmp_path: Path) -> str:
+    """A model of the classes "a", "b" and "c", of another width than the configurations."""
+    config = apply_settings(generator_configs[kind], ["model.width=48"])
+    return str(train_generator(config, tmp_path / "trained", limits=Limits(max_steps=2)).model)
+
+
+def test_every_weight_is_kept_and_a_resumed_run_needs_no_source(
+    generator_configs: Configs, kind: str, trained: str, tmp_path: Path
+) -> None:
+    config = replace(generator_configs[kind], init=trained)
+    ready = prepare(config, ALONE)
+    assert ready.config.model.width == 48
+    source = load_generator_model(trained).model.state_dict()
+    for name, weight in initial_generator(ready).state_dict().items():
+        assert torch.equal(weight, source[name]), name
+    train_generator(config, tmp_path / "whole")
+    train_generator(config, tmp_path / "parts", limits=Limits(max_steps=3))
+    shutil.rmtree(trained)
+    train_generator(config, tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", 6)
+
+
+def test_classes_are_found_by_name_and_new_ones_begin_anew(
+    generator_configs: Configs, kind: str, trained: str, labelled_media: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(labelled_media / "images" / "a", tmp_path / "media" / "aa")  # before "b", so that numbers move
+    shutil.copytree(labelled_media / "images" / "b", tmp_path / "media" / "b")
+    data = replace(generator_configs[kind].data, images=(str(tmp_path / "media"),), videos=())
+    config = replace(generator_configs[kind], init=trained, data=data)
+    ready = prepare(config, ALONE)
+    assert ready.data.facts.classes == ("aa", "b")
+    told: list[str] = []
+    torch.manual_seed(0)
+    model = initial_generator(ready, told.append).eval()
+    assert told == [f"{trained} does not know the classes aa: they begin anew"]
+    source = load_generator_model(trained).model
+    torch.manual_seed(1)
+    if isinstance(model, LanguageModel):
+        assert isinstance(source, LanguageModel)
+        codes = torch.randint(0, 32, (2, 3))
+        # Start, class ("b" or the null class), codes; ids of codes begin elsewhere.
+        own = torch.cat([torch.tensor([[0, 2], [0, 3]]), codes + model.config.first_code], dim=1)
+        theirs = torch.cat([torch.tensor([[0, 2], [0, 4]]), codes + source.config.first_code], dim=1)
+        got = model(own, grid=(2, 2))[..., model.config.first_code :]
+        wanted = source(theirs, grid=(2, 2))[..., source.config.first_code :]
+    else:
+        assert not isinstance(source, LanguageModel)
+        x, t = torch.randn(2, source.config.latent_channels, 2, 2), torch.rand(2)
+        got, wanted = model(x, t, torch.tensor([1, 2])), source(x, t, torch.tensor([1, 3]))
+        assert wanted.abs().max() > 0
+    assert torch.equal(got, wanted)
+
+
+def test_what_does_not_fit_is_said_in_a_sentence(
+    generator_configs: Configs, kind: str, trained: str, tokenizers: dict[str, str], tmp_path: Path
+) -> None:
+    config = replace(generator_configs[kind], init=trained)
+    other = generator_configs["dit" if kind == "lm" else "lm"]
+    with pytest.raises(OmnitokError, match=rf"which {other.name} does not train"):
+        prepare(replace(other, init=trained), ALONE)
+    with pytest.raises(OmnitokError, match="no such folder or file"):
+        prepare(replace(config, init=str(tmp_path / "absent")), ALONE)
+    with pytest.raises(OmnitokError, match="architecture"):
+        prepare(replace(config, init=tokenizers["vq"]), ALONE)
+    source = load_generator_model(trained)
+    tokenizer = load_tokenizer(str(config.tokenizer))
+    if kind == "lm":
+        larger = replace(tokenizer.config, codebook_size=64)
+        wrong = "the model knows 32 codes, and the tokens have 64"
+    else:
+        larger = replace(tokenizer.config, latent_channels=16, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
+        wrong = r"embed\S* should have the shape \(48, 16\S*, found the shape \(48, 8"
+        scaled = tmp_path / "scaled"
+        save_generator(source.model, replace(source.settings, latent_scale=0.18215), scaled)
+        with pytest.raises(OmnitokError, match=r"knows latents times 0.18215"):
+            prepare(replace(config, init=str(scaled)), ALONE)
+    type(tokenizer).from_config(larger).save_pretrained(tmp_path / "larger")
+    ready = prepare(replace(config, tokenizer=str(tmp_path / "larger")), ALONE)
+    with pytest.raises(OmnitokError, match=wrong):
+        initial_generator(ready)
+
+
+def test_a_model_of_no_classes_is_trained_further_without_them(
+    generator_configs: Configs, kind: str, tmp_path: Path
+) -> None:
+    config = replace(generator_configs[kind], class_conditional=False)
+    model = str(train_generator(config, tmp_path / "trained", limits=Limits(max_steps=1)).model)
+    assert prepare(replace(config, init=model), ALONE).config.model.num_classes == 0
+    conditional = replace(generator_configs[kind], init=model)
+    if kind == "lm":
+        with pytest.raises(OmnitokError, match="knows no classes"):
+            prepare(conditional, ALONE)
+    else:
+        assert initial_generator(prepare(conditional, ALONE)).config.num_classes == 3
