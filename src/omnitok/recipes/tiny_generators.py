@@ -8,7 +8,7 @@ Data: labelled pictures and clips of at least 17 frames, a folder a class, as to
     omnitok train tiny-lm --shards runs/codes-images --shards runs/codes-videos --out runs/tiny-lm
     omnitok train tiny-dit --shards runs/latents-images --shards runs/latents-videos --out runs/tiny-dit
 
-Hardware: one CPU core in float32; hours: about 0.7 (`tiny-lm`) and 0.5 (`tiny-dit`).
+Hardware: one CPU core in float32; hours: about 0.7 (`tiny-lm`) and 1.1 (`tiny-dit`).
 For models of this size no score was published; ours are in their cards, as classifier accuracy of the samples and
 `fd_mobilenet_v2` by class (`benchmarks/judge_generator.py`).
 """
@@ -58,7 +58,7 @@ TINY_DIT = DiffusionTrainConfig(
     ),
     engine=EngineConfig(precision="float32"),
     log=LogConfig(every=20, pictures_every=0, validate_every=250),
-    steps=1200,
+    steps=3000,
     checkpoint_every=250,
     sampling=DiffusionSamplingConfig(guidance_scale=4.0, steps=25, sampler="euler"),
 )
