@@ -44,8 +44,7 @@ class Train:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of the run (default: runs/ and the recipe's name; for a config.yaml, its folder)."""
     init: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """The model to start from: of a tokenizer the OUT/model of the stage before, a name, a folder; of a generator a
-    trained one of its kind, whose classes are found by their names."""
+    """The trained model to start from: the OUT/model of another run (of the stage before), a name, a folder."""
     resume: bool = False
     """Continue from the latest checkpoint in OUT; starts at step 0 where there is none yet."""
     max_steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None

@@ -134,8 +134,7 @@ class _Distance:
         self.average = AverageAccumulator()
 
     def __call__(self, original: Tensor, reconstruction: Tensor) -> None:
-        for pair in zip(reconstruction.split(1), original.split(1), strict=True):
-            self.average.update(self.network(*(pixels.to(self.device) for pixels in pair)).mean())
+        self.average.update(self.network(reconstruction.to(self.device), original.to(self.device)))
 
     def mean(self) -> float:
         self.average.all_reduce()

@@ -7,22 +7,19 @@ import torch
 
 from omnitok.errors import OmnitokError
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
-from omnitok.models.language_model import LanguageModel, LanguageModelConfig
+from omnitok.models.language_model import LanguageModelConfig
 from omnitok.pretrained import TrainedGenerator, load_generator_model
 from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
 from omnitok.training.generator_step import AnyGenerator
 
 
-def load_source(name: str, config: AnyGeneratorConfig) -> TrainedGenerator:
+def load_source(name: str) -> TrainedGenerator:
     """The trained generator that a run starts from.
 
     Raises:
-        OmnitokError: there is none of that name, one of another kind than `config` trains, or one whose latents were
-            not normalised per channel.
+        OmnitokError: there is none of that name, or its latents were not normalised per channel.
     """
     source = load_generator_model(name)
-    if isinstance(source.model, LanguageModel) != isinstance(config, LanguageModelTrainConfig):
-        raise OmnitokError(f"init: {name} is a {type(source.model).__name__}, which {config.name} does not train")
     if source.settings.latent_scale is not None:
         raise OmnitokError(
             f"init: {name} knows latents times {source.settings.latent_scale}, and training normalises them by the "
@@ -35,22 +32,21 @@ def with_architecture(config: AnyGeneratorConfig, source: TrainedGenerator) -> A
     """`config` with the architecture of `source`, but for its dropout and for what the data say: classes and grid.
 
     Raises:
-        OmnitokError: classes are to be learnt by a language model that has no place for them.
+        OmnitokError: `source` is of another kind than `config` trains, or classes are to be learnt by a language model
+            that has no place for them.
     """
-    architecture = source.model.config
-    if isinstance(architecture, LanguageModelConfig) and config.class_conditional and not architecture.has_class:
-        raise OmnitokError(
-            f"init: {config.init} knows no classes; train it with --set class_conditional=false, or without --init"
-        )
-    if isinstance(config, LanguageModelTrainConfig) and isinstance(architecture, LanguageModelConfig):
+    found = source.model.config
+    if isinstance(config, LanguageModelTrainConfig) and isinstance(found, LanguageModelConfig):
+        if config.class_conditional and not found.has_class:
+            raise OmnitokError(
+                f"init: {config.init} knows no classes; train it with --set class_conditional=false, or without --init"
+            )
         own = config.model
-        model = dataclasses.replace(architecture, num_classes=own.num_classes, dropout=own.dropout)
+        model = dataclasses.replace(found, num_classes=own.num_classes, dropout=own.dropout)
         return dataclasses.replace(config, model=model)
-    if isinstance(config, DiffusionTrainConfig) and isinstance(architecture, DiffusionTransformerConfig):
-        return dataclasses.replace(
-            config, model=dataclasses.replace(architecture, num_classes=config.model.num_classes)
-        )
-    raise TypeError("load_source gives a model of the kind that the configuration trains")
+    if isinstance(config, DiffusionTrainConfig) and isinstance(found, DiffusionTransformerConfig):
+        return dataclasses.replace(config, model=dataclasses.replace(found, num_classes=config.model.num_classes))
+    raise OmnitokError(f"init: {config.init} is a {type(source.model).__name__}, which {config.name} does not train")
 
 
 @torch.no_grad()

@@ -132,10 +132,12 @@ def train_generator(
 
 def _resumed(config: AnyGeneratorConfig, saved: AnyConfig) -> AnyGeneratorConfig:
     """`config` for continuing a run: where it started from a trained model, with that architecture."""
+    if saved.init is None and config.init is None:
+        return config
     if isinstance(saved, LanguageModelTrainConfig) and isinstance(config, LanguageModelTrainConfig):
-        return dataclasses.replace(config, model=saved.model) if saved.init or config.init else config
+        return dataclasses.replace(config, model=saved.model)
     if isinstance(saved, DiffusionTrainConfig) and isinstance(config, DiffusionTrainConfig):
-        return dataclasses.replace(config, model=saved.model) if saved.init or config.init else config
+        return dataclasses.replace(config, model=saved.model)
     return config
 
 
@@ -147,11 +149,6 @@ def initial_generator(ready: Prepared, tell: Callable[[str], None] = ignore) -> 
     """
     config, source = ready.config, ready.source
     model = build_model(config)
-    if isinstance(config, LanguageModelTrainConfig) and config.start_from_codebook:
-        quantizer = ready.tokenizer.bottleneck
-        assert isinstance(model, LanguageModel)
-        assert isinstance(quantizer, VectorQuantizer)
-        start_from_codebook(model, quantizer.codebook)
     if source is not None:
         unknown = start_from(model, source, ready.settings.classes)
         if unknown:
@@ -159,6 +156,11 @@ def initial_generator(ready: Prepared, tell: Callable[[str], None] = ignore) -> 
         if source.settings.tokenizer_sha256 not in ("", ready.settings.tokenizer_sha256):
             known = source.settings.tokenizer
             tell(f"{config.init} learnt tokens of another tokenizer ({known}, or other weights of it)")
+    elif isinstance(config, LanguageModelTrainConfig) and config.start_from_codebook:
+        quantizer = ready.tokenizer.bottleneck
+        assert isinstance(model, LanguageModel)
+        assert isinstance(quantizer, VectorQuantizer)
+        start_from_codebook(model, quantizer.codebook)
     return model
 
 
@@ -185,7 +187,7 @@ def prepare(config: AnyGeneratorConfig, processes: Processes, fresh: bool = True
     facts = data.facts
     source = None
     if fresh and config.init is not None:
-        source = load_source(config.init, config)
+        source = load_source(config.init)
         config = with_architecture(config, source)
     config = complete(config, facts)
     sampling = dataclasses.asdict(config.sampling)
