@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.losses.perceptual import MobileNetPerceptualLoss, MobileNetV2, load_mobilenet_v2
+from omnitok.losses.perceptual import MobileNetPerceptualLoss, MobileNetV2, ResizedDistance, load_mobilenet_v2
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "../shared/weights"
 
@@ -84,3 +84,16 @@ def test_with_real_weights_blur_is_worse_than_a_brighter_picture() -> None:
     brighter = picture + (blurred - picture).square().mean().sqrt()
     loss = MobileNetPerceptualLoss(load_mobilenet_v2(WEIGHTS))
     assert loss(picture, blurred).item() > 2 * loss(picture, brighter).item()
+
+
+def test_a_resized_distance_is_the_distance_of_resized_frames() -> None:
+    loss = MobileNetPerceptualLoss(random_network())
+    a, b = pictures(2, 3, 16, 24), pictures(2, 3, 16, 24, seed=1)
+    large_a, large_b = (F.interpolate(x, size=(32, 48), mode="bilinear", antialias=True) for x in (a, b))
+    torch.testing.assert_close(ResizedDistance(loss, 32)(a, b), loss(large_a, large_b))
+    assert not torch.allclose(ResizedDistance(loss, 32)(a, b), loss(a, b))
+    torch.testing.assert_close(ResizedDistance(loss, 16)(a, b), loss(a, b))
+    clips = torch.stack([a, b], dim=2)  # (2, 3, 2, 16, 24)
+    distances = ResizedDistance(loss, 32)(clips, clips.flip(2))
+    assert distances.shape == (2, 2)
+    torch.testing.assert_close(distances[:, 0], ResizedDistance(loss, 32)(a, b))

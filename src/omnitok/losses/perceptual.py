@@ -146,6 +146,38 @@ class MobileNetPerceptualLoss(nn.Module):
         return torch.stack(distances).mean(0)
 
 
+class ResizedDistance(nn.Module):
+    """A perceptual distance of frames whose shorter side is brought to `resolution` first (bilinear, antialiased).
+
+    Networks that were trained at 224 pixels see little in pictures of 64; enlarging both sides of the comparison is how
+    small pictures are compared (as in Song et al., Consistency Models, arXiv 2303.01469, for LPIPS).
+
+    Args:
+        distance: takes (b, 3, H, W) or (b, 3, T, H, W) twice.
+        resolution: of the shorter side, in pixels.
+    """
+
+    def __init__(self, distance: nn.Module, resolution: int) -> None:
+        super().__init__()
+        if resolution < 1:
+            raise ValueError(f"resolution must be at least 1, found {resolution}")
+        self.distance, self.resolution = distance, resolution
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        distances: Tensor = self.distance(self._resize(a), self._resize(b))
+        return distances
+
+    def _resize(self, x: Tensor) -> Tensor:
+        if x.ndim == 5:
+            frames = self._resize(x.transpose(1, 2).flatten(0, 1))
+            return frames.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+        shorter = min(x.shape[-2:])
+        if shorter == self.resolution:
+            return x
+        size = [max(1, round(n * self.resolution / shorter)) for n in x.shape[-2:]]
+        return F.interpolate(x.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
 def _unit(x: Tensor) -> Tensor:
     # The small constant also bounds the gradient where a position's activations are all but zero.
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-3)

@@ -121,11 +121,20 @@ class PerceptualConfig:
             downloaded.
         weights_dir: the folder with the files; None takes that of OMNITOK_WEIGHTS.
         all_frames: compare every frame of a clip; False compares one at random, as released.
+        resolution: the shorter side that frames are brought to before they are compared; None compares them as they
+            are. The networks were trained at 224 pixels and see little in pictures of 64.
     """
 
     network: Literal["lpips", "mobilenet"] = "lpips"
     weights_dir: str | None = None
     all_frames: bool = False
+    resolution: int | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "PerceptualConfig":
+        if self.resolution is not None and self.resolution < 1:
+            raise ValueError(f"resolution must be at least 1 or null, found {self.resolution}")
+        return self
 
 
 @dataclass(frozen=True, config=_STRICT)

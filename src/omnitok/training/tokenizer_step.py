@@ -14,7 +14,7 @@ from omnitok.losses.adversarial import adaptive_weight
 from omnitok.losses.discriminators import frame_indices, take_frames
 from omnitok.losses.lpips import load_lpips
 from omnitok.losses.objective import normalize_kl, reconstruction_losses, weighted_sum
-from omnitok.losses.perceptual import MobileNetPerceptualLoss, load_mobilenet_v2
+from omnitok.losses.perceptual import MobileNetPerceptualLoss, ResizedDistance, load_mobilenet_v2
 from omnitok.models.bottleneck import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.adversary import Adversary
@@ -256,9 +256,12 @@ def load_perceptual(config: PerceptualConfig) -> nn.Module:
     Raises:
         MissingWeightsError: its files are missing or have another hash.
     """
+    distance: nn.Module
     if config.network == "lpips":
-        return load_lpips("vgg", config.weights_dir)
-    return MobileNetPerceptualLoss(load_mobilenet_v2(config.weights_dir))
+        distance = load_lpips("vgg", config.weights_dir)
+    else:
+        distance = MobileNetPerceptualLoss(load_mobilenet_v2(config.weights_dir))
+    return distance if config.resolution is None else ResizedDistance(distance, config.resolution)
 
 
 def publish(
