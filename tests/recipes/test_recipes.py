@@ -18,7 +18,7 @@ from omnitok.recipes import RECIPES, find_recipe
 from omnitok.recipes.run import describe, run_recipe
 from omnitok.training.config import TrainConfig
 from omnitok.training.generator_step import build_model
-from omnitok.training.settings import override
+from omnitok.training.settings import apply_settings
 from omnitok.training.stopping import Limits
 
 RUN_MODULES = [
@@ -106,8 +106,9 @@ def test_tiny_generators_train_on_pixels_and_write_sample_grids(kind: str, tmp_p
     for label in ("a", "b"):
         (tmp_path / "images" / label).mkdir(parents=True)
         Image.new("RGB", (16, 16), (90, 50, 200)).save(tmp_path / "images" / label / "0.png")
-    config = override(
+    config = apply_settings(
         RECIPES[f"tiny-{kind}"],
+        [],
         {
             "tokenizer": str(tmp_path / "tokenizer"),
             "data.images": [str(tmp_path / "images")],

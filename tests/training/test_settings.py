@@ -8,7 +8,7 @@ from omnitok.errors import OmnitokError
 from omnitok.presets import preset
 from omnitok.recipes import RECIPES
 from omnitok.training.config import TrainConfig
-from omnitok.training.settings import apply_settings, override, read_config, setting_names, write_config
+from omnitok.training.settings import apply_settings, read_config, setting_names, write_config
 
 BASE = TrainConfig(name="base", model=preset("tiny"))
 
@@ -102,8 +102,16 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
         read_config(tmp_path / "absent.yaml")
 
 
-def test_override_replaces_by_dotted_name() -> None:
-    assert override(BASE, {"data.images": ["a", "b"], "seed": 3}).data.images == ("a", "b")
+def test_what_belongs_together_may_come_in_pieces() -> None:
+    config = apply_settings(BASE, ["init.keep_encoder=true"], {"init.model": "omnitok-tiny-vq"})
+    assert config.init.keep_encoder
+    assert config.init.model == "omnitok-tiny-vq"
+    with pytest.raises(OmnitokError, match="keep_encoder needs"):
+        apply_settings(BASE, ["init.keep_encoder=true"])
+
+
+def test_changes_replace_by_dotted_name() -> None:
+    assert apply_settings(BASE, [], {"data.images": ["a", "b"], "seed": 3}).data.images == ("a", "b")
 
 
 def test_every_name_can_be_set_to_what_it_is() -> None:

@@ -119,7 +119,7 @@ class Train:
         """The recipe with everything that the options change, and the run's folder."""
         from omnitok.recipes import find_recipe
         from omnitok.training.config import TrainConfig
-        from omnitok.training.settings import apply_settings, override
+        from omnitok.training.settings import apply_settings
 
         config = find_recipe(self.recipe)
         self._check_kind(isinstance(config, TrainConfig))
@@ -139,7 +139,7 @@ class Train:
             changes["checkpoint_every"] = self.checkpoint_every
         if self.seed is not None:
             changes["seed"] = self.seed
-        config = override(apply_settings(config, self.settings), changes)
+        config = apply_settings(config, self.settings, changes)
         default = Path(self.recipe).parent if is_file else Path("runs") / config.name
         return config, self.out or default
 

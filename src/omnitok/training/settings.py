@@ -86,11 +86,15 @@ def read_config(path: str | os.PathLike[str]) -> AnyConfig:
     return from_plain(plain, _KINDS[kind], str(path))
 
 
-def apply_settings(config: Config, settings: Sequence[str]) -> Config:
-    """`config` with each "a.b=c" of `settings` replaced, in order.
+def apply_settings(config: Config, settings: Sequence[str], changes: Mapping[str, Any] | None = None) -> Config:
+    """`config` with each "a.b=c" of `settings` replaced, in order, and then the values of `changes`.
 
-    Values are read as YAML (numbers, true, null, [96, 128]; a list may also be written 96,128) and converted to the
-    type of the key. `model=NAME` takes a preset. A nested dictionary may be given whole: `weights={l1: 1, l2: 4}`.
+    What belongs together may come in pieces, so only the result is checked. Settings are read as YAML (numbers, true,
+    null, [96, 128]; a list may also be written 96,128) and converted to the type of the key. `model=NAME` takes a
+    preset. A nested dictionary may be given whole: `weights={l1: 1, l2: 4}`.
+
+    Args:
+        changes: values by their dotted names.
 
     Raises:
         OmnitokError: not "key=value", an unknown key (with the nearest known one) or a value of the wrong type.
@@ -102,23 +106,13 @@ def apply_settings(config: Config, settings: Sequence[str]) -> Config:
         if not equals or not key:
             raise OmnitokError(f"{source}: expected KEY=VALUE, such as optimizer.lr=1e-4")
         _assign(plain, key.strip(), text, source, type(config))
-    return from_plain(plain, type(config), "--set")
-
-
-def override(config: Config, changes: Mapping[str, Any]) -> Config:
-    """`config` with the values of `changes`, by their dotted names.
-
-    Raises:
-        OmnitokError: a value of the wrong type.
-    """
-    plain = to_plain(config)
-    for key, value in changes.items():
+    for key, value in (changes or {}).items():
         *parents, last = key.split(".")
         target = plain
         for parent in parents:
             target = target[parent]
         target[last] = value
-    return from_plain(plain, type(config), "configuration")
+    return from_plain(plain, type(config), "--set" if settings else "configuration")
 
 
 def setting_names(kind: Any = TrainConfig, prefix: str = "") -> list[str]:
