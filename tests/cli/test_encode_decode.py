@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,23 @@ def test_tokens_of_another_model_are_refused_by_both_hashes(
     for folder in (vq_folder, vae_folder):
         assert fingerprint(OmniTokenizer.from_pretrained(folder)) in row["error"]
     assert not (tmp_path / "r").exists()
+
+
+def test_a_tokenizer_with_another_decoder_decodes_the_same_tokens(
+    vq_folder: Path, tmp_path: Path, make_picture: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = OmniTokenizer.from_pretrained(vq_folder)
+    other.config = replace(other.config, tokens_of=(fingerprint(other),))
+    with torch.no_grad():
+        other.decoder.to_image.bias.add_(0.1)
+    other.save_pretrained(tmp_path / "other")
+    run(capsys, "encode", make_picture(tmp_path / "a.png"), "--model", vq_folder, "-o", tmp_path / "t")
+    code, _, _ = run(capsys, "decode", tmp_path / "t", "--model", tmp_path / "other", "-o", tmp_path / "r")
+    assert code == 0
+    run(capsys, "encode", tmp_path / "a.png", "--model", tmp_path / "other", "-o", tmp_path / "u")
+    code, (row,), _ = run(capsys, "decode", tmp_path / "u/a.safetensors", "--model", vq_folder, "-o", tmp_path / "s")
+    assert code == 1  # the first does not know of the second
+    assert "give the model that made them" in row["error"]
 
 
 @pytest.mark.parametrize(

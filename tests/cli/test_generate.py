@@ -17,6 +17,7 @@ import omnitok
 from omnitok import load_generator, pretrained
 from omnitok.cli import main
 from omnitok.data import read_image, read_video, write_video
+from omnitok.errors import CheckpointError
 from omnitok.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
 from omnitok.models.language_model import LanguageModel, LanguageModelConfig
@@ -60,6 +61,19 @@ def dit(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def generate(*arguments: str | Path) -> int:
     return main(["generate", *map(str, arguments), "--device", "cpu"])
+
+
+def test_another_decoder_of_the_same_tokens_may_decode(lm: str, vq_folder: Path, tmp_path: Path) -> None:
+    other = load_tokenizer(vq_folder)
+    other.config = replace(other.config, tokens_of=(fingerprint(other),))
+    with torch.no_grad():
+        other.decoder.to_image.bias.add_(0.1)
+    other.save_pretrained(tmp_path)
+    plain, changed = (load_generator(lm, tokenizer=name).sample(["cat"], seed=1) for name in (vq_folder, tmp_path))
+    assert not torch.equal(plain, changed)
+    OmniTokenizer.from_config(replace(other.config, tokens_of=())).save_pretrained(tmp_path / "foreign")
+    with pytest.raises(CheckpointError, match="was trained on the tokenizer"):
+        load_generator(lm, tokenizer=tmp_path / "foreign")
 
 
 def test_pictures_of_each_class_and_their_rows(lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,7 +130,8 @@ def test_another_tokenizer_is_refused_with_both_names(folder: Path, tmp_path: Pa
     shards = TokenShards(folder)
     shards.check_tokenizer("some-vq", "a" * 64)
     with pytest.raises(ShardError, match=r"'some-vq' \(weights a+\), not of 'other-vq' \(weights c+\)"):
-        shards.check_tokenizer("other-vq", "c" * 64)
+        shards.check_tokenizer("other-vq", "c" * 64, tokens_of=["d" * 64])
+    shards.check_tokenizer("other-vq", "c" * 64, tokens_of=["d" * 64, "a" * 64])
     other = write(tmp_path / "other", replace(FORMAT, tokenizer="other-vq", tokenizer_sha256="c" * 64), [[(4, 3)]])
     with pytest.raises(ShardError, match=r"'other-vq'.*'some-vq'"):
         TokenShards([folder, other])

@@ -17,6 +17,7 @@ from omnitok.data.media import read_image, read_video
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.pretrained import fingerprint
 from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig
 from omnitok.training.settings import read_config
 from omnitok.training.stopping import Limits
@@ -164,17 +165,22 @@ def test_the_decoder_alone_can_be_trained_further(small_config: TrainConfig, tmp
     config = replace(config, init=InitConfig(str(first), keep_encoder=True))
     before = OmniTokenizer.from_pretrained(first)
     after = OmniTokenizer.from_pretrained(train(config, tmp_path / "second").model)
-    assert before.config == after.config
+    assert after.config == replace(before.config, tokens_of=(fingerprint(before),))
     old, new = before.state_dict(), after.state_dict()
     changed = {name for name in old if not torch.equal(old[name], new[name])}
     assert {name for name in new if name.startswith("decoder.") and name.endswith("weight")} <= changed
     assert not any(name.startswith("encoder.") for name in changed)
     assert {name.split(".")[1] for name in changed if name.startswith("bottleneck.")} == {"project_out"}
+    third = replace(config, init=InitConfig(str(tmp_path / "second" / "model"), keep_encoder=True), steps=1)
+    again = OmniTokenizer.from_pretrained(train(third, tmp_path / "third").model)
+    assert again.config.tokens_of == (fingerprint(after), fingerprint(before))
+    whole = replace(third, init=InitConfig(str(tmp_path / "second" / "model")))
+    assert initial_tokenizer(whole).config.tokens_of == ()
     other = replace(
         config, model=replace(config.model, bottleneck="kl" if bottleneck == "vq" else "vq"), weights={"l1": 1}
     )
     with pytest.raises(OmnitokError, match="keep_encoder keeps the bottleneck"):
-        train(other, tmp_path / "third")
+        train(other, tmp_path / "fourth")
 
 
 def test_a_resumed_stage_needs_its_first_model_no_more(small_config: TrainConfig, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def inspect_shards(
     """
     shards = TokenShards(folders, verify=True)
     loaded = load_named(model or shards.tokenizer, resolve_device(device), dtype)
-    shards.check_tokenizer(loaded.name, loaded.sha256)
+    shards.check_tokenizer(loaded.name, loaded.sha256, loaded.tokenizer.config.tokens_of)
     picture = picture or Path(f"{folders[0].resolve().name}-sample.png")
     row: Row = {
         "items": len(shards),

@@ -86,13 +86,13 @@ class TokenFile:
         return tuple(self._tensor.get_shape())
 
     def check_for(self, config: TokenizerConfig, model: str, model_sha256: str) -> None:
-        """Refuse tokens that this model did not make, or that do not fit what the header says.
+        """Refuse tokens that are not this model's, or that do not fit what the header says.
 
         Raises:
             CheckpointError: with both models' names and hashes, or both shapes.
         """
         header = self.header
-        if header.model_sha256 != model_sha256:
+        if header.model_sha256 not in (model_sha256, *config.tokens_of):
             raise CheckpointError(
                 f"{self.path}: its tokens are of the model {header.model!r} (weights {header.model_sha256}), not of "
                 f"{model!r} (weights {model_sha256}): give the model that made them with --model"

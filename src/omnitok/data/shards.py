@@ -281,17 +281,19 @@ class TokenShards:
 
     # ------------------------------------------------------------------------------------------------------- checks
 
-    def check_tokenizer(self, name: str, sha256: str) -> None:
-        """Refuse shards that this tokenizer did not make.
+    def check_tokenizer(self, name: str, sha256: str, tokens_of: Sequence[str] = ()) -> None:
+        """Refuse shards that are not this tokenizer's.
 
         Args:
             name: of the tokenizer, for the message.
             sha256: `omnitok.pretrained.fingerprint` of it in float32.
+            tokens_of: those of the tokenizers whose tokens are its own too (`TokenizerConfig.tokens_of`).
 
         Raises:
             ShardError: with both names and hashes.
         """
-        _check_identity(self.folders[0], self._formats[0], name, sha256, "which is asked for")
+        if self.tokenizer_sha256 not in tokens_of:
+            _check_identity(self.folders[0], self._formats[0], name, sha256, "which is asked for")
 
     def verify(self) -> None:
         """Compare the SHA-256 of every file with the index; reads everything.

@@ -40,10 +40,11 @@ def load_generator(
     Args:
         name_or_path: a bundled name (`omnitok.list_models`), a folder, or a hub id.
         device, dtype: where and how the weights of both are kept; the tokenizer's bottleneck stays in float32.
-        tokenizer: name or path of the tokenizer, where it is not (any more) where the model's settings say.
+        tokenizer: name or path of the tokenizer, where it is not (any more) where the model's settings say, or where
+            another one with the same tokens is to decode (`TokenizerConfig.tokens_of`).
 
     Raises:
-        CheckpointError: an unknown name, missing or damaged files, or a tokenizer with other weights than the one the
+        CheckpointError: an unknown name, missing or damaged files, or a tokenizer with other tokens than those the
             generator was trained on.
     """
     trained = load_generator_model(name_or_path, device, dtype)
@@ -54,7 +55,7 @@ def load_generator(
     except CheckpointError as error:
         raise CheckpointError(f"{name_or_path}: its tokenizer cannot be loaded: {error}") from error
     found = fingerprint(loaded)
-    if settings.tokenizer_sha256 and found != settings.tokenizer_sha256:
+    if settings.tokenizer_sha256 not in ("", found, *loaded.config.tokens_of):
         raise CheckpointError(
             f"{name_or_path}: was trained on the tokenizer {settings.tokenizer!r} with weights "
             f"{settings.tokenizer_sha256}, but {name!r} has weights {found}"

@@ -57,6 +57,8 @@ class TokenizerConfig:
         pixel_scale: the networks see pixels * pixel_scale; 0.5 for released weights, trained on [-0.5, 0.5].
         latent_mean, latent_std: per-channel statistics of the latents over training data (Gaussian bottleneck), for
             generators to normalise with; None where not measured.
+        tokens_of: `omnitok.pretrained.fingerprint` of the tokenizers that this one shares encoder and bottleneck with,
+            its decoder having been trained on from theirs; their codes or latents are this one's too.
     """
 
     patch_size: int = 8
@@ -89,6 +91,7 @@ class TokenizerConfig:
     pixel_scale: float = 1.0
     latent_mean: tuple[float, ...] | None = None
     latent_std: tuple[float, ...] | None = None
+    tokens_of: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         positive = ("patch_size", "temporal_patch_size", "width", "heads", "head_dim", "window_size", "latent_channels")
@@ -129,6 +132,7 @@ class TokenizerConfig:
                 if len(values) != self.latent_channels:
                     raise ValueError(f"{name} must have {self.latent_channels} values, found {len(values)}")
                 object.__setattr__(self, name, tuple(values))  # JSON gives lists
+        object.__setattr__(self, "tokens_of", tuple(self.tokens_of))
 
     @property
     def streamable(self) -> bool:

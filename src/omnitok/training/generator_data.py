@@ -115,13 +115,13 @@ def open_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes: P
 
 
 def open_shards(folders: Sequence[str], tokenizer: OmniTokenizer, name: str) -> TokenShards:
-    """Token shards that this tokenizer made.
+    """Token shards that are this tokenizer's.
 
     Raises:
         ShardError: damaged, or of another tokenizer.
     """
     shards = TokenShards([Path(folder) for folder in folders])
-    shards.check_tokenizer(name, fingerprint(tokenizer))
+    shards.check_tokenizer(name, fingerprint(tokenizer), tokenizer.config.tokens_of)
     return shards
 
 

@@ -72,8 +72,10 @@ def swap_bottleneck(
         new.project_in.weight[: old.dim].copy_(old.project_in.weight[: old.dim])
         new.project_in.bias[: old.dim].copy_(old.project_in.bias[: old.dim])
         new.project_out.load_state_dict(old.project_out.state_dict())
-    # Statistics of the old latents do not describe the new ones.
-    tokenizer.encoder.config = dataclasses.replace(tokenizer.encoder.config, latent_mean=None, latent_std=None)
+    # What is known of the old latents does not hold for the new ones.
+    tokenizer.encoder.config = dataclasses.replace(
+        tokenizer.encoder.config, latent_mean=None, latent_std=None, tokens_of=()
+    )
     swapped = OmniTokenizer(tokenizer.encoder, new, tokenizer.decoder)
     if pixels is not None and same_channels and isinstance(new, DiagonalGaussian) and isinstance(old, VectorQuantizer):
         length = swapped.encode(pixels, check_range=False).latents.norm(dim=1).mean()

@@ -10,6 +10,7 @@ import torch
 from omnitok.data.loading import StepDataset, load_batches
 from omnitok.errors import OmnitokError
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.pretrained import fingerprint
 from omnitok.training.config import TrainConfig
 from omnitok.training.inflate import inflate_video_patches, swap_bottleneck
 from omnitok.training.latent_statistics import latent_statistics
@@ -116,6 +117,10 @@ def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -
     if config.init.model is None:
         return OmniTokenizer.from_config(config.model)
     tokenizer = OmniTokenizer.from_pretrained(config.init.model)
+    kept = tokenizer.config.tokens_of if config.init.keep_encoder else None
+    tokenizer.config = dataclasses.replace(
+        tokenizer.config, tokens_of=() if kept is None else (fingerprint(tokenizer), *kept)
+    )
     if config.init.inflate:
         inflate_video_patches(tokenizer)
     if tokenizer.config.bottleneck != config.model.bottleneck:
