@@ -4,6 +4,8 @@ Real pictures (and clips) are cut to their largest centred square and brought to
 is logistic regression on standardised features of MobileNetV2 (of clips: mean and motion features), trained on four
 fifths of the real ones; told is its accuracy on the last fifth and on the samples. `fd_mobilenet_v2` is given for every
 pair of a real and a sampled class, over fewer samples than dimensions: the numbers order classes and mean nothing else.
+Tokenizers may have been trained with a loss over MobileNetV2, so a second classifier of pictures ("plain") judges that
+knows no network: logistic regression on histograms of oriented gradients and mean colours of 8 x 8 cells.
 For clips, the motion (mean absolute difference of neighbouring frames' features) is compared with that of real ones.
 
     omnitok generate MODEL --labels apple carton ... --count 64 -o SAMPLES
@@ -19,7 +21,7 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,18 @@ def features_of(samples: Sequence[Tensor], network: torch.nn.Module) -> Tensor:
     return torch.cat([network(torch.stack(list(samples[i : i + 16]))) for i in range(0, len(samples), 16)]).double()
 
 
+def plain_features(pictures: Sequence[Tensor]) -> Tensor:
+    """(n, 64 * 12): 9 orientations of gradients (Dalal and Triggs, 2005) and the mean colour of 8 x 8 cells."""
+    x = torch.stack(list(pictures)).double()
+    grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    dx, dy = grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2], grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1]
+    bins = (torch.atan2(dy, dx).remainder(torch.pi) * (9 / torch.pi)).long().clamp(max=8)
+    votes = torch.zeros(len(x), 9, *x.shape[2:], dtype=x.dtype).scatter_(1, bins, torch.hypot(dx, dy))
+    histograms = F.adaptive_avg_pool2d(votes, 8)
+    histograms = (histograms / (histograms.sum(1, keepdim=True) + 0.02)).sqrt()
+    return torch.cat([histograms, F.adaptive_avg_pool2d(x, 8)], dim=1).flatten(1)
+
+
 def train_classifier(x: Tensor, y: Tensor, classes: int, decay: float = 1e-3) -> tuple[Tensor, Tensor]:
     """Weights (d, classes) and biases of a logistic regression."""
     weight = torch.zeros(x.shape[1], classes, dtype=x.dtype, requires_grad=True)
@@ -66,6 +80,21 @@ def train_classifier(x: Tensor, y: Tensor, classes: int, decay: float = 1e-3) ->
 
     optimizer.step(closure)
     return weight.detach(), bias.detach()
+
+
+class Judge:
+    """A classifier over standardised features, trained on the real samples that are not held out."""
+
+    def __init__(self, x: Tensor, y: Tensor, names: Sequence[str]) -> None:
+        self.names = names
+        self.mean, self.std = x.mean(0), x.std(0).clamp_min(1e-6)
+        self.weight, self.bias = train_classifier((x - self.mean) / self.std, y, len(names))
+
+    def accuracy(self, x: Tensor, y: Tensor) -> tuple[float, dict[str, float]]:
+        """Over all of x, and by class."""
+        right = (((x - self.mean) / self.std) @ self.weight + self.bias).argmax(1) == y
+        of_class = {name: right[y == i] for i, name in enumerate(self.names)}
+        return float(right.double().mean()), {n: float(r.double().mean()) for n, r in of_class.items() if len(r)}
 
 
 def slug(name: str) -> str:
@@ -101,37 +130,39 @@ def main() -> None:
     mobilenet = load_mobilenet_v2(arguments.weights_dir)
     network = MobileNetVideoFeatures(mobilenet) if is_clip else MobileNetImageFeatures(mobilenet)
 
-    real_x, real_y, held_pixels = [], [], []
+    real_x, real_plain, real_y, held_pixels = [], [], [], []
     held: list[bool] = []
     for label, name in enumerate(names):
         pixels = [load(path, frames, size) for path in list_media([arguments.real / name])[: arguments.limit]]
         pixels = [clip for clip in pixels if frames is None or clip.shape[1] == frames]
         real_x.append(features_of(pixels, network))
+        if not is_clip:
+            real_plain.append(plain_features(pixels))
         real_y += [label] * len(pixels)
         held += [i % HELD_OUT == 0 for i in range(len(pixels))]
         held_pixels += pixels[::HELD_OUT]
     x, y, is_held = torch.cat(real_x), torch.tensor(real_y), torch.tensor(held)
-    mean, std = x[~is_held].mean(0), x[~is_held].std(0).clamp_min(1e-6)
-    weight, bias = train_classifier((x[~is_held] - mean) / std, y[~is_held], len(names))
-
-    def accuracy(features: Tensor, labels: Tensor) -> tuple[float, dict[str, float]]:
-        right = (((features - mean) / std) @ weight + bias).argmax(1) == labels
-        of_class = {name: right[labels == i] for i, name in enumerate(names)}
-        return float(right.double().mean()), {n: float(r.double().mean()) for n, r in of_class.items() if len(r)}
-
+    judge = Judge(x[~is_held], y[~is_held], names)
     fake_x, fake_y = features_of(fakes, network), torch.tensor([number[match[1]] for _, match in found])
     result: dict[str, Any] = {
         "chance": 1 / len(names),
         "real": {"samples": len(x), "held_out": int(is_held.sum())},
         "samples": len(fakes),
-        "accuracy_held_out": accuracy(x[is_held], y[is_held]),
-        "accuracy_samples": accuracy(fake_x, fake_y),
+        "accuracy_held_out": judge.accuracy(x[is_held], y[is_held]),
+        "accuracy_samples": judge.accuracy(fake_x, fake_y),
     }
+    if not is_clip:
+        plain = torch.cat(real_plain)
+        plain_judge = Judge(plain[~is_held], y[~is_held], names)
+        result["plain_accuracy_held_out"] = plain_judge.accuracy(plain[is_held], y[is_held])
+        result["plain_accuracy_samples"] = plain_judge.accuracy(plain_features(fakes), fake_y)
     if arguments.tokenizer is not None:
         tokenizer = OmniTokenizer.from_pretrained(arguments.tokenizer)
         with torch.inference_mode():
             decoded = [tokenizer(sample[None])[0].clamp(-1, 1) for sample in held_pixels]
-        result["accuracy_reconstructed"] = accuracy(features_of(decoded, network), y[is_held])
+        result["accuracy_reconstructed"] = judge.accuracy(features_of(decoded, network), y[is_held])
+        if not is_clip:
+            result["plain_accuracy_reconstructed"] = plain_judge.accuracy(plain_features(decoded), y[is_held])
     present = sorted(set(fake_y.tolist()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer samples than dimensions: said above
@@ -151,8 +182,8 @@ def main() -> None:
         result["motion"] = motion | {"ratio": motion["samples"] / motion["real"]}
 
     print(f"chance {result['chance']:.3f}")
-    for key in ("accuracy_held_out", "accuracy_reconstructed", "accuracy_samples"):
-        if key in result:
+    for judged, kind in product(("", "plain_"), ("held_out", "reconstructed", "samples")):
+        if (key := f"{judged}accuracy_{kind}") in result:
             total, of_class = result[key]
             print(f"{key} {total:.3f}  " + ", ".join(f"{name} {value:.2f}" for name, value in of_class.items()))
     print("\n| sampled \\ real | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
