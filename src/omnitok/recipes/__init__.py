@@ -28,11 +28,13 @@ from omnitok.recipes import (
     table10_order,
     tiny,
     tiny_generators,
+    tiny_perceptual,
 )
 from omnitok.training.settings import AnyConfig, read_config
 
 _TOKENIZERS: tuple[AnyConfig, ...] = (
     *tiny.STAGES,
+    *tiny_perceptual.RUNS,
     *base.STAGES,
     *imagenet.RUNS,
     *celebahq.RUNS,
