@@ -1,10 +1,12 @@
-"""Memory of long clips; the peaks of whole runs are compared in test_reconstruct.py."""
+"""Memory of long clips and of batches; the peaks of whole runs are compared in test_reconstruct.py."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+
+HAS_GLIBC = sys.platform == "linux" and "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
 
 # What a clip does to the heap: something large has come and gone, a tensor of one piece lies below one that stays.
 PIECE = """
@@ -34,8 +36,34 @@ def test_a_freed_tensor_leaves_no_hole() -> None:
         line = [sys.executable, "-c", PIECE, name]
         kept[name] = float(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
     assert kept["mapped"] < 2
-    if "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
+    if HAS_GLIBC:
         assert kept["heap"] > 15, "glibc gives freed blocks back by itself now: map_large_blocks may go"
+
+
+# Batches whose large blocks live side by side, as activations do.
+BATCHES = """
+import resource, sys
+from omnitok.cli.memory import keep_freed_blocks
+import torch
+
+if sys.argv[1] == "kept":
+    keep_freed_blocks()
+for batch in range(12):
+    if batch == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(10 * 2**20) for _ in range(4)]  # 40 MB each, more than glibc's own limit
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not HAS_GLIBC, reason="mallopt is glibc's")
+def test_the_memory_of_a_batch_is_kept_for_the_next() -> None:
+    faults = {}
+    for name in ("kept", "returned"):
+        line = [sys.executable, "-c", BATCHES, name]
+        faults[name] = int(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+    assert faults["kept"] < faults["returned"] / 5
 
 
 def test_large_pages_are_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from omnitok.cli.failures import UsageError
+from omnitok.cli.memory import keep_freed_blocks
 from omnitok.cli.options import DEFAULT_MODEL, CommonOptions
 from omnitok.cli.report import Column, Row, progress_bar, say
 
@@ -45,11 +46,12 @@ class EvaluateOptions(CommonOptions):
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 8
     """Pictures at a time."""
 
-    def check_evaluate(self) -> None:
-        """Raise UsageError where the options alone make no sense."""
+    def begin(self) -> None:
+        """Raise UsageError where the options alone make no sense; keep the memory of each batch for the next."""
         self.check_common()
         if self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, found {self.batch_size}")
+        keep_freed_blocks()
 
 
 @contextlib.contextmanager
@@ -96,7 +98,7 @@ class Reconstruction(EvaluateOptions):
 
     def run(self) -> int:
         """Measure; the exit code."""
-        self.check_evaluate()
+        self.begin()
         from omnitok.cli.loading import resolve_device
         from omnitok.training.distributed import join_processes
 
@@ -235,7 +237,7 @@ class Fidelity(_SampleOptions):
 
     def run(self) -> int:
         """Measure; the exit code."""
-        self.check_evaluate()
+        self.begin()
         metrics = _names(self.metrics) or (("fvd",) if self.video else ("fid", "is", "precision", "recall"))
         from omnitok.cli.loading import resolve_device
         from omnitok.metrics.evaluate import load_networks
@@ -275,7 +277,7 @@ class Statistics(_SampleOptions):
 
     def run(self) -> int:
         """Compute and save; the exit code."""
-        self.check_evaluate()
+        self.begin()
         if self.out.suffix != ".npz":
             raise UsageError(f"--out must end in .npz, found {self.out}")
         metric = self.metric or ("fvd" if self.video else "fid")
@@ -328,7 +330,7 @@ class Compare(EvaluateOptions):
 
     def run(self) -> int:
         """Measure and write; the exit code."""
-        self.check_evaluate()
+        self.begin()
         if not self.models:
             raise UsageError("give at least one model; `omnitok models` lists them")
         if self.pictures < 0:

@@ -1,16 +1,20 @@
-"""Memory of long clips: the same at their end as at their beginning.
+"""Memory by kind of work: clips need as much at their end as at their beginning, batches the same again and again.
 
 PyTorch's CPU tensors come from malloc, and glibc keeps what is freed for later. The tensors of a 720p clip are 3 to 60
 MB each; those that live for one piece lie between those that live for several, so the free stretches seldom fit what is
 asked for next, and the peak grows with the number of pieces, by chance and without end. Blocks that are mapped on their
 own leave no holes: freed, they are gone at once, and the peak is that of the tensors in use.
+
+A batch of a training or an evaluation asks for the sizes that the one before has freed. Where they go back to the
+system in between, every page is paid for again.
 """
 
 import ctypes
 import os
 import sys
 
-_M_MMAP_THRESHOLD = -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = 2**30
 _OWN_MAPPING_BYTES = 2**17  # glibc's own beginning
 
 
@@ -27,8 +31,18 @@ def map_large_blocks() -> None:
 
     By itself glibc starts so too, but raises the limit to the size of what is freed, up to 32 MB.
     """
+    _mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
+
+
+def keep_freed_blocks() -> None:
+    """From now on what is freed is kept, but for blocks of 1 GB and more. Does nothing without glibc."""
+    _mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+    _mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def _mallopt(parameter: int, value: int) -> None:
     if sys.platform == "linux":
         try:
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
+            ctypes.CDLL(None).mallopt(parameter, value)
         except (OSError, AttributeError):  # another C library, such as musl
             return

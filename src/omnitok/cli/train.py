@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from omnitok.cli.failures import UsageError
+from omnitok.cli.memory import keep_freed_blocks
 from omnitok.cli.report import progress_bar, say
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Train:
         if self.dry_run:
             self._describe(config)
             return 0
+        keep_freed_blocks()
         first = is_first_process()
         with progress_bar(config.steps, config.name, "step") as bar:
             result = run_recipe(
