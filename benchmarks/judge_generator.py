@@ -12,8 +12,8 @@ For clips, the motion (mean absolute difference of neighbouring frames' features
     python benchmarks/judge_generator.py --samples SAMPLES --real PICTURES --weights-dir WEIGHTS [--json result.json]
 
 SAMPLES is a folder that `omnitok generate` wrote, of pictures or of clips; PICTURES (or clips) holds a folder a class.
-With --tokenizer NAME, real held-out pictures are judged after encoding and decoding too: the most that a generator over
-its tokens can reach.
+With --tokenizer NAME ... real held-out pictures are judged after encoding and decoding too: the most that a generator
+over its tokens can reach.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, required=True)
     parser.add_argument("--real", type=Path, required=True)
     parser.add_argument("--weights-dir", type=Path, default=None, help="default: that of OMNITOK_WEIGHTS")
-    parser.add_argument("--tokenizer", default=None)
+    parser.add_argument("--tokenizer", nargs="+", default=[])
     parser.add_argument("--limit", type=int, default=1000, help="real samples of a class")
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
@@ -156,13 +156,13 @@ def main() -> None:
         plain_judge = Judge(plain[~is_held], y[~is_held], names)
         result["plain_accuracy_held_out"] = plain_judge.accuracy(plain[is_held], y[is_held])
         result["plain_accuracy_samples"] = plain_judge.accuracy(plain_features(fakes), fake_y)
-    if arguments.tokenizer is not None:
-        tokenizer = OmniTokenizer.from_pretrained(arguments.tokenizer)
+    for tokenizer_name in arguments.tokenizer:
+        tokenizer = OmniTokenizer.from_pretrained(tokenizer_name)
         with torch.inference_mode():
             decoded = [tokenizer(sample[None])[0].clamp(-1, 1) for sample in held_pixels]
-        result["accuracy_reconstructed"] = judge.accuracy(features_of(decoded, network), y[is_held])
+        result[f"accuracy_{tokenizer_name}"] = judge.accuracy(features_of(decoded, network), y[is_held])
         if not is_clip:
-            result["plain_accuracy_reconstructed"] = plain_judge.accuracy(plain_features(decoded), y[is_held])
+            result[f"plain_accuracy_{tokenizer_name}"] = plain_judge.accuracy(plain_features(decoded), y[is_held])
     present = sorted(set(fake_y.tolist()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer samples than dimensions: said above
@@ -182,7 +182,7 @@ def main() -> None:
         result["motion"] = motion | {"ratio": motion["samples"] / motion["real"]}
 
     print(f"chance {result['chance']:.3f}")
-    for judged, kind in product(("", "plain_"), ("held_out", "reconstructed", "samples")):
+    for judged, kind in product(("", "plain_"), ("held_out", *arguments.tokenizer, "samples")):
         if (key := f"{judged}accuracy_{kind}") in result:
             total, of_class = result[key]
             print(f"{key} {total:.3f}  " + ", ".join(f"{name} {value:.2f}" for name, value in of_class.items()))
