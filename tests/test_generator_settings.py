@@ -12,6 +12,8 @@ def test_values_are_kept_and_frozen():
     sampling = {"guidance_scale": 2.5, "top_k": None, "sampler": "euler"}
     settings = GeneratorSettings("omnitok-tiny-vq", classes=["cat", "dog"], sampling=sampling)
     sampling["guidance_scale"] = 1.0
+    interval = GeneratorSettings("omnitok-tiny-vq", sampling={"guidance_interval": [0, 0.5]})  # as JSON gives it
+    assert interval.sampling["guidance_interval"] == (0.0, 0.5)
     assert settings.sampling["guidance_scale"] == 2.5
     assert settings.classes == ("cat", "dog")
     assert settings.label_of("dog") == 1
@@ -33,6 +35,9 @@ def test_values_are_kept_and_frozen():
         ("num_frames", 1.5),
         ("sampling", {"top_k": float("nan")}),
         ("sampling", {"top_k": [1]}),
+        ("sampling", {"guidance_interval": 0.5}),
+        ("sampling", {"guidance_interval": [0.5, 0.25]}),
+        ("sampling", {"guidance_interval": [0, "1"]}),
         ("fps", 0.0),
         ("latent_scale", 0.0),
         ("latent_scale", float("inf")),

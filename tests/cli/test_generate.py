@@ -63,6 +63,17 @@ def generate(*arguments: str | Path) -> int:
     return main(["generate", *map(str, arguments), "--device", "cpu"])
 
 
+def test_guidance_in_an_interval_is_noted_with_the_samples(lm: str, tmp_path: Path) -> None:
+    command = (lm, "--labels", "cat", "--guidance", "20", "--count", "3")
+    assert generate(*command, "-o", tmp_path / "whole") == 0
+    part = (*command, "-o", tmp_path / "part", "--guidance-interval", "0", "0.25")
+    assert generate(*part) == 0
+    names = [f"{i:06d}-cat.png" for i in range(3)]
+    assert any((tmp_path / "part" / n).read_bytes() != (tmp_path / "whole" / n).read_bytes() for n in names)
+    assert generate(*part) == 0  # the same again
+    assert generate(*command, "-o", tmp_path / "part") == 1  # made with other settings
+
+
 def test_another_decoder_of_the_same_tokens_may_decode(lm: str, vq_folder: Path, tmp_path: Path) -> None:
     other = load_tokenizer(vq_folder)
     other.config = replace(other.config, tokens_of=(fingerprint(other),))
@@ -173,6 +184,7 @@ def test_a_clip_is_continued_and_its_frames_marked(
         ("lm", "--labels horse", 2, "found 'horse'"),
         ("lm", "--count 0", 2, "--count must be at least 1"),
         ("lm", "--mark", 2, "--mark is for --video"),
+        ("dit", "--guidance-interval 0.6 0.2", 2, "--guidance-interval must be two fractions in order, found 0.6 0.2"),
         ("lm", "--frames 5 --npz", 2, "--npz is for pictures"),
         ("lm", "--shard 2/2", 2, "--shard must be I/N"),
         ("dit", "--sampler ddpm", 1, "ddpm"),

@@ -63,6 +63,9 @@ class Generate(CommonOptions):
     """With --video: a red border on the given frames."""
     guidance: OptionalNumber = None
     """Scale of the guidance; 1 is none."""
+    guidance_interval: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH")] = None
+    """Where to guide, as fractions: of each latent frame's codes, first to last (language models); of the way from data
+    to noise (diffusion models)."""
     temperature: OptionalNumber = None
     """Of language models: below 1 makes likely codes likelier."""
     top_k: OptionalCount = None
@@ -121,6 +124,9 @@ class Generate(CommonOptions):
             value = getattr(self, name.replace("-", "_"))
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"--{name} must be a number of at least 0, found {value}")
+        if self.guidance_interval is not None and not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1:
+            found = " ".join(map(str, self.guidance_interval))
+            raise UsageError(f"--guidance-interval must be two fractions in order, found {found}")
         if self.top_k is not None and self.top_k < 0:
             raise UsageError(f"--top-k must not be negative, found {self.top_k}")
         if self.mark and self.video is None:
@@ -158,7 +164,8 @@ class Generate(CommonOptions):
             if getattr(self, name) is not None:
                 kind = "a language model" if is_language_model else "a diffusion model"
                 raise UsageError(f"--{name.replace('_', '-')} is not for {self.model}, which is {kind}")
-        chosen = {name: getattr(self, name) for name in own} | {"guidance_scale": self.guidance}
+        chosen = {name: getattr(self, name) for name in own}
+        chosen |= {"guidance_scale": self.guidance, "guidance_interval": self.guidance_interval}
         return {name: value for name, value in chosen.items() if value is not None}
 
     def _labels(self, generator: Generator) -> list[int | None]:

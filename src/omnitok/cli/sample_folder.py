@@ -52,6 +52,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         OmnitokError: the folder holds samples made with other settings.
     """
     path = folder / SETTINGS_NAME
+    settings = json.loads(json.dumps(dict(settings)))  # as it will be read: lists for tuples
     if path.exists():
         try:
             noted = json.loads(path.read_text(encoding="utf-8"))
@@ -65,7 +66,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
                 )
         return
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def write_npz(items: Sequence[Item], path: Path) -> None:

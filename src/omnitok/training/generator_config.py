@@ -73,6 +73,7 @@ class TokenSamplingConfig:
     """Defaults of sampling that are written into the trained model, for `omnitok generate` and `sample`."""
 
     guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] | None = None
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
@@ -83,6 +84,7 @@ class DiffusionSamplingConfig:
     """Defaults of sampling that are written into the trained model, for `omnitok generate` and `sample`."""
 
     guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] | None = None
     steps: int = 250
     sampler: str = "ddpm"
 
