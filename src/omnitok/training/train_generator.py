@@ -153,7 +153,8 @@ def initial_generator(ready: Prepared, tell: Callable[[str], None] = ignore) -> 
         unknown = start_from(model, source, ready.settings.classes)
         if unknown:
             tell(f"{config.init} does not know the classes {', '.join(unknown)}: they begin anew")
-        if source.settings.tokenizer_sha256 not in ("", ready.settings.tokenizer_sha256):
+        same = ("", ready.settings.tokenizer_sha256, *ready.tokenizer.config.tokens_of)
+        if source.settings.tokenizer_sha256 not in same:
             known = source.settings.tokenizer
             tell(f"{config.init} learnt tokens of another tokenizer ({known}, or other weights of it)")
     elif isinstance(config, LanguageModelTrainConfig) and config.start_from_codebook:
