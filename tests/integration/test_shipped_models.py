@@ -39,6 +39,16 @@ def test_card_names_the_weights_it_describes(name: str) -> None:
     assert info.source == "bundled"
 
 
+@torch.inference_mode()
+def test_the_perceptual_vae_shares_the_latents_of_the_other() -> None:
+    plain, other = map(OmniTokenizer.from_pretrained, ("omnitok-tiny-vae", "omnitok-tiny-vae-perceptual"))
+    x = picture("chelsea")[..., :64, :96]
+    assert torch.equal(plain.encode(x).latents, other.encode(x).latents)
+    assert other.config.tokens_of == (fingerprint(plain),)
+    assert other.config.latent_mean == plain.config.latent_mean
+    assert not torch.equal(plain(x), other(x))
+
+
 @pytest.mark.parametrize(("name", "expected"), [("astronaut", 25.0), ("chelsea", 26.5), ("coffee", 25.7)])
 @torch.inference_mode()
 def test_real_pictures_come_back(tokenizer: OmniTokenizer, name: str, expected: float) -> None:
