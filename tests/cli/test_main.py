@@ -70,6 +70,7 @@ FLAGS = {
         "--given",
         "--mark",
         "--guidance",
+        "--guidance-interval",
         "--temperature",
         "--top-k",
         "--top-p",
