@@ -18,7 +18,7 @@ from pathlib import Path
 from omnitok.cli import main as omnitok
 from omnitok.data import list_media
 from omnitok.recipes.tiny_generators import TINY_LM
-from omnitok.training.settings import override
+from omnitok.training.settings import apply_settings
 from omnitok.training.train_generator import train_generator
 
 KEPT_BACK = 8  # every such file of a class
@@ -73,8 +73,9 @@ def main() -> None:
     print("| trained on | steps on pictures | steps on clips | held-out pictures | held-out clips |")
     print("|---|---|---|---|---|")
     for name, (media, steps) in runs.items():
-        config = override(
+        config = apply_settings(
             replace(TINY_LM, name=f"joint-lm {name}"),
+            [],
             {
                 "shards": [shards[medium, "train"] for medium in media],
                 "validation_shards": [shards[medium, "held"] for medium in media],
