@@ -117,10 +117,8 @@ def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -
     if config.init.model is None:
         return OmniTokenizer.from_config(config.model)
     tokenizer = OmniTokenizer.from_pretrained(config.init.model)
-    kept = tokenizer.config.tokens_of if config.init.keep_encoder else None
-    tokenizer.config = dataclasses.replace(
-        tokenizer.config, tokens_of=() if kept is None else (fingerprint(tokenizer), *kept)
-    )
+    tokens_of = (fingerprint(tokenizer), *tokenizer.config.tokens_of) if config.init.keep_encoder else ()
+    tokenizer.config = dataclasses.replace(tokenizer.config, tokens_of=tokens_of)
     if config.init.inflate:
         inflate_video_patches(tokenizer)
     if tokenizer.config.bottleneck != config.model.bottleneck:
