@@ -7,6 +7,7 @@ import torch
 
 from helpers.processes import in_process_group, on_two_processes
 from omnitok.losses.objective import (
+    SMALLEST_SQUARED_ERROR,
     binary_entropy_loss,
     check_weights,
     entropy_loss,
@@ -41,6 +42,23 @@ def test_log_l2_of_a_perfect_picture_is_finite_and_pulls_nowhere() -> None:
     (gradient,) = torch.autograd.grad(loss, fake)
     assert math.isfinite(loss.item())
     assert not gradient.any()
+
+
+def test_temporal_loss_is_of_the_differences_of_neighbouring_frames() -> None:
+    g = torch.Generator().manual_seed(0)
+    real = torch.rand(2, 3, 5, 8, 8, generator=g) - 0.5
+    frames = torch.tensor([0.0, 0.0, 0.2, 0.2, 0.2]).reshape(1, 1, 5, 1, 1)  # one jump of 0.2 among four differences
+    videos = torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1, 1)
+    loss = reconstruction_losses(real + videos * frames, real)["temporal"]
+    assert loss.item() == pytest.approx((math.log(0.2**2 / 4) + math.log(0.4**2 / 4)) / 2, abs=1e-5)
+    # The same error in every frame does not flicker: the smallest value that the logarithm may take.
+    still = reconstruction_losses((real + 0.2).double(), real.double())["temporal"]
+    assert still.item() == pytest.approx(math.log(SMALLEST_SQUARED_ERROR), abs=1e-5)
+
+
+def test_temporal_loss_is_of_clips_alone() -> None:
+    assert "temporal" not in reconstruction_losses(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
+    assert "temporal" not in reconstruction_losses(torch.zeros(2, 3, 1, 8, 8), torch.zeros(2, 3, 1, 8, 8))
 
 
 def test_kl_scales() -> None:

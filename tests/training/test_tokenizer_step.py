@@ -189,6 +189,25 @@ def test_entropy_is_learnt_where_it_has_a_weight(small_config: TrainConfig) -> N
         replace(config, model=replace(config.model, bottleneck="kl"))
 
 
+def test_the_temporal_loss_makes_clips_flicker_less(small_config: TrainConfig) -> None:
+    """One batch learnt with and without it; steps of pictures, which have no such loss, pass."""
+    after = {}
+    for weight in (0.0, 4.0):
+        made = learner(replace(small_config, weights={"log_l2": 1.0, "temporal": weight}))
+        assert "temporal" not in made.step(picture_batch(0)).scalars
+        for _ in range(30):
+            report = made.step(clip_batch())
+        after[weight] = float(report.scalars["temporal"])
+    assert after[4.0] < after[0.0] - 0.05
+
+
+def test_the_temporal_loss_stands_beside_the_game(small_config: TrainConfig) -> None:
+    config = adversarial(small_config, adaptive=True)
+    made = learner(replace(config, weights=config.weights | {"temporal": 0.5}))
+    assert made.step(picture_batch(0)).applied
+    assert made.step(clip_batch(1)).applied
+
+
 def test_perceptual_weights_must_be_there(small_config: TrainConfig, tmp_path: Path) -> None:
     config = replace(
         small_config, weights={"l1": 1.0, "perceptual": 1.0}, perceptual=PerceptualConfig(weights_dir=str(tmp_path))

@@ -26,16 +26,23 @@ def reconstruction_losses(reconstruction: Tensor, target: Tensor) -> dict[str, T
     Returns:
         "l1", "l2": mean absolute and mean squared error; "log_l2": the mean over frames of the natural logarithm of the
         frame's mean squared error, which is PSNR but for scale and offset (-10 / ln 10 dB a unit) and so gives easy and
-        hard frames the same say (used for restoration by Chen et al., arXiv 2105.06086, section 3).
+        hard frames the same say (used for restoration by Chen et al., arXiv 2105.06086, section 3). Of videos of two
+        frames or more also "temporal": the mean over videos of the logarithm of the mean squared error of the
+        differences of neighbouring frames, which is large where a still scene flickers. A causal tokenizer jumps where
+        the frames of one token end, and squares before the mean make these jumps count most.
     """
     difference = reconstruction.float() - target.float()
     squared = difference.square()
     of_frames = squared.mean(dim=(1, -2, -1))  # b, or b t
-    return {
+    losses = {
         "l1": difference.abs().mean(),
         "l2": of_frames.mean(),
         "log_l2": of_frames.clamp_min(SMALLEST_SQUARED_ERROR).log().mean(),
     }
+    if difference.ndim == 5 and difference.shape[2] > 1:
+        of_videos = difference.diff(dim=2).square().mean(dim=(1, 2, 3, 4))  # b
+        losses["temporal"] = of_videos.clamp_min(SMALLEST_SQUARED_ERROR).log().mean()
+    return losses
 
 
 def normalize_kl(kl: Tensor, by: KLNormalization, latents: int, pixels: int) -> Tensor:

@@ -14,9 +14,11 @@ from omnitok.training.precision import Precision
 
 _STRICT = ConfigDict(extra="forbid")
 
-PIXEL_LOSSES = ("l1", "l2", "log_l2", "perceptual")
+PIXEL_LOSSES = ("l1", "l2", "log_l2", "temporal", "perceptual")
 BOTTLENECK_LOSSES = ("commitment", "entropy", "kl")
 ADVERSARIAL_LOSSES = ("image_gan", "video_gan", "feature_matching", "lecam", "r1")
+OCCASIONAL_LOSSES = ("temporal", *ADVERSARIAL_LOSSES)
+"""Losses that a step may be without, whatever their weights: of one medium, or of a game that has not begun."""
 LOSS_NAMES = (*PIXEL_LOSSES, *BOTTLENECK_LOSSES, *ADVERSARIAL_LOSSES)
 """Every loss that a weight can be given for. "lecam" and "r1" are the discriminators'."""
 

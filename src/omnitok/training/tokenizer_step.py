@@ -20,7 +20,7 @@ from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.adversary import Adversary
 from omnitok.training.blocks import prepare_blocks
 from omnitok.training.checkpoint import counter, keys_of_group
-from omnitok.training.config import ADVERSARIAL_LOSSES, PIXEL_LOSSES, PerceptualConfig, TrainConfig
+from omnitok.training.config import OCCASIONAL_LOSSES, PIXEL_LOSSES, PerceptualConfig, TrainConfig
 from omnitok.training.distributed import Autoencoder, Processes, gather, gradient_sync, parallelize
 from omnitok.training.optim import AveragedWeights, build_optimizer, learning_rate
 from omnitok.training.precision import autocast
@@ -147,7 +147,7 @@ class TokenizerLearner:
                 terms = self.adversary.generator_terms(views)
                 weights |= self._adversarial_weights(losses, terms, strength)
                 losses |= terms
-            total = weighted_sum(losses, weights, optional=ADVERSARIAL_LOSSES)
+            total = weighted_sum(losses, weights, optional=OCCASIONAL_LOSSES)
         (total / sums.parts).backward()
         if self.adversary is not None:
             with autocast(real.device, config.engine.precision):
@@ -171,7 +171,7 @@ class TokenizerLearner:
             # Taken once: under FSDP2 these are the whole weights now, and shards again after the first gradient.
             last_layers = [decoder.to_image.weight, decoder.to_video.weight]
             of_pixels = {name: w for name, w in self.config.weights.items() if name in PIXEL_LOSSES}
-            pixel_loss = weighted_sum(losses, of_pixels)
+            pixel_loss = weighted_sum(losses, of_pixels, optional=OCCASIONAL_LOSSES)
             for name in ("image_gan", "video_gan"):
                 if name in terms:
                     weights[name] = weights[name] * adaptive_weight(pixel_loss, terms[name], last_layers)
