@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -60,6 +61,9 @@ class Tokenize(CommonOptions):
     """Sample clips at this many frames a second instead of taking every frame."""
     views: Count = 1
     """Items of each file: the plain one, then random crops (with --resolution), mirror images and first frames."""
+    crop_range: Annotated[float | None, tyro.conf.arg(metavar="RATIO")] = None
+    """How many times as long as the side of a crop a file's short side may be; 1.1 leaves pictures nearly whole
+    (default: crops of --resolution pixels or more)."""
     labels: Literal["auto", "folders", "none"] = "auto"
     """Classes of files in folders: the folders directly below DATA, if all files lie in such (auto), always, or never.
     Lists, manifests and tars give their own."""
@@ -137,6 +141,7 @@ class Tokenize(CommonOptions):
             frames=self.frames,
             fps=self.fps,
             views=self.views,
+            crop_range=self.crop_range,
             batch_size=self.batch_size,
             shard_size=self.shard_size,
             seed=self.seed,
@@ -205,6 +210,11 @@ class Tokenize(CommonOptions):
         for name, least in (("views", 1), ("batch-size", 1), ("shard-size", 1), ("frames", 0), ("max-errors", 0)):
             if (value := getattr(self, name.replace("-", "_"))) < least:
                 raise UsageError(f"--{name} must be at least {least}, found {value}")
+        if self.crop_range is not None:
+            if not 1 <= self.crop_range < math.inf:
+                raise UsageError(f"--crop-range must be a number of at least 1, found {self.crop_range}")
+            if self.resolution is None or self.views < 2:
+                raise UsageError("--crop-range is of random crops: it needs --resolution and --views of at least 2")
         for name, least in (("resolution", 1), ("actors", 1), ("workers", 0)):
             if (count := getattr(self, name)) is not None and count < least:
                 raise UsageError(f"--{name} must be at least {least}, found {count}")

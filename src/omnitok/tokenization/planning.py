@@ -5,6 +5,7 @@ outside it. A shard is a fixed run of groups. So no byte depends on the number o
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ class TokenizeSettings:
         frames: length of the windows that clips are cut into; 0 keeps clips whole.
         fps: frames a second that clips are sampled at; None takes every frame.
         views: views of each file (`draw_views`).
+        crop_range: the short side of a file over the smallest side of a crop; None: crops of `resolution` or more.
         batch_size: items encoded at a time.
         shard_size: files in a shard, rounded up to whole groups.
         seed: of the views.
@@ -47,6 +49,7 @@ class TokenizeSettings:
     frames: int = 17
     fps: float | None = None
     views: int = 1
+    crop_range: float | None = None
     batch_size: int = 16
     shard_size: int = 1024
     seed: int = 0
@@ -59,6 +62,10 @@ class TokenizeSettings:
                 raise ValueError(f"{name} must be at least 1, found {value}")
         if self.frames < 0:
             raise ValueError(f"frames must not be negative, found {self.frames}")
+        if self.crop_range is not None and not 1 <= self.crop_range < math.inf:
+            raise ValueError(f"crop_range must be a number of at least 1, found {self.crop_range}")
+        if self.crop_range is not None and (self.resolution is None or self.views < 2):
+            raise ValueError("crop_range needs a resolution and at least 2 views: the first is never cropped at random")
 
     @property
     def group_size(self) -> int:

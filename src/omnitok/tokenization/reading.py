@@ -111,7 +111,8 @@ def _read(item: WorkItem, settings: TokenizeSettings) -> Iterator[Pixels | Chunk
 def _read_picture(item: WorkItem, path: str, settings: TokenizeSettings) -> Iterator[Pixels]:
     picture = read_image(path)
     height, width = picture.shape[1:]
-    for view in draw_views(settings.views, height, width, settings.resolution, 0, (settings.seed, item.number)):
+    seed = (settings.seed, item.number)
+    for view in draw_views(settings.views, height, width, settings.resolution, 0, seed, settings.crop_range):
         pixels = view.apply(picture[:, None]).squeeze(1)
         record = _record(item, view, 1, (height, width), None, 0)
         yield Pixels(Place(item.number, view.number, 0), record, pixels)
@@ -123,7 +124,8 @@ def _read_clip(item: WorkItem, path: str, settings: TokenizeSettings) -> Iterato
         # A later start must leave a window; headers may promise more frames than there are, then the view has fewer.
         spare = max((reader.frame_count or 0) - settings.frames, 0)
         latest = min(spare, settings.frames - 1) if settings.frames else 0
-        views = draw_views(settings.views, *source, settings.resolution, latest, (settings.seed, item.number))
+        seed = (settings.seed, item.number)
+        views = draw_views(settings.views, *source, settings.resolution, latest, seed, settings.crop_range)
         cutters = [_Cutter(item, view, source, reader.fps, settings.frames) for view in views]
         count = 0
         for frame in reader:

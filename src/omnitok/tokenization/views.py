@@ -41,19 +41,27 @@ class View:
 
 
 def draw_views(
-    count: int, height: int, width: int, resolution: int | None, latest_start: int, seed: tuple[int, ...]
+    count: int,
+    height: int,
+    width: int,
+    resolution: int | None,
+    latest_start: int,
+    seed: tuple[int, ...],
+    crop_range: float | None = None,
 ) -> list[View]:
     """The views of one file.
 
-    View 0 is the largest centred square, from the first frame on. The others are squares of a random side between
-    `resolution` and the short side at a random place, half of them mirrored, from a random frame on. Without a
-    resolution nothing is cropped.
+    View 0 is the largest centred square, from the first frame on. The others are squares at a random place, of a random
+    side between `resolution` (or the short side over `crop_range`) and the short side, half of them mirrored, from a
+    random frame on. Without a resolution nothing is cropped.
 
     Args:
         count: how many.
         height, width: of its frames.
         latest_start: a view starts at 0 ... latest_start.
         seed: of the file; each view's draw follows from it and the view's number.
+        crop_range: at least 1: how many times as long as the side of a crop the short side may be. Sun et al.,
+            arXiv 2406.06525, cut codes for generators from pictures 1.05 or 1.1 times as large.
     """
     short = min(height, width)
     whole = (0, 0, height, width)
@@ -63,7 +71,8 @@ def draw_views(
         rng = np.random.default_rng((*seed, number))
         crop = whole
         if resolution is not None:
-            side = int(rng.integers(min(resolution, short), short + 1))
+            least = resolution if crop_range is None else round(short / crop_range)
+            side = int(rng.integers(min(least, short), short + 1))
             crop = (int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side)
         flip = bool(rng.random() < 0.5)
         views.append(View(number, crop, flip, int(rng.integers(latest_start + 1)), resolution))
