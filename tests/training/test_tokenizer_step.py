@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnitok.data.loading import Batch
 from omnitok.errors import MissingWeightsError
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.training import tokenizer_step
 from omnitok.training.config import AdversarialConfig, EngineConfig, OptimizerConfig, PerceptualConfig, TrainConfig
 from omnitok.training.distributed import Processes
 from omnitok.training.step import step_seed
-from omnitok.training.tokenizer_step import TokenizerLearner
+from omnitok.training.tokenizer_step import TokenizerLearner, change_between_frames
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 SMALL_CRITIC = DiscriminatorConfig(channels=8, layers=1, norm="spectral")
@@ -208,12 +209,44 @@ def test_the_temporal_loss_stands_beside_the_game(small_config: TrainConfig) -> 
     assert made.step(clip_batch(1)).applied
 
 
+class SquaredDistance(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).square().mean(dim=(1, -2, -1))
+
+
+def test_change_between_frames() -> None:
+    clip = torch.zeros(2, 3, 4, 2, 2)
+    clip[:, :, 2:] = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1, 1)  # both jump from frame 1 to frame 2
+    distance = SquaredDistance()
+    assert change_between_frames(distance, clip).tolist() == [[0, 1, 0], [0, 9, 0]]
+    assert change_between_frames(distance, clip, torch.tensor([0, 1])).tolist() == [0, 9]
+
+
+@pytest.mark.parametrize("all_frames", [True, False])
+def test_the_temporal_perceptual_loss_is_tlp(
+    small_config: TrainConfig, all_frames: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer_step, "load_perceptual", lambda config: SquaredDistance())
+    weights = {"l1": 1e-6, "temporal_perceptual": 1.0}
+    made = learner(replace(small_config, weights=weights, perceptual=PerceptualConfig(all_frames=all_frames)))
+    assert not {"perceptual", "temporal_perceptual"} & set(made.step(picture_batch(0)).scalars)
+    batch = clip_batch()
+    batch.pixels[:, :, :] = batch.pixels[:, :, :1]  # still, so that any change in the reconstruction is too much
+    first = made.step(batch).scalars["temporal_perceptual"]
+    for _ in range(20):
+        report = made.step(batch)
+    assert 0 < report.scalars["temporal_perceptual"] < 0.5 * first
+    assert "perceptual" not in report.scalars
+
+
 def test_perceptual_weights_must_be_there(small_config: TrainConfig, tmp_path: Path) -> None:
     config = replace(
         small_config, weights={"l1": 1.0, "perceptual": 1.0}, perceptual=PerceptualConfig(weights_dir=str(tmp_path))
     )
     with pytest.raises(MissingWeightsError, match="LPIPS"):
         learner(config)
+    with pytest.raises(MissingWeightsError, match="LPIPS"):
+        learner(replace(config, weights={"l1": 1.0, "temporal_perceptual": 1.0}))
 
 
 def test_seeds_of_steps_and_processes_differ() -> None:

@@ -14,10 +14,10 @@ from omnitok.training.precision import Precision
 
 _STRICT = ConfigDict(extra="forbid")
 
-PIXEL_LOSSES = ("l1", "l2", "log_l2", "temporal", "perceptual")
+PIXEL_LOSSES = ("l1", "l2", "log_l2", "temporal", "perceptual", "temporal_perceptual")
 BOTTLENECK_LOSSES = ("commitment", "entropy", "kl")
 ADVERSARIAL_LOSSES = ("image_gan", "video_gan", "feature_matching", "lecam", "r1")
-OCCASIONAL_LOSSES = ("temporal", *ADVERSARIAL_LOSSES)
+OCCASIONAL_LOSSES = ("temporal", "temporal_perceptual", *ADVERSARIAL_LOSSES)
 """Losses that a step may be without, whatever their weights: of one medium, or of a game that has not begun."""
 LOSS_NAMES = (*PIXEL_LOSSES, *BOTTLENECK_LOSSES, *ADVERSARIAL_LOSSES)
 """Every loss that a weight can be given for. "lecam" and "r1" are the discriminators'."""
@@ -116,13 +116,13 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class PerceptualConfig:
-    """The network behind the weight `perceptual`.
+    """The network behind the weights `perceptual` and `temporal_perceptual`.
 
     Attributes:
         network: "lpips" (VGG16 and its heads) or "mobilenet" (MobileNetV2 features), from files that are never
             downloaded.
         weights_dir: the folder with the files; None takes that of OMNITOK_WEIGHTS.
-        all_frames: compare every frame of a clip; False compares one at random, as released.
+        all_frames: compare every frame of a clip, and every two neighbours; False compares one at random, as released.
         resolution: the shorter side that frames are brought to before they are compared; None compares them as they
             are. The networks were trained at 224 pixels and see little in pictures of 64.
     """

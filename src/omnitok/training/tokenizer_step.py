@@ -64,7 +64,9 @@ class TokenizerLearner:
             self.use = CodebookUse(size, config.log.usage_window, config.log.usage_threshold, processes.device)
         self.adversary = Adversary(config, processes) if _plays(config) else None
         self._perceptual = (
-            load_perceptual(config.perceptual).to(processes.device) if config.weights.get("perceptual") else None
+            load_perceptual(config.perceptual).to(processes.device)
+            if config.weights.get("perceptual") or config.weights.get("temporal_perceptual")
+            else None
         )
         self.updates = counter(0)
         self.skipped = counter(0)
@@ -138,7 +140,7 @@ class TokenizerLearner:
                 latents = self._latent_numbers(real)
                 losses["kl"] = normalize_kl(losses["kl"], config.kl_normalization, latents, real[0].numel())
             if self._perceptual is not None:
-                losses["perceptual"] = self._perceptual_loss(fake, real, frames)
+                losses |= self._perceptual_losses(fake, real, frames)
             strength = 0.0 if self.adversary is None else self.adversary.strength(step)
             weights: dict[str, float | Tensor] = {k: v for k, v in config.weights.items() if k not in ("lecam", "r1")}
             views = []
@@ -156,11 +158,20 @@ class TokenizerLearner:
         sums.total = sums.total + total.detach()
         return codes
 
-    def _perceptual_loss(self, fake: Tensor, real: Tensor, frames: Tensor | None) -> Tensor:
+    def _perceptual_losses(self, fake: Tensor, real: Tensor, frames: Tensor | None) -> dict[str, Tensor]:
+        """ "perceptual", and of clips "temporal_perceptual", where they have a weight."""
         assert self._perceptual is not None
+        losses = {}
+        videos = fake, real
         if frames is not None and not self.config.perceptual.all_frames:
             fake, real = take_frames(fake, frames), take_frames(real, frames)
-        return self._perceptual(fake, real).mean()
+        if self.config.weights.get("perceptual"):
+            losses["perceptual"] = self._perceptual(fake, real).mean()
+        if self.config.weights.get("temporal_perceptual") and frames is not None and videos[0].shape[2] > 1:
+            pairs = None if self.config.perceptual.all_frames else frames.clamp(max=videos[0].shape[2] - 2)
+            fake_change, real_change = (change_between_frames(self._perceptual, video, pairs) for video in videos)
+            losses["temporal_perceptual"] = (fake_change - real_change).abs().mean()
+        return losses
 
     def _adversarial_weights(
         self, losses: Mapping[str, Tensor], terms: Mapping[str, Tensor], strength: float
@@ -262,6 +273,25 @@ def load_perceptual(config: PerceptualConfig) -> nn.Module:
     else:
         distance = MobileNetPerceptualLoss(load_mobilenet_v2(config.weights_dir))
     return distance if config.resolution is None else ResizedDistance(distance, config.resolution)
+
+
+def change_between_frames(distance: nn.Module, videos: Tensor, frames: Tensor | None = None) -> Tensor:
+    """Distances between neighbouring frames; the mean absolute difference of those of two videos is tLP (Chu et al.,
+    arXiv 1811.09393, section 5, with LPIPS as the distance).
+
+    Args:
+        distance: takes (b, 3, H, W) or (b, 3, T, H, W) twice.
+        videos: (b, 3, T, H, W) of at least two frames.
+        frames: (b,), at most T - 2: the one of each video that is compared with its next; None compares all.
+
+    Returns:
+        (b,), or with `frames=None` (b, T - 1).
+    """
+    if frames is None:
+        change: Tensor = distance(videos[:, :, :-1], videos[:, :, 1:])
+    else:
+        change = distance(take_frames(videos, frames), take_frames(videos, frames + 1))
+    return change
 
 
 def publish(
