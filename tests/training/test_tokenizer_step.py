@@ -223,7 +223,7 @@ def test_change_between_frames() -> None:
 
 
 @pytest.mark.parametrize("all_frames", [True, False])
-def test_the_temporal_perceptual_loss_is_tlp(
+def test_the_temporal_perceptual_loss_is_of_change_that_the_clip_has_not(
     small_config: TrainConfig, all_frames: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokenizer_step, "load_perceptual", lambda config: SquaredDistance())
@@ -237,6 +237,8 @@ def test_the_temporal_perceptual_loss_is_tlp(
         report = made.step(batch)
     assert 0 < report.scalars["temporal_perceptual"] < 0.5 * first
     assert "perceptual" not in report.scalars
+    loud = Batch(1, "video", 50 * clip_batch().pixels)  # more than a model at its beginning can make
+    assert made.step(loud).scalars["temporal_perceptual"] == 0
 
 
 def test_perceptual_weights_must_be_there(small_config: TrainConfig, tmp_path: Path) -> None:

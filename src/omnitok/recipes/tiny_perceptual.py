@@ -1,9 +1,10 @@
 """Tiny tokenizers for generators of 64 x 64 pixels, trained to keep what a network sees: latents, or 1024 codes.
 
 Data: a folder of pictures and a folder of clips of at least 17 frames, those that the generator will learn included.
-Both compare MobileNetV2 features of frames enlarged to 160 pixels, beside the logarithm of the squared error.
+Both compare MobileNetV2 features of frames enlarged to 160 pixels, beside the logarithm of the squared error; the first
+also holds neighbouring frames together.
 
-Hardware: one CPU core in float32; hours: about 0.4 (`tiny-vae-perceptual`) and 0.7 (`tiny-vq-perceptual`).
+Hardware: one CPU core in float32; hours: about 0.8 (`tiny-vae-perceptual`) and 0.7 (`tiny-vq-perceptual`).
 
     omnitok train tiny-vae-perceptual --images PICTURES --videos CLIPS --init omnitok-tiny-vae --out runs/vae-perceptual
     omnitok train tiny-vq-perceptual --images PICTURES --videos CLIPS --init omnitok-tiny-vae --out runs/vq-perceptual
@@ -25,20 +26,21 @@ TINY_VAE_PERCEPTUAL = replace(
     name="tiny-vae-perceptual",
     data=replace(
         TINY_VAE.data,
-        resolutions=(64, 64, 128),
+        resolutions=(64,),
         image_batch=10,
-        video_batch=3,
-        video_share=0.3,
+        video_batch=4,
+        video_share=0.7,
+        image_policy="center_crop",
         pan_zoom=0.2,
         workers=0,
     ),
     optimizer=replace(TINY_VAE.optimizer, lr=1e-3),
-    weights={"log_l2": 0.25, "perceptual": 5.0},
+    weights={"log_l2": 0.25, "perceptual": 5.0, "temporal": 1.0, "temporal_perceptual": 2.0},
     perceptual=_PERCEPTUAL,
-    steps=1500,
+    steps=2500,
     init=InitConfig(model="omnitok-tiny-vae", keep_encoder=True),
 )
-"""The decoder alone; two steps in three at 64 pixels."""
+"""The decoder alone; seven steps in ten are of clips, which jump where the frames of a token end."""
 
 TINY_VQ_PERCEPTUAL = replace(
     TINY_JOINT,
