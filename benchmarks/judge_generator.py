@@ -20,7 +20,7 @@ import argparse
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -130,39 +130,44 @@ def main() -> None:
     mobilenet = load_mobilenet_v2(arguments.weights_dir)
     network = MobileNetVideoFeatures(mobilenet) if is_clip else MobileNetImageFeatures(mobilenet)
 
-    real_x, real_plain, real_y, held_pixels = [], [], [], []
+    # What the judges see, by the prefix of their keys in the result.
+    sights: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {"": lambda samples: features_of(samples, network)}
+    if not is_clip:
+        sights["plain_"] = plain_features
+
+    seen: dict[str, list[Tensor]] = {prefix: [] for prefix in sights}
+    real_y: list[int] = []
     held: list[bool] = []
+    held_pixels: list[Tensor] = []
     for label, name in enumerate(names):
         pixels = [load(path, frames, size) for path in list_media([arguments.real / name])[: arguments.limit]]
         pixels = [clip for clip in pixels if frames is None or clip.shape[1] == frames]
-        real_x.append(features_of(pixels, network))
-        if not is_clip:
-            real_plain.append(plain_features(pixels))
+        for prefix, sight in sights.items():
+            seen[prefix].append(sight(pixels))
         real_y += [label] * len(pixels)
         held += [i % HELD_OUT == 0 for i in range(len(pixels))]
         held_pixels += pixels[::HELD_OUT]
-    x, y, is_held = torch.cat(real_x), torch.tensor(real_y), torch.tensor(held)
-    judge = Judge(x[~is_held], y[~is_held], names)
-    fake_x, fake_y = features_of(fakes, network), torch.tensor([number[match[1]] for _, match in found])
-    result: dict[str, Any] = {
-        "chance": 1 / len(names),
-        "real": {"samples": len(x), "held_out": int(is_held.sum())},
-        "samples": len(fakes),
-        "accuracy_held_out": judge.accuracy(x[is_held], y[is_held]),
-        "accuracy_samples": judge.accuracy(fake_x, fake_y),
-    }
-    if not is_clip:
-        plain = torch.cat(real_plain)
-        plain_judge = Judge(plain[~is_held], y[~is_held], names)
-        result["plain_accuracy_held_out"] = plain_judge.accuracy(plain[is_held], y[is_held])
-        result["plain_accuracy_samples"] = plain_judge.accuracy(plain_features(fakes), fake_y)
+    real = {prefix: torch.cat(parts) for prefix, parts in seen.items()}
+    y, is_held = torch.tensor(real_y), torch.tensor(held)
+    fake = {prefix: sight(fakes) for prefix, sight in sights.items()}
+    fake_y = torch.tensor([number[match[1]] for _, match in found])
+    decoded = {}
     for tokenizer_name in arguments.tokenizer:
         tokenizer = OmniTokenizer.from_pretrained(tokenizer_name)
         with torch.inference_mode():
-            decoded = [tokenizer(sample[None])[0].clamp(-1, 1) for sample in held_pixels]
-        result[f"accuracy_{tokenizer_name}"] = judge.accuracy(features_of(decoded, network), y[is_held])
-        if not is_clip:
-            result[f"plain_accuracy_{tokenizer_name}"] = plain_judge.accuracy(plain_features(decoded), y[is_held])
+            decoded[tokenizer_name] = [tokenizer(sample[None])[0].clamp(-1, 1) for sample in held_pixels]
+    result: dict[str, Any] = {
+        "chance": 1 / len(names),
+        "real": {"samples": len(y), "held_out": int(is_held.sum())},
+        "samples": len(fakes),
+    }
+    for prefix, sight in sights.items():
+        judge = Judge(real[prefix][~is_held], y[~is_held], names)
+        result[f"{prefix}accuracy_held_out"] = judge.accuracy(real[prefix][is_held], y[is_held])
+        for tokenizer_name, samples in decoded.items():
+            result[f"{prefix}accuracy_{tokenizer_name}"] = judge.accuracy(sight(samples), y[is_held])
+        result[f"{prefix}accuracy_samples"] = judge.accuracy(fake[prefix], fake_y)
+    x, fake_x = real[""], fake[""]
     present = sorted(set(fake_y.tolist()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer samples than dimensions: said above
@@ -182,10 +187,10 @@ def main() -> None:
         result["motion"] = motion | {"ratio": motion["samples"] / motion["real"]}
 
     print(f"chance {result['chance']:.3f}")
-    for judged, kind in product(("", "plain_"), ("held_out", *arguments.tokenizer, "samples")):
-        if (key := f"{judged}accuracy_{kind}") in result:
-            total, of_class = result[key]
-            print(f"{key} {total:.3f}  " + ", ".join(f"{name} {value:.2f}" for name, value in of_class.items()))
+    for prefix, kind in product(sights, ("held_out", *arguments.tokenizer, "samples")):
+        total, of_class = result[f"{prefix}accuracy_{kind}"]
+        values = ", ".join(f"{name} {value:.2f}" for name, value in of_class.items())
+        print(f"{prefix}accuracy_{kind} {total:.3f}  {values}")
     print("\n| sampled \\ real | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
     for sampled, row in matrix.items():
         least = min(row.values())
