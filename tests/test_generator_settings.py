@@ -15,6 +15,10 @@ def test_values_are_kept_and_frozen():
     interval = GeneratorSettings("omnitok-tiny-vq", sampling={"guidance_interval": [0, 0.5]})  # as JSON gives it
     assert interval.sampling["guidance_interval"] == (0.0, 0.5)
     assert settings.sampling["guidance_scale"] == 2.5
+    assert settings.sampling_of(clips=True) == settings.sampling_of(clips=False) == settings.sampling
+    both = dataclasses.replace(settings, sampling={"guidance_scale": 4.0, "clip_guidance_scale": 1.5, "steps": 3})
+    assert both.sampling_of(clips=False) == {"guidance_scale": 4.0, "steps": 3}
+    assert both.sampling_of(clips=True) == {"guidance_scale": 1.5, "steps": 3}
     assert settings.classes == ("cat", "dog")
     assert settings.label_of("dog") == 1
     with pytest.raises(dataclasses.FrozenInstanceError):

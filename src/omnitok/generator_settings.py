@@ -18,7 +18,7 @@ class GeneratorSettings:
         height, width: pixels of the pictures and clips it was trained on.
         num_frames: frames of its clips; 1 for a generator of pictures.
         sampling: defaults of `sample`'s arguments by name (guidance_scale, guidance_interval; temperature, top_k,
-            top_p; steps, sampler).
+            top_p; steps, sampler); clip_guidance_scale is the guidance_scale of clips, where that is another.
         fps: frames a second of its clips; None where not known.
         latent_scale: what a diffusion model's latents were multiplied with (0.18215 for the released ones); None where
             they were normalised per channel with the tokenizer's `latent_mean` and `latent_std`.
@@ -70,6 +70,12 @@ class GeneratorSettings:
         scale = self.latent_scale
         if scale is not None and (isinstance(scale, bool) or not 0 < scale < math.inf):
             raise ValueError(f"latent_scale must be positive or None, found {scale!r}")
+
+    def sampling_of(self, clips: bool) -> dict[str, SamplingValue]:
+        """`sampling` of pictures, or of clips."""
+        sampling = dict(self.sampling)
+        of_clips = sampling.pop("clip_guidance_scale", None)
+        return sampling | {"guidance_scale": of_clips} if clips and of_clips is not None else sampling
 
     def label_of(self, name: str) -> int:
         """The label of a class name.

@@ -147,6 +147,22 @@ def test_defaults_come_from_the_settings(generator: DiffusionGenerator) -> None:
     assert seen[-1] == (50, 50)
 
 
+def test_clips_have_a_guidance_of_their_own() -> None:
+    made = build(settings={"sampling": {**SETTINGS.sampling, "clip_guidance_scale": 1.0}})
+    clip = made.sample([0], 5, guidance_scale=1.0)
+    assert torch.equal(made.sample([0], 5), clip)
+    assert torch.equal(
+        made.continue_video(clip[:, :, :1], labels=[0]), made.sample([0], 5, prompt_frames=clip[:, :, :1])
+    )
+    assert torch.equal(torch.cat(list(made.stream_video([0], 5)), dim=2), clip)
+    assert torch.equal(made.sample([0]), made.sample([0], guidance_scale=2.0))
+    assert not torch.equal(made.sample([0]), made.sample([0], guidance_scale=1.0))
+    grid = made.tokenizer.config.latent_size(5, 16, 16)
+    assert torch.equal(made.sample_latents([0], grid), made.sample_latents([0], grid, guidance_scale=1.0))
+    mask = torch.ones(1, 1, 5, 16, 16, dtype=torch.bool)
+    assert torch.equal(made.inpaint(clip, mask, labels=[0]), made.inpaint(clip, mask, labels=[0], guidance_scale=1.0))
+
+
 def test_latents_are_normalised(generator: DiffusionGenerator) -> None:
     latents = torch.randn(2, 4, 3, 4, 4)
     normal = generator.normalize(latents)

@@ -187,7 +187,7 @@ class DiffusionGenerator:
         Raises:
             ValueError: as `sample`; one of known and mask without the other, or of another shape.
         """
-        sampling = self._sampling(how)
+        sampling = self._sampling(how, clips=grid is not None and len(grid) == 3 and grid[0] > 1)
         numbers, items = self._items(labels, indices, None)
         if grid is None:
             grid = self.tokenizer.config.latent_size(1, self.settings.height, self.settings.width)[1:]
@@ -330,7 +330,8 @@ class DiffusionGenerator:
                 "eta": eta,
                 "spacing": spacing,
                 "shift": shift,
-            }
+            },
+            clips=prompt_frames is not None if num_frames is None else num_frames > 1,
         )
         prompt = as_clip(prompt_frames)
         numbers, items = self._items(labels, indices, None if prompt is None else prompt.shape[0])
@@ -404,7 +405,7 @@ class DiffusionGenerator:
         Returns:
             The pixels' own shape. Other arguments and errors as in `sample`.
         """
-        sampling = self._sampling(how)
+        sampling = self._sampling(how, clips=isinstance(pixels, Tensor) and pixels.ndim == 5 and pixels.shape[2] > 1)
         if not isinstance(pixels, Tensor) or pixels.ndim not in (4, 5) or pixels.shape[1] != 3:
             found = str(tuple(pixels.shape)) if isinstance(pixels, Tensor) else type(pixels).__name__
             raise ValueError(f"pixels must be (b, 3, H, W) or (b, 3, T, H, W), found {found}")
@@ -464,7 +465,7 @@ class DiffusionGenerator:
         Raises:
             ValueError: as `sample`, at once and not at the first piece; a window of fewer than 2 latent frames.
         """
-        sampling = self._sampling(how)
+        sampling = self._sampling(how, clips=True)
         config, prompt = self.tokenizer.config, as_clip(frames)
         numbers, items = self._items(labels, indices, None if prompt is None else prompt.shape[0])
         window = config.latent_size(self.settings.num_frames, 1, 1)[0] if window is None else window
@@ -562,14 +563,14 @@ class DiffusionGenerator:
         rest = F.pad(grid[:, 1:], (0, 0, 0, 0, 0, -(grid.shape[1] - 1) % s)).unflatten(1, (-1, s)).amax(2)
         return torch.cat([grid[:, :1], rest], dim=1)[:, None] > 0
 
-    def _sampling(self, given: SamplingOptions) -> DiffusionSampling:
+    def _sampling(self, given: SamplingOptions, clips: bool) -> DiffusionSampling:
         """What was asked for, then what the settings say, then the defaults."""
         names = [field.name for field in dataclasses.fields(DiffusionSampling)]
         if unknown := [name for name in given if name not in names]:
             raise TypeError(f"unknown sampling arguments {', '.join(unknown)}; accepted are {', '.join(names)}")
         values: dict[str, object] = {name: value for name, value in given.items() if value is not None}
         # The settings' steps and spacing fit the settings' sampler.
-        defaults = dict(self.settings.sampling)
+        defaults = self.settings.sampling_of(clips)
         if "sampler" in values and values["sampler"] != defaults.get("sampler"):
             defaults = {name: value for name, value in defaults.items() if name not in ("steps", "spacing")}
         values = {name: value for name, value in defaults.items() if name in names and value is not None} | values

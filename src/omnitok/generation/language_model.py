@@ -216,7 +216,8 @@ class LanguageModelGenerator:
                 "temperature": temperature,
                 "top_k": top_k,
                 "top_p": top_p,
-            }
+            },
+            clips=prompt_frames is not None if num_frames is None else num_frames > 1,
         )
         prompt = as_clip(prompt_frames)
         chosen, indices = self._items(labels, indices, None if prompt is None else prompt.shape[0])
@@ -291,7 +292,7 @@ class LanguageModelGenerator:
             grid: (t, h, w) of the result; without it one latent frame of the trained size.
             prompt_codes: (b, t0, h, w) that the result begins with.
         """
-        sampling = self._sampling(how)
+        sampling = self._sampling(how, clips=grid is not None and grid[0] > 1)
         chosen, indices = self._items(labels, indices, None if prompt_codes is None else prompt_codes.shape[0])
         if grid is None:
             grid = (1, *self.tokenizer.config.latent_size(1, self.settings.height, self.settings.width)[1:])
@@ -339,7 +340,7 @@ class LanguageModelGenerator:
 
         Other arguments and errors as in `sample`; the arguments are checked at once, not with the first piece.
         """
-        sampling = self._sampling(how)
+        sampling = self._sampling(how, clips=True)
         prompt = as_clip(frames)
         chosen, indices = self._items(labels, indices, None if prompt is None else prompt.shape[0])
         end = _ENDLESS if num_frames is None else num_frames
@@ -425,11 +426,12 @@ class LanguageModelGenerator:
 
     # -------------------------------------------------------------------------------------------------------- parts
 
-    def _sampling(self, given: TokenSamplingOptions) -> TokenSampling:
+    def _sampling(self, given: TokenSamplingOptions, clips: bool) -> TokenSampling:
         """What was asked for, then what the settings say, then the defaults."""
         if unknown := [name for name in given if name not in _OPTIONS]:
             raise TypeError(f"unknown sampling arguments {', '.join(unknown)}; accepted are {', '.join(_OPTIONS)}")
-        values: dict[str, object] = {n: v for n, v in self.settings.sampling.items() if n in _OPTIONS and v is not None}
+        defaults = self.settings.sampling_of(clips)
+        values: dict[str, object] = {n: v for n, v in defaults.items() if n in _OPTIONS and v is not None}
         values |= {name: value for name, value in given.items() if value is not None}
         for name, value in values.items():
             if isinstance(value, str):

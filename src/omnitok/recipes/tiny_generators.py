@@ -9,8 +9,8 @@ Data: labelled pictures and clips of at least 17 frames, a folder a class, as to
     omnitok train tiny-lm --shards runs/codes-images --shards runs/codes-videos --out runs/tiny-lm
     omnitok train tiny-dit --shards runs/latents-images --shards runs/latents-videos --out runs/tiny-dit
 
-Hardware: one CPU core in float32; hours: about 0.8 (`tiny-lm`) and 1.1 (`tiny-dit`). The range keeps crops nearly whole,
-so that samples are framed as pictures are. The shipped ones were trained in several pieces; the cards have them.
+Hardware: one CPU core in float32; hours: about 0.8 (`tiny-lm`) and 1.1 (`tiny-dit`). The range keeps crops nearly
+whole, so that samples are framed as pictures are. The shipped ones were trained in several pieces (in their cards).
 For models of this size no score was published; ours are in their cards, as classifier accuracy of the samples and
 `fd_mobilenet_v2` by class (`benchmarks/judge_generator.py`).
 """
@@ -62,7 +62,7 @@ TINY_DIT = DiffusionTrainConfig(
     log=LogConfig(every=20, pictures_every=0, validate_every=250),
     steps=3000,
     checkpoint_every=250,
-    sampling=DiffusionSamplingConfig(guidance_scale=4.0, steps=25, sampler="euler"),
+    sampling=DiffusionSamplingConfig(guidance_scale=4.0, clip_guidance_scale=1.5, steps=25, sampler="euler"),
 )
 """Flow matching on 8 channels; the odd blocks attend over time."""
 

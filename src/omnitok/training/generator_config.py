@@ -70,9 +70,11 @@ class GeneratorTrainConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class TokenSamplingConfig:
-    """Defaults of sampling that are written into the trained model, for `omnitok generate` and `sample`."""
+    """Defaults of sampling that are written into the trained model, for `omnitok generate` and `sample`;
+    `clip_guidance_scale` is the guidance of clips, where that is another."""
 
     guidance_scale: float = 1.0
+    clip_guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     temperature: float = 1.0
     top_k: int | None = None
@@ -81,9 +83,11 @@ class TokenSamplingConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class DiffusionSamplingConfig:
-    """Defaults of sampling that are written into the trained model, for `omnitok generate` and `sample`."""
+    """Defaults of sampling that are written into the trained model, for `omnitok generate` and `sample`;
+    `clip_guidance_scale` is the guidance of clips, where that is another."""
 
     guidance_scale: float = 1.0
+    clip_guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     steps: int = 250
     sampler: str = "ddpm"
