@@ -278,7 +278,7 @@ def load_perceptual(config: PerceptualConfig) -> nn.Module:
 
 def change_between_frames(distance: nn.Module, videos: Tensor, frames: Tensor | None = None) -> Tensor:
     """Distances between neighbouring frames; the mean absolute difference of those of two videos is tLP (Chu et al.,
-    arXiv 1811.09393, section 5, with LPIPS as the distance).
+    arXiv 1811.09393, with LPIPS as the distance).
 
     Args:
         distance: takes (b, 3, H, W) or (b, 3, T, H, W) twice.
