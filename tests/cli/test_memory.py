@@ -60,9 +60,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(not HAS_GLIBC, reason="mallopt is glibc's")
 def test_the_memory_of_a_batch_is_kept_for_the_next() -> None:
     faults = {}
-    small_pages = os.environ | {
-        "THP_MEM_ALLOC_ENABLE": "0"
-    }  # another test's command line may have asked for large ones
+    # Another test's command line may have asked for large pages.
+    small_pages = os.environ | {"THP_MEM_ALLOC_ENABLE": "0"}
     for name in ("kept", "returned"):
         line = [sys.executable, "-c", BATCHES, name]
         faults[name] = int(subprocess.run(line, check=True, capture_output=True, text=True, env=small_pages).stdout)

@@ -187,12 +187,12 @@ class DiffusionGenerator:
         Raises:
             ValueError: as `sample`; one of known and mask without the other, or of another shape.
         """
-        sampling = self._sampling(how, clips=grid is not None and len(grid) == 3 and grid[0] > 1)
-        numbers, items = self._items(labels, indices, None)
         if grid is None:
             grid = self.tokenizer.config.latent_size(1, self.settings.height, self.settings.width)[1:]
         if len(grid) not in (2, 3) or min(grid) < 1:
             raise ValueError(f"a grid is (h, w) or (t, h, w) of at least 1 each, found {tuple(grid)}")
+        sampling = self._sampling(how, clips=len(grid) == 3 and grid[0] > 1)
+        numbers, items = self._items(labels, indices, None)
         shape = (self.model.config.latent_channels, *grid)
         if (known is None) != (mask is None):
             raise ValueError("known latents and their mask go together: give both or neither")
@@ -320,6 +320,8 @@ class DiffusionGenerator:
                 model of pictures; a prompt of another size or too long.
             OmnitokError: too little memory, with what would fit.
         """
+        if num_frames is None:
+            num_frames = 1 if prompt_frames is None else self.settings.num_frames
         sampling = self._sampling(
             {
                 "steps": steps,
@@ -331,12 +333,10 @@ class DiffusionGenerator:
                 "spacing": spacing,
                 "shift": shift,
             },
-            clips=prompt_frames is not None if num_frames is None else num_frames > 1,
+            clips=num_frames > 1,
         )
         prompt = as_clip(prompt_frames)
         numbers, items = self._items(labels, indices, None if prompt is None else prompt.shape[0])
-        if num_frames is None:
-            num_frames = 1 if prompt is None else self.settings.num_frames
         size = self._size(num_frames, height, width, prompt)
         generators = item_generators(seed, items)
         batches = batches_of(len(items), batch_size)
@@ -405,10 +405,10 @@ class DiffusionGenerator:
         Returns:
             The pixels' own shape. Other arguments and errors as in `sample`.
         """
-        sampling = self._sampling(how, clips=isinstance(pixels, Tensor) and pixels.ndim == 5 and pixels.shape[2] > 1)
         if not isinstance(pixels, Tensor) or pixels.ndim not in (4, 5) or pixels.shape[1] != 3:
             found = str(tuple(pixels.shape)) if isinstance(pixels, Tensor) else type(pixels).__name__
             raise ValueError(f"pixels must be (b, 3, H, W) or (b, 3, T, H, W), found {found}")
+        sampling = self._sampling(how, clips=pixels.ndim == 5 and pixels.shape[2] > 1)
         accepted = (1, *pixels.shape[2:])
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape[1:]) != accepted:
             found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__

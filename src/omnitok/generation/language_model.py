@@ -209,6 +209,8 @@ class LanguageModelGenerator:
             ValueError: an unknown label, a size or length outside the model's, a prompt of another size or too long.
             OmnitokError: too little memory, with what would fit.
         """
+        if num_frames is None:
+            num_frames = 1 if prompt_frames is None else self.settings.num_frames
         sampling = self._sampling(
             {
                 "guidance_scale": guidance_scale,
@@ -217,12 +219,10 @@ class LanguageModelGenerator:
                 "top_k": top_k,
                 "top_p": top_p,
             },
-            clips=prompt_frames is not None if num_frames is None else num_frames > 1,
+            clips=num_frames > 1,
         )
         prompt = as_clip(prompt_frames)
         chosen, indices = self._items(labels, indices, None if prompt is None else prompt.shape[0])
-        if num_frames is None:
-            num_frames = 1 if prompt is None else self.settings.num_frames
         size = size_of(self.settings, num_frames, height, width, prompt)
         stride = self.tokenizer.config.temporal_patch_size
         given = 0 if prompt is None else prompt.shape[2]
@@ -292,10 +292,10 @@ class LanguageModelGenerator:
             grid: (t, h, w) of the result; without it one latent frame of the trained size.
             prompt_codes: (b, t0, h, w) that the result begins with.
         """
-        sampling = self._sampling(how, clips=grid is not None and grid[0] > 1)
-        chosen, indices = self._items(labels, indices, None if prompt_codes is None else prompt_codes.shape[0])
         if grid is None:
             grid = (1, *self.tokenizer.config.latent_size(1, self.settings.height, self.settings.width)[1:])
+        sampling = self._sampling(how, clips=grid[0] > 1)
+        chosen, indices = self._items(labels, indices, None if prompt_codes is None else prompt_codes.shape[0])
         known = 0 if prompt_codes is None else prompt_codes.shape[1]
         if prompt_codes is not None and prompt_codes.shape[2:] != grid[1:]:
             raise ValueError(f"prompt codes are {tuple(prompt_codes.shape[2:])}, asked for is a grid of {grid[1:]}")

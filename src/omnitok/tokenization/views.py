@@ -60,8 +60,8 @@ def draw_views(
         height, width: of its frames.
         latest_start: a view starts at 0 ... latest_start.
         seed: of the file; each view's draw follows from it and the view's number.
-        crop_range: at least 1: how many times as long as the side of a crop the short side may be. Sun et al.,
-            arXiv 2406.06525, cut codes for generators from pictures 1.05 or 1.1 times as large.
+        crop_range: at least 1: how many times as long as the side of a crop the short side may be; 1.1 by default where
+            LlamaGen (Sun et al., arXiv 2406.06525) extracts codes of crops (`--crop-range` of its released code).
     """
     short = min(height, width)
     whole = (0, 0, height, width)

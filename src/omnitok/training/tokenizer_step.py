@@ -63,11 +63,8 @@ class TokenizerLearner:
             size = tokenizer.bottleneck.codebook_size
             self.use = CodebookUse(size, config.log.usage_window, config.log.usage_threshold, processes.device)
         self.adversary = Adversary(config, processes) if _plays(config) else None
-        self._perceptual = (
-            load_perceptual(config.perceptual).to(processes.device)
-            if config.weights.get("perceptual") or config.weights.get("temporal_perceptual")
-            else None
-        )
+        compares = config.weights.get("perceptual") or config.weights.get("temporal_perceptual")
+        self._perceptual = load_perceptual(config.perceptual).to(processes.device) if compares else None
         self.updates = counter(0)
         self.skipped = counter(0)
 
@@ -159,17 +156,17 @@ class TokenizerLearner:
         return codes
 
     def _perceptual_losses(self, fake: Tensor, real: Tensor, frames: Tensor | None) -> dict[str, Tensor]:
-        """ "perceptual", and of clips "temporal_perceptual", where they have a weight."""
+        """The losses over the network's distance that have a weight; `frames` (b,) of clips, None of pictures."""
         assert self._perceptual is not None
+        weights = self.config.weights
+        chosen = None if self.config.perceptual.all_frames else frames
         losses = {}
-        videos = fake, real
-        if frames is not None and not self.config.perceptual.all_frames:
-            fake, real = take_frames(fake, frames), take_frames(real, frames)
-        if self.config.weights.get("perceptual"):
-            losses["perceptual"] = self._perceptual(fake, real).mean()
-        if self.config.weights.get("temporal_perceptual") and frames is not None and videos[0].shape[2] > 1:
-            pairs = None if self.config.perceptual.all_frames else frames.clamp(max=videos[0].shape[2] - 2)
-            fake_change, real_change = (change_between_frames(self._perceptual, video, pairs) for video in videos)
+        if weights.get("perceptual"):
+            a, b = (fake, real) if chosen is None else (take_frames(fake, chosen), take_frames(real, chosen))
+            losses["perceptual"] = self._perceptual(a, b).mean()
+        if weights.get("temporal_perceptual") and frames is not None and fake.shape[2] > 1:
+            pairs = None if chosen is None else chosen.clamp(max=fake.shape[2] - 2)
+            fake_change, real_change = (change_between_frames(self._perceptual, x, pairs) for x in (fake, real))
             # Too little change is left alone: to match a clip's grain, the decoder would learn to flicker.
             losses["temporal_perceptual"] = (fake_change - real_change).relu().mean()
         return losses
