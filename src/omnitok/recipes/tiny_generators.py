@@ -6,6 +6,8 @@ Data: labelled pictures and clips of at least 17 frames, a folder a class, as to
     TOKENIZE="omnitok tokenize --labels folders --resolution 64 --views 8 --crop-range 1.15"
     $TOKENIZE PICTURES --model omnitok-tiny-vq-perceptual -o runs/codes-images
     $TOKENIZE CLIPS --model omnitok-tiny-vq-perceptual --frames 17 -o runs/codes-videos
+    $TOKENIZE PICTURES --model omnitok-tiny-vae-perceptual -o runs/latents-images
+    $TOKENIZE CLIPS --model omnitok-tiny-vae-perceptual --frames 17 -o runs/latents-videos
     omnitok train tiny-lm --shards runs/codes-images --shards runs/codes-videos --out runs/tiny-lm
     omnitok train tiny-dit --shards runs/latents-images --shards runs/latents-videos --out runs/tiny-dit
 
