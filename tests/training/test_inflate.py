@@ -6,9 +6,10 @@ import pytest
 import torch
 from einops import rearrange
 
+from omnitok.errors import OmnitokError
 from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
-from omnitok.training.inflate import inflate_video_patches, swap_bottleneck
+from omnitok.training.inflate import grow_stacks, inflate_video_patches, swap_bottleneck
 
 
 def tokenizer(config: TokenizerConfig, normalize_patches: bool = False) -> OmniTokenizer:
@@ -91,3 +92,50 @@ def test_other_number_of_channels_starts_fresh(small_model: TokenizerConfig) -> 
     swapped = swap_bottleneck(tok, replace(tok.config, bottleneck="kl", latent_channels=4), torch.zeros(1, 3, 8, 8))
     assert swapped.config.latent_channels == 4
     assert swapped(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)
+
+
+DEEPER = {
+    "encoder_blocks": "tww",
+    "encoder_temporal_blocks": 2,
+    "decoder_blocks": "twttt",
+    "decoder_temporal_blocks": 3,
+}
+
+
+@pytest.mark.parametrize("bottleneck", ["vq", "kl"])
+@pytest.mark.parametrize("window_convolution", [False, True])
+def test_a_deeper_model_starts_from_the_same_function(
+    small_model: TokenizerConfig, bottleneck: str, window_convolution: bool
+) -> None:
+    config = replace(small_model, encoder_blocks="tw", decoder_blocks="twt", encoder_temporal_blocks=1)
+    config = replace(config, bottleneck=bottleneck, window_convolution=window_convolution, decoder_temporal_blocks=1)
+    tok = tokenizer(config)
+    grown = grow_stacks(tok, replace(config, **DEEPER)).eval()
+    assert grown.config == replace(config, **DEEPER)
+    assert len(grown.decoder.spatial.blocks) == 5
+    clip = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    assert torch.equal(grown(clip), tok(clip))
+    for block in grown.decoder.spatial.blocks[3:]:  # and what is silent can learn
+        assert all(weight.any() for name, weight in block.named_parameters() if "expand" in name or "norm" in name)
+    loss = grown(clip).square().mean()
+    loss.backward()
+    for name, parameter in grown.decoder.spatial.blocks[4].named_parameters():
+        if name.endswith(("to_out.weight", "project.weight", "positional_convolution.weight")):
+            assert parameter.grad is not None
+            assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found"),
+    [
+        ("encoder_blocks", "t", "'tw' and more blocks 'w' to grow this model, found 't'"),
+        ("decoder_blocks", "twt", "'tw' and more blocks 'w' to grow this model, found 'twt'"),
+        ("decoder_temporal_blocks", 0, "1 or more to grow this model, found 0"),
+    ],
+)
+def test_a_model_grows_at_the_ends_of_its_stacks_only(
+    small_model: TokenizerConfig, field: str, value: str | int, found: str
+) -> None:
+    config = replace(small_model, encoder_blocks="tw", decoder_blocks="tw", decoder_temporal_blocks=1)
+    with pytest.raises(OmnitokError, match=f"model.{field} must be {found}"):
+        grow_stacks(tokenizer(config), replace(config, **{field: value}))

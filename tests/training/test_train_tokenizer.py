@@ -157,6 +157,16 @@ def test_init_keeps_the_weights_and_inflates(small_config: TrainConfig, tmp_path
     }
 
 
+def test_init_grows_to_the_depth_of_the_recipe(small_config: TrainConfig, tmp_path: Path) -> None:
+    first = train(replace(small_config, steps=1), tmp_path / "first").model
+    blocks = small_config.model.decoder_blocks
+    model = replace(small_config.model, decoder_blocks=blocks + 2 * blocks[-1])
+    config = replace(small_config, model=model, init=InitConfig(str(first), grow=True), steps=2)
+    after = OmniTokenizer.from_pretrained(train(config, tmp_path / "second").model)
+    assert after.config.decoder_blocks == blocks + 2 * blocks[-1]
+    assert after.decoder.spatial.blocks[-1].feedforward.project.weight.any()
+
+
 @pytest.mark.parametrize("bottleneck", ("vq", "kl"))
 def test_the_decoder_alone_can_be_trained_further(small_config: TrainConfig, tmp_path: Path, bottleneck: str) -> None:
     weights = {"l1": 1.0, "commitment": 0.25} if bottleneck == "vq" else {"l1": 1.0, "kl": 1e-4}

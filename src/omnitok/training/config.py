@@ -169,19 +169,23 @@ class InitConfig:
     """What the weights start from.
 
     Attributes:
-        model: a tokenizer's name or folder (`--init`); None starts from random weights. Its architecture is kept; its
-            bottleneck is swapped where `model.bottleneck` of the recipe is of the other kind.
+        model: a tokenizer's name or folder (`--init`); None starts from random weights. Its architecture is kept (but
+            for `grow`); its bottleneck is swapped where `model.bottleneck` of the recipe is of the other kind.
         inflate: copy the image patch embedding into the video one (stage 2 after stage 1).
+        grow: add blocks to the stacks of `model`, silent at first, until they are as deep as the recipe's.
         keep_encoder: train the decoder alone. Codes and latents stay those of `model`, so that tokens of it and
             generators trained on them stay good; a step costs about half.
     """
 
     model: str | None = None
     inflate: bool = False
+    grow: bool = False
     keep_encoder: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> "InitConfig":
+        if self.grow and self.model is None:
+            raise ValueError("init.grow needs init.model")
         if self.keep_encoder and (self.model is None or self.inflate):
             raise ValueError("init.keep_encoder needs init.model, and init.inflate to be false")
         return self

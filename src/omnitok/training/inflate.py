@@ -1,13 +1,17 @@
-"""From one stage's weights to the next one's: image -> joint (inflation), VQ <-> KL (another bottleneck)."""
+"""From one stage's weights to the next one's: image -> joint (inflation), VQ <-> KL (another bottleneck), deeper."""
 
 import dataclasses
 
 import torch
 from torch import nn
 
+from omnitok.errors import OmnitokError
 from omnitok.models.autoencoder import TokenizerConfig
 from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.models.transformer import Block, WindowAttention
+
+_DEPTHS = ("encoder_blocks", "encoder_temporal_blocks", "decoder_blocks", "decoder_temporal_blocks")
 
 INITIAL_LOGVAR = -6.0  # a standard deviation of 0.05: the decoder starts from latents that are all but the mean
 
@@ -33,6 +37,54 @@ def inflate_video_patches(tokenizer: OmniTokenizer) -> None:
     to_image, to_video = tokenizer.decoder.to_image, tokenizer.decoder.to_video
     to_video.weight.copy_(_repeat_frames(to_image.weight, s, dim=0))
     to_video.bias.copy_(_repeat_frames(to_image.bias, s, dim=0))
+
+
+@torch.no_grad()
+def grow_stacks(tokenizer: OmniTokenizer, target: TokenizerConfig) -> OmniTokenizer:
+    """A tokenizer with as many blocks as `target` says that computes what `tokenizer` does.
+
+    Further blocks follow the last one of each stack as copies of it whose outputs are zero, so that training starts
+    from the same function (function-preserving growth: Net2Net, Chen et al., 2016, arXiv 1511.05641).
+
+    Raises:
+        OmnitokError: a stack of `target` is not one of `tokenizer` with further blocks of the kind that it ends with.
+    """
+    old = tokenizer.config
+    for name in ("encoder_blocks", "decoder_blocks"):
+        have, wanted = getattr(old, name), getattr(target, name)
+        if wanted != have + have[-1:] * (len(wanted) - len(have)):
+            accepted = f"{have!r} and more blocks {have[-1]!r}" if have else "no block"
+            raise OmnitokError(f"model.{name} must be {accepted} to grow this model, found {wanted!r}")
+    for name in ("encoder_temporal_blocks", "decoder_temporal_blocks"):
+        have, wanted = getattr(old, name), getattr(target, name)
+        if wanted < have or (have == 0 and wanted > 0):
+            accepted = f"{have} or more" if have else "0"
+            raise OmnitokError(f"model.{name} must be {accepted} to grow this model, found {wanted}")
+    grown = OmniTokenizer.from_config(dataclasses.replace(old, **{name: getattr(target, name) for name in _DEPTHS}))
+    weights = tokenizer.state_dict()
+    further: list[nn.Module] = []
+    for stack in ("encoder.spatial", "encoder.temporal", "decoder.temporal", "decoder.spatial"):
+        small, large = (model.get_submodule(f"{stack}.blocks") for model in (tokenizer, grown))
+        assert isinstance(small, nn.ModuleList)
+        assert isinstance(large, nn.ModuleList)
+        for i in range(len(small), len(large)):
+            copied = small[-1].state_dict()
+            weights |= {f"{stack}.blocks.{i}.{name}": value for name, value in copied.items()}
+            further.append(large[i])
+    grown.load_state_dict(weights)
+    for block in further:
+        _silence(block)
+    return grown.to(tokenizer.device)
+
+
+def _silence(block: nn.Module) -> None:
+    """Zero what the branches of a block add to its input."""
+    assert isinstance(block, Block)
+    attention = block.attention
+    last = [attention.proj if isinstance(attention, WindowAttention) else attention.to_out, block.feedforward.project]
+    for module in (*last, block.positional_convolution):
+        for parameter in () if module is None else module.parameters():
+            nn.init.zeros_(parameter)
 
 
 def _repeat_frames(x: torch.Tensor, s: int, dim: int) -> torch.Tensor:

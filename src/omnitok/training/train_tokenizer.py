@@ -12,7 +12,7 @@ from omnitok.errors import OmnitokError
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.pretrained import fingerprint
 from omnitok.training.config import TrainConfig
-from omnitok.training.inflate import inflate_video_patches, swap_bottleneck
+from omnitok.training.inflate import grow_stacks, inflate_video_patches, swap_bottleneck
 from omnitok.training.latent_statistics import latent_statistics
 from omnitok.training.loop import Outputs
 from omnitok.training.pictures import fixed_samples, write_grids
@@ -109,7 +109,7 @@ def resumed_config(config: TrainConfig, saved: TrainConfig, out: Path) -> TrainC
 
 
 def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -> OmniTokenizer:
-    """The weights that the run starts from: random, or `config.init.model` with its bottleneck swapped or inflated.
+    """The weights that the run starts from: random, or `config.init.model` inflated, deeper, its bottleneck swapped.
 
     Args:
         dataset: its first pictures scale the latents where a quantizer is swapped for a Gaussian.
@@ -121,6 +121,8 @@ def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -
     tokenizer.config = dataclasses.replace(tokenizer.config, tokens_of=tokens_of)
     if config.init.inflate:
         inflate_video_patches(tokenizer)
+    if config.init.grow:
+        tokenizer = grow_stacks(tokenizer, config.model)
     if tokenizer.config.bottleneck != config.model.bottleneck:
         if config.init.keep_encoder:
             raise OmnitokError(
