@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
@@ -122,7 +123,8 @@ class Muon:
     bfloat16, which is slow on CPUs without instructions for it, and takes no sharded parameters.
 
     Args:
-        parameters: matrices by name; shards of FSDP2 are gathered for the orthogonalisation.
+        parameters: matrices by name; shards of FSDP2 are gathered for the orthogonalisation, and the processes of DDP
+            share it.
         weight_decay: decoupled, as AdamW's.
     """
 
@@ -136,6 +138,7 @@ class Muon:
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """One update at this learning rate of the parameters that have a gradient."""
+        moving, updates = [], []
         for name, parameter in self._parameters.items():
             if parameter.grad is None:
                 continue
@@ -143,9 +146,28 @@ class Muon:
                 self.momentum[name] = torch.zeros_like(parameter)
             momentum = self.momentum[name]
             momentum.mul_(self.MOMENTUM).add_(parameter.grad)
-            update = _orthogonalized(parameter.grad.add(momentum, alpha=self.MOMENTUM))
+            moving.append(parameter)
+            updates.append(parameter.grad.add(momentum, alpha=self.MOMENTUM))
+        for parameter, update in zip(moving, _orthogonalize_together(updates), strict=True):
             scale = self.RMS * max(parameter.shape) ** 0.5
             parameter.mul_(1 - rate * self._weight_decay).add_(update, alpha=-rate * scale)
+
+
+def _orthogonalize_together(matrices: list[Tensor]) -> list[Tensor]:
+    """`orthogonalize` of each matrix. Processes that all hold the same ones (DDP) share the work."""
+    workers = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if workers == 1 or not matrices or any(isinstance(matrix, DTensor) for matrix in matrices):
+        return [_orthogonalized(matrix) for matrix in matrices]
+    loads = [0] * workers
+    results = matrices[0].new_zeros(sum(matrix.numel() for matrix in matrices))
+    places = results.split([matrix.numel() for matrix in matrices])
+    for i in sorted(range(len(matrices)), key=lambda i: -matrices[i].numel()):  # to whom has least
+        worker = loads.index(min(loads))
+        loads[worker] += matrices[i].numel() * min(matrices[i].shape)
+        if worker == dist.get_rank():
+            places[i].copy_(orthogonalize(matrices[i]).flatten())
+    dist.all_reduce(results)  # each place is zero on all processes but one
+    return [place.view_as(matrix) for place, matrix in zip(places, matrices, strict=True)]
 
 
 def _orthogonalized(matrix: Tensor) -> Tensor:
