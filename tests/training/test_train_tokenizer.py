@@ -16,6 +16,7 @@ from helpers.runs import assert_same_run, rows
 from omnitok.data.media import read_image, read_video
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
 from omnitok.losses.discriminators import DiscriminatorConfig
+from omnitok.models.bottleneck import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.pretrained import fingerprint
 from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig
@@ -155,6 +156,17 @@ def test_init_keeps_the_weights_and_inflates(small_config: TrainConfig, tmp_path
         "decoder.to_video.weight",
         "decoder.to_video.bias",
     }
+
+
+def test_how_the_codebook_learns_is_the_recipes(small_config: TrainConfig, tmp_path: Path) -> None:
+    first = train(replace(small_config, steps=1), tmp_path / "first").model
+    model = replace(small_config.model, codebook_decay=0.75, restart_threshold=0.0)
+    tokenizer = initial_tokenizer(replace(small_config, model=model, init=InitConfig(str(first))))
+    assert isinstance(tokenizer.bottleneck, VectorQuantizer)
+    assert (tokenizer.bottleneck.decay, tokenizer.bottleneck.restart_threshold) == (0.75, 0.0)
+    assert tokenizer.config == replace(
+        OmniTokenizer.from_pretrained(first).config, codebook_decay=0.75, restart_threshold=0.0
+    )
 
 
 def test_init_grows_to_the_depth_of_the_recipe(small_config: TrainConfig, tmp_path: Path) -> None:

@@ -170,7 +170,8 @@ class InitConfig:
 
     Attributes:
         model: a tokenizer's name or folder (`--init`); None starts from random weights. Its architecture is kept (but
-            for `grow`); its bottleneck is swapped where `model.bottleneck` of the recipe is of the other kind.
+            for `grow`); its bottleneck is swapped where `model.bottleneck` of the recipe is of the other kind. How its
+            codebook learns (`model.codebook_decay`, `model.restart_threshold`) is the recipe's.
         inflate: copy the image patch embedding into the video one (stage 2 after stage 1).
         grow: add blocks to the stacks of `model`, silent at first, until they are as deep as the recipe's.
         keep_encoder: train the decoder alone. Codes and latents stay those of `model`, so that tokens of it and

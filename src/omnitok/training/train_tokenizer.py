@@ -9,6 +9,7 @@ import torch
 
 from omnitok.data.loading import StepDataset, load_batches
 from omnitok.errors import OmnitokError
+from omnitok.models.bottleneck import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.pretrained import fingerprint
 from omnitok.training.config import TrainConfig
@@ -140,6 +141,10 @@ def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -
             latent_std=None,
         )
         tokenizer = swap_bottleneck(tokenizer, target, None if dataset is None else dataset.whole()[0].pixels)
+    quantizer = tokenizer.bottleneck
+    if isinstance(quantizer, VectorQuantizer) and not config.init.keep_encoder:
+        quantizer.decay, quantizer.restart_threshold = config.model.codebook_decay, config.model.restart_threshold
+        tokenizer.config = dataclasses.replace(tokenizer.config, **quantizer.config_fields())
     return tokenizer
 
 
