@@ -13,6 +13,7 @@ import tyro
 from omnitok.cli.failures import UsageError
 from omnitok.cli.memory import keep_freed_blocks
 from omnitok.cli.report import progress_bar, say
+from omnitok.errors import OmnitokError
 
 if TYPE_CHECKING:
     from omnitok.training.settings import AnyConfig
@@ -141,7 +142,10 @@ class Train:
             changes["checkpoint_every"] = self.checkpoint_every
         if self.seed is not None:
             changes["seed"] = self.seed
-        config = apply_settings(config, self.settings, changes)
+        try:
+            config = apply_settings(config, self.settings, changes)
+        except OmnitokError as error:
+            raise UsageError(str(error)) from error
         default = Path(self.recipe).parent if is_file else Path("runs") / config.name
         return config, self.out or default
 
