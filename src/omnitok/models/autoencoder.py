@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from omnitok.models.transformer import (
     Block,
     BlockCache,
-    CosineAttention,
     FeedForward,
     PositionalConvolution,
     SpatialAttention,
@@ -208,12 +207,9 @@ def _init_linear(module: nn.Module) -> None:
 @torch.no_grad()
 def _shrink_branches(module: nn.Module) -> None:
     """What blocks add to their input begins at a tenth, so that a fresh stack nearly passes features through."""
-    if isinstance(module, FeedForward):
-        module.project.weight.mul_(0.1)
-    elif isinstance(module, WindowAttention):
-        module.proj.weight.mul_(0.1)
-    elif isinstance(module, CosineAttention):
-        module.to_out.weight.mul_(0.1)
+    if isinstance(module, Block):
+        for output in module.outputs:
+            output.weight.mul_(0.1)
 
 
 class Encoder(nn.Module):

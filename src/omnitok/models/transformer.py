@@ -273,6 +273,13 @@ class Block(nn.Module):
         self.attention = attention
         self.feedforward = feedforward
 
+    @property
+    def outputs(self) -> tuple[nn.Linear, nn.Linear]:
+        """The last linear maps of attention and feed-forward, whose results are added to the input."""
+        attention = self.attention
+        last = attention.proj if isinstance(attention, WindowAttention) else attention.to_out
+        return last, self.feedforward.project
+
     def forward(self, x: Tensor, cache: BlockCache | None = None) -> Tensor:
         """x (b, t, h, w, d) -> same shape."""
         if self.positional_convolution is not None:

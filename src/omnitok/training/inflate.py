@@ -9,7 +9,7 @@ from omnitok.errors import OmnitokError
 from omnitok.models.autoencoder import TokenizerConfig
 from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.models.transformer import Block, WindowAttention
+from omnitok.models.transformer import Block
 
 _DEPTHS = ("encoder_blocks", "encoder_temporal_blocks", "decoder_blocks", "decoder_temporal_blocks")
 
@@ -61,30 +61,17 @@ def grow_stacks(tokenizer: OmniTokenizer, target: TokenizerConfig) -> OmniTokeni
             accepted = f"{have} or more" if have else "0"
             raise OmnitokError(f"model.{name} must be {accepted} to grow this model, found {wanted}")
     grown = OmniTokenizer.from_config(dataclasses.replace(old, **{name: getattr(target, name) for name in _DEPTHS}))
-    weights = tokenizer.state_dict()
-    further: list[nn.Module] = []
+    grown = grown.to(tokenizer.device)
+    grown.load_state_dict(tokenizer.state_dict(), strict=False)  # lacks the further blocks alone
     for stack in ("encoder.spatial", "encoder.temporal", "decoder.temporal", "decoder.spatial"):
-        small, large = (model.get_submodule(f"{stack}.blocks") for model in (tokenizer, grown))
-        assert isinstance(small, nn.ModuleList)
-        assert isinstance(large, nn.ModuleList)
-        for i in range(len(small), len(large)):
-            copied = small[-1].state_dict()
-            weights |= {f"{stack}.blocks.{i}.{name}": value for name, value in copied.items()}
-            further.append(large[i])
-    grown.load_state_dict(weights)
-    for block in further:
-        _silence(block)
-    return grown.to(tokenizer.device)
-
-
-def _silence(block: nn.Module) -> None:
-    """Zero what the branches of a block add to its input."""
-    assert isinstance(block, Block)
-    attention = block.attention
-    last = [attention.proj if isinstance(attention, WindowAttention) else attention.to_out, block.feedforward.project]
-    for module in (*last, block.positional_convolution):
-        for parameter in () if module is None else module.parameters():
-            nn.init.zeros_(parameter)
+        small, large = (list(model.get_submodule(f"{stack}.blocks").children()) for model in (tokenizer, grown))
+        for block in large[len(small) :]:
+            assert isinstance(block, Block)
+            block.load_state_dict(small[-1].state_dict())
+            for module in (*block.outputs, block.positional_convolution):
+                for parameter in () if module is None else module.parameters():
+                    nn.init.zeros_(parameter)
+    return grown
 
 
 def _repeat_frames(x: torch.Tensor, s: int, dim: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from omnitok.losses.processes import world_size
 from omnitok.training.config import OptimizerConfig
 
 
@@ -155,7 +156,7 @@ class Muon:
 
 def _orthogonalize_together(matrices: list[Tensor]) -> list[Tensor]:
     """`orthogonalize` of each matrix. Processes that all hold the same ones (DDP) share the work."""
-    workers = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    workers = world_size()
     if workers == 1 or not matrices or any(isinstance(matrix, DTensor) for matrix in matrices):
         return [_orthogonalized(matrix) for matrix in matrices]
     loads = [0] * workers

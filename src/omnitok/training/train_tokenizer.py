@@ -141,8 +141,8 @@ def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -
             latent_std=None,
         )
         tokenizer = swap_bottleneck(tokenizer, target, None if dataset is None else dataset.whole()[0].pixels)
-    quantizer = tokenizer.bottleneck
-    if isinstance(quantizer, VectorQuantizer) and not config.init.keep_encoder:
+    elif isinstance(tokenizer.bottleneck, VectorQuantizer) and not config.init.keep_encoder:
+        quantizer = tokenizer.bottleneck
         quantizer.decay, quantizer.restart_threshold = config.model.codebook_decay, config.model.restart_threshold
         tokenizer.config = dataclasses.replace(tokenizer.config, **quantizer.config_fields())
     return tokenizer
