@@ -22,6 +22,7 @@ from omnitok.models.transformer import (
     TemporalConvolutionLayout,
     TemporalPosition,
     WindowAttention,
+    joined,
 )
 
 
@@ -251,7 +252,7 @@ class Encoder(nn.Module):
         if x.shape[2]:
             patches = rearrange(x, "b c (t s) (h p) (w q) -> b t h w (c s p q)", s=s, p=p, q=p)
             parts.append(self.embed_video(patches))
-        tokens = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)  # b t' h w d
+        tokens = joined(parts, dim=1)  # b t' h w d
         tokens = self.spatial(tokens, None if cache is None else cache.spatial)
         tokens = self.temporal(tokens, None if cache is None else cache.temporal)
         if cache is not None:
@@ -295,5 +296,5 @@ class Decoder(nn.Module):
             parts.append(rearrange(rest, "b t h w (c s p q) -> b c (t s) (h p) (w q)", s=s, p=p, q=p))
         if cache is not None:
             cache.started = True
-        pixels = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        pixels = joined(parts, dim=2)
         return pixels / self.config.pixel_scale

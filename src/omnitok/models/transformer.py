@@ -115,6 +115,25 @@ class CosineAttention(nn.Module):
         return q, F.normalize(k, dim=-1) * self.k_scale
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """`F.scaled_dot_product_attention`, and the same on a CPU where `bias` is learnt.
+
+    There torch has no fused kernel and looks for rows that are masked altogether, as long as all the rest takes.
+
+    Args:
+        q, k, v: (..., n, d).
+        bias: (..., n, n), added to the scaled scores; finite.
+    """
+    if bias is None or not bias.requires_grad or q.device.type != "cpu" or q.dtype != torch.float32:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    return torch.softmax((q * scale) @ k.mT + bias, dim=-1) @ v
+
+
+def joined(parts: list[Tensor], dim: int) -> Tensor:
+    """`torch.cat` without its copy of a single part."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
+
+
 class SpatialAttention(CosineAttention):
     """Plain attention among all positions of each frame, with rotary positions, a relative bias, or none."""
 
@@ -137,9 +156,7 @@ class SpatialAttention(CosineAttention):
             q, k = rotate_pairs(q, cos, sin), rotate_pairs(k, cos, sin)
         q, k = self._normalize(q, k)
         bias = None if self.relative_bias is None else self.relative_bias(h, w).to(q.dtype)
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias, scale=1.0
-        )  # (b t) heads n d
+        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias, 1.0)  # (b t) heads n d
         return self.to_out(out.transpose(1, 2).reshape(b, t, h, w, -1))
 
 
@@ -224,10 +241,10 @@ class WindowAttention(nn.Module):
         whole_h, whole_w = h - h % size, w - w % size
         rows = [part for part in (slice(0, whole_h), slice(whole_h, h)) if part.start < part.stop]
         columns = [part for part in (slice(0, whole_w), slice(whole_w, w)) if part.start < part.stop]
-        strips = [torch.cat([self._attend(qkv[:, r, c]) for c in columns], dim=2) for r in rows]
-        return self.proj(torch.cat(strips, dim=1).reshape(b, t, h, w, -1))
+        strips = [joined([self._windows(qkv[:, r, c]) for c in columns], dim=2) for r in rows]
+        return self.proj(joined(strips, dim=1).reshape(b, t, h, w, -1))
 
-    def _attend(self, qkv: Tensor) -> Tensor:
+    def _windows(self, qkv: Tensor) -> Tensor:
         """qkv (n, h, w, 3 * heads * d), h and w multiples of the window or smaller -> (n, h, w, heads * d)."""
         n, h, w, _ = qkv.shape
         wh, ww = min(self.window_size, h), min(self.window_size, w)
@@ -239,7 +256,7 @@ class WindowAttention(nn.Module):
         )
         table_side = 2 * self.window_size - 1
         bias = window_bias(self.position_table.reshape(table_side, table_side, -1), wh, ww).to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (n rows columns) heads (wh ww) d
+        out = attend(q, k, v, bias, self.head_dim**-0.5)  # (n rows columns) heads (wh ww) d
         out = out.reshape(n, h // wh, w // ww, self.heads, wh, ww, self.head_dim)
         return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(n, h, w, -1)
 
