@@ -11,8 +11,6 @@ that encodes its pixels on the fly.
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -20,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alternating import medians
 from omnitok import DiffusionTransformer, DiffusionTransformerConfig, OmniTokenizer
 from omnitok.diffusion import ddim, diffusion_losses, guided, linear_schedule, respace
 from omnitok.models.diffusion_transformer import DiffusionBlock, time_features
@@ -70,18 +69,6 @@ def plain_forward(model: DiffusionTransformer, x: Tensor, t: Tensor, labels: Ten
     out = model.head(plain_modulate(model.norm(tokens), shift, scale))
     out = out.reshape(b, frames, h, w, p, p, -1).permute(0, 6, 1, 2, 4, 3, 5)
     return out.reshape(b, -1, frames, height, width)
-
-
-def medians(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Processor seconds of each, the rounds alternating, after one that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for round_number in range(repeats + 1):
-        for name, work in works.items():
-            start = time.process_time()
-            work()
-            if round_number:
-                times[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> None:

@@ -7,12 +7,13 @@ CPU seconds of a batch of pictures, the two in turn, and the ratio of their medi
 
 import argparse
 import json
-import statistics
-import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+from alternating import medians
 from omnitok import OmniTokenizer
 from omnitok.losses.objective import reconstruction_losses
 from omnitok.models import transformer
@@ -34,18 +35,14 @@ def main() -> None:
     torch.manual_seed(0)
     tokenizer = OmniTokenizer.from_pretrained(arguments.model).train()
     pixels = torch.rand(arguments.batch, 3, arguments.resolution, arguments.resolution) * 2 - 1
+
+    def both_passes(attend: Callable[..., torch.Tensor]) -> None:
+        transformer.attend = attend
+        tokenizer.zero_grad()
+        reconstruction_losses(tokenizer.autoencode(pixels).reconstruction, pixels)["log_l2"].backward()
+
     ways = {"torch": torchs_own, "omnitok": transformer.attend}
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(arguments.repeats + 1):
-        for name, way in ways.items():
-            transformer.attend = way
-            tokenizer.zero_grad()
-            start = time.process_time()
-            loss = reconstruction_losses(tokenizer.autoencode(pixels).reconstruction, pixels)["log_l2"]
-            loss.backward()
-            if repeat:  # the first does not count
-                times[name].append(time.process_time() - start)
-    seconds = {name: statistics.median(values) for name, values in times.items()}
+    seconds = medians({name: partial(both_passes, way) for name, way in ways.items()}, arguments.repeats)
     ratio = seconds["omnitok"] / seconds["torch"]
     print(json.dumps({**{name: round(value, 3) for name, value in seconds.items()}, "ratio": round(ratio, 3)}))
 

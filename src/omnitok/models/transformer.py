@@ -116,9 +116,10 @@ class CosineAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """`F.scaled_dot_product_attention`, and the same on a CPU where `bias` is learnt.
+    """`F.scaled_dot_product_attention`, written out where `bias` learns on a CPU in float32.
 
-    There torch has no fused kernel and looks for rows that are masked altogether, as long as all the rest takes.
+    There torch has no fused kernel, and half of its forward pass is a search for rows that are masked altogether. Lower
+    precisions stay with torch, which keeps their scores in float32.
 
     Args:
         q, k, v: (..., n, d).
