@@ -137,6 +137,18 @@ def test_another_tokenizer_is_refused_with_both_names(folder: Path, tmp_path: Pa
         TokenShards([folder, other])
 
 
+def test_shards_of_two_tokenizers_with_the_same_tokens(folder: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other", replace(FORMAT, tokenizer="other-vq", tokenizer_sha256="c" * 64), [[(4, 3)]])
+    both = TokenShards([folder, other], same_tokens=["c" * 64, "a" * 64])
+    assert torch.equal(both[-1].codes, TokenShards(other)[0].codes)
+    both.check_tokenizer("other-vq", "c" * 64, tokens_of=["a" * 64])
+    with pytest.raises(ShardError, match="not of 'third-vq'"):
+        both.check_tokenizer("third-vq", "d" * 64)
+    for known in ("a", "c"):
+        with pytest.raises(ShardError, match=r"'other-vq'.*'some-vq'"):
+            TokenShards([folder, other], same_tokens=[known * 64])
+
+
 def test_classes_of_several_folders_are_united(folder: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other", replace(FORMAT, classes=("aardvark", "bee")), [[(4, 3)] * 2])
     shards = TokenShards([folder, other])

@@ -12,10 +12,12 @@ from helpers.processes import kill_at
 from helpers.runs import assert_same_run, rows
 from omnitok.cli import main
 from omnitok.errors import OmnitokError
+from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.pretrained import fingerprint, load_generator_model, load_tokenizer
 from omnitok.training.config import DataConfig, OptimizerConfig
 from omnitok.training.distributed import Processes
 from omnitok.training.generator_config import AnyGeneratorConfig
+from omnitok.training.generator_data import open_shards
 from omnitok.training.generator_step import build_model, draw_for, objective_of
 from omnitok.training.settings import apply_settings, read_config
 from omnitok.training.stopping import Limits
@@ -196,3 +198,24 @@ def test_shards_of_another_tokenizer_are_refused_with_both_names(
     data = replace(config.data, images=(), videos=())
     with pytest.raises(OmnitokError, match=f"of the tokenizer '.*', not of '{other}'|{other}"):
         prepare(replace(config, shards=shards, tokenizer=other, data=data), ALONE)
+
+
+def test_shards_from_before_and_after_the_decoder_was_trained_on_are_read_together(
+    labelled_media: Path, tokenizers: dict[str, str], tmp_path: Path
+) -> None:
+    old = load_tokenizer(tokenizers["vq"])
+    new = OmniTokenizer.from_config(replace(old.config, tokens_of=(fingerprint(old),))).eval()
+    new.load_state_dict(old.state_dict())
+    with torch.no_grad():
+        next(new.decoder.parameters()).mul_(1.5)
+    new.save_pretrained(tmp_path / "new")
+    options = ["--resolution", "16", "--workers", "0", "--device", "cpu"]
+    for name, model in (("of-old", tokenizers["vq"]), ("of-new", str(tmp_path / "new"))):
+        command = ["tokenize", str(labelled_media / "images"), "--model", model, "-o", str(tmp_path / name)]
+        assert main([*command, *options]) == 0
+    folders = [str(tmp_path / "of-old"), str(tmp_path / "of-new")]
+    shards = open_shards(folders, new, "new")
+    assert len(shards) == 16
+    assert torch.equal(shards[0].codes, shards[8].codes)
+    with pytest.raises(OmnitokError, match="not of"):
+        open_shards(folders, old, "old")  # does not know of the new one

@@ -3,7 +3,7 @@
 import math
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,13 +98,15 @@ class TokenShards:
 
     Args:
         paths: a folder that `omnitok tokenize` wrote, or several, all of one tokenizer.
+        same_tokens: `omnitok.pretrained.fingerprint` of tokenizers that count as one, as their tokens are the same (a
+            tokenizer's own and its `TokenizerConfig.tokens_of`).
         verify: compare the SHA-256 of every file, which reads all of them; without it, files are compared by size, and
             codes are checked against the codebook when their array is first used.
 
     Attributes:
         kind: "codes" or "latents".
         size: number of codes in the codebook, or channels of the latents.
-        tokenizer, tokenizer_sha256: who made them.
+        tokenizer, tokenizer_sha256: who made those of the first folder.
         classes: names of the classes, by label; empty where labels came as numbers or there are none.
         grids: number of items of each grid shape: (h, w) of pictures, (t, h, w) of clips.
         shard_count, skipped: how many shards there are, and how many files could not be read when they were made.
@@ -114,7 +116,11 @@ class TokenShards:
     """
 
     def __init__(
-        self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, verify: bool = False
+        self,
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        *,
+        verify: bool = False,
+        same_tokens: Collection[str] = (),
     ) -> None:
         folders = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
         if not folders:
@@ -126,7 +132,8 @@ class TokenShards:
         self._is_codes = first.kind == "codes"
         self.tokenizer, self.tokenizer_sha256 = first.tokenizer, first.tokenizer_sha256
         for folder, other in zip(folders[1:], self._formats[1:], strict=True):
-            _check_identity(folder, other, first.tokenizer, first.tokenizer_sha256, f"as {folders[0]} are")
+            if not {first.tokenizer_sha256, other.tokenizer_sha256} <= set(same_tokens):
+                _check_identity(folder, other, first.tokenizer, first.tokenizer_sha256, f"as {folders[0]} are")
             if (other.kind, other.dtype, other.size) != (first.kind, first.dtype, first.size):
                 found = f"{other.dtype} {other.kind} of size {other.size}"
                 raise ShardError(

@@ -115,13 +115,14 @@ def open_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes: P
 
 
 def open_shards(folders: Sequence[str], tokenizer: OmniTokenizer, name: str) -> TokenShards:
-    """Token shards that are this tokenizer's.
+    """Token shards that are this tokenizer's, also several of tokenizers whose tokens it shares.
 
     Raises:
         ShardError: damaged, or of another tokenizer.
     """
-    shards = TokenShards([Path(folder) for folder in folders])
-    shards.check_tokenizer(name, fingerprint(tokenizer), tokenizer.config.tokens_of)
+    own, others = fingerprint(tokenizer), tokenizer.config.tokens_of
+    shards = TokenShards([Path(folder) for folder in folders], same_tokens=(own, *others))
+    shards.check_tokenizer(name, own, others)
     return shards
 
 
