@@ -17,7 +17,7 @@ from omnitok.pretrained import fingerprint, load_generator_model, load_tokenizer
 from omnitok.training.config import DataConfig, OptimizerConfig
 from omnitok.training.distributed import Processes
 from omnitok.training.generator_config import AnyGeneratorConfig
-from omnitok.training.generator_data import open_shards
+from omnitok.training.generator_data import open_shards, shards_tokenizer
 from omnitok.training.generator_step import build_model, draw_for, objective_of
 from omnitok.training.settings import apply_settings, read_config
 from omnitok.training.stopping import Limits
@@ -217,5 +217,6 @@ def test_shards_from_before_and_after_the_decoder_was_trained_on_are_read_togeth
     shards = open_shards(folders, new, "new")
     assert len(shards) == 16
     assert torch.equal(shards[0].codes, shards[8].codes)
+    assert shards_tokenizer(folders[::-1]) == str(tmp_path / "new")
     with pytest.raises(OmnitokError, match="not of"):
         open_shards(folders, old, "old")  # does not know of the new one

@@ -270,8 +270,8 @@ def merge_classes(dataset: StepDataset) -> tuple[tuple[str, ...], dict[Medium, T
 
 
 def shards_tokenizer(folders: Sequence[str]) -> str:
-    """Name of the tokenizer that made these shards."""
-    return TokenShards([Path(folder) for folder in folders]).tokenizer
+    """Name of the tokenizer that made these shards, by the first folder; `open_shards` holds the others against it."""
+    return TokenShards(folders[0]).tokenizer
 
 
 def held_out_batches(
