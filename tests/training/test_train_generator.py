@@ -1,5 +1,6 @@
 """Whole trainings of generators: resuming bit for bit, learning by heart, what lies in OUT, what is refused."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -201,7 +202,7 @@ def test_shards_of_another_tokenizer_are_refused_with_both_names(
 
 
 def test_shards_from_before_and_after_the_decoder_was_trained_on_are_read_together(
-    labelled_media: Path, tokenizers: dict[str, str], tmp_path: Path
+    labelled_media: Path, tokenizers: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = load_tokenizer(tokenizers["vq"])
     new = OmniTokenizer.from_config(replace(old.config, tokens_of=(fingerprint(old),))).eval()
@@ -220,3 +221,9 @@ def test_shards_from_before_and_after_the_decoder_was_trained_on_are_read_togeth
     assert shards_tokenizer(folders[::-1]) == str(tmp_path / "new")
     with pytest.raises(OmnitokError, match="not of"):
         open_shards(folders, old, "old")  # does not know of the new one
+    capsys.readouterr()
+    inspect = ["tokenize", "--inspect", *folders, "-o", str(tmp_path / "grid.png"), "--device", "cpu", "--json"]
+    assert main(inspect) == 1  # the old one, whose name the first folder has, does not either
+    assert "its tokens are of the tokenizer" in capsys.readouterr().err
+    assert main([*inspect, "--model", str(tmp_path / "new")]) == 0
+    assert json.loads(capsys.readouterr().out)["items"] == 16

@@ -27,9 +27,10 @@ def inspect_shards(
         ShardError: damaged shards, or shards of another tokenizer than `model`.
         CheckpointError: the tokenizer that the shards name cannot be loaded.
     """
-    shards = TokenShards(folders, verify=True)
-    loaded = load_named(model or shards.tokenizer, resolve_device(device), dtype)
-    shards.check_tokenizer(loaded.name, loaded.sha256, loaded.tokenizer.config.tokens_of)
+    loaded = load_named(model or TokenShards(folders[0]).tokenizer, resolve_device(device), dtype)
+    tokens_of = loaded.tokenizer.config.tokens_of
+    shards = TokenShards(folders, verify=True, same_tokens=(loaded.sha256, *tokens_of))
+    shards.check_tokenizer(loaded.name, loaded.sha256, tokens_of)
     picture = picture or Path(f"{folders[0].resolve().name}-sample.png")
     row: Row = {
         "items": len(shards),
