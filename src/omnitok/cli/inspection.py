@@ -29,8 +29,7 @@ def inspect_shards(
     """
     loaded = load_named(model or TokenShards(folders[0]).tokenizer, resolve_device(device), dtype)
     tokens_of = loaded.tokenizer.config.tokens_of
-    shards = TokenShards(folders, verify=True, same_tokens=(loaded.sha256, *tokens_of))
-    shards.check_tokenizer(loaded.name, loaded.sha256, tokens_of)
+    shards = TokenShards.of_tokenizer(folders, loaded.name, loaded.sha256, tokens_of, verify=True)
     picture = picture or Path(f"{folders[0].resolve().name}-sample.png")
     row: Row = {
         "items": len(shards),

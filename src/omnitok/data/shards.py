@@ -288,6 +288,29 @@ class TokenShards:
 
     # ------------------------------------------------------------------------------------------------------- checks
 
+    @classmethod
+    def of_tokenizer(
+        cls,
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        name: str,
+        sha256: str,
+        tokens_of: Sequence[str] = (),
+        *,
+        verify: bool = False,
+    ) -> "TokenShards":
+        """Open shards that this tokenizer made, or those whose tokens it shares, also both together.
+
+        Args:
+            paths, verify: as of `TokenShards`.
+            name, sha256, tokens_of: as of `check_tokenizer`.
+
+        Raises:
+            ShardError: as `TokenShards` and `check_tokenizer`.
+        """
+        shards = cls(paths, verify=verify, same_tokens=(sha256, *tokens_of))
+        shards.check_tokenizer(name, sha256, tokens_of)
+        return shards
+
     def check_tokenizer(self, name: str, sha256: str, tokens_of: Sequence[str] = ()) -> None:
         """Refuse shards that are not this tokenizer's.
 

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -120,10 +119,7 @@ def open_shards(folders: Sequence[str], tokenizer: OmniTokenizer, name: str) -> 
     Raises:
         ShardError: damaged, or of another tokenizer.
     """
-    own, others = fingerprint(tokenizer), tokenizer.config.tokens_of
-    shards = TokenShards([Path(folder) for folder in folders], same_tokens=(own, *others))
-    shards.check_tokenizer(name, own, others)
-    return shards
+    return TokenShards.of_tokenizer(folders, name, fingerprint(tokenizer), tokenizer.config.tokens_of)
 
 
 class ShardData(Dataset[GeneratorBatch]):
