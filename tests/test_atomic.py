@@ -1,12 +1,17 @@
 """A final name holds a complete file or folder, or what it held before."""
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from omnitok.atomic import atomic_path
+from omnitok import atomic
+from omnitok.atomic import atomic_path, lock_folder
+from omnitok.errors import OmnitokError
 
 
 def test_file_appears_complete_with_usual_permissions(tmp_path: Path) -> None:
@@ -48,3 +53,81 @@ def test_folder_replaces_folder_whole(tmp_path: Path) -> None:
         (temporary / "fresh").touch()
     assert os.listdir(target) == ["fresh"]
     assert os.listdir(tmp_path) == ["model"]
+
+
+def kill_while_writing(target: Path, code: str = "temporary.write_text('half')") -> None:
+    """Have another process die in the middle of `atomic_path(target)`."""
+    program = (
+        "import os, signal, sys; from omnitok.atomic import atomic_path\n"
+        f"with atomic_path(sys.argv[1]) as temporary:\n    {code}\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(target)]).returncode == -signal.SIGKILL
+
+
+def clear(target: Path) -> None:
+    """What the next run of the same command does."""
+    atomic._leftovers.cache_clear()
+    with atomic_path(target) as temporary:
+        temporary.write_text("whole")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a" * 240 + ".png", "é" * 120 + ".png", ".hidden", "no suffix"])
+def test_next_writer_of_a_name_clears_what_a_killed_one_left(tmp_path: Path, name: str) -> None:
+    kill_while_writing(tmp_path / name)
+    assert len(os.listdir(tmp_path)) == 1
+    clear(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_other_names_and_living_writers_keep_their_temporary_files(tmp_path: Path) -> None:
+    kill_while_writing(tmp_path / "a.png")
+    kill_while_writing(tmp_path / "b.png")
+    foreign = [".b.0123.partial.png", f".b.000000-{os.getpid()}-abcdef.partial.png", ".b.png"]
+    for name in foreign:
+        (tmp_path / name).touch()
+    with atomic_path(tmp_path / "b.png") as mine:
+        mine.touch()
+        clear(tmp_path / "b.png")
+        assert mine.exists()
+    left = [name for name in os.listdir(tmp_path) if name != "b.png"]
+    assert sorted(name for name in left if name in foreign) == sorted(foreign)
+    assert len(left) == len(foreign) + 1  # and that of a.png
+
+
+def test_folder_killed_between_its_two_renames_comes_back(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").touch()
+    kill_while_writing(
+        target,
+        "from omnitok import atomic; from pathlib import Path; temporary.mkdir();"
+        " os.rename(sys.argv[1], atomic._temporary_name(Path(sys.argv[1]), 'retired'))",
+    )
+    assert not target.exists()
+    atomic._leftovers.cache_clear()
+    with pytest.raises(RuntimeError), atomic_path(target):
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["model"]
+    assert os.listdir(target) == ["old"]
+
+
+def test_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    program = (
+        "import sys; from omnitok.atomic import lock_folder\n"
+        "with lock_folder(sys.argv[1], 'omnitok train'):\n    print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with (
+        pytest.raises(OmnitokError, match=rf"omnitok train \(process {holder.pid} on .+\) is writing"),
+        lock_folder(tmp_path, "omnitok train"),
+    ):
+        pass
+    holder.kill()
+    holder.communicate()
+    with lock_folder(tmp_path, "omnitok generate"):  # that of a dead process is free
+        assert len(os.listdir(tmp_path)) == 2
+    assert os.listdir(tmp_path) == []

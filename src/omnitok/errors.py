@@ -1,5 +1,18 @@
 """Errors a user can cause and mend. Each carries one sentence: what was named, what was found, what is accepted."""
 
+import contextlib
+import errno
+import os
+import reprlib
+from collections.abc import Iterator
+
+LONGEST_QUOTE = 200
+"""Characters of a foreign value or message that one of ours quotes."""
+
+# Bounded in depth and length while it is built: nested references can make megabytes of a few hundred bytes.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = LONGEST_QUOTE
+
 
 class OmnitokError(Exception):
     """Base of every error about input, files or the environment; the command line prints it and exits with 1."""
@@ -26,3 +39,55 @@ class MissingExtraError(OmnitokError, ImportError):
 
 class ShardError(OmnitokError):
     """Token shards that are incomplete, damaged, edited, or of another tokenizer; the message names the file."""
+
+
+def describe(value: object) -> str:
+    """A value or a foreign message as one line of at most `LONGEST_QUOTE` characters, to be quoted in ours."""
+    try:
+        text = value[: 8 * LONGEST_QUOTE] if isinstance(value, str) else _REPR.repr(value)
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        text = f"a huge {type(value).__name__}"
+    line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
+    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
+    return line if len(line) <= LONGEST_QUOTE else f"{line[: LONGEST_QUOTE - 3]}..."
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in a few words, whatever raised it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return "out of memory"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    lines = str(error).strip().splitlines()
+    return describe(lines[0]) if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def reading(
+    path: str | os.PathLike[str], error: type[OmnitokError] = OmnitokError, what: str = "file"
+) -> Iterator[None]:
+    """Turn whatever a parser raises over a damaged or hostile file into our own error, with the file and the reason.
+
+    Parsers raise what they like (`zlib.error`, `struct.error`, `RecursionError`, `MemoryError`, `KeyError`), so nothing
+    is listed here. Errors of ours pass as they are; Ctrl-C and exits are no `Exception`.
+
+    Args:
+        path: of the file, for the message.
+        error: what is raised.
+        what: the thing that cannot be read: "image", "token file".
+    """
+    try:
+        yield
+    except OmnitokError:
+        raise
+    except Exception as cause:
+        name = os.fsencode(path).decode("utf-8", "backslashreplace")
+        if isinstance(cause, FileNotFoundError):
+            raise error(f"{name}: no such file") from cause
+        raise error(f"{name}: cannot be read as {_article(what)}: {reason(cause)}") from cause
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
