@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FILES ?=
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check format bench wheel clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -42,6 +42,9 @@ format: $(STAMP) ## rewrite the files in the format `check` wants
 
 bench: $(STAMP) ## speed of encode + decode in units of one matrix product
 	$(BIN)/python benchmarks/speed.py
+
+wheel: $(STAMP) ## build the wheel, install and use it with every Python at hand
+	$(BIN)/python .ci/check_wheel.py
 
 clean: ## remove .venv, caches and built files (not outputs)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
