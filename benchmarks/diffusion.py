@@ -23,7 +23,7 @@ from omnitok import DiffusionTransformer, DiffusionTransformerConfig, OmniTokeni
 from omnitok.diffusion import ddim, diffusion_losses, guided, linear_schedule, respace
 from omnitok.models.diffusion_transformer import DiffusionBlock, time_features
 from omnitok.models.positions import sincos_1d, sincos_2d
-from omnitok.presets import preset
+from omnitok.models.presets import preset
 
 CONFIG = DiffusionTransformerConfig(width=256, depth=8, heads=4, num_classes=10, temporal=True)
 LATENTS = (4, 8, 5, 16, 16)  # clips of 17 x 128 x 128 pixels

@@ -28,7 +28,7 @@ from torch import Tensor
 from omnitok.generation.language_model import LanguageModelGenerator
 from omnitok.generation.randomness import hashed_gumbel, item_keys
 from omnitok.generation.sampling import TokenSampling, choose
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.language_model import LanguageModel, LanguageModelConfig, prefix_ids, rotation_of
 from omnitok.models.positions import rotate
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig

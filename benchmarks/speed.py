@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from omnitok import OmniTokenizer
-from omnitok.presets import PRESETS, preset
+from omnitok.models.presets import PRESETS, preset
 
 AUTHORS = {"image 256x256": 11.1, "video 17x256x256": 60.7}
 SHAPES = {"image 256x256": (1, 3, 256, 256), "video 17x256x256": (1, 3, 17, 256, 256)}

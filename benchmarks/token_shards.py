@@ -28,7 +28,7 @@ from omnitok import OmniTokenizer
 from omnitok.data import TokenShards, write_image
 from omnitok.data.shard_format import TokenFormat, TokenRecord
 from omnitok.data.shard_writing import Token, read_shard_entry, write_index, write_shard
-from omnitok.pretrained import fingerprint
+from omnitok.hub.folder import fingerprint
 from omnitok.tokenization.encoding import encode_batch
 from omnitok.tokenization.local import tokenize_here
 from omnitok.tokenization.planning import Plan, TokenizeSettings, find_collection, make_plan

@@ -7,13 +7,13 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from omnitok.convert import convert_checkpoint
     from omnitok.generation.loading import load_generator
+    from omnitok.hub.names import list_models
+    from omnitok.hub.released import convert_checkpoint
     from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
     from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
     from omnitok.models.language_model import LanguageModel, LanguageModelConfig
     from omnitok.models.tokenizer import Encoding, OmniTokenizer, TokenizerConfig
-    from omnitok.pretrained import list_models
 
 __version__: str
 
@@ -31,6 +31,7 @@ __all__ = [
     "convert_checkpoint",
     "list_models",
     "load_generator",
+    "load_tokenizer",
 ]
 
 _HOME_OF = {
@@ -43,13 +44,14 @@ _HOME_OF = {
     "OmniTokenizer": "omnitok.models.tokenizer",
     "TokenizerConfig": "omnitok.models.tokenizer",
     "VectorQuantizer": "omnitok.models.bottleneck",
-    "convert_checkpoint": "omnitok.convert",
-    "list_models": "omnitok.pretrained",
+    "convert_checkpoint": "omnitok.hub.released",
+    "list_models": "omnitok.hub.names",
     "load_generator": "omnitok.generation.loading",
+    "load_tokenizer": "omnitok.hub.names",
 }
 
 # Rooms reached as attributes: `omnitok.data.read_image` works after `import omnitok`.
-_ROOMS = ("adapters", "data", "diffusion", "losses", "metrics", "models", "presets")
+_ROOMS = ("data", "diffusion", "hub", "losses", "metrics", "models")
 
 
 def __getattr__(name: str) -> object:

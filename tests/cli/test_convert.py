@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from omnitok.cli import main
-from omnitok.convert import convert_checkpoint
+from omnitok.hub.released import convert_checkpoint
 from omnitok.models.tokenizer import OmniTokenizer
 
 REFERENCE = Path(__file__).resolve().parents[2] / "../shared/reference"

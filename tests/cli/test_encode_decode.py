@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from omnitok.cli import main
 from omnitok.data import VideoReader, read_image, read_video
+from omnitok.hub.folder import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.pretrained import fingerprint
 
 Make = Callable[..., Path]
 

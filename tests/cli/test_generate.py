@@ -18,11 +18,12 @@ from omnitok import load_generator, pretrained
 from omnitok.cli import main
 from omnitok.data import read_image, read_video, write_video
 from omnitok.errors import CheckpointError
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.folder import fingerprint, save_generator
+from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.hub.names import load_tokenizer
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
 from omnitok.models.language_model import LanguageModel, LanguageModelConfig
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.pretrained import fingerprint, load_tokenizer, save_generator
 
 from .conftest import SMALL, moving_gradient
 

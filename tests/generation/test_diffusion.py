@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from omnitok.errors import OmnitokError
 from omnitok.generation.diffusion import DiffusionGenerator, DiffusionSampling
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 

@@ -15,7 +15,7 @@ from omnitok.generation import language_model, memory
 from omnitok.generation.language_model import CodeSampler, LanguageModelGenerator
 from omnitok.generation.randomness import hashed_gumbel, item_keys
 from omnitok.generation.sampling import TokenSampling, choose, guide
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.few_rows import for_few_rows
 from omnitok.models.language_model import LanguageModel, LanguageModelConfig
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig

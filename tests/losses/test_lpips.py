@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from omnitok.errors import CheckpointError, MissingWeightsError
-from omnitok.feature_weights import WEIGHTS, file_sha256
+from omnitok.hub.weights import WEIGHTS, file_sha256
 from omnitok.losses.lpips import LPIPS, load_lpips
 
 

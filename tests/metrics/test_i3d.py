@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from omnitok.errors import CheckpointError, MissingWeightsError
-from omnitok.feature_weights import WEIGHTS, file_sha256
+from omnitok.hub.weights import WEIGHTS, file_sha256
 from omnitok.losses.frozen_network import load_exactly
 from omnitok.metrics import I3D, load_i3d, load_i3d_torchscript
 from omnitok.metrics.i3d import prepare_clips

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from omnitok.feature_weights import read_weights
+from omnitok.hub.weights import read_weights
 from omnitok.losses.lpips import LPIPS
 from omnitok.losses.perceptual import load_mobilenet_v2
 from omnitok.metrics import I3D, FIDInception

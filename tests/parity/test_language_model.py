@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import omnitok
-from omnitok._released_checkpoint import read_released_checkpoint
+from omnitok.hub.released.reader import read_released_checkpoint
 from omnitok.models.language_model import LanguageModel
 
 FILE = Path(__file__).parent / "data/gpt.safetensors"

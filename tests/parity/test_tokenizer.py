@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from omnitok._released_checkpoint import PREFIX, read_released_checkpoint
-from omnitok.convert import convert_checkpoint
+from omnitok.hub.released import convert_checkpoint
+from omnitok.hub.released.reader import PREFIX, read_released_checkpoint
 from omnitok.models.tokenizer import OmniTokenizer
 
 DATA = Path(__file__).parent / "data"

@@ -8,8 +8,8 @@ import torch
 
 from helpers.small import SMALL
 from omnitok.data import write_image, write_video
+from omnitok.hub.folder import fingerprint, save_tokenizer
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
-from omnitok.pretrained import fingerprint, save_tokenizer
 from omnitok.tokenization.planning import Plan, TokenizeSettings, find_collection, make_plan
 
 

@@ -14,9 +14,9 @@ import torch
 
 from helpers.processes import on_two_processes
 from helpers.runs import assert_same_losses, rows
+from omnitok.hub.names import load_generator_model
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.pretrained import load_generator_model
 from omnitok.recipes.validation import validation_of
 from omnitok.training.config import AdversarialConfig, EngineConfig, InitConfig, TrainConfig, ValidationConfig
 from omnitok.training.generator_config import AnyGeneratorConfig

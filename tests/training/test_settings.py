@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from omnitok.errors import OmnitokError
-from omnitok.presets import preset
+from omnitok.models.presets import preset
 from omnitok.recipes import RECIPES
 from omnitok.training.config import TrainConfig
 from omnitok.training.settings import apply_settings, read_config, setting_names, write_config

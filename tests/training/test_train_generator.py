@@ -13,8 +13,9 @@ from helpers.processes import kill_at
 from helpers.runs import assert_same_run, rows
 from omnitok.cli import main
 from omnitok.errors import OmnitokError
+from omnitok.hub.folder import fingerprint
+from omnitok.hub.names import load_generator_model, load_tokenizer
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.pretrained import fingerprint, load_generator_model, load_tokenizer
 from omnitok.training.config import DataConfig, OptimizerConfig
 from omnitok.training.distributed import Processes
 from omnitok.training.generator_config import AnyGeneratorConfig

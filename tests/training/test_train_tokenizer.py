@@ -15,10 +15,10 @@ from helpers.processes import kill_at
 from helpers.runs import assert_same_run, rows
 from omnitok.data.media import read_image, read_video
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
+from omnitok.hub.folder import fingerprint
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.bottleneck import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.pretrained import fingerprint
 from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig
 from omnitok.training.settings import read_config
 from omnitok.training.stopping import Limits

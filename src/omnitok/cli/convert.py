@@ -40,7 +40,7 @@ class Convert(CommonOptions):
         """Do all of it; the exit code."""
         self.check_common()
         from omnitok.cli.loading import resolve_device
-        from omnitok.convert import convert_checkpoint
+        from omnitok.hub.released import convert_checkpoint
         from omnitok.models.tokenizer import OmniTokenizer
 
         started = time.perf_counter()
@@ -68,7 +68,7 @@ class Convert(CommonOptions):
     def _verify(self, model: OmniTokenizer) -> None:
         import torch
 
-        from omnitok.pretrained import load_tokenizer
+        from omnitok.hub.names import load_tokenizer
 
         side = 2 * model.config.patch_size * model.config.window_size
         generator = torch.Generator().manual_seed(self.seed)

@@ -129,8 +129,9 @@ def reconstruction_settings(
 
 def load_evaluated(name: str, device: torch.device) -> EvaluatedModel:
     """The tokenizer of that name in float32; OmnitokError where there is none."""
+    from omnitok.hub.folder import fingerprint
+    from omnitok.hub.names import load_tokenizer
     from omnitok.metrics.evaluate import EvaluatedModel
-    from omnitok.pretrained import fingerprint, load_tokenizer
 
     tokenizer = load_tokenizer(name, device="cpu")
     return EvaluatedModel(tokenizer.to(device), name, fingerprint(tokenizer))

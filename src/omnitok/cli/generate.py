@@ -236,7 +236,7 @@ class Generate(CommonOptions):
         return self.frames is not None and self.frames > generator.settings.num_frames
 
     def _record(self, generator: Generator, labels: list[int | None], how: dict[str, Any]) -> dict[str, Any]:
-        from omnitok.pretrained import fingerprint
+        from omnitok.hub.folder import fingerprint
 
         return {
             "model": self.model,

@@ -10,8 +10,8 @@ from omnitok.cli.options import CommonOptions
 from omnitok.cli.report import Column, Report, Row, cell
 
 if TYPE_CHECKING:
+    from omnitok.hub.names import ModelInfo
     from omnitok.models.tokenizer import TokenizerConfig
-    from omnitok.pretrained import ModelInfo
 
 COLUMNS = (
     Column("kind", 14, cell("kind")),
@@ -38,7 +38,7 @@ class Models(CommonOptions):
     def run(self) -> int:
         """Print the table; the exit code."""
         self.check_common()
-        from omnitok.pretrained import list_models, model_info
+        from omnitok.hub.names import list_models, model_info
 
         report = Report(COLUMNS, list_models(), self.json, name_key="name")
         for name in list_models():
@@ -78,8 +78,9 @@ def _row(info: ModelInfo) -> Row:
 
 def _config_of(info: ModelInfo) -> TokenizerConfig:
     """Of a bundled model its own; of the authors', which may not be on this machine, what they all have in common."""
-    from omnitok.presets import preset
-    from omnitok.pretrained import bundled_models, read_config
+    from omnitok.hub.folder import read_config
+    from omnitok.hub.names import bundled_models
+    from omnitok.models.presets import preset
 
     bundled = bundled_models()
     if info.name in bundled:

@@ -15,7 +15,7 @@ from torch import Tensor
 from omnitok.atomic import atomic_path
 from omnitok.data import read_image, read_video, write_image, write_video
 from omnitok.errors import OmnitokError
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.generator_settings import GeneratorSettings
 
 SETTINGS_NAME, GRID_NAME, NPZ_NAME = "generate.json", "grid", "samples.npz"
 GRID_COLUMNS = 8

@@ -98,7 +98,7 @@ class TokenShards:
 
     Args:
         paths: a folder that `omnitok tokenize` wrote, or several, all of one tokenizer.
-        same_tokens: `omnitok.pretrained.fingerprint` of tokenizers that count as one, as their tokens are the same (a
+        same_tokens: `omnitok.hub.folder.fingerprint` of tokenizers that count as one, as their tokens are the same (a
             tokenizer's own and its `TokenizerConfig.tokens_of`).
         verify: compare the SHA-256 of every file, which reads all of them; without it, files are compared by size, and
             codes are checked against the codebook when their array is first used.
@@ -316,7 +316,7 @@ class TokenShards:
 
         Args:
             name: of the tokenizer, for the message.
-            sha256: `omnitok.pretrained.fingerprint` of it in float32.
+            sha256: `omnitok.hub.folder.fingerprint` of it in float32.
             tokens_of: those of the tokenizers whose tokens are its own too (`TokenizerConfig.tokens_of`).
 
         Raises:

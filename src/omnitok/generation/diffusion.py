@@ -29,7 +29,7 @@ from omnitok.errors import OmnitokError
 from omnitok.generation.memory import memory_guard
 from omnitok.generation.randomness import item_generators, item_noise
 from omnitok.generation.requests import Counter, Labels, Progress, as_clip, batches_of, items_of, size_of
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.tokenizer import OmniTokenizer
 

@@ -15,7 +15,7 @@ from omnitok.generation.memory import available_bytes, memory_guard
 from omnitok.generation.randomness import hashed_gumbel, item_keys
 from omnitok.generation.requests import Counter, Labels, Progress, as_clip, batches_of, items_of, size_of
 from omnitok.generation.sampling import TokenSampling, TokenSamplingOptions, choose, guide
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.few_rows import for_few_rows
 from omnitok.models.language_model import KVCache, LanguageModel, LanguageModelConfig, prefix_ids
 from omnitok.models.tokenizer import OmniTokenizer

@@ -7,11 +7,12 @@ import torch
 from omnitok.errors import CheckpointError
 from omnitok.generation.diffusion import DiffusionGenerator
 from omnitok.generation.language_model import LanguageModelGenerator
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.folder import fingerprint
+from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.hub.names import load_generator_model, load_tokenizer
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.pretrained import fingerprint, load_generator_model, load_tokenizer
 
 Generator = LanguageModelGenerator | DiffusionGenerator
 

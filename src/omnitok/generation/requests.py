@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.generator_settings import GeneratorSettings
 
 Labels = Tensor | Sequence[int | str | None] | int | str | None
 """Class numbers or names, one an item, or one for all; -1 and None are "any class"."""

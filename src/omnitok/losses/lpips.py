@@ -1,7 +1,7 @@
 """LPIPS v0.1 (Zhang et al., "The Unreasonable Effectiveness of Deep Features", arXiv 1801.03924), exact.
 
 Backbones are torchvision's `features` of VGG16, AlexNet and SqueezeNet 1.1 under the same parameter names; the learned
-linear heads are the ones LPIPS distributes. Weights are read by path and checked by hash (`omnitok.feature_weights`).
+linear heads are the ones LPIPS distributes. Weights are read by path and checked by hash (`omnitok.hub.weights`).
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from omnitok.feature_weights import read_weights
+from omnitok.hub.weights import read_weights
 from omnitok.losses.frozen_network import FrozenNetwork, load_exactly
 
 LpipsNet = Literal["vgg", "alex", "squeeze"]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omnitok.feature_weights import read_weights
+from omnitok.hub.weights import read_weights
 from omnitok.losses.frozen_network import FrozenNetwork, load_exactly
 
 # (width, repeats, stride of the first) of the groups of inverted residual blocks, Table 2 of the paper

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omnitok.feature_weights import find_weights, read_weights
+from omnitok.hub.weights import find_weights, read_weights
 from omnitok.losses.frozen_network import FrozenNetwork, load_exactly
 from omnitok.metrics.pixels import to_float_pixels
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omnitok.feature_weights import read_weights
+from omnitok.hub.weights import read_weights
 from omnitok.losses.frozen_network import FrozenNetwork, load_exactly
 from omnitok.metrics.pixels import to_float_pixels
 

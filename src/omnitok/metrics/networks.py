@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from omnitok.errors import MissingWeightsError
-from omnitok.feature_weights import file_sha256, find_weights
+from omnitok.hub.weights import file_sha256, find_weights
 from omnitok.losses.lpips import LPIPS, load_lpips
 from omnitok.losses.perceptual import load_mobilenet_v2
 from omnitok.metrics.i3d import load_i3d, load_i3d_torchscript

@@ -57,7 +57,7 @@ class TokenizerConfig:
         pixel_scale: the networks see pixels * pixel_scale; 0.5 for released weights, trained on [-0.5, 0.5].
         latent_mean, latent_std: per-channel statistics of the latents over training data (Gaussian bottleneck), for
             generators to normalise with; None where not measured.
-        tokens_of: `omnitok.pretrained.fingerprint` of the tokenizers that this one shares encoder and bottleneck with,
+        tokens_of: `omnitok.hub.folder.fingerprint` of the tokenizers that this one shares encoder and bottleneck with,
             its decoder having been trained on from theirs; their codes or latents are this one's too.
     """
 

@@ -83,13 +83,13 @@ class OmniTokenizer(nn.Module):
         Raises:
             CheckpointError: missing, corrupt or foreign files, with the reason.
         """
-        from omnitok.pretrained import load_tokenizer
+        from omnitok.hub.names import load_tokenizer
 
         return load_tokenizer(name_or_path, device=device, dtype=dtype)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write `config.json`, `model.safetensors` and `README.md` (model card; an existing one is kept)."""
-        from omnitok.pretrained import save_tokenizer
+        from omnitok.hub.folder import save_tokenizer
 
         return save_tokenizer(self, folder)
 

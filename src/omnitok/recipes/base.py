@@ -30,7 +30,7 @@ paper: warm-up to 1e-3 and cosine to 0, Adam (0.9, 0.99), 500 000 steps a stage,
 from dataclasses import replace
 
 from omnitok.losses.discriminators import DiscriminatorConfig
-from omnitok.presets import preset
+from omnitok.models.presets import preset
 from omnitok.training.config import (
     AdversarialConfig,
     DataConfig,

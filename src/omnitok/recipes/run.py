@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omnitok.data.media import write_image, write_video
 from omnitok.generation.loading import make_generator
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.recipes.validation import validation_of
 from omnitok.training.config import TrainConfig

@@ -18,7 +18,7 @@ settings. The aims are 26.0 dB and 24.8 dB (joint), 29.0 dB and 26.0 dB (vae).
 
 from dataclasses import replace
 
-from omnitok.presets import preset
+from omnitok.models.presets import preset
 from omnitok.training.config import DataConfig, InitConfig, OptimizerConfig, TrainConfig
 
 TINY_IMAGE = TrainConfig(

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
-from omnitok.pretrained import fingerprint, load_tokenizer
+from omnitok.hub.folder import fingerprint
+from omnitok.hub.names import load_tokenizer
 from omnitok.tokenization.encoding import encode_group
 from omnitok.tokenization.planning import Plan
 from omnitok.tokenization.progress import Progress, Work

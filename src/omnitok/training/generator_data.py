@@ -16,8 +16,8 @@ from omnitok.data.shards import Grid, TokenShards
 from omnitok.data.sources import NO_LABEL
 from omnitok.data.token_batches import TokenDataset
 from omnitok.errors import OmnitokError
+from omnitok.hub.folder import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.pretrained import fingerprint
 from omnitok.training.config import DataConfig
 from omnitok.training.distributed import Processes
 from omnitok.training.generator_config import AnyGeneratorConfig

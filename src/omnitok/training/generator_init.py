@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from omnitok.errors import OmnitokError
+from omnitok.hub.names import TrainedGenerator, load_generator_model
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
 from omnitok.models.language_model import LanguageModelConfig
-from omnitok.pretrained import TrainedGenerator, load_generator_model
 from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
 from omnitok.training.generator_step import AnyGenerator
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from omnitok.atomic import atomic_path
 from omnitok.errors import OmnitokError
 from omnitok.models.diffusion_transformer import DIFFUSION_TRANSFORMERS
-from omnitok.presets import PRESETS
+from omnitok.models.presets import PRESETS
 from omnitok.training.config import LOSS_NAMES, TrainConfig
 from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
 

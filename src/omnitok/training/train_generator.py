@@ -12,11 +12,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from omnitok.errors import OmnitokError
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.folder import fingerprint, save_generator
+from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.hub.names import TrainedGenerator, load_tokenizer
 from omnitok.models.bottleneck import VectorQuantizer
 from omnitok.models.language_model import LanguageModel, start_from_codebook
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.pretrained import TrainedGenerator, fingerprint, load_tokenizer, save_generator
 from omnitok.training.distributed import Processes
 from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
 from omnitok.training.generator_data import (

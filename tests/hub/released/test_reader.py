@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from omnitok import _released_checkpoint
-from omnitok._released_checkpoint import read_released_checkpoint
 from omnitok.errors import CheckpointError
+from omnitok.hub.released import reader
+from omnitok.hub.released.reader import read_released_checkpoint
 
-REFERENCE = Path(__file__).resolve().parents[1] / "../shared/reference"
+REFERENCE = Path(__file__).resolve().parents[3] / "../shared/reference"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference files are not here")
 
 
@@ -409,10 +409,10 @@ def test_flags_that_repeat_one_another_end(tmp_path: Path):
 
 def test_long_pickles_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_archive(tmp_path / "x.ckpt", b"N0" * 600 + b"}.")
-    monkeypatch.setattr(_released_checkpoint, "MAX_INSTRUCTIONS", 1000)
+    monkeypatch.setattr(reader, "MAX_INSTRUCTIONS", 1000)
     with pytest.raises(CheckpointError, match="more than 1000 instructions"):
         read_released_checkpoint(path)
-    monkeypatch.setattr(_released_checkpoint, "MAX_PICKLE_BYTES", 1000)
+    monkeypatch.setattr(reader, "MAX_PICKLE_BYTES", 1000)
     with pytest.raises(CheckpointError, match="1202 bytes, accepted are 1000"):
         read_released_checkpoint(path)
 

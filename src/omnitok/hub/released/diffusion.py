@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from omnitok._released_checkpoint import ReleasedCheckpoint, check_shapes, listed
 from omnitok.errors import CheckpointError
+from omnitok.hub.folder import build_on_meta, check_shapes, listed, shapes_of
+from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.diffusion_transformer import (
     DIFFUSION_TRANSFORMERS,
     DiffusionTransformer,
@@ -51,10 +52,8 @@ def convert_diffusion_transformer(checkpoint: ReleasedCheckpoint) -> DiffusionTr
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     config = config_from_weights(checkpoint.hyper_parameters, weights)
     renamed = convert_weights(weights, config)
-    with torch.device("meta"):
-        model = DiffusionTransformer(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    check_shapes(expected, {name: tuple(tensor.shape) for name, tensor in renamed.items()})
+    model = build_on_meta(config)
+    check_shapes(shapes_of(model), {name: tuple(tensor.shape) for name, tensor in renamed.items()})
     model.load_state_dict(renamed, assign=True)
     return model.eval()
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from omnitok.errors import CheckpointError
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.folder import save_generator
+from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.hub.names import load_generator_model, load_tokenizer, model_info
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
 from omnitok.models.language_model import LanguageModel, LanguageModelConfig
-from omnitok.pretrained import load_generator_model, load_tokenizer, model_info, save_generator
 
 SETTINGS = GeneratorSettings(
     "omnitok-tiny-vq", "0" * 64, ("a", "b"), 16, 24, 5, {"top_k": 3, "guidance_scale": 1.5}, 8.0

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnitok._released_checkpoint import ReleasedCheckpoint, read_released_checkpoint
-from omnitok.convert_language_model import convert_language_model
 from omnitok.errors import CheckpointError
+from omnitok.hub.released.language_model import convert_language_model
+from omnitok.hub.released.reader import ReleasedCheckpoint, read_released_checkpoint
 
-FILE = Path(__file__).parent / "parity/data/gpt.safetensors"
+FILE = Path(__file__).parents[2] / "parity/data/gpt.safetensors"
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omnitok.errors import MissingWeightsError
-from omnitok.feature_weights import WEIGHTS, WeightsFile, file_sha256, find_weights, read_weights
+from omnitok.hub.weights import WEIGHTS, WeightsFile, file_sha256, find_weights, read_weights
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import os
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeGuard
@@ -45,8 +45,6 @@ MAX_FLAGS = 10_000
 MAX_FLAG_DEPTH = 16
 MAX_DIMENSIONS = 16
 MAX_NAME = 1_000
-
-_NAMED = 5  # how many names an error spells out
 
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.serialization.MAGIC_NUMBER, pickled
 _FOREIGN_BEGINNINGS = {
@@ -121,31 +119,6 @@ def read_released_checkpoint(path: str | os.PathLike[str]) -> ReleasedCheckpoint
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); {ACCEPTED}") from error
     return ReleasedCheckpoint(state_dict, flags, digest)
-
-
-def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare the weights that a file holds (name -> shape) with those that a model needs.
-
-    Raises:
-        CheckpointError: unknown, missing or misshapen weights, a few of them named.
-    """
-    problems = []
-    if missing := [name for name in expected if name not in found]:
-        problems.append(f"{len(missing)} weights are missing: {listed(missing)}")
-    if unknown := [name for name in found if name not in expected]:
-        problems.append(f"{len(unknown)} weights are unknown: {listed(unknown)}")
-    differ = [name for name in expected if name in found and expected[name] != found[name]]
-    if differ:
-        described = [f"{name} is {found[name]} instead of {expected[name]}" for name in differ]
-        problems.append(f"{len(differ)} weights have another shape: {listed(described)}")
-    if problems:
-        raise CheckpointError("; ".join(problems))
-
-
-def listed(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 class _Malformed(Exception):

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from omnitok._released_checkpoint import ReleasedCheckpoint, check_shapes, listed
 from omnitok.errors import CheckpointError
+from omnitok.hub.folder import build_on_meta, check_shapes, listed, shapes_of
+from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.language_model import LanguageModel, LanguageModelConfig, Prefix
 
 _MODULES = {"tok_emb.weight": "token_embedding.weight", "head.weight": "head.weight"}
@@ -58,11 +59,9 @@ def convert_language_model(checkpoint: ReleasedCheckpoint) -> LanguageModel:
     """
     weights = gpt_weights(checkpoint.state_dict)
     config = config_from_flags(checkpoint.hyper_parameters, weights)
-    with torch.device("meta"):
-        model = LanguageModel(config)
+    model = build_on_meta(config)
     renamed = convert_weights(weights)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    check_shapes(expected, {name: tuple(tensor.shape) for name, tensor in renamed.items()})
+    check_shapes(shapes_of(model), {name: tuple(tensor.shape) for name, tensor in renamed.items()})
     model.load_state_dict(renamed, assign=True)
     return model.eval()
 

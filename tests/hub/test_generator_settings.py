@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from omnitok.generator_settings import GeneratorSettings
+from omnitok.hub.generator_settings import GeneratorSettings
 
 
 def test_values_are_kept_and_frozen():

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from omnitok.adapters import DiffusersAutoencoder
 from omnitok.errors import OmnitokError
+from omnitok.hub.adapters import DiffusersAutoencoder
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 CONFIG = TokenizerConfig(

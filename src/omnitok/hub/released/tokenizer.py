@@ -1,24 +1,19 @@
-"""Released checkpoints -> this package's models: flags -> configuration, released weight names -> ours.
+"""Released tokenizers -> `OmniTokenizer`: flags -> configuration, released weight names -> ours.
 
 The names, shapes and quirks of the released files are those of the authors' code (arXiv 2406.09399). Every weight of a
 file is either used, or set aside for a reason given below, or an error that lists it.
 """
 
 import math
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from omnitok._released_checkpoint import ReleasedCheckpoint, check_shapes, listed, read_released_checkpoint
-from omnitok.convert_diffusion import convert_diffusion_transformer
-from omnitok.convert_language_model import convert_language_model
 from omnitok.errors import CheckpointError
-from omnitok.models.diffusion_transformer import DiffusionTransformer
-from omnitok.models.language_model import LanguageModel
+from omnitok.hub.folder import build_on_meta, check_shapes, listed, shapes_of
+from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 # Weights of the training that a tokenizer does not need.
@@ -224,7 +219,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: TokenizerConfig
         raise CheckpointError(f"holds {len(unknown)} unknown weights: {listed(unknown)}")
     if config.bottleneck == "vq":
         renamed["bottleneck.initialised"] = torch.tensor(True)
-    check_shapes(shapes_of(config), {name: tuple(tensor.shape) for name, tensor in renamed.items()})
+    check_shapes(shapes_of(build_on_meta(config)), {name: tuple(tensor.shape) for name, tensor in renamed.items()})
     for name, tensor in renamed.items():
         if not tensor.is_floating_point() and name != "bottleneck.initialised":
             raise CheckpointError(f"weight {name} must be floating point, found {tensor.dtype}")
@@ -272,33 +267,6 @@ def _new_name(name: str) -> str | None:
     return f"{_STACKS[match['stack']]}.blocks.{match['index']}.{inner}"
 
 
-def meta_tokenizer(config: TokenizerConfig) -> OmniTokenizer:
-    """A tokenizer without memory behind its weights, for `load_state_dict(..., assign=True)`.
-
-    Raises:
-        CheckpointError: sizes beyond what a tensor can have.
-    """
-    try:
-        with torch.device("meta"):
-            return OmniTokenizer.from_config(config)
-    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # torch: sizes, and sizes beyond 64 bits
-        raise CheckpointError(f"the configuration asks for impossible sizes: {str(error).splitlines()[0]}") from error
-
-
-def shapes_of(config: TokenizerConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight of a tokenizer, without allocating any."""
-    return {name: tuple(tensor.shape) for name, tensor in meta_tokenizer(config).state_dict().items()}
-
-
-def check_weights(config: TokenizerConfig, found: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare the weights that a file holds (name -> shape) with those that `config` needs.
-
-    Raises:
-        CheckpointError: unknown, missing or misshapen weights, a few of them named.
-    """
-    check_shapes(shapes_of(config), found)
-
-
 # ------------------------------------------------------------------------------------------------------------- files
 
 
@@ -310,52 +278,6 @@ def convert_tokenizer(checkpoint: ReleasedCheckpoint) -> OmniTokenizer:
     """
     config = config_from_flags(checkpoint.hyper_parameters, checkpoint.state_dict)
     weights = convert_state_dict(checkpoint.state_dict, config)
-    tokenizer = meta_tokenizer(config)
+    tokenizer = build_on_meta(config)
     tokenizer.load_state_dict(weights, assign=True)
     return tokenizer.eval()
-
-
-ReleasedModel = OmniTokenizer | LanguageModel | DiffusionTransformer
-
-# What a released file can hold, and what makes a model of it.
-CONVERTERS: dict[str, Callable[[ReleasedCheckpoint], ReleasedModel]] = {
-    "tokenizer": convert_tokenizer,
-    "language-model": convert_language_model,
-    "dit": convert_diffusion_transformer,
-    "latte": convert_diffusion_transformer,
-}
-
-
-def kind_of(names: Iterable[str]) -> str | None:
-    """What the weights of those released names are: a key of `CONVERTERS`, or None.
-
-    A language model's file may hold the tokenizer it was trained on beside it, so it is asked first.
-    """
-    names = set(names)
-    if any(name.endswith("tok_emb.weight") for name in names):
-        return "language-model"
-    if any(name.endswith("x_embedder.proj.weight") for name in names):
-        return "latte" if any(name.endswith("temp_embed") for name in names) else "dit"
-    if any(name.startswith(("encoder.to_patch_emb", "pre_vq_conv.", "decoder.to_pixels")) for name in names):
-        return "tokenizer"
-    return None
-
-
-def convert_checkpoint(path: str | os.PathLike[str]) -> ReleasedModel:
-    """A model from a released `.ckpt`, `.pt` (nothing in it is executed) or reference `.safetensors`, in `eval`
-    mode.
-
-    Raises:
-        CheckpointError: a file that cannot be read or holds no released model; one sentence that begins with the path.
-    """
-    path = Path(path)
-    checkpoint = read_released_checkpoint(path)
-    kind = kind_of(checkpoint.state_dict)
-    if kind is None:
-        raise CheckpointError(
-            f"{path}: holds no released OmniTokenizer model; its weights are {listed(list(checkpoint.state_dict))}"
-        )
-    try:
-        return CONVERTERS[kind](checkpoint)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error

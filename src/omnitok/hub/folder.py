@@ -1,29 +1,60 @@
-"""The files of a model: a folder of `config.json`, `model.safetensors` and `README.md`, read with suspicion.
+"""The folder of a model: `config.json`, `model.safetensors` and `README.md`, read with suspicion.
 
 Files may come from anywhere, so a configuration is checked field by field and compared with the header of the weights
 before anything of its size is allocated.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnitok.atomic import atomic_path
 from omnitok.errors import CheckpointError
+from omnitok.hub.card import generator_card, tokenizer_card
+from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
+from omnitok.models.language_model import LanguageModel, LanguageModelConfig
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
 
 MAX_CONFIG_BYTES = 2**20
 MAX_INTEGER = 2**31 - 1
+
+_NAMED = 5  # how many names an error spells out
+
+Config = TokenizerConfig | LanguageModelConfig | DiffusionTransformerConfig
+Model = OmniTokenizer | LanguageModel | DiffusionTransformer
+Generator = LanguageModel | DiffusionTransformer
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the field `architecture` of a configuration stands for."""
+
+    config: type
+    build: Callable[[Any], Any]  # config -> model with fresh weights
+    title: str
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "OmniTokenizer": Architecture(TokenizerConfig, OmniTokenizer.from_config, "tokenizer"),
+    "LanguageModel": Architecture(LanguageModelConfig, LanguageModel, "language model"),
+    "DiffusionTransformer": Architecture(DiffusionTransformerConfig, DiffusionTransformer, "diffusion"),
+}
+GENERATORS = tuple(name for name in ARCHITECTURES if name != "OmniTokenizer")
 
 
 def first_line(error: BaseException) -> str:
@@ -32,6 +63,54 @@ def first_line(error: BaseException) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- config
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a `config.json` says: the architecture, and of a generator its settings."""
+
+    architecture: str
+    config: Any  # of the architecture's class
+    settings: GeneratorSettings | None
+
+
+def read_description(
+    path: str | os.PathLike[str], accepted: tuple[str, ...] = tuple(ARCHITECTURES)
+) -> ModelDescription:
+    """The configuration in a `config.json`, every field checked for its type and value.
+
+    Raises:
+        CheckpointError: one sentence that begins with the path.
+    """
+    fields = read_json(path)
+    try:
+        name = _check_architecture(fields, accepted)
+        config_class = ARCHITECTURES[name].config
+        if name not in GENERATORS:
+            return ModelDescription(name, config_class(**typed_fields(fields, config_class)), None)
+        settings = fields.get("settings")
+        if not isinstance(settings, dict):
+            raise ValueError(f"field settings must be an object, found {type(settings).__name__}")
+        config = config_class(**typed_fields(fields, config_class, also=("settings",)))
+        return ModelDescription(name, config, GeneratorSettings(**typed_fields(settings, GeneratorSettings)))
+    except (ValueError, TypeError) as error:  # TypeError: a field that has no default is missing
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def read_config(path: str | os.PathLike[str]) -> TokenizerConfig:
+    """The configuration in a tokenizer's `config.json`; see `read_description`."""
+    config = read_description(path, ("OmniTokenizer",)).config
+    assert isinstance(config, TokenizerConfig)
+    return config
+
+
+def is_generator(folder: Path) -> bool:
+    """Whether a folder holds a generator, as its configuration says.
+
+    Raises:
+        CheckpointError: no readable configuration.
+    """
+    return read_json(folder / CONFIG_NAME).get("architecture") in GENERATORS
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -56,7 +135,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return fields
 
 
-def check_architecture(fields: Mapping[str, Any], accepted: tuple[str, ...]) -> str:
+def _check_architecture(fields: Mapping[str, Any], accepted: tuple[str, ...]) -> str:
     """The architecture that a `config.json` names.
 
     Raises:
@@ -142,6 +221,87 @@ def _short(value: object) -> str:
 # ------------------------------------------------------------------------------------------------------------ weights
 
 
+def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare the weights that a file holds (name -> shape) with those that a model needs.
+
+    Raises:
+        CheckpointError: unknown, missing or misshapen weights, a few of them named.
+    """
+    problems = []
+    if missing := [name for name in expected if name not in found]:
+        problems.append(f"{len(missing)} weights are missing: {listed(missing)}")
+    if unknown := [name for name in found if name not in expected]:
+        problems.append(f"{len(unknown)} weights are unknown: {listed(unknown)}")
+    differ = [name for name in expected if name in found and expected[name] != found[name]]
+    if differ:
+        described = [f"{name} is {found[name]} instead of {expected[name]}" for name in differ]
+        problems.append(f"{len(differ)} weights have another shape: {listed(described)}")
+    if problems:
+        raise CheckpointError("; ".join(problems))
+
+
+def listed(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def build_on_meta(config: Config) -> Any:
+    """A model without memory behind its weights, for `load_state_dict(..., assign=True)`.
+
+    Raises:
+        CheckpointError: sizes beyond what a tensor can have.
+    """
+    build = next(each.build for each in ARCHITECTURES.values() if isinstance(config, each.config))
+    try:
+        with torch.device("meta"):
+            return build(config)
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # torch: sizes, and sizes beyond 64 bits
+        raise CheckpointError(f"the configuration asks for impossible sizes: {first_line(error)}") from error
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight and buffer of a model."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def check_weights(path: Path, config: Config, found: Mapping[str, tuple[int, ...]]) -> Any:
+    """A model on the meta device, after the weights a file holds (name -> shape) were compared with its own.
+
+    Raises:
+        CheckpointError: unknown, missing or misshapen weights, a few of them named.
+    """
+    blocks = _blocks(config)
+    if blocks > len(found):  # before any of them is built
+        raise CheckpointError(
+            f"{path}: {CONFIG_NAME} asks for {blocks} blocks, the weights file holds {len(found)} weights"
+        )
+    try:
+        model = build_on_meta(config)
+        check_shapes(shapes_of(model), found)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: does not fit its {CONFIG_NAME}: {error}") from error
+    return model
+
+
+def _blocks(config: Config) -> int:
+    if isinstance(config, TokenizerConfig):
+        spatial = len(config.encoder_blocks) + len(config.decoder_blocks)
+        return spatial + config.encoder_temporal_blocks + config.decoder_temporal_blocks
+    return config.depth
+
+
+def load_model(description: ModelDescription, weights_path: Path) -> Any:
+    """The model of a description with the weights of a file.
+
+    Raises:
+        CheckpointError: weights that are damaged or not those of the description.
+    """
+    model = check_weights(weights_path, description.config, read_shapes(weights_path))
+    model.load_state_dict(read_weights(weights_path, model.state_dict()), assign=True)
+    return model
+
+
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes from the header of a safetensors file, whose sizes are checked against the file's."""
     try:
@@ -174,6 +334,39 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 # --------------------------------------------------------------------------------------------------------------- save
+
+
+def save_tokenizer(tokenizer: OmniTokenizer, folder: str | os.PathLike[str]) -> Path:
+    """Write `config.json`, `model.safetensors` and `README.md` (kept where it exists) into `folder`.
+
+    Each appears under its name only when complete, so an interruption leaves no half-written file.
+
+    Raises:
+        CheckpointError: the folder cannot be written (a full disk, no permission, a file of that name).
+    """
+    return write_model(
+        folder,
+        {"architecture": "OmniTokenizer", **dataclasses.asdict(tokenizer.config)},
+        tokenizer.state_dict(),
+        lambda name: tokenizer_card(tokenizer, name),
+    )
+
+
+def save_generator(model: Generator, settings: GeneratorSettings, folder: str | os.PathLike[str]) -> Path:
+    """Write `config.json`, `model.safetensors` and `README.md` (kept where it exists) into `folder`.
+
+    Each appears under its name only when complete, so an interruption leaves no half-written file.
+
+    Raises:
+        CheckpointError: the folder cannot be written (a full disk, no permission, a file of that name).
+    """
+    beside = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    config = {
+        "architecture": type(model).__name__,
+        **dataclasses.asdict(model.config),
+        "settings": beside | {"sampling": dict(settings.sampling)},
+    }
+    return write_model(folder, config, model.state_dict(), lambda name: generator_card(model, settings, name))
 
 
 def write_model(
@@ -212,3 +405,13 @@ def write_model(
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         raise CheckpointError(f"{folder}: the model cannot be written here ({reason})") from error
     return folder
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 over name, dtype, shape and bytes of all weights and buffers: written beside tokens, to tell models."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        contiguous = tensor.detach().cpu().contiguous()
+        digest.update(contiguous.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

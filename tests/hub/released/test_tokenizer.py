@@ -7,17 +7,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import omnitok
-from omnitok._released_checkpoint import PREFIX, ReleasedCheckpoint, read_released_checkpoint
-from omnitok.convert import (
-    config_from_flags,
-    convert_checkpoint,
-    convert_state_dict,
-    convert_tokenizer,
-    kind_of,
-)
 from omnitok.errors import CheckpointError
+from omnitok.hub.released import convert_checkpoint, kind_of
+from omnitok.hub.released.reader import PREFIX, ReleasedCheckpoint, read_released_checkpoint
+from omnitok.hub.released.tokenizer import config_from_flags, convert_state_dict, convert_tokenizer
 
-CHECKPOINT = Path(__file__).parent / "parity/data/vqvae_lightning.ckpt"
+CHECKPOINT = Path(__file__).parents[2] / "parity/data/vqvae_lightning.ckpt"
 
 
 @pytest.fixture

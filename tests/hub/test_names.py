@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import omnitok
-from omnitok import model_files, pretrained
-from omnitok.convert import convert_checkpoint
 from omnitok.errors import CheckpointError
+from omnitok.hub import folder as folder_module
+from omnitok.hub import names
+from omnitok.hub.folder import fingerprint, read_config, save_tokenizer
+from omnitok.hub.names import list_models, load_tokenizer, model_info
+from omnitok.hub.released import convert_checkpoint
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
-from omnitok.pretrained import fingerprint, list_models, load_tokenizer, model_info, read_config, save_tokenizer
 
-CHECKPOINT = Path(__file__).parent / "parity/data/vqvae_lightning.ckpt"
+CHECKPOINT = Path(__file__).parents[1] / "parity/data/vqvae_lightning.ckpt"
 TINY = TokenizerConfig(
     patch_size=4,
     temporal_patch_size=2,
@@ -103,7 +105,7 @@ def test_failed_save_leaves_the_old_model(folder: Path, monkeypatch: pytest.Monk
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(model_files, "save_file", full_disk)
+    monkeypatch.setattr(folder_module, "save_file", full_disk)
     with pytest.raises(CheckpointError, match=r"cannot be written here \(No space left on device\)"):
         save_tokenizer(load_tokenizer(folder), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -120,7 +122,7 @@ def test_saving_over_a_file(tmp_path: Path, folder: Path) -> None:
 
 def test_bundled_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder.parent / "not-a-model").mkdir()
-    monkeypatch.setattr(pretrained, "BUNDLED_FOLDER", folder.parent)
+    monkeypatch.setattr(names, "BUNDLED_FOLDER", folder.parent)
     assert list_models()[0] == "model"
     assert "not-a-model" not in list_models()
     assert fingerprint(load_tokenizer("model")) == fingerprint(load_tokenizer(folder))

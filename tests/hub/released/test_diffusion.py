@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from omnitok._released_checkpoint import ReleasedCheckpoint, read_released_checkpoint
-from omnitok.convert_diffusion import config_from_weights, convert_diffusion_transformer
 from omnitok.errors import CheckpointError
+from omnitok.hub.folder import fingerprint
+from omnitok.hub.names import load_tokenizer
+from omnitok.hub.released.diffusion import config_from_weights, convert_diffusion_transformer
+from omnitok.hub.released.reader import ReleasedCheckpoint, read_released_checkpoint
 from omnitok.models.diffusion_transformer import DIFFUSION_TRANSFORMERS
-from omnitok.pretrained import fingerprint, load_tokenizer
 
-DATA = Path(__file__).parent / "parity/data"
+DATA = Path(__file__).parents[2] / "parity/data"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ class GeneratorSettings:
 
     Attributes:
         tokenizer: name or path of the tokenizer whose codes or latents it was trained on.
-        tokenizer_sha256: `omnitok.pretrained.fingerprint` of that tokenizer; "" where not known.
+        tokenizer_sha256: `omnitok.hub.folder.fingerprint` of that tokenizer; "" where not known.
         classes: names of the classes in the order of their labels; empty where they have no names, or there are none.
         height, width: pixels of the pictures and clips it was trained on.
         num_frames: frames of its clips; 1 for a generator of pictures.

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from omnitok.convert import shapes_of
+from omnitok.hub.folder import build_on_meta, shapes_of
 from omnitok.models.autoencoder import TokenizerConfig
-from omnitok.presets import PRESETS, preset
+from omnitok.models.presets import PRESETS, preset
 
 
 def parameters(name: str) -> int:
     not_trained = ("bottleneck.cluster_size", "bottleneck.cluster_sum", "bottleneck.initialised")
-    shapes = shapes_of(preset(name))
+    shapes = shapes_of(build_on_meta(preset(name)))
     return sum(torch.Size(shape).numel() for key, shape in shapes.items() if key not in not_trained)
 
 
@@ -24,7 +24,7 @@ def test_base_is_the_released_architecture_with_its_faults_mended() -> None:
     assert (base.encoder_temporal_blocks, base.decoder_temporal_blocks, base.window_size) == (4, 4, 8)
     assert (base.codebook_size, base.latent_channels) == (8192, 8)
     assert base == TokenizerConfig()
-    assert shapes_of(base) == shapes_of(released)
+    assert shapes_of(build_on_meta(base)) == shapes_of(build_on_meta(released))
 
 
 def test_who_can_stream() -> None:

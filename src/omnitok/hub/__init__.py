@@ -1,0 +1,1 @@
+"""Models as files: names, folders, released checkpoints, weights of feature networks."""

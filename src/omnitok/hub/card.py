@@ -1,0 +1,83 @@
+"""Model cards: the README.md that is written beside a model, and the sentence of it that lists of models show."""
+
+from pathlib import Path
+
+from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.models.diffusion_transformer import DiffusionTransformer
+from omnitok.models.language_model import LanguageModel
+from omnitok.models.tokenizer import OmniTokenizer
+
+
+def tokenizer_card(tokenizer: OmniTokenizer, name: str) -> str:
+    config = tokenizer.config
+    parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
+    if config.bottleneck == "vq":
+        bottleneck = f"vector quantizer, {config.codebook_size} codes of {config.latent_channels} channels"
+    else:
+        bottleneck = f"diagonal Gaussian (KL), {config.latent_channels} latent channels"
+    return f"""---
+library_name: omnitok
+---
+# {name}
+
+A joint image-video tokenizer ({parameters / 1e6:.1f} M parameters, {bottleneck}).
+
+| | |
+|---|---|
+| patch | {config.patch_size} x {config.patch_size} pixels, {config.temporal_patch_size} frames |
+| width | {config.width} ({config.heads} heads of {config.head_dim}) |
+| encoder | spatial {config.encoder_blocks!r}, {config.encoder_temporal_blocks} temporal blocks |
+| decoder | {config.decoder_temporal_blocks} temporal blocks, spatial {config.decoder_blocks!r} |
+| bottleneck | {bottleneck} |
+
+```python
+from omnitok import OmniTokenizer
+
+tokenizer = OmniTokenizer.from_pretrained("path/to/this/folder")
+```
+
+Training data, recipe, licence and figures are not written down yet: whoever publishes this model adds them here.
+"""
+
+
+def generator_card(model: LanguageModel | DiffusionTransformer, settings: GeneratorSettings, name: str) -> str:
+    config = model.config
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    kind = "language model" if isinstance(model, LanguageModel) else "diffusion transformer"
+    media = "pictures" if settings.num_frames == 1 else f"pictures and clips of up to {settings.num_frames} frames"
+    classes = ", ".join(settings.classes[:20]) + (" …" if len(settings.classes) > 20 else "")
+    sampling = ", ".join(f"{key} {value}" for key, value in settings.sampling.items())
+    return f"""---
+library_name: omnitok
+---
+# {name}
+
+A {kind} ({parameters:.1f} M parameters) that generates {media} of {settings.height} x {settings.width} pixels.
+
+| | |
+|---|---|
+| width | {config.width} ({config.depth} blocks, {config.heads} heads) |
+| tokenizer | {settings.tokenizer} (weights {settings.tokenizer_sha256 or "unknown"}) |
+| classes | {config.num_classes or "none"}{f": {classes}" if classes else ""} |
+| sampling | {sampling or "as the defaults"} |
+
+```python
+import omnitok
+
+generator = omnitok.load_generator("path/to/this/folder")
+```
+
+Training data, recipe, licence and figures are not written down yet: whoever publishes this model adds them here.
+"""
+
+
+def first_sentence(card: Path) -> str:
+    """The first line of prose of a model card; "" without one."""
+    if not card.is_file():
+        return ""
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+    if lines and lines[0].strip() == "---" and "---" in (line.strip() for line in lines[1:]):  # YAML metadata
+        end = next(i for i, line in enumerate(lines[1:], start=1) if line.strip() == "---")
+        lines = lines[end + 1 :]
+    prose = (line.strip() for line in lines if line.strip() and not line.startswith(("#", "|", "!", "<", "```", "---")))
+    return next(prose, "")
