@@ -179,6 +179,30 @@ def test_variable_rate_is_sampled_by_time(tmp_path: Path) -> None:
     assert seen == pytest.approx([0, 50, 50, 50, 50, 100, 150, 150, 150, 200], abs=2)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".gif"])
+def test_frame_times_survive_writing(tmp_path: Path, suffix: str) -> None:
+    x, durations = grey_clip([0, 50, 100, 150]), [2.0, 0.1, 0.1, 1.0]
+    write_video(tmp_path / f"a{suffix}", x, fps=1.25, durations=durations)
+    with VideoReader(tmp_path / f"a{suffix}") as reader:
+        assert levels_of(torch.stack(list(reader), 1)) == pytest.approx([0, 50, 100, 150], abs=2)
+        assert reader.durations == pytest.approx(durations, abs=0.001)
+        list(reader.chunks(3))
+        assert len(reader.durations) == 4
+    with VideoReader(tmp_path / f"a{suffix}", fps=10) as reader:
+        assert len(list(reader)) == 32
+        assert reader.durations == [0.1] * 32
+
+
+def test_wrong_durations(tmp_path: Path) -> None:
+    for durations in ([0.1], [0.1, -1.0], [0.1, float("nan")]):
+        with pytest.raises(ValueError, match="durations"):
+            write_video(tmp_path / "a.mp4", grey_clip([0, 1]), fps=10, durations=durations)
+    with VideoWriter(tmp_path / "a.mp4", 10, 48, 32) as writer:
+        writer.write(grey_clip([0]))
+        with pytest.raises(ValueError, match="every call"):
+            writer.write(grey_clip([0]), [0.1])
+
+
 def test_frames_and_ticks_of_the_same_rate_meet_in_spite_of_rounded_times(tmp_path: Path) -> None:
     levels = [i * 4 for i in range(60)]
     write_timed(tmp_path / "a.mkv", levels, [round(i * 1000 / 30) for i in range(60)])

@@ -115,7 +115,7 @@ class AvClip:
         held = first
         for timed in rest:
             if timed[0] > start:
-                yield held
+                yield held[0], max(timed[0] - held[0], 0.0), held[2]
             held = timed
         yield held
 

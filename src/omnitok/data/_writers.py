@@ -1,10 +1,11 @@
 """Frames to clip files: mp4, mov, mkv, webm, gif and PNG sequences, streamed and atomic."""
 
 import contextlib
+import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -81,6 +82,7 @@ class VideoWriter:
             raise ValueError(f"width and height must be at least 1, got {width}x{height}")
         self.path, self.fps, self.width, self.height = Path(path), float(fps), int(width), int(height)
         self.frames_written = 0
+        self._is_timed = False
         self._sound = _Sound(require_file(audio_from), audio_start) if audio_from is not None else None
         self._open = _PictureSequence if _is_sequence(path) else _EncodedClip
         if self._open is _EncodedClip and self.path.suffix.lower() not in _ENCODERS:
@@ -102,17 +104,29 @@ class VideoWriter:
             raise
         return self
 
-    def write(self, frames: torch.Tensor) -> None:
-        """Append frames (3, n, H, W), float in [-1, 1], clamped and rounded to 8 bits; n may be 0."""
+    def write(self, frames: torch.Tensor, durations: Sequence[float] | None = None) -> None:
+        """Append frames (3, n, H, W), float in [-1, 1], clamped and rounded to 8 bits; n may be 0.
+
+        Args:
+            durations: seconds that each of the n frames is shown, such as `VideoReader.durations` tells; None is
+                1 / fps each. Given with every call or with none. Numbered PNG pictures do not keep them.
+        """
         if self._target is None:
             raise ValueError("VideoWriter.write works only inside its `with` block")
         check_pixels(frames, "(3, n, H, W)")
         if frames.shape[-2:] != (self.height, self.width):
             size = f"{frames.shape[-1]}x{frames.shape[-2]}"
             raise ValueError(f"frames are {size}, the writer was opened for {self.width}x{self.height}")
+        if frames.shape[1] and self.frames_written and (durations is not None) != self._is_timed:
+            raise ValueError("durations are given with every call of VideoWriter.write or with none")
+        if durations is not None and len(durations) != frames.shape[1]:
+            raise ValueError(f"{frames.shape[1]} frames need as many durations, got {len(durations)}")
+        if durations is not None and not all(0 <= duration < math.inf for duration in durations):
+            raise ValueError(f"durations must be finite seconds of at least 0, got {min(durations)}..{max(durations)}")
+        self._is_timed = durations is not None
         try:
-            for frame in frames.unbind(1):
-                self._target.add(frame)
+            for index, frame in enumerate(frames.unbind(1)):
+                self._target.add(frame, None if durations is None else durations[index])
                 self.frames_written += 1
         except _WRITE_ERRORS as error:
             raise MediaError(f"{self.path}: cannot be written ({error})") from error
@@ -138,6 +152,7 @@ def write_video(
     x: torch.Tensor,
     fps: float,
     audio_from: str | os.PathLike[str] | None = None,
+    durations: Sequence[float] | None = None,
 ) -> None:
     """Write a clip held in memory; see `VideoWriter` for formats, sizes, sound and errors.
 
@@ -146,10 +161,11 @@ def write_video(
         x: float (3, T, H, W) in [-1, 1], T at least 1.
         fps: frames a second.
         audio_from: a clip whose sound is copied.
+        durations: seconds that each frame is shown, in place of 1 / fps.
     """
     check_pixels(x, "(3, T, H, W)")
     with VideoWriter(path, fps, x.shape[-1], x.shape[-2], audio_from) as writer:
-        writer.write(x)
+        writer.write(x, durations)
 
 
 def _is_sequence(path: str | os.PathLike[str]) -> bool:
@@ -180,7 +196,7 @@ class _PictureSequence:
         self._temporary = stack.enter_context(_scratch(target) if self._pattern else atomic_path(target))
         self._temporary.mkdir(parents=True)
 
-    def add(self, frame: torch.Tensor) -> None:
+    def add(self, frame: torch.Tensor, duration: float | None) -> None:
         Image.fromarray(to_bytes(frame)).save(self._temporary / f"{self._count:05d}.png", compress_level=4)
         self._count += 1
 
@@ -214,7 +230,8 @@ class _EncodedClip:
         self._is_gif = codec == "gif"
         self._padding = (height % 2, width % 2) if codec == "libx264" else (0, 0)
         rate = Fraction(fps).limit_denominator(_LARGEST_DENOMINATOR)
-        self._time_base = 1 / rate
+        self._rate = rate
+        self._time_base: Fraction | None = None
         self._temporary = stack.enter_context(atomic_path(path))
         muxing = {"movflags": "+faststart"} if suffix in (".mp4", ".m4v", ".mov") else {}
         self._container: Any = av.open(f"file:{self._temporary}", "w", format=_muxer(suffix), options=muxing)
@@ -222,22 +239,38 @@ class _EncodedClip:
         stream: Any = self._container.add_stream(codec, rate=rate, options=dict(options))
         stream.width, stream.height = width + self._padding[1], height + self._padding[0]
         stream.pix_fmt = "pal8" if self._is_gif else "yuv420p"
-        stream.codec_context.time_base = self._time_base
-        self._graph = _palette_graph(width, height, self._time_base) if self._is_gif else None
+        self._graph: Any = None
         if not self._is_gif:  # H.273 codes: 1 is BT.709; range 1 is limited
             context = stream.codec_context
             context.color_primaries = context.color_trc = context.colorspace = context.color_range = 1
             stream.thread_type = "AUTO"
         self._stream = stream
         self._sound = sound.into(self._container, path, stack) if sound is not None else None
-        self._count = 0
+        self._count, self._ticks, self._time = 0, -1, 0.0
+        self._lengths: dict[int, int] = {}  # of the frames within the encoder, which forgets them
 
-    def add(self, frame: torch.Tensor) -> None:
+    def _begin(self, is_timed: bool) -> Fraction:
+        """Fix the time base: even clips count frames, others parts of one of about 1/90000 s; GIF has 1/100 s."""
+        self._time_base = 1 / self._rate
+        if is_timed:
+            parts = math.ceil(90000 / self._rate.numerator)
+            self._time_base = Fraction(1, 100) if self._is_gif else Fraction(1, self._rate.numerator * parts)
+        self._stream.codec_context.time_base = self._time_base
+        if self._is_gif:
+            self._graph = _palette_graph(self._stream.width, self._stream.height, self._time_base)
+        return self._time_base
+
+    def add(self, frame: torch.Tensor, duration: float | None) -> None:
+        """Encode a frame shown for `duration` seconds, or 1 / fps."""
+        base = self._time_base or self._begin(duration is not None)
         pixels = to_bytes(frame)
         if any(self._padding):
             pixels = np.pad(pixels, ((0, self._padding[0]), (0, self._padding[1]), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(pixels, format="rgb24") if self._graph else rgb_to_yuv420p(pixels)
-        picture.pts, picture.time_base = self._count, self._time_base
+        self._ticks = max(self._ticks + 1, round(self._time / base))  # no two frames at one time
+        self._time += float(1 / self._rate) if duration is None else duration
+        picture.pts, picture.time_base = self._ticks, base
+        self._lengths[self._ticks] = max(1, round(self._time / base) - self._ticks)
         self._count += 1
         if self._graph is None:
             self._encode(picture)
@@ -251,7 +284,7 @@ class _EncodedClip:
             self._drain()
         self._encode(None)
         if self._sound is not None:
-            self._sound.copy_until(float(self._count * self._time_base))
+            self._sound.copy_until(self._time)
         self._container.close()
         self._verify()
 
@@ -265,6 +298,8 @@ class _EncodedClip:
 
     def _encode(self, picture: Any) -> None:
         for packet in self._stream.encode(picture):
+            if packet.time_base == self._time_base and packet.pts in self._lengths:
+                packet.duration = self._lengths.pop(packet.pts)
             self._container.mux(packet)
             if self._sound is not None and packet.dts is not None:
                 self._sound.copy_until(float(packet.dts * packet.time_base))

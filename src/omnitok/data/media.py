@@ -110,6 +110,8 @@ class VideoReader:
         width, height: of the frames, rotated, in pixels.
         frame_count: how many frames will come, an estimate from the header; None where that says nothing.
         has_audio: whether there is a sound track.
+        durations: seconds that each frame given so far by the latest iteration is shown, until the next one comes; to
+            be handed on with the frames: `writer.write(frames, reader.durations[a:b])`. With `fps` all are 1 / fps.
 
     Raises:
         MediaError: missing, empty, unreadable, not a clip, no video stream or no frame in it; while iterating,
@@ -139,6 +141,7 @@ class VideoReader:
         self.width, self.height = self._source.width, self._source.height
         self.has_audio = self._source.has_audio
         self.frame_count = self._estimate()
+        self.durations: list[float] = []
         self._running: weakref.WeakSet[Generator[torch.Tensor, None, None]] = weakref.WeakSet()
 
     def _estimate(self) -> int | None:
@@ -168,9 +171,15 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Frames (3, H, W), float32 in [-1, 1], from `start` on."""
-        frames = self._sampled() if self._resampled else self._as_coded()
+        frames = self._timed(self._sampled() if self._resampled else self._as_coded())
         self._running.add(frames)
         return frames
+
+    def _timed(self, frames: Iterator[tuple[torch.Tensor, float]]) -> Generator[torch.Tensor, None, None]:
+        durations = self.durations = []
+        for frame, duration in frames:
+            durations.append(duration)
+            yield frame
 
     def chunks(self, n: int) -> Iterator[torch.Tensor]:
         """Consecutive stretches (3, n, H, W) of the clip; the last may be shorter."""
@@ -191,7 +200,7 @@ class VideoReader:
             yield chunk[:, :count].clone() if count < n else chunk
             del chunk
 
-    def _as_coded(self) -> Generator[torch.Tensor, None, None]:
+    def _as_coded(self) -> Iterator[tuple[torch.Tensor, float]]:
         stop = self.start + self.duration if self.duration is not None else float("inf")
         before, before_ends, found = None, 0.0, False
         for time, length, frame in self._source.decode(self.start):
@@ -200,16 +209,19 @@ class VideoReader:
                 break
             if time >= self.start - _TICK_TOLERANCE:
                 found = True
-                yield self._source.to_pixels(frame)
+                yield self._source.to_pixels(frame), min(length, stop - time)
             else:
                 before, before_ends = frame, time + length
         if found:
             return
         if before is None or before_ends <= self.start:
             raise self._too_late()
-        yield self._source.to_pixels(before)  # the stretch lies within the time of one frame
+        yield (
+            self._source.to_pixels(before),
+            min(before_ends, stop) - self.start,
+        )  # the stretch lies within the time of one frame
 
-    def _sampled(self) -> Generator[torch.Tensor, None, None]:
+    def _sampled(self) -> Iterator[tuple[torch.Tensor, float]]:
         stop = self.start + self.duration if self.duration is not None else float("inf")
         tick, shown, pixels, end = 0, None, None, 0.0
 
@@ -221,14 +233,14 @@ class VideoReader:
             while shown is not None and due(time):
                 pixels = self._source.to_pixels(shown) if pixels is None else pixels
                 tick += 1
-                yield pixels.clone()
+                yield pixels.clone(), 1 / self.fps
             if self.start + tick / self.fps >= stop - _TICK_TOLERANCE:
                 return
             shown, pixels, end = frame, None, max(end, time + length)
         while shown is not None and due(end):
             pixels = self._source.to_pixels(shown) if pixels is None else pixels
             tick += 1
-            yield pixels.clone()
+            yield pixels.clone(), 1 / self.fps
         if tick == 0:
             raise self._too_late()
 
