@@ -25,7 +25,7 @@ USE = """
 import subprocess, sys, pathlib, torch, omnitok
 from omnitok.data import read_image, read_video, write_image, write_video
 torch.manual_seed(0)
-video = torch.nn.functional.interpolate(torch.rand(1, 3, 3, 4, 6), (9, 48, 72), mode="trilinear")[0] * 2 - 1
+video = torch.nn.functional.interpolate(torch.rand(1, 3, 3, 4, 6), (17, 48, 72), mode="trilinear")[0] * 2 - 1
 write_image("image.png", video[:, 0])
 for name in ("video.mp4", "video.webm", "video.mkv", "video.gif"):
     write_video(name, video, fps=10)
