@@ -23,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from omnitok.tokenization.job import Plan, TokenizeSettings, find_collection, make_plan
+from omnitok.tokenization.job import Work
 
 from omnitok import OmniTokenizer
 from omnitok.data import TokenShards, write_image
@@ -31,8 +33,6 @@ from omnitok.data.shard_writing import Token, read_shard_entry, write_index, wri
 from omnitok.hub.folder import fingerprint
 from omnitok.tokenization.encoding import encode_batch
 from omnitok.tokenization.local import tokenize_here
-from omnitok.tokenization.planning import Plan, TokenizeSettings, find_collection, make_plan
-from omnitok.tokenization.progress import Work
 
 MODEL = "omnitok-tiny-vq"
 
