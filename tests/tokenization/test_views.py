@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from omnitok.tokenization.job import TokenizeSettings
 
+from omnitok.tokenization.job import TokenizeSettings
 from omnitok.tokenization.views import draw_views
 
 
