@@ -1,6 +1,7 @@
 """Files whose final name only ever holds a complete file, and folders that one process at a time writes to."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import filelock
 
-from omnitok.errors import OmnitokError, describe
+from omnitok.errors import OmnitokError, describe, is_disk_full
 
 LOCK_NAME = ".omnitok.lock"
 
@@ -35,6 +36,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     folder, so the rename is atomic. Works for files and folders; an existing folder at `path` is replaced whole. A file
     gets the usual permissions, whatever the library that wrote it chose (safetensors: the owner alone).
 
+    A full disk is an OSError that names `path`.
+
     What a killed process left behind while it wrote this very `path` is cleared first, and nothing else: temporary
     names carry the machine and the process that made them.
     """
@@ -53,6 +56,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             if temporary.is_file():
                 temporary.chmod(0o666 & ~_UMASK)
             os.replace(temporary, path)
+    except Exception as error:
+        if is_disk_full(error):  # the writer of a file object knows no name, and the temporary one means nothing
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
+        raise
     finally:
         _remove(temporary)
 

@@ -31,32 +31,25 @@ class MissingWeightsError(OmnitokError):
 
 
 class MissingExtraError(OmnitokError, ImportError):
-    """An optional package that is not installed; the message says the `pip install` that mends it.
+    """An optional package that is not installed; says the `pip install 'omnitok[extra]'` that mends it."""
 
-    Args:
-        package: what is imported.
-        requirement: what pip is to install, where it is called otherwise.
-    """
-
-    def __init__(self, package: str, requirement: str | None = None) -> None:
-        # Not `omnitok[extra]`: that would send whoever runs a checkout to an index that may not have omnitok.
-        install = requirement or package
-        super().__init__(f"this needs the package {package!r}, which is not installed: pip install {install!r}")
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs the package {package!r}, which is not installed: pip install 'omnitok[{extra}]'")
 
 
 class ShardError(OmnitokError):
     """Token shards that are incomplete, damaged, edited, or of another tokenizer; the message names the file."""
 
 
-def describe(value: object) -> str:
-    """A value or a foreign message as one line of at most `LONGEST_QUOTE` characters, to be quoted in ours."""
+def describe(value: object, longest: int = LONGEST_QUOTE) -> str:
+    """A value or a foreign message as one line of at most `longest` characters, to be quoted in ours."""
     try:
-        text = value[: 8 * LONGEST_QUOTE] if isinstance(value, str) else _REPR.repr(value)
+        text = value[: 8 * longest] if isinstance(value, str) else _REPR.repr(value)
     except ValueError:  # Python refuses to write integers of thousands of digits
         text = f"a huge {type(value).__name__}"
     line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
-    return line if len(line) <= LONGEST_QUOTE else f"{line[: LONGEST_QUOTE - 3]}..."
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
 def reason(error: BaseException) -> str:
@@ -69,6 +62,13 @@ def reason(error: BaseException) -> str:
         return error.strerror.lower()
     lines = str(error).strip().splitlines()
     return describe(lines[0]) if lines else type(error).__name__
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed for lack of space, whatever library says so."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "no space left on device" in str(error).lower()  # safetensors, for one, has an exception of its own
 
 
 @contextlib.contextmanager

@@ -1,15 +1,21 @@
 import errno
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import omnitok
+from omnitok.atomic import atomic_path
 from omnitok.cli import VERBS, main
 from omnitok.cli.failures import explain
+from omnitok.cli.models import Models
 from omnitok.errors import MediaError
 
 COMMON = ["--help", "--device", "--seed", "--json"]
@@ -86,6 +92,18 @@ FLAGS = {
         "--dtype",
     ],
     "evaluate": ["--help"],
+    "compare": [
+        *COMMON,
+        "--protocol",
+        "--weights-dir",
+        "--batch-size",
+        "--data",
+        "--out",
+        "--metrics",
+        "--resolution",
+        "--frames",
+        "--pictures",
+    ],
 }
 
 
@@ -156,6 +174,55 @@ def test_tile_smaller_than_a_window_is_a_usage_error(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    "verb, said",
+    [
+        ("reconstuct", "did you mean reconstruct?"),
+        ("eval", "did you mean evaluate?"),
+        ("frobnicate", "the verbs are reconstruct, encode"),
+    ],
+)
+def test_a_mistyped_verb_is_one_sentence(verb: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"omnitok {omnitok.__version__}\n"
+
+
+def test_the_overview_says_what_each_verb_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {verb} " in shown and does in shown for verb, does in VERBS.items())
+
+
+@pytest.mark.parametrize("stop, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_every_verb_ends_alike_when_it_is_stopped(
+    stop: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wait(self: Models) -> int:
+        os.kill(os.getpid(), stop)
+        time.sleep(10)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Models, "run", wait)
+    assert main(["models"]) == code
+    assert "finished files are kept" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_names_that_are_not_utf8_can_be_printed(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "omnitok", "reconstruct", os.fsencode(tmp_path) + b"/caf\xe9.png"]
+    done = subprocess.run(line, capture_output=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == 1
+    assert b"caf\\xe9.png" in done.stderr or b"caf\\udce9.png" in done.stderr
+
+
 @pytest.mark.parametrize("device, code", [("cuda:99", 1), ("toaster", 2)])
 def test_devices_that_are_not_there(
     device: str,
@@ -187,23 +254,40 @@ def test_unknown_model_is_one_sentence(
 @pytest.mark.parametrize(
     "error, said",
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "disk is full"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), "a.png: the disk is full"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "--tile"),
         (RuntimeError("CUDA out of memory. Tried to allocate"), "out of memory"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "out of memory"),
         (MemoryError(), "out of memory"),
         (MediaError("a.png: is odd\nreally"), "a.png: is odd really"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "b.txt"), "b.txt: no such file or directory"),
         (RuntimeError("mat1 and mat2"), "internal error"),
+        (ValueError("x" * 3_000_000), "x..."),
     ],
 )
 def test_explanations(error: Exception, said: str) -> None:
     assert said in explain(error)
     assert "\n" not in explain(error)
+    assert len(explain(error)) <= 4000
 
 
-def test_disk_full_is_seen_through_wrappers() -> None:
+def test_what_is_short_is_seen_through_wrappers() -> None:
     wrapped = MediaError("a.mp4: cannot be written")
     wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-    assert "disk is full" in explain(wrapped)
+    assert explain(wrapped).startswith("a.mp4: cannot be written: the disk is full")
+    assert explain(MediaError("a.mp4: cannot be read as a video: out of memory")).count("out of memory") == 1
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    def write() -> None:
+        with atomic_path(tmp_path / "model.npz") as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError('IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })')
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
+    assert explain(caught.value) == f"{tmp_path / 'model.npz'}: the disk is full; nothing half-written is left"
+    assert not list(tmp_path.iterdir())
 
 
 def test_debugging_shows_the_traceback(

@@ -1,30 +1,42 @@
-"""The command `omnitok`: one module a verb. Nothing here imports torch before a verb runs, so `--help` is quick.
+"""The command `omnitok`: one module per verb, imported when the verb is called, so that `--help` is quick.
 
-Exit codes: 0 fine; 1 some work failed; 2 the command line makes no sense; 130 interrupted.
+Exit codes: 0 fine; 1 some work failed; 2 the command line makes no sense; 130 interrupted, 143 terminated.
 """
 
+import contextlib
+import difflib
+import io
 import os
+import signal
 import sys
-import traceback
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from types import FrameType
 from typing import Protocol
 
 import tyro
 
-from omnitok.cli.convert import Convert
-from omnitok.cli.decode import Decode
-from omnitok.cli.demo import Demo
-from omnitok.cli.encode import Encode
-from omnitok.cli.evaluate import Evaluate
-from omnitok.cli.failures import UsageError, explain
-from omnitok.cli.generate import Generate
-from omnitok.cli.models import Models
-from omnitok.cli.reconstruct import Reconstruct
-from omnitok.cli.tokenize import Tokenize
-from omnitok.cli.train import Train
+import omnitok
+from omnitok.cli.failures import UsageError, explain, show_traceback_if_debugging
 
 __all__ = ["VERBS", "main"]
+
+VERBS = {
+    "reconstruct": "Encode images and videos, decode them again, and say how good the results are.",
+    "encode": "Turn images and videos into files of tokens.",
+    "decode": "Turn files of tokens back into images and videos.",
+    "convert": "Turn a released checkpoint into a model folder.",
+    "models": "List the models that can be given by name.",
+    "demo": "Reconstruct images and videos that need no download.",
+    "tokenize": "Turn a collection of images and videos into token shards for training.",
+    "train": "Train a tokenizer or a generator by a recipe.",
+    "generate": "Sample images and videos from a generator.",
+    "evaluate": "Measure tokenizers and samples: PSNR, SSIM, LPIPS, FID, FVD, IS, KID and more.",
+    "compare": "Measure several tokenizers on one set, side by side.",
+}
+"""Verb -> what it does; `omnitok.cli.VERB` holds the dataclass of its options, named like the verb."""
 
 
 class Verb(Protocol):
@@ -34,50 +46,91 @@ class Verb(Protocol):
         """Do the work; the exit code."""
 
 
-VERBS: dict[str, Callable[..., Verb]] = {
-    "reconstruct": Reconstruct,
-    "encode": Encode,
-    "decode": Decode,
-    "convert": Convert,
-    "models": Models,
-    "demo": Demo,
-    "tokenize": Tokenize,
-    "train": Train,
-    "generate": Generate,
-    "evaluate": Evaluate,
-}
-"""Verb -> the frozen dataclass of its options."""
+class _Terminated(BaseException):
+    """SIGTERM, raised like Ctrl-C so that files, locks and processes are cleaned up on the way out."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and give its exit code. Never raises what a user can cause."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
-        verb = tyro.extras.subcommand_cli_from_dict(
-            VERBS,
-            prog="omnitok",
-            description="Pictures and clips to tokens or latents and back (OmniTokenizer).",
-            args=argv,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-        with warnings.catch_warnings():
+        with _terminable(), warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _print_warning
-            code = verb.run()
-        sys.stdout.flush()
+            code = _run(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
         return code
     except SystemExit as leaving:  # --help gives 0, a command line that cannot be parsed 2
         return leaving.code if isinstance(leaving.code, int) else 2
     except BrokenPipeError:  # the reader of a pipe, such as `head`, left; Python would complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("omnitok: interrupted; finished files are kept, the unfinished one is removed", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, _Terminated) as stop:
+        was = "interrupted" if isinstance(stop, KeyboardInterrupt) else "terminated"
+        print(f"omnitok: {was}; finished files are kept, the unfinished one is removed", file=sys.stderr)
+        return 128 + (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
     except Exception as error:  # the last line of defence: a sentence, never a bare traceback
-        if os.environ.get("OMNITOK_DEBUG") == "1":
-            traceback.print_exc()
+        show_traceback_if_debugging()
         print(f"omnitok: error: {explain(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _run(arguments: list[str]) -> int:
+    verb = arguments[0] if arguments else ""
+    if verb in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if verb == "--version":
+        print(f"omnitok {omnitok.__version__}")
+        return 0
+    if verb not in VERBS:
+        raise UsageError(_unknown(verb))
+    options: type[Verb] = getattr(import_module(f"omnitok.cli.{verb}"), verb.capitalize())
+    parsed = tyro.cli(
+        options,
+        prog=f"omnitok {verb}",
+        args=arguments[1:],
+        config=(tyro.conf.FlagCreatePairsOff,),
+        use_underscores=False,
+    )
+    return parsed.run()
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb.ljust(width)}  {does}" for verb, does in VERBS.items())
+    return (
+        "usage: omnitok VERB ...\n\n"
+        "Images and videos to tokens or latents and back (OmniTokenizer).\n\n"
+        f"{verbs}\n\n`omnitok VERB --help` shows the options of a verb, `omnitok --version` the version."
+    )
+
+
+def _unknown(verb: str) -> str:
+    if not verb:
+        return f"give a verb: {', '.join(VERBS)}"
+    near = [known for known in VERBS if known.startswith(verb)] or difflib.get_close_matches(verb, VERBS, 1)
+    hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
+    return f"there is no verb {verb!r}; {hint}"
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Within the context SIGTERM ends the work as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from omnitok.models.tokenizer import OmniTokenizer
 
 COLUMNS = (
-    Column("model", 14, cell("kind")),
-    Column("parameters", 11, lambda row: f"{row['parameters']:,}"),
-    Column("seconds", 7, cell("seconds", 2)),
+    Column("model", cell("kind")),
+    Column("parameters", lambda row: f"{row['parameters']:,}"),
+    Column("seconds", cell("seconds", 2)),
 )
 
 
@@ -53,7 +53,7 @@ class Convert(CommonOptions):
             )
         model.save_pretrained(self.out)
         self._verify(model.to(device))
-        report = Report(COLUMNS, [str(self.file)], self.json)
+        report = Report(COLUMNS, self.json)
         report.add(
             {
                 "input": str(self.file),

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from omnitok.cli.token_files import TokenFile
 
 COLUMNS = (
-    Column("size", 9, lambda row: f"{row['shape'][-1]}x{row['shape'][-2]}"),
-    Column("frames", 6, lambda row: str(row["shape"][1] if len(row["shape"]) == 4 else 1)),
-    Column("seconds", 7, cell("seconds", 2)),
+    Column("size", lambda row: f"{row['shape'][-1]}x{row['shape'][-2]}"),
+    Column("frames", lambda row: str(row["shape"][1] if len(row["shape"]) == 4 else 1)),
+    Column("seconds", cell("seconds", 2)),
 )
 
 
@@ -50,7 +50,7 @@ class Decode(ModelOptions):
             self.inputs, self.out, IMAGE_SUFFIXES | VIDEO_SUFFIXES, token_files, kind_of_tokens, result_suffix
         )
         model = load_model(self)
-        report = Report(COLUMNS, (str(job.source) for job in jobs), self.json)
+        report = Report(COLUMNS, self.json)
         run_jobs(jobs, report, lambda job: self._one(model, job))
         return report.finish(f"Results are in {self.out}")
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from omnitok.cli.naming import Job
 
 COLUMNS = (
-    Column("shape", 14, lambda row: "x".join(map(str, row["shape"]))),
-    Column("tokens", 8, cell("tokens")),
-    Column("bits/pixel", 10, cell("bits_per_pixel", 4)),
-    Column("seconds", 7, cell("seconds", 2)),
+    Column("shape", lambda row: "x".join(map(str, row["shape"]))),
+    Column("tokens", cell("tokens")),
+    Column("bits/pixel", cell("bits_per_pixel", 4)),
+    Column("seconds", cell("seconds", 2)),
 )
 
 
@@ -58,7 +58,7 @@ class Encode(ModelOptions):
             self.inputs, self.out, [".safetensors"], media_files, kind_of_media, lambda kind, source: ".safetensors"
         )
         model = load_model(self)
-        report = Report(COLUMNS, (str(job.source) for job in jobs), self.json)
+        report = Report(COLUMNS, self.json)
         run_jobs(jobs, report, lambda job: self._one(model, job))
         return report.finish(f"Tokens are in {self.out}")
 

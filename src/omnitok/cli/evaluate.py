@@ -359,14 +359,14 @@ class Compare(EvaluateOptions):
 
 
 COLUMNS = (
-    Column("of", 5, lambda row: row["medium"]),
-    Column("model", 16, lambda row: Path(row["model"]).name if row["model"] else "-"),
-    Column("value", 12, lambda row: "inf or -" if row["value"] is None else f"{row['value']:.5g}"),
-    Column("±", 9, lambda row: "-" if row["spread"] is None else f"{row['spread']:.2g}"),
-    Column("n", 7, lambda row: str(row["n"])),
-    Column("size", 9, lambda row: _size(row)),
-    Column("protocol", 8, lambda row: row["protocol"]),
-    Column("network", 21, lambda row: row["network"] or "-"),
+    Column("of", lambda row: row["medium"]),
+    Column("model", lambda row: Path(row["model"]).name if row["model"] else "-"),
+    Column("value", lambda row: "inf or -" if row["value"] is None else f"{row['value']:.5g}"),
+    Column("±", lambda row: "-" if row["spread"] is None else f"{row['spread']:.2g}"),
+    Column("n", lambda row: str(row["n"])),
+    Column("size", lambda row: _size(row)),
+    Column("protocol", lambda row: row["protocol"]),
+    Column("network", lambda row: row["network"] or "-"),
 )
 
 
@@ -380,7 +380,7 @@ def show(results: list[Result], as_json: bool) -> None:
     from omnitok.cli.report import Report
 
     rows = [result.row() for result in results]
-    report = Report(COLUMNS, (row["metric"] for row in rows), as_json, name_key="metric")
+    report = Report(COLUMNS, as_json, name_key="metric")
     for row in rows:
         report.add(row)
     protocols = sorted({row["protocol"] for row in rows})

@@ -4,8 +4,15 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 
-from omnitok.errors import OmnitokError
+from omnitok.errors import OmnitokError, describe, is_disk_full, reason
+
+_LONGEST_SENTENCE = 4000
+"""Characters: room for every missing file of weights, and no more for a hostile file that ends up in a message."""
+
+# The words of loaders, allocators and libraries that have no exception of their own for it.
+_MEMORY_WORDS = ("out of memory", "cannot allocate memory", "can't allocate memory", "failed to map segment")
 
 
 class UsageError(Exception):
@@ -14,20 +21,25 @@ class UsageError(Exception):
 
 def explain(error: BaseException) -> str:
     """One sentence for anything raised: plain for what a user can cause, marked as our fault otherwise."""
-    if _is_out_of_memory(error):
-        return "out of memory; use --tile (such as --tile 512), a smaller --fps, or another --device"
-    if _is_disk_full(error):
-        return f"the disk is full, nothing half-written is left ({_one_line(error)})"
-    if isinstance(error, OmnitokError | ValueError | OSError | UsageError):
-        return _one_line(error)
+    causes = list(_causes(error))
+    text = describe(str(error), _LONGEST_SENTENCE)
+    environment = _environment(causes)
+    if environment is not None:
+        if not isinstance(error, OmnitokError):
+            return f"{_file_name(causes)}{environment}"
+        return text if environment.split(";")[0] in text else f"{text}: {environment}"
+    if isinstance(error, OmnitokError | UsageError | ValueError):
+        return text or type(error).__name__
+    if isinstance(error, OSError):
+        return f"{_file_name(causes)}{reason(error)}"
     kind = type(error).__name__
-    return f"internal error, please report it; OMNITOK_DEBUG=1 shows where ({kind}: {_one_line(error)})"
+    return f"internal error, please report it; OMNITOK_DEBUG=1 shows where ({kind}: {describe(text)})"
 
 
 def explain_for(path: os.PathLike[str] | str, error: BaseException) -> str:
     """`explain`, naming the file where the message does not."""
-    sentence = explain(error)
-    return sentence if str(path) in sentence else f"{path}: {sentence}"
+    sentence, name = explain(error), describe(os.fspath(path), _LONGEST_SENTENCE)
+    return sentence if name in sentence else f"{name}: {sentence}"
 
 
 def show_traceback_if_debugging() -> None:
@@ -36,22 +48,30 @@ def show_traceback_if_debugging() -> None:
         traceback.print_exc(file=sys.stderr)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it was raised from; libraries wrap what the system says."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _environment(causes: list[BaseException]) -> str | None:
+    """What is short, where that is the reason."""
+    if any(_is_out_of_memory(cause) for cause in causes):
+        return "out of memory; use --tile (such as --tile 512), a smaller --fps or --batch-size, or another --device"
+    if any(is_disk_full(cause) for cause in causes):
+        return "the disk is full; nothing half-written is left"
+    return None
+
+
+def _file_name(causes: list[BaseException]) -> str:
+    names = [cause.filename for cause in causes if isinstance(cause, OSError) and cause.filename is not None]
+    return f"{describe(os.fsdecode(names[0]), _LONGEST_SENTENCE)}: " if names else ""
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    text = str(error).lower()  # torch has its own class on accelerators only; on the CPU a plain RuntimeError
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error):  # from libraries that have their own exceptions
-            return True
-        error = error.__cause__
-    return False
+    # torch has a class of its own on accelerators only; where memory is short, shared libraries cannot be loaded.
+    text = str(error).lower() if isinstance(error, RuntimeError | ImportError | OSError) else ""
+    return any(words in text for words in _MEMORY_WORDS)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from omnitok.generation.loading import Generator
 
 COLUMNS = (
-    Column("label", 12, cell("label")),
-    Column("seed", 6, cell("seed")),
-    Column("seconds", 8, cell("seconds", 2)),
+    Column("label", cell("label")),
+    Column("seed", cell("seed")),
+    Column("seconds", cell("seconds", 2)),
 )
 
 LANGUAGE_MODEL_OPTIONS: tuple[str, ...] = ("temperature", "top_k", "top_p")
@@ -204,7 +204,7 @@ class Generate(CommonOptions):
         items = plan_items(labels, self.count, generator.settings, self.out, suffix)
         check_settings(self.out, self._record(generator, labels, how))
         own = items[rank::world_size]
-        report = Report(COLUMNS, (str(item.output) for item in own), self.json, name_key="output")
+        report = Report(COLUMNS, self.json, name_key="output")
         missing = [item for item in own if not item.output.exists()]
         made: dict[int, Row] = {}
         with progress_bar(len(own), "samples", "sample") as bar:
@@ -284,7 +284,7 @@ class Generate(CommonOptions):
             raise UsageError(f"-o {self.out} names one file, but there are {self.count} continuations: give a folder")
         if any(output.resolve() == self.video.resolve() for output in outputs):
             raise UsageError(f"-o {self.out} is the clip itself: give another name")
-        report = Report(COLUMNS, map(str, outputs), self.json, name_key="output")
+        report = Report(COLUMNS, self.json, name_key="output")
         for index, output in enumerate(outputs):
             started = time.perf_counter()
             try:

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from omnitok.models.tokenizer import TokenizerConfig
 
 COLUMNS = (
-    Column("kind", 14, cell("kind")),
-    Column("bottleneck", 10, cell("bottleneck")),
-    Column("parameters", 10, lambda row: "-" if row["parameters"] is None else f"{row['parameters'] / 1e6:.1f} M"),
-    Column("patch", 7, lambda row: _patch(row)),
-    Column("bits/token", 10, cell("bits_per_token", 0)),
-    Column("bits/pixel", 10, cell("bits_per_pixel", 4)),
-    Column("source", 0, cell("source")),
+    Column("kind", cell("kind")),
+    Column("bottleneck", cell("bottleneck")),
+    Column("parameters", lambda row: "-" if row["parameters"] is None else f"{row['parameters'] / 1e6:.1f} M"),
+    Column("patch", lambda row: _patch(row)),
+    Column("bits/token", cell("bits_per_token", 0)),
+    Column("bits/pixel", cell("bits_per_pixel", 4)),
+    Column("source", cell("source")),
 )
 
 
@@ -40,7 +40,7 @@ class Models(CommonOptions):
         self.check_common()
         from omnitok.hub.names import list_models, model_info
 
-        report = Report(COLUMNS, list_models(), self.json, name_key="name")
+        report = Report(COLUMNS, self.json, name_key="name")
         for name in list_models():
             report.add(_row(model_info(name)))
         return report.finish()

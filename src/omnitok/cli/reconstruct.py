@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from omnitok.models.tokenizer import OmniTokenizer
 
 COLUMNS = (
-    Column("size", 9, lambda row: f"{row['width']}x{row['height']}"),
-    Column("frames", 6, cell("frames")),
-    Column("tokens", 8, cell("tokens")),
-    Column("bits/pixel", 10, cell("bits_per_pixel", 4)),
-    Column("PSNR dB", 7, cell("psnr", 2)),
-    Column("SSIM", 7, cell("ssim", 4)),
-    Column("seconds", 7, cell("seconds", 2)),
+    Column("size", lambda row: f"{row['width']}x{row['height']}"),
+    Column("frames", cell("frames")),
+    Column("tokens", cell("tokens")),
+    Column("bits/pixel", cell("bits_per_pixel", 4)),
+    Column("PSNR dB", cell("psnr", 2)),
+    Column("SSIM", cell("ssim", 4)),
+    Column("seconds", cell("seconds", 2)),
 )
 
 
@@ -62,7 +62,7 @@ class Reconstruct(ModelOptions):
             self.inputs, self.out, IMAGE_SUFFIXES | VIDEO_SUFFIXES, media_files, kind_of_media, reconstruction_suffix
         )
         model = load_model(self)
-        report = Report(COLUMNS, (str(job.source) for job in jobs), self.json)
+        report = Report(COLUMNS, self.json)
         run_jobs(jobs, report, lambda job: self._one(model.tokenizer, job))
         return report.finish(f"Results are in {self.out}")
 

@@ -1,10 +1,13 @@
-"""What a verb tells: rows as an aligned table or as JSON on stdout; progress and failures on stderr."""
+"""What a verb tells: rows as a table or as JSON on stdout; progress and failures on stderr.
+
+rich and tqdm are imported where something is printed: together they take longer than the rest of `--help`.
+"""
 
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +16,18 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: its title, its least width, and the text of a row's cell."""
+    """A column of the table: its title, and the text of a row's cell."""
 
     title: str
-    width: int
     cell: Callable[[Row], str]
 
 
 class Report:
-    """Collects one row an input, in order, and prints each as it comes (or all of them at the end as JSON)."""
+    """Collects one row per input, in order, and prints them at the end, as a table or as JSON."""
 
-    def __init__(self, columns: Sequence[Column], names: Iterable[str], as_json: bool, name_key: str = "input") -> None:
+    def __init__(self, columns: Sequence[Column], as_json: bool, name_key: str = "input") -> None:
         self.rows: list[Row] = []
         self._columns, self._as_json, self._name_key = columns, as_json, name_key
-        self._name_width = max([len(name_key), *(len(name) for name in names)])
-        self._has_header = False
 
     @property
     def failures(self) -> int:
@@ -37,49 +37,48 @@ class Report:
     def add(self, row: Row) -> None:
         """A finished input."""
         self.rows.append(row)
-        self._print([column.cell(row) for column in self._columns], str(row[self._name_key]))
 
     def fail(self, source: str, sentence: str) -> None:
         """An input that failed: a row with `error`, and the sentence on stderr."""
         self.rows.append({self._name_key: source, "error": sentence})
-        self._print(["failed"], source)
         say(f"error: {sentence}")
 
     def finish(self, closing: str = "") -> int:
-        """Print what is left and give the exit code: 1 if anything failed. The closing line is for people only."""
+        """Print the rows and give the exit code: 1 if anything failed. The closing line is for people only."""
         if self._as_json:
             print(json.dumps(self.rows, indent=2))
-        elif closing and len(self.rows) > self.failures:
+            return 1 if self.failures else 0
+        cells = [["failed"] if "error" in row else [column.cell(row) for column in self._columns] for row in self.rows]
+        names = [str(row[self._name_key]) for row in self.rows]
+        print_table(
+            [self._name_key, *(column.title for column in self._columns)],
+            [[name, *texts] for name, texts in zip(names, cells, strict=True)],
+        )
+        if closing and len(self.rows) > self.failures:
             print(closing)
         return 1 if self.failures else 0
 
-    def _print(self, cells: list[str], name: str) -> None:
-        if self._as_json:
-            return
-        if not self._has_header:
-            self._has_header = True
-            titles = [column.title for column in self._columns]
-            _write(_line(self._name_key, self._name_width, titles, self._columns))
-        _write(_line(name, self._name_width, cells, self._columns))
 
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """An aligned table on stdout; the first column is a name, the others are figures."""
+    from rich.console import Console
+    from rich.table import Table
 
-def _line(name: str, name_width: int, cells: list[str], columns: Sequence[Column]) -> str:
-    padded = [cell.rjust(column.width) for cell, column in zip(cells, columns, strict=False)]
-    return "  ".join([name.ljust(name_width), *padded]).rstrip()
-
-
-def _write(line: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stdout)  # print would tear a progress bar
-    sys.stdout.flush()
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="")
+    for number, title in enumerate(titles):
+        table.add_column(title, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # A pipe or a file has no width to keep to.
+    width = None if sys.stdout.isatty() else 10_000
+    Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False).print(table)
 
 
 def say(message: str) -> None:
     """A message for people, on stderr."""
     from tqdm import tqdm
 
-    tqdm.write(f"omnitok: {message}", file=sys.stderr)
+    tqdm.write(f"omnitok: {message}", file=sys.stderr)  # print would tear a progress bar
 
 
 def progress_bar(total: int | None, what: str, unit: str) -> Any:
