@@ -29,7 +29,9 @@ from omnitok.generation.language_model import LanguageModelGenerator
 from omnitok.generation.randomness import hashed_gumbel, item_keys
 from omnitok.generation.sampling import TokenSampling, choose
 from omnitok.hub.generator_settings import GeneratorSettings
-from omnitok.models.language_model import LanguageModel, LanguageModelConfig, prefix_ids, rotation_of
+from omnitok.models.code_sequence import LanguageModelConfig, prefix_ids
+from omnitok.models.kv_cache import rotary_tables
+from omnitok.models.language_model import LanguageModel
 from omnitok.models.positions import rotate
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
@@ -48,11 +50,11 @@ def sample_loop(
     keys, codes = item_keys(0, range(batch), model.device), []
     new, before = prefix(model, batch), 0
     for position in range(count):
-        logits = next_logits(new, before)[:, model.config.first_code :].float()
+        logits = next_logits(new, before)[:, model.config.code_offset :].float()
         noise = partial(hashed_gumbel, keys, position) if sampling.temperature else None
         codes.append(choose(logits, noise, sampling))
         before += new.shape[1]
-        new = codes[-1][:, None] + model.config.first_code
+        new = codes[-1][:, None] + model.config.code_offset
     return torch.stack(codes, dim=1)
 
 
@@ -88,7 +90,7 @@ def uncached_road(model: LanguageModel, height: int, width: int) -> Road:
 
 def concatenating_road(model: LanguageModel, height: int, width: int) -> Road:
     config = model.config
-    tables = rotation_of(config, config.context_of(height, width), (height, width), model.device, model.dtype)
+    tables = rotary_tables(config, config.max_tokens(height, width), (height, width), model.device, model.dtype)
 
     def run(batch: int, sampling: TokenSampling) -> Tensor:
         past: list[tuple[Tensor, Tensor] | None] = [None] * config.depth

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from omnitok.generation.loading import load_generator
     from omnitok.hub.names import list_models
     from omnitok.hub.released import convert_checkpoint
-    from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
+    from omnitok.models.bottlenecks import DiagonalGaussian, VectorQuantizer
+    from omnitok.models.code_sequence import LanguageModelConfig
     from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
-    from omnitok.models.language_model import LanguageModel, LanguageModelConfig
+    from omnitok.models.language_model import LanguageModel
     from omnitok.models.tokenizer import Encoding, OmniTokenizer, TokenizerConfig
 
 __version__: str
@@ -35,15 +36,15 @@ __all__ = [
 ]
 
 _HOME_OF = {
-    "DiagonalGaussian": "omnitok.models.bottleneck",
+    "DiagonalGaussian": "omnitok.models.bottlenecks",
     "DiffusionTransformer": "omnitok.models.diffusion_transformer",
     "DiffusionTransformerConfig": "omnitok.models.diffusion_transformer",
     "Encoding": "omnitok.models.tokenizer",
     "LanguageModel": "omnitok.models.language_model",
-    "LanguageModelConfig": "omnitok.models.language_model",
+    "LanguageModelConfig": "omnitok.models.code_sequence",
     "OmniTokenizer": "omnitok.models.tokenizer",
     "TokenizerConfig": "omnitok.models.tokenizer",
-    "VectorQuantizer": "omnitok.models.bottleneck",
+    "VectorQuantizer": "omnitok.models.bottlenecks",
     "convert_checkpoint": "omnitok.hub.released",
     "list_models": "omnitok.hub.names",
     "load_generator": "omnitok.generation.loading",

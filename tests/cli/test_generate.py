@@ -21,8 +21,9 @@ from omnitok.errors import CheckpointError
 from omnitok.hub.folder import fingerprint, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import load_tokenizer
+from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
-from omnitok.models.language_model import LanguageModel, LanguageModelConfig
+from omnitok.models.language_model import LanguageModel
 from omnitok.models.tokenizer import OmniTokenizer
 
 from .conftest import SMALL, moving_gradient

@@ -157,7 +157,7 @@ def test_clips_have_a_guidance_of_their_own() -> None:
     assert torch.equal(torch.cat(list(made.stream_video([0], 5)), dim=2), clip)
     assert torch.equal(made.sample([0]), made.sample([0], guidance_scale=2.0))
     assert not torch.equal(made.sample([0]), made.sample([0], guidance_scale=1.0))
-    grid = made.tokenizer.config.latent_size(5, 16, 16)
+    grid = made.tokenizer.config.latent_shape(5, 16, 16)
     assert torch.equal(made.sample_latents([0], grid), made.sample_latents([0], grid, guidance_scale=1.0))
     mask = torch.ones(1, 1, 5, 16, 16, dtype=torch.bool)
     assert torch.equal(made.inpaint(clip, mask, labels=[0]), made.inpaint(clip, mask, labels=[0], guidance_scale=1.0))

@@ -16,8 +16,9 @@ from omnitok.generation.language_model import CodeSampler, LanguageModelGenerato
 from omnitok.generation.randomness import hashed_gumbel, item_keys
 from omnitok.generation.sampling import TokenSampling, choose, guide
 from omnitok.hub.generator_settings import GeneratorSettings
-from omnitok.models.few_rows import for_few_rows
-from omnitok.models.language_model import LanguageModel, LanguageModelConfig
+from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.language_model import LanguageModel
+from omnitok.models.packed_linear import pack_linears
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 CODES = 20
@@ -59,7 +60,7 @@ def clip(frames: int, seed: int = 0, batch: int = 2) -> Tensor:
 def naive_codes(g: LanguageModelGenerator, labels: Tensor, frames: int, sampling: TokenSampling, seed: int) -> Tensor:
     """Without any cache: the whole sequence again for every code. For models with a null class."""
     keys, codes = item_keys(seed, range(len(labels))), torch.empty(len(labels), 0, dtype=torch.long)
-    first, height, width = g.model.config.first_code, 2, 3
+    first, height, width = g.model.config.code_offset, 2, 3
     for position in range(frames * height * width):
         both = torch.cat([labels, torch.full_like(labels, -1)])
         ids = g.model.ids(codes[:, :0].reshape(len(labels), 0, 1), labels)
@@ -160,7 +161,7 @@ def test_labels_names_and_defaults():
 def test_special_ids_are_never_sampled(name: str):
     g = make(**(RELEASED if name == "released" else {}))
     with torch.no_grad():
-        g.model.head.weight[: g.model.config.first_code] = 100 * g.model.head.weight[-1]
+        g.model.head.weight[: g.model.config.code_offset] = 100 * g.model.head.weight[-1]
     codes = g.sample_codes([0, 1], (3, 2, 3), guidance_scale=2.0)
     assert int(codes.min()) >= 0
     assert int(codes.max()) < CODES
@@ -171,9 +172,9 @@ def test_weights_are_laid_out_once_a_call_where_it_pays_and_fits(monkeypatch: py
 
     def count(model: LanguageModel, number: int) -> LanguageModel:
         rows.append(number)
-        return for_few_rows(model, number)
+        return pack_linears(model, number)
 
-    monkeypatch.setattr(language_model, "for_few_rows", count)
+    monkeypatch.setattr(language_model, "pack_linears", count)
     plain = g.sample_codes([0, 1, 2], batch_size=2)
     g.sample_codes([0, 1, 2], guidance_scale=2.0)
     list(g.stream_video([0], 21, method="feedback"))
@@ -181,7 +182,7 @@ def test_weights_are_laid_out_once_a_call_where_it_pays_and_fits(monkeypatch: py
     monkeypatch.setattr(language_model, "available_bytes", lambda device: 100_000)
     assert torch.equal(g.sample_codes([0, 1, 2], batch_size=2), plain)
     monkeypatch.undo()
-    monkeypatch.setattr(language_model, "for_few_rows", count)
+    monkeypatch.setattr(language_model, "pack_linears", count)
     assert torch.equal(g.sample_codes([0, 1, 2], batch_size=2), plain)
     assert rows == [2, 6, 1]
 
@@ -302,10 +303,10 @@ def test_ring_forgets_what_left_the_window():
             g.model, torch.tensor([1]), codes[:, :1], item_keys(0, [0]), TokenSampling(temperature=0), window=2
         )
         with torch.inference_mode():
-            g.model(codes[:, 0].flatten(1)[:, -1:] + g.model.config.first_code, sampler.cache)
-            g.model(codes[:, 1].flatten(1) + g.model.config.first_code, sampler.cache)
+            g.model(codes[:, 0].flatten(1)[:, -1:] + g.model.config.code_offset, sampler.cache)
+            g.model(codes[:, 1].flatten(1) + g.model.config.code_offset, sampler.cache)
             sampler.cache.slide()
-            results.append(g.model(codes[:, 2].flatten(1) + g.model.config.first_code, sampler.cache))
+            results.append(g.model(codes[:, 2].flatten(1) + g.model.config.code_offset, sampler.cache))
     assert torch.equal(*results)
 
 

@@ -11,8 +11,9 @@ from omnitok.errors import CheckpointError
 from omnitok.hub.folder import save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import load_generator_model, load_tokenizer, model_info
+from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
-from omnitok.models.language_model import LanguageModel, LanguageModelConfig
+from omnitok.models.language_model import LanguageModel
 
 SETTINGS = GeneratorSettings(
     "omnitok-tiny-vq", "0" * 64, ("a", "b"), 16, 24, 5, {"top_k": 3, "guidance_scale": 1.5}, 8.0

@@ -118,7 +118,7 @@ def test_later_frames_change_nothing_earlier(
     assert not torch.equal(tok.encoder(tok._pad(video).to(dtype)), tok.encoder(tok._pad(other).to(dtype)))
     if bottleneck == "vq":
         assert torch.equal(a.codes[:, :before], b.codes[:, :before])
-    earlier = tok.config.frames_of(before)
+    earlier = tok.config.num_frames(before)
     assert torch.equal(tok.decode(a.latents)[:, :, :earlier], tok.decode(b.latents)[:, :, :earlier])
 
 
@@ -131,7 +131,7 @@ def test_later_latents_change_no_earlier_pixels(tiny: Tiny, latent_frames: int, 
     other = codes.clone()
     other[:, k:] = (other[:, k:] + 1) % 64
     a, b = tok.decode_codes(codes), tok.decode_codes(other)
-    unchanged = tok.config.frames_of(k)
+    unchanged = tok.config.num_frames(k)
     assert torch.equal(a[:, :, :unchanged], b[:, :, :unchanged])
     assert all(not torch.equal(a[:, :, i], b[:, :, i]) for i in range(unchanged, a.shape[2]))
 
@@ -155,7 +155,7 @@ def test_any_size_and_length(tiny: Tiny, pixels: Pixels, bottleneck: str, height
     tok = tiny(bottleneck=bottleneck)
     x = pixels(1, 3, frames, height, width) if frames else pixels(1, 3, height, width)
     encoding = tok.encode(x)
-    grid = tok.config.latent_size(max(frames, 1), height, width)
+    grid = tok.config.latent_shape(max(frames, 1), height, width)
     assert encoding.latents.shape == (1, 4, *(grid if frames else grid[1:]))
     reconstruction = tok.decode(encoding.latents, encoding.size)
     assert reconstruction.shape == x.shape
@@ -323,7 +323,7 @@ def test_frames_beyond_the_reach_have_no_influence(tiny: Tiny, pixels: Pixels) -
     changed = latents.clone()
     changed[:, :, 0] += 1
     equal = (tok.decode(latents) == tok.decode(changed)).all(dim=4).all(dim=3).all(dim=1).squeeze(0)
-    first_free = tok.config.frames_of(reach(tok, tok.config.decoder_blocks) + 1)
+    first_free = tok.config.num_frames(reach(tok, tok.config.decoder_blocks) + 1)
     assert equal[first_free:].all()
     assert not equal[:first_free].any()
 

@@ -8,16 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnitok.models.language_model import (
-    CODE_LENGTHS,
-    KVCache,
-    LanguageModel,
-    LanguageModelConfig,
-    language_model_losses,
-    prefix_ids,
-    sequence_ids,
-    start_from_codebook,
-)
+from omnitok.models.code_sequence import LanguageModelConfig, prefix_ids, sequence_ids
+from omnitok.models.kv_cache import KVCache
+from omnitok.models.language_model import CODE_LENGTHS, LanguageModel, language_model_losses, start_from_codebook
 
 SMALL = {
     "codebook_size": 20,
@@ -73,14 +66,14 @@ def random_ids(model: LanguageModel, batch: int, frames: int = 3, seed: int = 0)
 def test_layout(fields: dict[str, object], expected: tuple[object, ...]):
     config = LanguageModelConfig(**(SMALL | fields))
     ids = prefix_ids(config, torch.tensor([2]))[0].tolist()
-    assert (config.first_class, config.null_id, config.first_code, ids) == expected
-    assert config.vocabulary == config.first_code + 20
+    assert (config.class_offset, config.null_id, config.code_offset, ids) == expected
+    assert config.vocabulary == config.code_offset + 20
 
 
-@pytest.mark.parametrize("own_start, first", [(True, 1), (False, 0)])
-def test_unconditional_layout(own_start: bool, first: int):
-    config = LanguageModelConfig(**(SMALL | {"prefix": "start", "num_classes": 0, "own_start": own_start}))
-    assert (config.first_code, config.vocabulary) == (first, first + 20)
+@pytest.mark.parametrize("has_bos, first", [(True, 1), (False, 0)])
+def test_unconditional_layout(has_bos: bool, first: int):
+    config = LanguageModelConfig(**(SMALL | {"prefix": "start", "num_classes": 0, "has_bos": has_bos}))
+    assert (config.code_offset, config.vocabulary) == (first, first + 20)
     assert prefix_ids(config, torch.tensor([-1])).tolist() == [[0]]
     with pytest.raises(ValueError, match="takes no labels"):
         prefix_ids(config, torch.tensor([0]))
@@ -226,7 +219,7 @@ def test_ring_equals_uncached_inside_its_window(window: int):
             first = max(0, t - window + 1)
             reference = model(model.ids(codes[:, first : t + 1], labels))
             for token in codes[:, t].flatten(1).T:
-                last = model(token[:, None] + model.config.first_code, cache)[:, -1]
+                last = model(token[:, None] + model.config.code_offset, cache)[:, -1]
                 row = (
                     model.config.prefix_length + (t - first) * 12 + (cache.length - model.config.prefix_length - 1) % 12
                 )
@@ -369,8 +362,8 @@ def test_embeddings_that_start_from_the_codebook_are_alike_where_codes_are() -> 
     squared = torch.cdist(codebook, codebook).square()
     kernel = torch.stack([(-squared / (2 * length**2)).exp() for length in CODE_LENGTHS]).mean(0)
     for embedding in (model.token_embedding.weight, model.head.weight):
-        codes = embedding[config.first_code :].detach()
+        codes = embedding[config.code_offset :].detach()
         torch.testing.assert_close(codes @ codes.T / (1536 * 0.02**2), kernel, atol=0.15, rtol=0)
-    assert torch.equal(model.token_embedding.weight[: config.first_code], before[: config.first_code])
+    assert torch.equal(model.token_embedding.weight[: config.code_offset], before[: config.code_offset])
     with pytest.raises(ValueError, match=r"must be \(64, dim\) for this model, found \(63, 8\)"):
         start_from_codebook(model, codebook[1:])

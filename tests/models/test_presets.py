@@ -61,5 +61,5 @@ def test_config_refuses(field: str, value: object, message: str) -> None:
 @pytest.mark.parametrize("frames, latent_frames", [(1, 1), (2, 2), (5, 2), (6, 3), (17, 5)])
 def test_latent_size(frames: int, latent_frames: int) -> None:
     config = TokenizerConfig()
-    assert config.latent_size(frames, 1, 17) == (latent_frames, 1, 3)
-    assert config.frames_of(latent_frames) >= frames > config.frames_of(latent_frames - 1)
+    assert config.latent_shape(frames, 1, 17) == (latent_frames, 1, 3)
+    assert config.num_frames(latent_frames) >= frames > config.num_frames(latent_frames - 1)

@@ -11,8 +11,8 @@ from PIL import Image
 
 import helpers.small
 from omnitok.data.media import write_image, write_video
+from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
-from omnitok.models.language_model import LanguageModelConfig
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig, TrainConfig
 from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig

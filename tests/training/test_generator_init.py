@@ -69,10 +69,10 @@ def test_classes_are_found_by_name_and_new_ones_begin_anew(
         assert isinstance(source, LanguageModel)
         codes = torch.randint(0, 32, (2, 3))
         # Start, class ("b" or the null class), codes; ids of codes begin elsewhere.
-        own = torch.cat([torch.tensor([[0, 2], [0, 3]]), codes + model.config.first_code], dim=1)
-        theirs = torch.cat([torch.tensor([[0, 2], [0, 4]]), codes + source.config.first_code], dim=1)
-        got = model(own, grid=(2, 2))[..., model.config.first_code :]
-        wanted = source(theirs, grid=(2, 2))[..., source.config.first_code :]
+        own = torch.cat([torch.tensor([[0, 2], [0, 3]]), codes + model.config.code_offset], dim=1)
+        theirs = torch.cat([torch.tensor([[0, 2], [0, 4]]), codes + source.config.code_offset], dim=1)
+        got = model(own, grid=(2, 2))[..., model.config.code_offset :]
+        wanted = source(theirs, grid=(2, 2))[..., source.config.code_offset :]
     else:
         assert not isinstance(source, LanguageModel)
         x, t = torch.randn(2, source.config.latent_channels, 2, 2), torch.rand(2)

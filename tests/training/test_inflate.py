@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 
 from omnitok.errors import OmnitokError
-from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
+from omnitok.models.bottlenecks import DiagonalGaussian, VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.training.inflate import grow_stacks, inflate_video_patches, swap_bottleneck
 

@@ -17,7 +17,7 @@ from omnitok.data.media import read_image, read_video
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
 from omnitok.hub.folder import fingerprint
 from omnitok.losses.discriminators import DiscriminatorConfig
-from omnitok.models.bottleneck import VectorQuantizer
+from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig
 from omnitok.training.settings import read_config

@@ -22,7 +22,7 @@ LATENT_BITS = 16  # a VAE's latents are counted as float16
 
 def frames_at_once(config: TokenizerConfig, height: int, width: int, tile: int | None) -> int:
     """How many frames of a clip to push at a time: whole latent frames, fewer the larger the frames are."""
-    _, h, w = config.latent_size(1, height, width)
+    _, h, w = config.latent_shape(1, height, width)
     if tile is not None:
         side = tile // config.patch_size + 2 * config.window_size  # with the halo
         h, w = min(h, side), min(w, side)
@@ -31,7 +31,7 @@ def frames_at_once(config: TokenizerConfig, height: int, width: int, tile: int |
 
 def token_count(config: TokenizerConfig, frames: int, height: int, width: int) -> int:
     """Latent positions of a picture (frames = 1) or clip."""
-    return math.prod(config.latent_size(frames, height, width))
+    return math.prod(config.latent_shape(frames, height, width))
 
 
 def bits_per_pixel(config: TokenizerConfig, frames: int, height: int, width: int) -> float:
@@ -133,7 +133,7 @@ class _TileEncoder:
 
 def _tile_encoders(tokenizer: OmniTokenizer, height: int, width: int, tile: int | None) -> list[_TileEncoder]:
     config = tokenizer.config
-    _, h, w = config.latent_size(1, height, width)
+    _, h, w = config.latent_shape(1, height, width)
     rows, columns = ([Span(0, n, 0, n)] if tile is None else spans(n, tile, config) for n in (h, w))
     return [_TileEncoder(tokenizer.encoder_stream(), r, c, config.patch_size) for r in rows for c in columns]
 

@@ -100,7 +100,7 @@ class TokenFile:
         if self._is_codes != (config.bottleneck == "vq"):
             found, wanted = ("codes", "latents") if self._is_codes else ("latents", "codes")
             raise CheckpointError(f"{self.path}: holds {found}, but {model!r} decodes {wanted}")
-        grid = config.latent_size(header.frames, header.height, header.width)
+        grid = config.latent_shape(header.frames, header.height, header.width)
         expected = grid if header.kind == "video" else grid[1:]
         if not self._is_codes:
             expected = (config.latent_channels, *expected)

@@ -188,7 +188,7 @@ class DiffusionGenerator:
             ValueError: as `sample`; one of known and mask without the other, or of another shape.
         """
         if grid is None:
-            grid = self.tokenizer.config.latent_size(1, self.settings.height, self.settings.width)[1:]
+            grid = self.tokenizer.config.latent_shape(1, self.settings.height, self.settings.width)[1:]
         if len(grid) not in (2, 3) or min(grid) < 1:
             raise ValueError(f"a grid is (h, w) or (t, h, w) of at least 1 each, found {tuple(grid)}")
         sampling = self._sampling(how, clips=len(grid) == 3 and grid[0] > 1)
@@ -468,17 +468,17 @@ class DiffusionGenerator:
         sampling = self._sampling(how, clips=True)
         config, prompt = self.tokenizer.config, as_clip(frames)
         numbers, items = self._items(labels, indices, None if prompt is None else prompt.shape[0])
-        window = config.latent_size(self.settings.num_frames, 1, 1)[0] if window is None else window
+        window = config.latent_shape(self.settings.num_frames, 1, 1)[0] if window is None else window
         if window < 2:
             raise ValueError(f"a window must have at least 2 latent frames, found {window}")
         given = 0 if prompt is None else prompt.shape[2]
         if num_frames is not None and num_frames <= given:
             raise ValueError(f"{given} frames are given, so num_frames must be larger, found {num_frames}")
-        whole, overlap = config.frames_of(window), config.frames_of(window // 2)
+        whole, overlap = config.num_frames(window), config.num_frames(window // 2)
         size = self._size(max(whole, given + 1), height, width, prompt)
         total = -1
         if num_frames is not None:
-            first = whole if prompt is None else given + whole - config.frames_of(self._known_frames(given, window))
+            first = whole if prompt is None else given + whole - config.num_frames(self._known_frames(given, window))
             total = sampling.steps * (1 + max(0, -(-(num_frames - first) // (whole - overlap))))
         counter = Counter(progress, total)
         generators = item_generators(seed, items)
@@ -502,7 +502,7 @@ class DiffusionGenerator:
             yield prompt
         while num_frames is None or made < num_frames:
             if prompt is not None:
-                most = self.tokenizer.config.frames_of(self._known_frames(prompt.shape[2], window))
+                most = self.tokenizer.config.num_frames(self._known_frames(prompt.shape[2], window))
                 prompt = prompt[:, :, -most:]
             clip = self._clip(labels, generators, size, sampling, prompt, counter)
             piece = clip if prompt is None else clip[:, :, prompt.shape[2] :]
@@ -530,19 +530,19 @@ class DiffusionGenerator:
         """Clips (b, 3, *size) in [-1, 1] that begin with the prompt (b, 3, T0, H, W)."""
         config = self.tokenizer.config
         if prompt is None:
-            shape = (config.latent_channels, *config.latent_size(*size))
+            shape = (config.latent_channels, *config.latent_shape(*size))
             latents = self._sample(labels, generators, shape, sampling, None, counter)
             return self._decode(latents, size)
         given = prompt.shape[2]
         first = (given - 1) // config.temporal_patch_size + 1  # latent frames of the prompt
-        encoded = self.tokenizer.encode(prompt[:, :, -config.frames_of(first) :], check_range=False).latents
+        encoded = self.tokenizer.encode(prompt[:, :, -config.num_frames(first) :], check_range=False).latents
         encoded = self.normalize(encoded.float().to(self.device))
         more = -(-(size[0] - given) // config.temporal_patch_size)
         known = F.pad(encoded, (0, 0, 0, 0, 0, more))
         mask = torch.zeros_like(known, dtype=torch.bool)
         mask[:, :, :first] = True
         latents = self._sample(labels, generators, tuple(known.shape[1:]), sampling, (known, mask), counter)
-        shown = config.frames_of(first)
+        shown = config.num_frames(first)
         pixels = self._decode(latents, (shown + size[0] - given, *size[1:]))
         return torch.cat([prompt.to(pixels), pixels[:, :, shown:]], dim=2)
 

@@ -16,8 +16,10 @@ from omnitok.generation.randomness import hashed_gumbel, item_keys
 from omnitok.generation.requests import Counter, Labels, Progress, as_clip, batches_of, items_of, size_of
 from omnitok.generation.sampling import TokenSampling, TokenSamplingOptions, choose, guide
 from omnitok.hub.generator_settings import GeneratorSettings
-from omnitok.models.few_rows import for_few_rows
-from omnitok.models.language_model import KVCache, LanguageModel, LanguageModelConfig, prefix_ids
+from omnitok.models.code_sequence import LanguageModelConfig, prefix_ids
+from omnitok.models.kv_cache import KVCache
+from omnitok.models.language_model import LanguageModel
+from omnitok.models.packed_linear import pack_linears
 from omnitok.models.tokenizer import OmniTokenizer
 
 _ENDLESS = 2**62
@@ -67,7 +69,7 @@ class CodeSampler:
         if hidden is not None:
             self._cache.hide_first(hidden)
         # The last token of the prompt is left for the first step, which then is a step like all others.
-        tokens = torch.cat([ids, prompt.flatten(1) + self._config.first_code], dim=1)
+        tokens = torch.cat([ids, prompt.flatten(1) + self._config.code_offset], dim=1)
         if tokens.shape[1] > 1:
             model.features(tokens[:, :-1], self._cache)
         self._next = tokens[:, -1:].contiguous()  # as in all later steps, or a compiled step is compiled twice
@@ -82,7 +84,7 @@ class CodeSampler:
         height, width = self._grid
         codes = []
         for index in range(height * width):
-            logits = self._step(self._next, self._cache)[:, -1, self._config.first_code :].float()
+            logits = self._step(self._next, self._cache)[:, -1, self._config.code_offset :].float()
             if self._cache.length == self._cache.keys.shape[3]:  # the frame before this one is complete
                 self._cache.slide()
             if self._sampling.guided:
@@ -94,7 +96,7 @@ class CodeSampler:
             chosen = choose(logits, noise, self._sampling)
             codes.append(chosen)
             self._next = (torch.cat([chosen, chosen]) if self._sampling.guided else chosen)[:, None]
-            self._next = self._next + self._config.first_code
+            self._next = self._next + self._config.code_offset
             self._position += 1
             self._advance()
         return torch.stack(codes, dim=1).unflatten(1, (height, width))
@@ -227,8 +229,8 @@ class LanguageModelGenerator:
         stride = self.tokenizer.config.temporal_patch_size
         given = 0 if prompt is None else prompt.shape[2]
         known = 0 if given == 0 else (given - 1) // stride + 1  # latent frames of the prompt
-        latents = known + -(-(size[0] - given) // stride) if given else self.tokenizer.config.latent_size(*size)[0]
-        grid = (latents, *self.tokenizer.config.latent_size(*size)[1:])
+        latents = known + -(-(size[0] - given) // stride) if given else self.tokenizer.config.latent_shape(*size)[0]
+        grid = (latents, *self.tokenizer.config.latent_shape(*size)[1:])
         self._check_length(grid, known, num_frames)
         batches = batches_of(len(indices), batch_size)
         run = self._run(sampling, seed, compile, batches, grid, grid[0] - known, progress)
@@ -293,7 +295,7 @@ class LanguageModelGenerator:
             prompt_codes: (b, t0, h, w) that the result begins with.
         """
         if grid is None:
-            grid = (1, *self.tokenizer.config.latent_size(1, self.settings.height, self.settings.width)[1:])
+            grid = (1, *self.tokenizer.config.latent_shape(1, self.settings.height, self.settings.width)[1:])
         sampling = self._sampling(how, clips=grid[0] > 1)
         chosen, indices = self._items(labels, indices, None if prompt_codes is None else prompt_codes.shape[0])
         known = 0 if prompt_codes is None else prompt_codes.shape[1]
@@ -345,8 +347,8 @@ class LanguageModelGenerator:
         chosen, indices = self._items(labels, indices, None if prompt is None else prompt.shape[0])
         end = _ENDLESS if num_frames is None else num_frames
         _, height, width = size_of(self.settings, end, height, width, prompt)
-        _, h, w = self.tokenizer.config.latent_size(1, height, width)
-        most = self.model.config.frames_of(h, w)
+        _, h, w = self.tokenizer.config.latent_shape(1, height, width)
+        most = self.model.config.max_frames(h, w)
         window = most if window is None else window
         if not 2 <= window <= most:
             raise ValueError(
@@ -358,7 +360,7 @@ class LanguageModelGenerator:
         if method == "ring" and not can_ring:
             raise ValueError("method 'ring' needs rotary positions and a causal tokenizer; use 'feedback'")
         stride, given = self.tokenizer.config.temporal_patch_size, 0 if prompt is None else prompt.shape[2]
-        latents = -(-(end - given) // stride) if given else self.tokenizer.config.latent_size(end, 1, 1)[0]
+        latents = -(-(end - given) // stride) if given else self.tokenizer.config.latent_shape(end, 1, 1)[0]
         make = self._ring if method == "ring" or (method is None and can_ring) else self._feedback
         size, grid = (end, height, width), (window, h, w)
         frames_left = None if num_frames is None else latents
@@ -402,23 +404,23 @@ class LanguageModelGenerator:
         run: _Run,
     ) -> Iterator[Tensor]:
         config = self.tokenizer.config
-        kept = config.frames_of(max(1, grid[0] // 2))
+        kept = config.num_frames(max(1, grid[0] // 2))
         done, latent = 0, None
         context: Tensor | None = None
         if prompt is not None:
             prompt = prompt.to(self.tokenizer.device, self.tokenizer.dtype)
-            context, done = prompt[:, :, -config.frames_of(grid[0] - 1) :], prompt.shape[2]
+            context, done = prompt[:, :, -config.num_frames(grid[0] - 1) :], prompt.shape[2]
             yield prompt
         with memory_guard(len(indices), self._bytes_per_item(grid, run.sampling), self.device):
             while done < size[0]:
                 known = self._encode(context, grid, grid[0] - 1, len(indices))
                 left = size[0] - done
-                new = -(-left // config.temporal_patch_size) if done else config.latent_size(left, 1, 1)[0]
+                new = -(-left // config.temporal_patch_size) if done else config.latent_shape(left, 1, 1)[0]
                 whole = (min(grid[0], known.shape[1] + new), *grid[1:])
                 codes = self._codes(labels, indices, known, whole, run, latent)
                 latent = (known.shape[1] if latent is None else latent) + whole[0] - known.shape[1]
-                pixels = self.tokenizer.decode_codes(codes, (config.frames_of(whole[0]), *size[1:])).clamp(-1, 1)
-                pixels = pixels[:, :, config.frames_of(known.shape[1]) :][:, :, :left]
+                pixels = self.tokenizer.decode_codes(codes, (config.num_frames(whole[0]), *size[1:])).clamp(-1, 1)
+                pixels = pixels[:, :, config.num_frames(known.shape[1]) :][:, :, :left]
                 done += pixels.shape[2]
                 joined = pixels if context is None else torch.cat([context, pixels], dim=2)
                 context = joined[:, :, -kept:].clone()
@@ -449,7 +451,7 @@ class LanguageModelGenerator:
         return torch.tensor(numbers, device=self.device), items
 
     def _check_length(self, grid: tuple[int, int, int], known: int, num_frames: int | None) -> None:
-        most = self.model.config.frames_of(*grid[1:])
+        most = self.model.config.max_frames(*grid[1:])
         if known >= most:
             raise ValueError(
                 f"the prompt of {known} latent frames is longer than the context of {most} allows, which has to hold a "
@@ -475,7 +477,7 @@ class LanguageModelGenerator:
         config = self.tokenizer.config
         latents = (frames.shape[2] - 1) // config.temporal_patch_size + 1
         latents = latents if most is None else min(latents, most)
-        codes = self.tokenizer.encode(frames[:, :, -config.frames_of(latents) :]).codes
+        codes = self.tokenizer.encode(frames[:, :, -config.num_frames(latents) :]).codes
         assert codes is not None
         return codes.to(self.device)
 
@@ -498,7 +500,7 @@ class LanguageModelGenerator:
         elif steps < _STEPS_TO_LAY_OUT or not self._leaves_room(items * self._bytes_per_item(grid, sampling)):
             step = self.model
         else:
-            step = for_few_rows(self.model, 2 * items if sampling.guided else items)
+            step = pack_linears(self.model, 2 * items if sampling.guided else items)
         return _Run(sampling, seed, step, Counter(progress, total))
 
     def _leaves_room(self, needed: int) -> bool:
@@ -549,6 +551,6 @@ class LanguageModelGenerator:
             return self.tokenizer.decode_codes(codes, size).clamp(-1, 1)
         config = self.tokenizer.config
         given = prompt.shape[2]
-        known = config.frames_of((given - 1) // config.temporal_patch_size + 1)
+        known = config.num_frames((given - 1) // config.temporal_patch_size + 1)
         pixels = self.tokenizer.decode_codes(codes, (known + size[0] - given, *size[1:])).clamp(-1, 1)
         return torch.cat([prompt.to(pixels), pixels[:, :, known:]], dim=2)

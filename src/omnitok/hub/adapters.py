@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from omnitok.errors import OmnitokError
-from omnitok.models.bottleneck import GaussianPosterior
+from omnitok.models.bottlenecks import GaussianPosterior
 from omnitok.models.tokenizer import OmniTokenizer
 
 

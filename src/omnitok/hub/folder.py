@@ -24,14 +24,17 @@ from omnitok.atomic import atomic_path
 from omnitok.errors import CheckpointError
 from omnitok.hub.card import generator_card, tokenizer_card
 from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
-from omnitok.models.language_model import LanguageModel, LanguageModelConfig
+from omnitok.models.language_model import LanguageModel
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
 
 MAX_CONFIG_BYTES = 2**20
 MAX_INTEGER = 2**31 - 1
+
+_RENAMED = {"own_start": "has_bos"}  # fields of older files
 
 _NAMED = 5  # how many names an error spells out
 
@@ -158,7 +161,8 @@ def typed_fields(fields: Mapping[str, Any], config: type, also: tuple[str, ...] 
     Raises:
         ValueError: an unknown field or one of the wrong type.
     """
-    values = {k: value for k, value in fields.items() if k not in ("architecture", "omnitok_version", *also)}
+    beside = ("architecture", "omnitok_version", *also)
+    values = {_RENAMED.get(name, name): value for name, value in fields.items() if name not in beside}
     types = get_type_hints(config)
     accepted = [field.name for field in dataclasses.fields(config)]
     if unknown := [name for name in values if name not in accepted]:

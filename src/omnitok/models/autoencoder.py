@@ -139,12 +139,12 @@ class TokenizerConfig:
         """Whether past frames alone decide each latent frame, so that clips can be coded in pieces."""
         return self.causal and self.causal_convolution and self.temporal_convolution_layout == "grid"
 
-    def latent_size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent grid (t, h, w) of a clip of `frames` x `height` x `width` pixels; an image has frames = 1."""
         t = 1 + -(-(frames - 1) // self.temporal_patch_size)
         return t, -(-height // self.patch_size), -(-width // self.patch_size)
 
-    def frames_of(self, latent_frames: int) -> int:
+    def num_frames(self, latent_frames: int) -> int:
         """Frames that `latent_frames` latent frames decode to."""
         return 0 if latent_frames == 0 else 1 + (latent_frames - 1) * self.temporal_patch_size
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omnitok.models.bottleneck import BottleneckOutput, GaussianPosterior
+from omnitok.models.bottlenecks import BottleneckOutput, GaussianPosterior
 
 PIXEL_LIMIT = 1.25  # resampling overshoots [-1, 1] a little; beyond this the range is wrong
 

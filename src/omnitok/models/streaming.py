@@ -100,7 +100,7 @@ class EncoderStream:
         b, _, _, height, width = frames.shape
         size = (complete if real is None else real, height, width)
         if complete == 0:
-            _, h, w = tokenizer.config.latent_size(1, height, width)
+            _, h, w = tokenizer.config.latent_shape(1, height, width)
             empty = torch.empty(b, 0, h, w, tokenizer.config.width, device=tokenizer.device, dtype=tokenizer.dtype)
             return make_encoding(tokenizer.bottleneck.encode(empty), size, is_image=False)
         p = tokenizer.config.patch_size
@@ -162,7 +162,7 @@ class DecoderStream:
         if grid.shape[1] == 0:
             pixels = torch.empty(shape[0], 3, 0, *full, device=tokenizer.device, dtype=tokenizer.dtype)
         else:
-            features = tokenizer.bottleneck.expand(grid).to(tokenizer.dtype)
+            features = tokenizer.bottleneck.decode(grid).to(tokenizer.dtype)
             pixels = tokenizer.decoder(features, self._cache)
         if self._size is not None:
             left = max(self._size[0] - self._frames, 0)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.models.autoencoder import Decoder, Encoder, TokenizerConfig
-from omnitok.models.bottleneck import BottleneckOutput, DiagonalGaussian, VectorQuantizer
+from omnitok.models.bottlenecks import BottleneckOutput, DiagonalGaussian, VectorQuantizer
 from omnitok.models.encoding import Encoding, check_pixels, make_encoding
 from omnitok.models.streaming import DecoderStream, EncoderStream
 from omnitok.models.tiling import decode_tiles, encode_tiles
@@ -219,7 +219,7 @@ class OmniTokenizer(nn.Module):
     def _decode_grid(self, grid: Tensor, is_image: bool, size: tuple[int, int, int] | None, tile: int | None) -> Tensor:
         """grid (b, t, h, w, c) -> pixels, cropped to size."""
         t, h, w = grid.shape[1:4]
-        full = (self.config.frames_of(t), h * self.config.patch_size, w * self.config.patch_size)
+        full = (self.config.num_frames(t), h * self.config.patch_size, w * self.config.patch_size)
         crop = full if size is None else size
         if 0 in full:
             raise ValueError(f"there is nothing to decode: the latent grid (t, h, w) is {(t, h, w)}")
@@ -234,4 +234,4 @@ class OmniTokenizer(nn.Module):
         return pixels.squeeze(2) if is_image else pixels
 
     def _decode_features(self, grid: Tensor) -> Tensor:
-        return self.decoder(self.bottleneck.expand(grid).to(self.dtype))
+        return self.decoder(self.bottleneck.decode(grid).to(self.dtype))

@@ -18,7 +18,7 @@ tokenizers is in theirs.
 
 from dataclasses import replace
 
-from omnitok.models.language_model import LanguageModelConfig
+from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig
 from omnitok.training.generator_config import LanguageModelTrainConfig
 

@@ -19,8 +19,8 @@ For models of this size no score was published; ours are in their cards, as clas
 
 from dataclasses import replace
 
+from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
-from omnitok.models.language_model import LanguageModelConfig
 from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig
 from omnitok.training.generator_config import (
     DiffusionSamplingConfig,

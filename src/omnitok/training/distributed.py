@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from omnitok.losses.objective import entropy_loss
-from omnitok.models.bottleneck import VectorQuantizer
+from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.blocks import BLOCKS
 
@@ -126,7 +126,7 @@ class Autoencoder(nn.Module):
     def _entropy(self, quantizer: VectorQuantizer, z: Tensor | None, pixels: Tensor) -> Tensor:
         if z is None or self.entropy_temperature is None:  # latents pass unquantized
             return pixels.new_zeros((), dtype=torch.float32)
-        return entropy_loss(quantizer.affinity(z.flatten(0, -2)), self.entropy_temperature)
+        return entropy_loss(quantizer.similarity(z.flatten(0, -2)), self.entropy_temperature)
 
 
 def parallelize(module: nn.Module, processes: Processes, mode: Literal["ddp", "fsdp"]) -> nn.Module:

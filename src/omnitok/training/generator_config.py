@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 
+from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
-from omnitok.models.language_model import LanguageModelConfig
 from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig
 
 _STRICT = ConfigDict(extra="forbid")

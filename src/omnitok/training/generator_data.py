@@ -168,7 +168,7 @@ class ShardData(Dataset[GeneratorBatch]):
             self.shards.classes if self._labelled else (),
             self.shards.class_count if self._labelled else 0,
             (largest[0], largest[1], largest[2]),
-            tokenizer.config.latent_size(*largest),
+            tokenizer.config.latent_shape(*largest),
             next((record.fps for record in self._sizes.values() if record.fps), None),
             counts,
         )
@@ -217,7 +217,7 @@ class PixelData:
             self.classes if self._labelled else (),
             count if self._labelled else 0,
             pixels,
-            tokenizer.config.latent_size(*pixels),
+            tokenizer.config.latent_shape(*pixels),
             data.fps,
             {"image": len(images), "video": len(videos)},
         )

@@ -7,8 +7,8 @@ import torch
 
 from omnitok.errors import OmnitokError
 from omnitok.hub.names import TrainedGenerator, load_generator_model
+from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
-from omnitok.models.language_model import LanguageModelConfig
 from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
 from omnitok.training.generator_step import AnyGenerator
 
@@ -95,11 +95,11 @@ def _matching_rows(
             raise OmnitokError(
                 f"init: the model knows {there.codebook_size} codes, and the tokens have {here.codebook_size}"
             )
-        pairs = [(i + here.first_class, j + there.first_class) for i, j in pairs]
-        pairs += [(i, i) for i in range(min(here.first_class, there.first_class))]
+        pairs = [(i + here.class_offset, j + there.class_offset) for i, j in pairs]
+        pairs += [(i, i) for i in range(min(here.class_offset, there.class_offset))]
         if here.null_id is not None and there.null_id is not None:
             pairs.append((here.null_id, there.null_id))
-        pairs += [(here.first_code + i, there.first_code + i) for i in range(here.codebook_size)]
+        pairs += [(here.code_offset + i, there.code_offset + i) for i in range(here.codebook_size)]
         return {"token_embedding.weight": pairs, "head.weight": pairs}
     pairs.append((here.num_classes, there.num_classes))  # the null label
     return {"embed_label.weight": pairs}

@@ -7,7 +7,7 @@ from torch import nn
 
 from omnitok.errors import OmnitokError
 from omnitok.models.autoencoder import TokenizerConfig
-from omnitok.models.bottleneck import DiagonalGaussian, VectorQuantizer
+from omnitok.models.bottlenecks import DiagonalGaussian, VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.models.transformer import Block
 

@@ -26,11 +26,11 @@ def forward_flops(config: TokenizerConfig, shape: tuple[int, ...]) -> int:
     Counted on the meta device: nothing is computed. A training step needs three times as many. The bottleneck is left
     out.
     """
-    t, h, w = config.latent_size(shape[2] if len(shape) == 5 else 1, *shape[-2:])
+    t, h, w = config.latent_shape(shape[2] if len(shape) == 5 else 1, *shape[-2:])
     p = config.patch_size
     with torch.device("meta"):
         encoder, decoder = Encoder(config), Decoder(config)
-        pixels = torch.empty(shape[0], 3, config.frames_of(t), h * p, w * p)
+        pixels = torch.empty(shape[0], 3, config.num_frames(t), h * p, w * p)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         decoder(encoder(pixels))
     return counter.get_total_flops()

@@ -15,7 +15,7 @@ from omnitok.losses.discriminators import frame_indices, take_frames
 from omnitok.losses.lpips import load_lpips
 from omnitok.losses.objective import normalize_kl, reconstruction_losses, weighted_sum
 from omnitok.losses.perceptual import MobileNetPerceptualLoss, ResizedDistance, load_mobilenet_v2
-from omnitok.models.bottleneck import VectorQuantizer
+from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.adversary import Adversary
 from omnitok.training.blocks import prepare_blocks
@@ -190,7 +190,7 @@ class TokenizerLearner:
         """Numbers in the latents of one sample."""
         frames = pixels.shape[2] if pixels.ndim == 5 else 1
         config = self.tokenizer.config
-        return config.latent_channels * math.prod(config.latent_size(frames, *pixels.shape[-2:]))
+        return config.latent_channels * math.prod(config.latent_shape(frames, *pixels.shape[-2:]))
 
     def _step_buffers(self) -> list[Tensor]:
         """What a forward in training mode changes."""

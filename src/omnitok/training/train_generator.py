@@ -15,7 +15,7 @@ from omnitok.errors import OmnitokError
 from omnitok.hub.folder import fingerprint, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import TrainedGenerator, load_tokenizer
-from omnitok.models.bottleneck import VectorQuantizer
+from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.language_model import LanguageModel, start_from_codebook
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.distributed import Processes
@@ -307,7 +307,7 @@ def _flops_of(config: AnyGeneratorConfig, tokenizer: OmniTokenizer) -> Callable[
 
     @lru_cache(maxsize=64)
     def flops(shape: tuple[int, ...]) -> int:
-        grid = tokenizer.config.latent_size(shape[2] if len(shape) == 5 else 1, *shape[-2:])
+        grid = tokenizer.config.latent_shape(shape[2] if len(shape) == 5 else 1, *shape[-2:])
         with FakeTensorMode(), torch.random.fork_rng(devices=[]), torch.no_grad():
             model = build_model(config)
             with FlopCounterMode(display=False) as counter:

@@ -10,7 +10,7 @@ import torch
 from omnitok.data.loading import StepDataset, load_batches
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import fingerprint
-from omnitok.models.bottleneck import VectorQuantizer
+from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.training.config import TrainConfig
 from omnitok.training.inflate import grow_stacks, inflate_video_patches, swap_bottleneck

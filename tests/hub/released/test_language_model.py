@@ -23,7 +23,7 @@ def with_flags(released: ReleasedCheckpoint, **flags: object) -> ReleasedCheckpo
 
 
 @pytest.mark.parametrize(
-    "flags, prefix, first_code, codes",
+    "flags, prefix, code_offset, codes",
     [
         ({}, "start", 0, 267),
         ({"unconditional": True, "starts_with_sos": True, "class_cond_dim": 10}, "start", 0, 267),
@@ -32,9 +32,14 @@ def with_flags(released: ReleasedCheckpoint, **flags: object) -> ReleasedCheckpo
         ({"class_cond_dim": 10, "starts_with_sos": True, "class_first": True}, "class start", 11, 256),
     ],
 )
-def test_layouts(released: ReleasedCheckpoint, flags: dict[str, object], prefix: str, first_code: int, codes: int):
+def test_layouts(released: ReleasedCheckpoint, flags: dict[str, object], prefix: str, code_offset: int, codes: int):
     config = convert_language_model(with_flags(released, **flags)).config
-    assert (config.prefix, config.first_code, config.codebook_size, config.null_id) == (prefix, first_code, codes, None)
+    assert (config.prefix, config.code_offset, config.codebook_size, config.null_id) == (
+        prefix,
+        code_offset,
+        codes,
+        None,
+    )
     assert config.vocabulary == 267
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from omnitok.errors import CheckpointError
 from omnitok.hub.folder import build_on_meta, check_shapes, listed, shapes_of
 from omnitok.hub.released.reader import ReleasedCheckpoint
-from omnitok.models.language_model import LanguageModel, LanguageModelConfig, Prefix
+from omnitok.models.code_sequence import LanguageModelConfig, Prefix
+from omnitok.models.language_model import LanguageModel
 
 _MODULES = {"tok_emb.weight": "token_embedding.weight", "head.weight": "head.weight"}
 _NORM = {"ln_f.weight": "norm.weight", "ln_f.bias": "norm.bias"}
@@ -168,7 +169,7 @@ def config_from_flags(flags: Mapping[str, object], weights: Mapping[str, Tensor]
             num_classes=num_classes,
             null_class=False,
             prefix=prefix,
-            own_start=has_start,
+            has_bos=has_start,
             latent_frames=frames,
             latent_height=side_h,
             latent_width=side_w,

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from omnitok.models.few_rows import MOST_ROWS, FewRowsLinear, for_few_rows
-from omnitok.models.language_model import LanguageModel, LanguageModelConfig
+from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.language_model import LanguageModel
+from omnitok.models.packed_linear import MOST_ROWS, PackedLinear, pack_linears
 
 GPT = {"positions": "learned", "norm": "layer", "activation": "gelu", "bias": True}
 needs_mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="laid out for MKL only")
@@ -26,7 +27,7 @@ def model_of(**fields: object) -> LanguageModel:
 def test_layer_is_the_linear_one_for_any_number_of_rows(laid_out_for: int, bias: bool):
     torch.manual_seed(0)
     linear = nn.Linear(37, 45, bias=bias)
-    layer = FewRowsLinear(linear, laid_out_for)
+    layer = PackedLinear(linear, laid_out_for)
     with torch.no_grad():
         for shape in ((1,), (laid_out_for,), (3, 1), (2, 5), (40, 1)):
             x = torch.randn(*shape, 37)
@@ -39,7 +40,7 @@ def test_layer_is_the_linear_one_for_any_number_of_rows(laid_out_for: int, bias:
 @pytest.mark.parametrize("batch", (1, 2, 5))
 def test_cached_logits_equal_uncached_ones(fields: dict[str, object], batch: int):
     model = model_of(**fields)
-    laid_out = for_few_rows(model, batch)
+    laid_out = pack_linears(model, batch)
     assert laid_out is not model
     codes = torch.randint(21, (batch, 2, 2, 3), generator=torch.Generator().manual_seed(1))
     ids = model.ids(codes, torch.arange(batch) % 3)[:, :-1]
@@ -53,11 +54,11 @@ def test_cached_logits_equal_uncached_ones(fields: dict[str, object], batch: int
 def test_the_rest_is_shared_and_the_model_stays_as_it_is():
     model = model_of()
     before = {name: (id(p), p.clone()) for name, p in model.named_parameters()}
-    laid_out = for_few_rows(model, 8)
+    laid_out = pack_linears(model, 8)
     assert not any(type(module) is nn.Linear for module in laid_out.modules())
     assert laid_out.token_embedding.weight is model.token_embedding.weight
     assert laid_out.blocks[0].attention_norm.weight is model.blocks[0].attention_norm.weight
-    assert for_few_rows(model, 3).get_submodule("head").weight.data_ptr() == model.head.weight.data_ptr()
+    assert pack_linears(model, 3).get_submodule("head").weight.data_ptr() == model.head.weight.data_ptr()
     for name, parameter in model.named_parameters():
         assert id(parameter) == before[name][0]
         assert torch.equal(parameter, before[name][1])
@@ -65,9 +66,9 @@ def test_the_rest_is_shared_and_the_model_stays_as_it_is():
 
 def test_elsewhere_it_is_the_model_itself():
     model = model_of()
-    assert for_few_rows(model, MOST_ROWS + 1) is model
+    assert pack_linears(model, MOST_ROWS + 1) is model
     with torch.autocast("cpu", torch.bfloat16):
-        assert for_few_rows(model, 1) is model
-    assert for_few_rows(model_of().to("meta"), 1).device.type == "meta"
+        assert pack_linears(model, 1) is model
+    assert pack_linears(model_of().to("meta"), 1).device.type == "meta"
     half = model.bfloat16()
-    assert for_few_rows(half, 1) is half
+    assert pack_linears(half, 1) is half

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.models.bottleneck import DiagonalGaussian, GaussianPosterior, VectorQuantizer
+from omnitok.models.bottlenecks import DiagonalGaussian, GaussianPosterior, VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
 
 WIDTH, DIM, SIZE = 12, 4, 32
@@ -201,7 +201,7 @@ def test_buffers_survive_a_round_trip(features: Tensor) -> None:
 
 SCRIPT = """
 import sys, torch, torch.distributed as dist
-from omnitok.models.bottleneck import VectorQuantizer
+from omnitok.models.bottlenecks import VectorQuantizer
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
 vq, batches = torch.load(f"{folder}/given.pt", weights_only=False)
@@ -290,7 +290,7 @@ def test_float32_whatever_surrounds_it(make: Callable[[], torch.nn.Module], feat
         for out in (bottleneck.encode(features.bfloat16()), bottleneck(features.bfloat16())):
             assert out.latents.dtype == torch.float32
             assert torch.equal(out.latents, expected.latents)
-        assert bottleneck.expand(expected.latents).dtype == torch.float32
+        assert bottleneck.decode(expected.latents).dtype == torch.float32
         assert all(loss.dtype == torch.float32 for loss in bottleneck.train()(features).losses.values())
 
 

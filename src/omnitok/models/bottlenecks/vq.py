@@ -1,17 +1,6 @@
-"""Bottlenecks: features -> latents (and codes) -> features. Each owns its projections and computes in float32.
+"""Vector quantization: the nearest code of a codebook learnt by moving averages."""
 
-A bottleneck is an `nn.Module` with
-
-- ``encode(features) -> BottleneckOutput`` for (b, t, h, w, width) features: the plain result, no state changed,
-- ``forward(features, quantize, seeds) -> BottleneckOutput``: the same with losses; in training mode noise, codebook
-  updates, statistics. ``seeds`` are one number a sample, from which everything random about it follows: with them a
-  batch gives the same whatever way processes share it. Without them torch's global generator draws,
-- ``expand(latents) -> features`` for (b, t, h, w, channels) latents,
-- ``config_fields()``: the fields of `TokenizerConfig` that describe it.
-"""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,69 +8,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omnitok.models.bottlenecks.base import BottleneckOutput, Float32Module, sample_generators
+
 CPU_CHUNK, ACCELERATOR_CHUNK = 128, 4096
 """Rows whose scores with all codes are held at once: 4 MB of them stay in a CPU's caches."""
 
 _GROUP = 128  # neighbouring codes whose best one is looked for first
-
-
-@dataclass(frozen=True)
-class GaussianPosterior:
-    """A diagonal Gaussian over latents; `mean` and `logvar` have the shape of the latents."""
-
-    mean: Tensor
-    logvar: Tensor
-
-    def mode(self) -> Tensor:
-        """The most likely latents: the mean."""
-        return self.mean
-
-    def sample(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> Tensor:
-        """Latents drawn from the posterior, by one generator or by one (of the CPU) a sample."""
-        mean = self.mean
-        if generator is None or isinstance(generator, torch.Generator):
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        else:
-            noise = torch.stack([torch.randn(mean.shape[1:], generator=g, dtype=mean.dtype) for g in generator])
-            noise = noise.to(mean.device)
-        return self.mean + (0.5 * self.logvar).exp() * noise
-
-    def kl(self) -> Tensor:
-        """KL divergence to the standard normal in nats, summed over all but the batch: (b,)."""
-        terms = self.mean.square() + self.logvar.exp() - 1.0 - self.logvar
-        return 0.5 * terms.flatten(1).sum(dim=1)
-
-
-@dataclass(frozen=True)
-class BottleneckOutput:
-    """What a bottleneck makes of features (b, t, h, w, width)."""
-
-    latents: Tensor  # (b, t, h, w, c): what the decoder is given
-    codes: Tensor | None = None  # (b, t, h, w) int64, for quantizers
-    posterior: GaussianPosterior | None = None  # channels last, for Gaussians
-    losses: dict[str, Tensor] = field(default_factory=dict)  # unweighted scalars
-    statistics: dict[str, Tensor] = field(default_factory=dict)  # detached scalars
-    unquantized: Tensor | None = None  # (b, t, h, w, c): what a quantizer in training rounds to its codes
-
-
-class Float32Module(nn.Module):
-    """Keeps its parameters and buffers in float32 whatever `.to(dtype)` asks of the model around it."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Float32Module":
-        def move_only(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(move_only, recurse)
-
-
-def _sample_generators(seeds: Sequence[int] | None, samples: int) -> list[torch.Generator]:
-    """A generator of the CPU for each sample; seeds None draws some."""
-    if seeds is None:
-        seeds = torch.randint(2**62, (samples,)).tolist()
-    if len(seeds) != samples:
-        raise ValueError(f"a batch of {samples} needs as many seeds, found {len(seeds)}")
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def _first_smallest(scores: Tensor) -> Tensor:
@@ -175,7 +107,7 @@ class VectorQuantizer(Float32Module):
                 return BottleneckOutput(latents=z, losses={"commitment": z.new_zeros(())})
             flat = z.detach().reshape(-1, self.dim)
             if self.training:
-                generators = _sample_generators(seeds, len(features))
+                generators = sample_generators(seeds, len(features))
                 if not bool(self.initialised):
                     self._initialise(flat, generators)
             codes = self.nearest(flat)
@@ -191,12 +123,12 @@ class VectorQuantizer(Float32Module):
             unquantized=z,
         )
 
-    def expand(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """latents (b, t, h, w, dim) -> features (b, t, h, w, width), float32."""
         with torch.autocast(latents.device.type, enabled=False):
             return self.project_out(latents.float())
 
-    def affinity(self, z: Tensor) -> Tensor:
+    def similarity(self, z: Tensor) -> Tensor:
         """Negative squared distances of z (n, dim) to all codes: (n, codes)."""
         return 2 * z @ self.codebook.t() - z.square().sum(dim=-1, keepdim=True) - self.codebook.square().sum(dim=-1)
 
@@ -277,58 +209,3 @@ def _gather_rows(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
-
-
-class DiagonalGaussian(Float32Module):
-    """The bottleneck of a KL autoencoder (Kingma & Welling, 2014): mean and clamped log-variance per latent channel.
-
-    Args:
-        width: channels of the features.
-        dim: channels of the latents.
-    """
-
-    LOGVAR_RANGE = (-30.0, 20.0)
-
-    def __init__(self, width: int, dim: int = 8) -> None:
-        super().__init__()
-        self.dim = dim
-        self.project_in = nn.Linear(width, 2 * dim)
-        self.project_out = nn.Linear(dim, width)
-
-    def config_fields(self) -> dict[str, Any]:
-        """The fields of `TokenizerConfig` that describe this bottleneck."""
-        return {"bottleneck": "kl", "latent_channels": self.dim}
-
-    def encode(self, features: Tensor) -> BottleneckOutput:
-        """features (b, t, h, w, width) -> the posterior and its mode as latents."""
-        with torch.autocast(features.device.type, enabled=False):
-            posterior = self._posterior(features)
-        return BottleneckOutput(latents=posterior.mode(), posterior=posterior)
-
-    def _posterior(self, features: Tensor) -> GaussianPosterior:
-        mean, logvar = self.project_in(features.float()).chunk(2, dim=-1)
-        return GaussianPosterior(mean, logvar.clamp(*self.LOGVAR_RANGE))
-
-    def forward(self, features: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> BottleneckOutput:
-        """features (b, t, h, w, width) -> latents (a sample in training mode, the mode otherwise), posterior, KL loss.
-
-        The loss is the KL divergence summed over latents and averaged over the batch, in nats. `quantize` changes
-        nothing.
-
-        Raises:
-            ValueError: not one of `seeds` a sample.
-        """
-        with torch.autocast(features.device.type, enabled=False):
-            posterior = self._posterior(features)
-            if self.training:
-                latents = posterior.sample(_sample_generators(seeds, len(features)))
-            else:
-                latents = posterior.mode()
-            losses = {"kl": posterior.kl().mean()}
-        statistics = {"posterior_std": (0.5 * posterior.logvar.detach()).exp().mean()}
-        return BottleneckOutput(latents=latents, posterior=posterior, losses=losses, statistics=statistics)
-
-    def expand(self, latents: Tensor) -> Tensor:
-        """latents (b, t, h, w, dim) -> features (b, t, h, w, width), float32."""
-        with torch.autocast(latents.device.type, enabled=False):
-            return self.project_out(latents.float())

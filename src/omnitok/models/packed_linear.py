@@ -21,7 +21,7 @@ _PANEL = 16  # outputs computed together; of 8, 16, 24, 32, 48, 96 the fastest f
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
-class FewRowsLinear(nn.Module):
+class PackedLinear(nn.Module):
     """A linear layer with another one's weights, fast for `rows` rows and right for any number of them."""
 
     weight: Tensor
@@ -62,11 +62,11 @@ def _by_panels(x: Tensor, weight: Tensor) -> Tensor:
     return y.transpose(0, 1).flatten(1)
 
 
-def for_few_rows(model: _Model, rows: int) -> _Model:
+def pack_linears(model: _Model, rows: int) -> _Model:
     """The model for inputs of `rows` rows (tokens of all sequences).
 
     On a CPU with MKL, in float32 and for at most `MOST_ROWS` rows, it is a copy whose linear layers are
-    `FewRowsLinear`. The copy shares all other parameters, and for 2 to 4 rows the linear weights too; for other numbers
+    `PackedLinear`. The copy shares all other parameters, and for 2 to 4 rows the linear weights too; for other numbers
     of rows it holds these, or most of them, once more. Elsewhere it is the model itself.
     """
     tensors = [*model.parameters(), *model.buffers()]
@@ -78,5 +78,5 @@ def for_few_rows(model: _Model, rows: int) -> _Model:
     for module in list(laid_out.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                setattr(module, name, FewRowsLinear(child, rows))
+                setattr(module, name, PackedLinear(child, rows))
     return laid_out

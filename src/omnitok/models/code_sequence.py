@@ -1,0 +1,212 @@
+"""Sequences of a language model over codes: which ids mean what, and how long they are.
+
+A sequence is a prefix (start token, class token) and then the codes in raster order (t, h, w). An image is a video of
+one latent frame, so it is a prefix of every video that starts with it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Prefix = Literal["start class", "class start", "start", "class"]
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """Architecture and vocabulary of a language model.
+
+    Ids are laid out as start (0), classes, null class, codes; what a model lacks takes no id. The released layouts are
+    the same with `null_class=False` ("with a start token 0 = start, 1..C = classes, then codes").
+
+    Attributes:
+        codebook_size: codes of the tokenizer.
+        num_classes: 0 for an unconditional model.
+        null_class: whether there is an id for "any class", learned by class dropout and used for guidance.
+        prefix: the tokens before the codes, in order. The released models: "class start" (ImageNet), "start class"
+            (UCF-101), "start" (Kinetics-600), "class" (trained without a start token).
+        has_bos: whether the start token has an id of its own; the released unconditional model has not: it starts
+            with id 0, its first code.
+        latent_frames, latent_height, latent_width: the largest grid, in latent positions; also the trained length, over
+            which a window slides in long clips.
+        width, depth, heads: of the transformer.
+        feedforward_multiple: hidden width of the feed-forward: multiple * width for GELU, int(multiple * 2/3 * width) a
+            branch for SwiGLU (as many weights).
+        positions: "rotary" (factorised over time, rows and columns) or "learned" (a table over the sequence).
+        context: rows of that table, if they are not just enough for the largest grid; learned positions only.
+        norm, activation, bias: "rms" and "swiglu" without biases, or "layer" and "gelu" with biases as released.
+        dropout: of embeddings and of what each branch adds, in training.
+        rotary_base: slowest wavelength of the rotary positions, over 2 pi.
+    """
+
+    codebook_size: int = 8192
+    num_classes: int = 0
+    null_class: bool = True
+    prefix: Prefix = "start class"
+    has_bos: bool = True
+    latent_frames: int = 5
+    latent_height: int = 32
+    latent_width: int = 32
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    feedforward_multiple: float = 4.0
+    positions: Literal["rotary", "learned"] = "rotary"
+    context: int | None = None
+    norm: Literal["rms", "layer"] = "rms"
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    bias: bool = False
+    dropout: float = 0.0
+    rotary_base: float = 100.0
+
+    def __post_init__(self) -> None:
+        positive = ("codebook_size", "latent_frames", "latent_height", "latent_width", "width", "depth", "heads")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes must not be negative, found {self.num_classes}")
+        choices = {
+            "prefix": ("start class", "class start", "start", "class"),
+            "positions": ("rotary", "learned"),
+            "norm": ("rms", "layer"),
+            "activation": ("swiglu", "gelu"),
+        }
+        for name, accepted in choices.items():
+            if getattr(self, name) not in accepted:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(repr, accepted))}, found {getattr(self, name)!r}"
+                )
+        if self.num_classes and not self.has_class:
+            raise ValueError(
+                f"a model of {self.num_classes} classes needs a prefix with 'class', found {self.prefix!r}"
+            )
+        if not self.num_classes and self.has_class and not self.null_class:
+            raise ValueError("a prefix with 'class' needs num_classes of at least 1 or null_class=True")
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"width must be an even multiple of heads, found {self.width} and {self.heads}")
+        if self.positions == "rotary" and self.head_dim < 6:
+            raise ValueError(f"rotary positions need width / heads of at least 6, found {self.head_dim}")
+        for name in ("feedforward_multiple", "rotary_base"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, found {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), found {self.dropout}")
+        if self.context is not None and (self.positions == "rotary" or self.context < 1):
+            raise ValueError(f"context must be at least 1, and None for rotary positions, found {self.context}")
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.width // self.heads
+
+    @property
+    def has_class(self) -> bool:
+        """Whether sequences hold a class token."""
+        return "class" in self.prefix
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens before the first code."""
+        return len(self.prefix.split())
+
+    @property
+    def class_offset(self) -> int:
+        """Id of class 0."""
+        return 1 if "start" in self.prefix and self.has_bos else 0
+
+    @property
+    def null_id(self) -> int | None:
+        """Id of the null class; None where there is none."""
+        return self.class_offset + self.num_classes if self.has_class and self.null_class else None
+
+    @property
+    def code_offset(self) -> int:
+        """Id of code 0."""
+        return self.class_offset + self.num_classes + (self.null_id is not None)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of ids."""
+        return self.code_offset + self.codebook_size
+
+    def max_tokens(self, height: int, width: int) -> int:
+        """Tokens of the longest sequence over frames of `height` x `width` latent positions, prefix included.
+
+        Raises:
+            ValueError: larger than the model's largest grid (rotary positions), or than the table of learned ones.
+        """
+        if self.positions == "learned":
+            rows = self.context or self.prefix_length + self.latent_frames * self.latent_height * self.latent_width
+            return rows
+        if not (1 <= height <= self.latent_height and 1 <= width <= self.latent_width):
+            largest = (self.latent_height, self.latent_width)
+            raise ValueError(
+                f"latent frames of {height} x {width} are outside this model's 1 x 1 to {largest[0]} x {largest[1]}"
+            )
+        return self.prefix_length + self.latent_frames * height * width
+
+    def max_frames(self, height: int, width: int) -> int:
+        """Latent frames of `height` x `width` that the context holds; the last code needs no place in it.
+
+        Raises:
+            ValueError: not even one.
+        """
+        context = self.max_tokens(height, width)
+        frames = (context + (self.positions == "learned") - self.prefix_length) // (height * width)
+        if frames < 1:
+            raise ValueError(f"a latent frame of {height} x {width} is longer than the context of {context} tokens")
+        return frames
+
+
+def prefix_ids(config: LanguageModelConfig, labels: Tensor) -> Tensor:
+    """Ids before the codes: (b, prefix_length) for labels (b,), -1 being the null class.
+
+    Raises:
+        ValueError: a label out of range, or -1 where the model has no null class.
+    """
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(f"labels must be whole numbers (b,), found {labels.dtype} {tuple(labels.shape)}")
+    start = torch.zeros_like(labels)
+    if config.has_class:
+        low, high = (int(v) for v in labels.aminmax()) if labels.numel() else (0, 0)
+        if low < -1 or high >= config.num_classes:
+            wrong = low if low < -1 else high
+            raise ValueError(f"labels must lie in [0, {config.num_classes - 1}], or be -1 for none, found {wrong}")
+        if low == -1 and config.null_id is None:
+            raise ValueError("this model has no null class (null_class=False), so each item needs a label")
+        of_class = labels + config.class_offset
+        if config.null_id is not None:
+            of_class = torch.where(labels < 0, config.null_id, of_class)
+    elif labels.numel() and int(labels.max()) >= 0:
+        raise ValueError("this model has no classes, so it takes no labels")
+    parts = [start if part == "start" else of_class for part in config.prefix.split()]
+    return torch.stack(parts, dim=1)
+
+
+def sequence_ids(config: LanguageModelConfig, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Ids of whole sequences: (b, prefix_length + t * h * w).
+
+    Args:
+        codes: (b, h, w) of pictures or (b, t, h, w) of clips, in [0, codebook_size).
+        labels: (b,) with -1 for none; None: none for all.
+
+    Raises:
+        ValueError: wrong shapes or ranges.
+    """
+    if codes.ndim not in (3, 4) or codes.is_floating_point() or codes.dtype == torch.bool:
+        raise ValueError(
+            f"codes must be whole numbers (b, h, w) or (b, t, h, w), found {codes.dtype} {tuple(codes.shape)}"
+        )
+    codes = codes.long().flatten(1)
+    if codes.numel():
+        low, high = (int(v) for v in codes.aminmax())
+        if low < 0 or high >= config.codebook_size:
+            raise ValueError(f"codes must lie in [0, {config.codebook_size - 1}], found [{low}, {high}]")
+    if labels is None:
+        labels = codes.new_full((codes.shape[0],), -1)
+    if labels.shape != codes.shape[:1]:
+        raise ValueError(f"{codes.shape[0]} items need labels ({codes.shape[0]},), found {tuple(labels.shape)}")
+    return torch.cat([prefix_ids(config, labels.long().to(codes.device)), codes + config.code_offset], dim=1)
