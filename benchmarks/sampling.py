@@ -4,7 +4,7 @@
 - `compiled static cache`: the same with `compile=True`; only with --compile
 - `concatenating cache`: the same weights, keys and values joined with `torch.cat` every step
 - `no cache`: the same weights, the whole sequence again for every code
-- `transformers static cache`: `generate` of a Llama of the same sizes (needs `pip install 'omnitok[hf]'`)
+- `transformers static cache`: `generate` of a Llama of the same sizes (needs `pip install transformers`)
 
 Every road samples the same number of codes with the same temperature and top-k; ours have the same random numbers, so
 they must give the same codes. Rounds alternate between the roads, and the best round of each counts; on one CPU thread

@@ -30,9 +30,8 @@ from omnitok.data.shard_format import TokenFormat, TokenRecord
 from omnitok.data.shard_writing import Token, read_shard_entry, write_index, write_shard
 from omnitok.hub.folder import fingerprint
 from omnitok.tokenization.encoding import encode_batch
+from omnitok.tokenization.job import Plan, TokenizeJob, TokenizeSettings, find_collection, make_plan
 from omnitok.tokenization.local import tokenize_here
-from omnitok.tokenization.planning import Plan, TokenizeSettings, find_collection, make_plan
-from omnitok.tokenization.progress import Work
 
 MODEL = "omnitok-tiny-vq"
 
@@ -70,7 +69,7 @@ def throughput(pictures: int, resolution: int, repeats: int) -> dict[str, object
                 encode_batch(tokenizer, pixels)
             alone.append(pictures / (time.perf_counter() - start))
             alone_cpu = time.process_time() - start_cpu
-            work = Work(plan, Path(temporary) / f"out{repeat}")
+            work = TokenizeJob(plan, Path(temporary) / f"out{repeat}")
             start, start_cpu = time.perf_counter(), time.process_time()
             tokenize_here(work, tokenizer, workers=1)
             work.finish()
@@ -94,7 +93,7 @@ def peak_of(count: int) -> dict[str, object]:
     tokenizer = OmniTokenizer.from_pretrained(MODEL)
     with tempfile.TemporaryDirectory() as temporary:
         make_pictures(Path(temporary) / "in", count, 32)
-        work = Work(plan_of(Path(temporary) / "in", tokenizer, 32), Path(temporary) / "out")
+        work = TokenizeJob(plan_of(Path(temporary) / "in", tokenizer, 32), Path(temporary) / "out")
         tokenize_here(work, tokenizer, workers=1)
         work.finish()
     own, reader = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -5,6 +5,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -67,3 +68,15 @@ def test_type_information_ships():
     assert spec is not None
     assert spec.origin is not None
     assert (Path(spec.origin).parent / "py.typed").is_file()
+
+
+def test_every_extra_has_a_feature_that_imports_it():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    code = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    for extra, requirements in declared.items():
+        if extra == "dev":
+            continue
+        for requirement in requirements:
+            package = re.split(r"[\[<>=~!]", requirement)[0]
+            module = {"scikit-image": "skimage", "tensorboard": "torch.utils.tensorboard"}.get(package, package)
+            assert re.search(rf"^\s*(import|from) {module}\b", code, re.MULTILINE), f"{extra}: nothing imports {module}"

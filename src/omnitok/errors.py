@@ -31,10 +31,17 @@ class MissingWeightsError(OmnitokError):
 
 
 class MissingExtraError(OmnitokError, ImportError):
-    """An optional package that is not installed; says the `pip install 'omnitok[extra]'` that mends it."""
+    """An optional package that is not installed; the message says the `pip install` that mends it.
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs the package {package!r}, which is not installed: pip install 'omnitok[{extra}]'")
+    Args:
+        package: what is imported.
+        requirement: what pip is to install, where it is called otherwise.
+    """
+
+    def __init__(self, package: str, requirement: str | None = None) -> None:
+        # Not `omnitok[extra]`: that would send whoever runs a checkout to an index that may not have omnitok.
+        install = requirement or package
+        super().__init__(f"this needs the package {package!r}, which is not installed: pip install {install!r}")
 
 
 class ShardError(OmnitokError):

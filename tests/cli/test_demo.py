@@ -43,7 +43,7 @@ def test_without_scikit_image(
     monkeypatch.setitem(sys.modules, "skimage", None)  # what Python does for a package that is not there
     monkeypatch.setitem(sys.modules, "skimage.data", None)
     assert main(["demo", "--model", str(vq_folder), "-o", str(tmp_path / "out")]) == 1
-    assert "pip install 'omnitok[demo]'" in capsys.readouterr().err
+    assert "pip install 'scikit-image'" in capsys.readouterr().err
 
 
 def test_clips_move_and_follow_the_seed() -> None:

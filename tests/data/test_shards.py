@@ -14,11 +14,11 @@ from omnitok.data import TokenShards
 from omnitok.data.shard_format import TokenFormat, TokenRecord, codes_dtype, read_json, write_json
 from omnitok.data.shard_writing import (
     Token,
+    begin_folder,
     pack,
     read_shard_entry,
     shard_name,
     write_index,
-    write_plan,
     write_shard,
 )
 from omnitok.errors import ShardError
@@ -213,7 +213,7 @@ def test_an_index_that_lies_with_a_good_checksum(folder: Path) -> None:
 
 
 def test_unfinished_work_is_told(tmp_path: Path) -> None:
-    write_plan(tmp_path, FORMAT.to_json())
+    begin_folder(tmp_path, FORMAT.to_json())
     with pytest.raises(ShardError, match=r"not finished.*--resume"):
         TokenShards(tmp_path)
     with pytest.raises(ShardError, match="no such folder"):

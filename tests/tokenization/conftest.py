@@ -10,7 +10,7 @@ from helpers.small import SMALL
 from omnitok.data import write_image, write_video
 from omnitok.hub.folder import fingerprint, save_tokenizer
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
-from omnitok.tokenization.planning import Plan, TokenizeSettings, find_collection, make_plan
+from omnitok.tokenization.job import Plan, TokenizeSettings, find_collection, make_plan
 
 
 def make_tokenizer(config: TokenizerConfig = SMALL) -> OmniTokenizer:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from omnitok import atomic
 from omnitok.data import TokenShards, read_image, read_video
 from omnitok.data.transforms import fit_square
 from omnitok.errors import ShardError
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization import reading
+from omnitok.tokenization.job import Plan, TokenizeJob
 from omnitok.tokenization.local import tokenize_here
-from omnitok.tokenization.planning import Plan
-from omnitok.tokenization.progress import Work
 
 from .conftest import SMALL, contents, make_tokenizer, plan_of, smooth
 
@@ -28,8 +28,8 @@ def run(
     parts: int = 1,
     workers: int = 0,
     resume: bool = False,
-) -> Work:
-    work = Work(plan, out, part, parts, resume)
+) -> TokenizeJob:
+    work = TokenizeJob(plan, out, part, parts, resume)
     tokenize_here(work, tokenizer, workers)
     work.finish()
     return work
@@ -95,7 +95,8 @@ def test_resuming_makes_the_same_bytes(media: Path, tokenizer: OmniTokenizer, wh
         shutil.copytree(whole, out)
         (out / "index.json").unlink()
         for shard in lost:
-            shutil.move(out / f"0000{shard}", out / f".0000{shard}.abcd.partial")
+            # No process has that number, so it counts as killed.
+            shutil.move(out / f"0000{shard}", out / f".0000{shard}.{atomic._HOST}-99999999-abcdef.partial")
         summary = run(plan, tokenizer, out, resume=True).summary
         assert contents(out) == contents(whole)
         assert (summary.resumed, summary.items, summary.skipped) == (4 - len(lost), 15, 2)
@@ -221,15 +222,15 @@ def test_too_short_clips_are_listed(tokenizer: OmniTokenizer, tmp_path: Path) ->
 
 def test_what_is_there_is_not_overwritten(media: Path, tokenizer: OmniTokenizer, whole: Path, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="holds shards already; --resume"):
-        Work(plan_of(media, tokenizer), whole)
+        TokenizeJob(plan_of(media, tokenizer), whole)
     with pytest.raises(ShardError, match=r"begun with settings\.resolution 24, not 32"):
-        Work(plan_of(media, tokenizer, resolution=32), whole, resume=True)
+        TokenizeJob(plan_of(media, tokenizer, resolution=32), whole, resume=True)
     other = make_tokenizer(replace(SMALL, codebook_size=32))
     with pytest.raises(ShardError, match="begun with codebook_size 64, not 32"):
-        Work(plan_of(media, other), whole, resume=True)
+        TokenizeJob(plan_of(media, other), whole, resume=True)
     shutil.copytree(media / "a", tmp_path / "a")
     with pytest.raises(ShardError, match="begun with"):
-        Work(plan_of(tmp_path, tokenizer), whole, resume=True)
+        TokenizeJob(plan_of(tmp_path, tokenizer), whole, resume=True)
 
 
 def test_a_full_disk_leaves_no_half_shard(

@@ -9,8 +9,8 @@ import pytest
 
 from omnitok.errors import MissingExtraError, OmnitokError
 from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.tokenization.job import TokenizeJob
 from omnitok.tokenization.on_ray import tokenize_on_ray
-from omnitok.tokenization.progress import Work
 
 from .conftest import contents, plan_of
 
@@ -20,7 +20,7 @@ def test_without_ray_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'omnitok\[ray\]'"):
-        tokenize_on_ray(Work(plan_of(media, tokenizer), tmp_path))
+        tokenize_on_ray(TokenizeJob(plan_of(media, tokenizer), tmp_path))
 
 
 def test_a_cluster_that_is_not_there(
@@ -33,7 +33,7 @@ def test_a_cluster_that_is_not_there(
 
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(OmnitokError, match=r"Ray cannot be reached at ray://host:10001: nobody answers"):
-        tokenize_on_ray(Work(plan_of(media, tokenizer), tmp_path), address="ray://host:10001")
+        tokenize_on_ray(TokenizeJob(plan_of(media, tokenizer), tmp_path), address="ray://host:10001")
 
 
 @pytest.mark.slow

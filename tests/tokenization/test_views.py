@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from omnitok.tokenization.planning import TokenizeSettings
+from omnitok.tokenization.job import TokenizeSettings
 from omnitok.tokenization.views import draw_views
 
 

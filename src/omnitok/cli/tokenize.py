@@ -26,7 +26,7 @@ from omnitok.cli.report import Row, progress_bar, say
 
 if TYPE_CHECKING:
     from omnitok.cli.loading import LoadedModel
-    from omnitok.tokenization.progress import Progress, Work
+    from omnitok.tokenization.job import Progress, TokenizeJob
 
 SHOWN_ERRORS = 5
 
@@ -105,9 +105,9 @@ class Tokenize(CommonOptions):
         if self.engine == "ray" and world_size > 1:
             raise UsageError("--engine ray shares the work by itself: start it without torchrun")
         model = self._load()
-        work = self._work(model, part * world_size + rank, parts * world_size)
+        job = self._job(model, part * world_size + rank, parts * world_size)
         started = time.perf_counter()
-        with progress_bar(work.sample_count, "tokenize", "file") as bar:
+        with progress_bar(job.sample_count, "tokenize", "file") as bar:
             frames = 0
 
             def progress(new_samples: int, new_frames: int) -> None:
@@ -116,12 +116,12 @@ class Tokenize(CommonOptions):
                 bar.set_postfix_str(f"{frames / (time.perf_counter() - started):.0f} frames/s", refresh=False)
                 bar.update(new_samples)
 
-            self._engine(work, model, progress)
-        work.finish()
+            self._engine(job, model, progress)
+        job.finish()
         if rank:
             return 0
-        work.wait_for(part, parts)
-        return self._report(work, model, time.perf_counter() - started)
+        job.wait_for(part, parts)
+        return self._report(job, model, time.perf_counter() - started)
 
     def _load(self) -> LoadedModel:
         """The tokenizer; with Ray, where the actors load their own, it stays on the CPU."""
@@ -132,9 +132,8 @@ class Tokenize(CommonOptions):
             device = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
         return load_named(self.model or DEFAULT_MODEL, device, self.dtype)
 
-    def _work(self, model: LoadedModel, part: int, parts: int) -> Work:
-        from omnitok.tokenization.planning import TokenizeSettings, find_collection, make_plan
-        from omnitok.tokenization.progress import Work
+    def _job(self, model: LoadedModel, part: int, parts: int) -> TokenizeJob:
+        from omnitok.tokenization.job import TokenizeJob, TokenizeSettings, find_collection, make_plan
 
         settings = TokenizeSettings(
             resolution=self.resolution,
@@ -151,31 +150,31 @@ class Tokenize(CommonOptions):
         plan = make_plan(collection, settings, model.tokenizer.config, model.name, model.sha256, self.latent_dtype)
         if parts > plan.shard_count:
             say(f"there are {plan.shard_count} shards for {parts} parts; a smaller --shard-size gives more")
-        return Work(plan, self.out or Path("omnitok-shards"), part, parts, self.resume)
+        return TokenizeJob(plan, self.out or Path("omnitok-shards"), part, parts, self.resume)
 
-    def _engine(self, work: Work, model: LoadedModel, progress: Progress) -> None:
+    def _engine(self, job: TokenizeJob, model: LoadedModel, progress: Progress) -> None:
         if self.engine == "ray":
             from omnitok.tokenization.on_ray import tokenize_on_ray
 
-            tokenize_on_ray(work, self.device, self.ray_address, self.actors, progress)
+            tokenize_on_ray(job, self.device, self.ray_address, self.actors, progress)
             return
         from omnitok.tokenization.local import tokenize_here
 
         workers = self.workers if self.workers is not None else max(0, min(8, (os.cpu_count() or 1) - 1))
-        tokenize_here(work, model.tokenizer, workers, progress)
+        tokenize_here(job, model.tokenizer, workers, progress)
 
-    def _report(self, work: Work, model: LoadedModel, seconds: float) -> int:
+    def _report(self, job: TokenizeJob, model: LoadedModel, seconds: float) -> int:
         """Print what was done; the exit code."""
-        summary = work.summary
+        summary = job.summary
         row: Row = {
-            "output": str(work.folder),
+            "output": str(job.folder),
             "items": summary.items,
             "skipped": summary.skipped,
             "shards": summary.shards,
             "tokens": summary.tokens,
             "seconds": round(seconds, 3),
-            "kind": work.plan.format.kind,
-            "classes": len(work.plan.format.classes),
+            "kind": job.plan.format.kind,
+            "classes": len(job.plan.format.classes),
             "resumed_shards": summary.resumed,
             "complete": summary.complete,
             "limiting_stage": summary.limiting_stage,

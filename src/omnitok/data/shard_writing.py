@@ -1,6 +1,8 @@
 """Writing token shards, each whole or not at all; see `omnitok.data.shard_format`."""
 
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,9 @@ from omnitok.data.shard_format import (
 )
 from omnitok.data.sources import NO_LABEL
 from omnitok.errors import ShardError
+
+_SHARD = re.compile("[0-9]{5,}")
+_SHARD_FILE = re.compile(rf"{ITEMS_NAME}|{KEYS_NAME}|{SHARD_NAME}|(codes|latents)-[0-9]+(x[0-9]+)*\.npy")
 
 
 @dataclass(frozen=True)
@@ -61,22 +66,60 @@ def pack(tokens: Tensor, format: TokenFormat) -> np.ndarray:
     return half.numpy()
 
 
-def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:
-    """`plan.json`, atomically.
+def begin_folder(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Make a folder for the shards of a plan, or go on in one that was begun with the same plan.
+
+    `plan.json` is what tells our folders from others: without it, nothing may be there under a name of ours.
 
     Raises:
+        ShardError: the folder belongs to something else or to another plan, or its plan is damaged.
         OSError: it cannot be written.
     """
-    write_json(folder / PLAN_NAME, plan)
+    if not folder.is_dir() and os.path.lexists(folder):
+        raise ShardError(f"{folder}: is no folder; the shards need one")
+    path = folder / PLAN_NAME
+    if path.exists():
+        for place, theirs, ours in _differences("", read_json(path), plan):
+            raise ShardError(f"{path}: was begun with {place} {theirs}, not {ours}; give another folder")
+        return
+    names = os.listdir(folder) if folder.is_dir() else []
+    taken = [name for name in names if name in (PLAN_NAME, INDEX_NAME, ERRORS_NAME) or _SHARD.fullmatch(name)]
+    if taken:
+        raise ShardError(
+            f"{folder}: holds {min(taken)}, but no {PLAN_NAME}, so it is not of `omnitok tokenize`; give another folder"
+        )
+    write_json(path, plan)
 
 
-def read_plan(folder: Path) -> dict[str, Any] | None:
-    """What `write_plan` wrote; None where there is none.
+def _differences(name: str, found: Any, own: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(found, dict) and isinstance(own, dict):
+        keys = sorted(found.keys() | own.keys())
+        return [
+            difference
+            for key in keys
+            for difference in _differences(f"{name}.{key}" if name else key, found.get(key), own.get(key))
+        ]
+    return [] if found == own else [(name, found, own)]
+
+
+def remove_damaged_shard(folder: Path, number: int) -> None:
+    """Remove what is left of a shard; does nothing where there is none.
 
     Raises:
-        ShardError: damaged.
+        ShardError: there is something that `write_shard` did not make; nothing is removed.
     """
-    return read_json(folder / PLAN_NAME) if (folder / PLAN_NAME).exists() else None
+    path = folder / shard_name(number)
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        raise ShardError(f"{path}: is no folder of `omnitok tokenize`; move it away")
+    files = list(path.iterdir())
+    for file in files:
+        if not _SHARD_FILE.fullmatch(file.name) or not file.is_file():
+            raise ShardError(f"{path}: holds {file.name}, which is not of `omnitok tokenize`; move it away")
+    for file in files:
+        file.unlink()
+    path.rmdir()
 
 
 def shard_name(number: int) -> str:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,22 +9,11 @@ from torch import Tensor
 from omnitok.data.shard_writing import Token, pack
 from omnitok.models.streaming import EncoderStream
 from omnitok.models.tokenizer import Encoding, OmniTokenizer
-from omnitok.tokenization.planning import Plan
-from omnitok.tokenization.reading import Chunk, Piece, Pixels, Place, Unread
+from omnitok.tokenization.job import GroupTokens, Plan
+from omnitok.tokenization.reading import Chunk, Piece, Pixels, Place
 
 WAITING_BYTES = 2**28
 """Pixels of odd sizes wait for others of their size until they reach this together."""
-
-
-@dataclass
-class GroupTokens:
-    """All of a group, in the order of the work list."""
-
-    group: int
-    tokens: list[Token] = field(default_factory=list)
-    unread: list[Unread] = field(default_factory=list)
-    frames: int = 0  # encoded; a picture is one
-    seconds: float = 0.0  # spent in encoding
 
 
 class GroupEncoder:
@@ -57,7 +45,7 @@ class GroupEncoder:
                 self._gather(unit)
             else:
                 self._stream(unit)
-        self._result.unread += piece.unread
+        self._result.errors += piece.errors
         self._result.seconds += time.perf_counter() - started
 
     def finish(self) -> GroupTokens:
@@ -66,7 +54,7 @@ class GroupEncoder:
         for shape in list(self._waiting):
             self._flush(shape)
         self._result.seconds += time.perf_counter() - started
-        unread = {failure.sample for failure in self._result.unread}
+        unread = {error.sample for error in self._result.errors}
         places = sorted(self._done, key=lambda place: (place.sample, place.view, place.window))
         self._result.tokens = [self._done[place] for place in places if place.sample not in unread]
         return self._result

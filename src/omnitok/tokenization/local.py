@@ -9,8 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from omnitok.data.loading import leave_signals_to_the_parent
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization.encoding import GroupEncoder
-from omnitok.tokenization.planning import Plan
-from omnitok.tokenization.progress import Progress, Work
+from omnitok.tokenization.job import Plan, Progress, TokenizeJob
 from omnitok.tokenization.reading import Piece, read_group
 
 
@@ -58,8 +57,8 @@ def read_groups(plan: Plan, groups: Sequence[int], workers: int) -> Iterator[Pie
             yield piece
 
 
-def tokenize_here(work: Work, tokenizer: OmniTokenizer, workers: int, progress: Progress | None = None) -> None:
-    """Make the shards of `work` in this process.
+def tokenize_here(job: TokenizeJob, tokenizer: OmniTokenizer, workers: int, progress: Progress | None = None) -> None:
+    """Make the shards of `job` in this process.
 
     Args:
         workers: reading processes; 0 reads in this one.
@@ -72,18 +71,18 @@ def tokenize_here(work: Work, tokenizer: OmniTokenizer, workers: int, progress: 
     begun = time.perf_counter()
     encoder: GroupEncoder | None = None
     started = time.perf_counter()
-    for piece in read_groups(work.plan, work.groups, workers):
-        work.summary.reading += time.perf_counter() - started
-        encoder = encoder or GroupEncoder(work.plan, tokenizer, piece.group)
+    for piece in read_groups(job.plan, job.groups, workers):
+        job.summary.reading += time.perf_counter() - started
+        encoder = encoder or GroupEncoder(job.plan, tokenizer, piece.group)
         before = encoder.frames
         encoder.push(piece)
         if piece.is_last:
             done = encoder.finish()
-            work.add(done)
+            job.add(done)
             frames, encoder = done.frames, None
         else:
             frames = encoder.frames
         if progress is not None:
             progress(piece.samples, frames - before)
         started = time.perf_counter()
-    work.summary.seconds += time.perf_counter() - begun
+    job.summary.seconds += time.perf_counter() - begun

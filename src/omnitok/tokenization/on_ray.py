@@ -18,8 +18,7 @@ from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
 from omnitok.hub.folder import fingerprint
 from omnitok.hub.names import load_tokenizer
 from omnitok.tokenization.encoding import encode_group
-from omnitok.tokenization.planning import Plan
-from omnitok.tokenization.progress import Progress, Work
+from omnitok.tokenization.job import Plan, Progress, TokenizeJob
 from omnitok.tokenization.reading import Chunk, Piece, Pixels, read_group
 
 MAX_BLOCKS = 2048
@@ -30,13 +29,13 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def tokenize_on_ray(
-    work: Work,
+    job: TokenizeJob,
     device: str = "auto",
     address: str | None = None,
     actors: int | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Make the shards of `work` with Ray Data.
+    """Make the shards of `job` with Ray Data.
 
     The tokenizer is loaded by its name in every actor, so a folder has to be reachable from all machines, as have the
     files of the collection.
@@ -56,9 +55,9 @@ def tokenize_on_ray(
         import ray
         import ray.data as ray_data
     except ImportError as error:
-        raise MissingExtraError("ray", "ray") from error
+        raise MissingExtraError("ray", "ray[data]") from error
     data: Any = ray_data  # whose types know functions of one argument only
-    groups = work.groups
+    groups = job.groups
     if not groups:
         return
     begun = time.perf_counter()
@@ -71,7 +70,7 @@ def tokenize_on_ray(
         count = actors or max(1, int(resources.get("GPU", 0)) if on_gpu else int(resources.get("CPU", 2)) // 2)
         data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints tracebacks of what is raised here anyway
-        plan = ray.put(work.plan)
+        plan = ray.put(job.plan)
         rows = (
             data.from_items([{"group": group} for group in groups], override_num_blocks=min(len(groups), MAX_BLOCKS))
             .map(_read, fn_kwargs={"plan": plan}, num_cpus=1)
@@ -85,13 +84,13 @@ def tokenize_on_ray(
         )
         for row in rows.iter_rows():
             done = pickle.loads(row["done"])
-            work.add(done)
+            job.add(done)
             if progress is not None:
-                progress(len(work.plan.samples_of(done.group)), done.frames)
-        work.summary.seconds += time.perf_counter() - begun
+                progress(len(job.plan.samples_of(done.group)), done.frames)
+        job.summary.seconds += time.perf_counter() - begun
         # Actors that wait are waiting for pixels.
-        work.summary.encoding /= count
-        work.summary.reading += max(0.0, work.summary.seconds - work.summary.encoding - work.summary.writing)
+        job.summary.encoding /= count
+        job.summary.reading += max(0.0, job.summary.seconds - job.summary.encoding - job.summary.writing)
     except ray.exceptions.RayError as error:
         raise OmnitokError(f"Ray: {_reason(error)}") from error
     finally:

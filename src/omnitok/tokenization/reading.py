@@ -10,7 +10,7 @@ from omnitok.data.media import VideoReader, read_image
 from omnitok.data.shard_format import TokenRecord
 from omnitok.data.sources import sample_file
 from omnitok.errors import MediaError
-from omnitok.tokenization.planning import Plan, TokenizeSettings, WorkItem
+from omnitok.tokenization.job import Plan, ReadError, TokenizeSettings, WorkItem
 from omnitok.tokenization.views import View, draw_views
 
 PIECE_BYTES = 2**26
@@ -47,22 +47,13 @@ class Chunk:
     record: TokenRecord | None
 
 
-@dataclass(frozen=True)
-class Unread:
-    """A file that could not be read; what was handed on of it does not count."""
-
-    sample: int
-    key: str
-    reason: str
-
-
 @dataclass
 class Piece:
     """Part of a group, in order."""
 
     group: int
     units: list[Pixels | Chunk] = field(default_factory=list)
-    unread: list[Unread] = field(default_factory=list)
+    errors: list[ReadError] = field(default_factory=list)
     samples: int = 0  # files dealt with in this piece
     is_last: bool = False
 
@@ -81,7 +72,7 @@ class Piece:
 
 
 def read_group(plan: Plan, group: int) -> Iterator[Piece]:
-    """The pieces of a group; the last one says so. Files that cannot be read are in `unread`, and never raise."""
+    """The pieces of a group; the last one says so. Files that cannot be read are in `errors`, and never raise."""
     piece, size = Piece(group), 0
     for number in plan.samples_of(group):
         item = plan.collection[number]
@@ -94,7 +85,7 @@ def read_group(plan: Plan, group: int) -> Iterator[Piece]:
                     piece, size = Piece(group), 0
         except MediaError as error:
             reason = " ".join(str(error).split()).replace(item.sample.name, item.sample.key)  # wherever DATA lies
-            piece.unread.append(Unread(number, item.sample.key, reason))
+            piece.errors.append(ReadError(number, item.sample.key, reason))
         piece.samples += 1
     piece.is_last = True
     yield piece

@@ -42,7 +42,7 @@ class Logbook:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise MissingExtraError("tensorboard", "logging") from error
+                raise MissingExtraError("tensorboard") from error
             self._events = SummaryWriter(str(out / "tensorboard"), purge_step=step)
 
     def _drop_rows_after(self, step: int) -> None:

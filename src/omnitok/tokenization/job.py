@@ -1,0 +1,474 @@
+"""What a run of `omnitok tokenize` has to do, and what is done already.
+
+The plan is a pure function of the collection and the options: a group is a fixed slice of the list of files, read by
+one process and encoded in batches that mix nothing from outside it; a shard is a fixed run of groups. So no byte
+depends on the number of processes or on a bad file elsewhere, and the state of the work is the finished shards.
+"""
+
+import ctypes
+import functools
+import hashlib
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from omnitok.data.sampling import Medium
+from omnitok.data.shard_format import TokenFormat, codes_dtype
+from omnitok.data.shard_writing import (
+    Token,
+    begin_folder,
+    read_shard_entry,
+    remove_damaged_shard,
+    shard_name,
+    write_index,
+    write_shard,
+)
+from omnitok.data.sources import NO_LABEL, Sample, SampleList, find_samples
+from omnitok.errors import MediaError, ShardError
+from omnitok.models.tokenizer import TokenizerConfig
+
+Progress = Callable[[int, int], None]
+"""Told about files and frames that are done."""
+
+MIXED_GROUP = 4
+"""Where sizes differ, a group has so many batches' worth of samples, to find pixels of one size in."""
+
+Labels = Literal["auto", "folders", "none"]
+
+
+@dataclass(frozen=True)
+class TokenizeSettings:
+    """Everything that the bytes of the shards depend on, beside the collection and the tokenizer.
+
+    Attributes:
+        resolution: side of the square that pictures and frames are brought to; None keeps sizes.
+        frames: length of the windows that clips are cut into; 0 keeps clips whole.
+        fps: frames a second that clips are sampled at; None takes every frame.
+        views: views of each file (`draw_views`).
+        crop_range: the short side of a file over the smallest side of a crop; None: crops of `resolution` or more.
+        batch_size: items encoded at a time.
+        shard_size: files in a shard, rounded up to whole groups.
+        seed: of the views.
+        precision: of the encoder, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    resolution: int | None = None
+    frames: int = 17
+    fps: float | None = None
+    views: int = 1
+    crop_range: float | None = None
+    batch_size: int = 16
+    shard_size: int = 1024
+    seed: int = 0
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "views", "batch_size", "shard_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, found {value}")
+        if self.frames < 0:
+            raise ValueError(f"frames must not be negative, found {self.frames}")
+        if self.crop_range is not None and not 1 <= self.crop_range < math.inf:
+            raise ValueError(f"crop_range must be a number of at least 1, found {self.crop_range}")
+        if self.crop_range is not None and (self.resolution is None or self.views < 2):
+            raise ValueError("crop_range needs a resolution and at least 2 views: the first is never cropped at random")
+
+    @property
+    def group_size(self) -> int:
+        """Samples in a group."""
+        return self.batch_size if self.resolution is not None else self.batch_size * MIXED_GROUP
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """One file of the collection."""
+
+    number: int
+    medium: Medium
+    sample: Sample
+    label: int
+
+
+class Collection:
+    """All images, then all videos, with labels that agree.
+
+    Args:
+        lists: the samples of each modality.
+        sources: the folders and files that they were found in.
+
+    Attributes:
+        classes: names of the classes, sorted; empty where labels are numbers or there are none.
+    """
+
+    def __init__(self, lists: Iterable[tuple[Medium, SampleList]], sources: Iterable[Path] = ()) -> None:
+        self._sources = tuple(sources)
+        self._lists = [(medium, samples) for medium, samples in lists if len(samples)]
+        named = [samples for _, samples in self._lists if samples.classes]
+        if named and any(samples.has_labels and not samples.classes for _, samples in self._lists):
+            raise MediaError("pictures have labels by number and clips by name, or the reverse: give them separately")
+        self.classes = tuple(sorted({name for samples in named for name in samples.classes}))
+        self._numbers = [
+            np.array([*(self.classes.index(name) for name in samples.classes), NO_LABEL]) for _, samples in self._lists
+        ]
+        self._ends = np.cumsum([len(samples) for _, samples in self._lists]).tolist()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, number: int) -> WorkItem:
+        turn = int(np.searchsorted(self._ends, number, side="right"))
+        medium, samples = self._lists[turn]
+        sample = samples[number - (self._ends[turn] - len(samples))]
+        label = int(self._numbers[turn][sample.label]) if samples.classes else sample.label
+        return WorkItem(number, medium, sample, label)
+
+    def __iter__(self) -> Iterator[WorkItem]:
+        return (self[number] for number in range(len(self)))
+
+    def count(self, medium: Medium) -> int:
+        """How many there are of a medium."""
+        return sum(len(samples) for found, samples in self._lists if found == medium)
+
+    def sha256(self) -> str:
+        """Of media, names and labels in order: tells whether two lists are of the same collection."""
+        digest = hashlib.sha256()
+        for item in self:
+            digest.update(os.fsencode(f"{item.medium}\0{item.sample.key}\0{item.label}\n"))
+        return digest.hexdigest()
+
+    def check_apart(self, folder: Path) -> None:
+        """Refuse a folder for the shards that lies in the collection, or has files of it inside.
+
+        Raises:
+            ShardError: naming both.
+        """
+        out = Path(os.path.realpath(folder))
+        for source in self._sources:
+            if out.is_relative_to(os.path.realpath(source)):
+                raise ShardError(f"{folder}: the shards would lie in the collection {source}; name a folder outside it")
+        places = {os.path.dirname(item.sample.path) for item in self}
+        for place in [*map(str, self._sources), *sorted(places)]:
+            if Path(os.path.realpath(place)).is_relative_to(out):
+                raise ShardError(f"{folder}: files of the collection lie there ({place}); name another folder")
+
+
+def find_collection(paths: Iterable[str | os.PathLike[str]], labels: Labels = "auto") -> Collection:
+    """The pictures and clips in folders, manifests, lists and tar shards (see `omnitok.data.sources`).
+
+    In a folder a file is a picture or a clip by its suffix; so is one listed in a list or manifest.
+
+    Args:
+        labels: "folders": classes are the folders directly below a given folder; "none": there are none but those that
+            lists, manifests and tars give; "auto": as "folders" where every file lies in such a folder and there are
+            at least two of them.
+
+    Raises:
+        MediaError: something is missing, empty or malformed.
+    """
+    given = [Path(path) for path in paths]
+    lists = _lists(given, folder_labels=labels == "folders")
+    if labels == "auto" and all(path.is_dir() for path in given) and _all_in_classes(lists):
+        lists = _lists(given, folder_labels=True)
+    collection = Collection(lists, given)
+    if not len(collection):
+        raise MediaError(f"{', '.join(map(str, given))}: no pictures, clips or .tar shards of them are there")
+    return collection
+
+
+def _lists(paths: list[Path], folder_labels: bool) -> list[tuple[Medium, SampleList]]:
+    media: tuple[Medium, ...] = ("image", "video")
+    return [(m, find_samples(paths, m, folder_labels=folder_labels, mixed=True)) for m in media]
+
+
+def _all_in_classes(lists: list[tuple[Medium, SampleList]]) -> bool:
+    """Whether every file lies in a folder below the given one, and not all in the same."""
+    classes: set[str] = set()
+    for _, samples in lists:
+        for sample in samples:
+            name, separator, _ = sample.key.partition(os.sep)
+            if sample.size is not None or not separator:
+                return False
+            classes.add(name)
+    return len(classes) > 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole work: which samples make which group and which shard, and who does which shard."""
+
+    collection: Collection
+    settings: TokenizeSettings
+    format: TokenFormat
+
+    @property
+    def groups_in_shard(self) -> int:
+        """Of every shard but the last."""
+        return -(-self.settings.shard_size // self.settings.group_size)
+
+    @property
+    def group_count(self) -> int:
+        """Groups in all."""
+        return -(-len(self.collection) // self.settings.group_size)
+
+    @property
+    def shard_count(self) -> int:
+        """Shards in all."""
+        return -(-self.group_count // self.groups_in_shard)
+
+    def groups_of(self, shard: int) -> range:
+        """The groups of a shard."""
+        first = shard * self.groups_in_shard
+        return range(first, min(first + self.groups_in_shard, self.group_count))
+
+    def samples_of(self, group: int) -> range:
+        """The samples of a group."""
+        first = group * self.settings.group_size
+        return range(first, min(first + self.settings.group_size, len(self.collection)))
+
+    def shards_of(self, part: int, parts: int) -> range:
+        """The shards that one of several takes."""
+        return range(part, self.shard_count, parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `plan.json` holds: equal for two plans exactly when they make the same shards."""
+        return {
+            **self.format.to_json(),
+            "samples": len(self.collection),
+            "samples_sha256": self.collection.sha256(),
+            "shard_count": self.shard_count,
+        }
+
+
+def make_plan(
+    collection: Collection,
+    settings: TokenizeSettings,
+    config: TokenizerConfig,
+    tokenizer: str,
+    tokenizer_sha256: str,
+    latent_dtype: str = "float16",
+) -> Plan:
+    """The plan of a collection for a tokenizer.
+
+    Args:
+        config, tokenizer, tokenizer_sha256: of the tokenizer, its name and its fingerprint.
+        latent_dtype: how a VAE's latents are stored, float16 or bfloat16.
+
+    Raises:
+        ValueError: another latent_dtype.
+    """
+    is_quantizer = config.bottleneck == "vq"
+    format = TokenFormat(
+        kind="codes" if is_quantizer else "latents",
+        dtype=codes_dtype(config.codebook_size) if is_quantizer else latent_dtype,
+        size=config.codebook_size if is_quantizer else config.latent_channels,
+        tokenizer=tokenizer,
+        tokenizer_sha256=tokenizer_sha256,
+        classes=collection.classes,
+        settings=asdict(settings),
+    )
+    return Plan(collection, settings, format)
+
+
+@dataclass(frozen=True)
+class ReadError:
+    """A file that could not be read; what was handed on of it does not count."""
+
+    sample: int
+    key: str
+    reason: str
+
+
+@dataclass
+class GroupTokens:
+    """The tokens of a group, in the order of its files."""
+
+    group: int
+    tokens: list[Token] = field(default_factory=list)
+    errors: list[ReadError] = field(default_factory=list)
+    frames: int = 0  # encoded; an image is one
+    seconds: float = 0.0  # spent in encoding
+
+
+@dataclass
+class Summary:
+    """What one command did: its own part of the shards, those found finished included.
+
+    Attributes:
+        items, tokens: in the shards; `images` and `videos` of the items.
+        skipped: files that could not be read.
+        shards, resumed: shards, and how many of them were there before.
+        complete: whether all parts are done, so that `index.json` is written.
+        seconds: of wall time; `reading` waiting for pixels, `encoding` and `writing`.
+        frames: encoded now, images included.
+        encoded: items encoded now.
+    """
+
+    items: int = 0
+    images: int = 0
+    videos: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    shards: int = 0
+    resumed: int = 0
+    complete: bool = False
+    seconds: float = 0.0
+    reading: float = 0.0
+    encoding: float = 0.0
+    writing: float = 0.0
+    frames: int = 0
+    encoded: int = 0
+    errors: list[Mapping[str, str]] = field(default_factory=list)
+
+    @property
+    def encoder_share(self) -> float:
+        """Share of the time that was spent in encoding."""
+        return self.encoding / self.seconds if self.seconds else 0.0
+
+    @property
+    def limiting_stage(self) -> str | None:
+        """The stage that took most of the time; None where nothing was left to do."""
+        times = {"reading": self.reading, "encoding": self.encoding, "writing": self.writing}
+        return max(times, key=lambda stage: times[stage]) if self.encoded else None
+
+    def count(self, entry: Mapping[str, Any]) -> None:
+        """Take in a finished shard."""
+        for array in entry["arrays"]:
+            if len(array["grid"]) == 2:
+                self.images += array["count"]
+            else:
+                self.videos += array["count"]
+        self.items += entry["items"]
+        self.tokens += entry["tokens"]
+        self.skipped += entry["skipped"]
+        self.shards += 1
+        self.errors += entry["errors"]
+
+
+class TokenizeJob:
+    """The shards that this command has to make.
+
+    Args:
+        plan: of all the work.
+        folder: for the shards.
+        part, parts: this command makes every parts-th shard from the part-th on.
+        resume: keep the shards that are finished; without it there must be none.
+
+    Raises:
+        ShardError: the folder lies in the collection or the reverse; it holds something else, was begun with other
+            options or another tokenizer, or has shards and `resume` is not set.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, part: int = 0, parts: int = 1, resume: bool = False) -> None:
+        self.plan, self.folder, self._own = plan, folder, plan.shards_of(part, parts)
+        plan.collection.check_apart(folder)
+        begin_folder(folder, plan.to_json())
+        self.summary = Summary()
+        self.shards: list[int] = []
+        self._gathered: dict[int, dict[int, GroupTokens]] = {}
+        for shard in self._own:
+            if not resume and (folder / shard_name(shard)).exists():
+                raise ShardError(
+                    f"{folder}: holds shards already; --resume keeps them and goes on, or give another folder"
+                )
+            entry = read_shard_entry(folder, shard) if resume else None
+            if entry is not None:
+                self.summary.count(entry)
+                self.summary.resumed += 1
+                continue
+            remove_damaged_shard(folder, shard)
+            self.shards.append(shard)
+
+    @property
+    def groups(self) -> list[int]:
+        """The groups of the shards that are to be made, in order."""
+        return [group for shard in self.shards for group in self.plan.groups_of(shard)]
+
+    @property
+    def sample_count(self) -> int:
+        """Files in the shards that are to be made."""
+        return sum(len(self.plan.samples_of(group)) for group in self.groups)
+
+    def add(self, done: GroupTokens) -> None:
+        """Take in a finished group; the last one of a shard writes it.
+
+        Raises:
+            OSError: the shard cannot be written; nothing is left under its name.
+        """
+        shard = done.group // self.plan.groups_in_shard
+        gathered = self._gathered.setdefault(shard, {})
+        gathered[done.group] = done
+        self.summary.encoding += done.seconds
+        self.summary.frames += done.frames
+        self.summary.encoded += len(done.tokens)
+        _return_freed_memory()
+        if len(gathered) < len(self.plan.groups_of(shard)):
+            return
+        started = time.perf_counter()
+        del self._gathered[shard]
+        groups = [gathered[group] for group in sorted(gathered)]
+        errors = [{"key": error.key, "reason": error.reason} for group in groups for error in group.errors]
+        tokens = (token for group in groups for token in group.tokens)
+        entry = write_shard(self.folder, shard, self.plan.format, tokens, errors)
+        self.summary.count({**entry, "errors": errors})
+        self.summary.writing += time.perf_counter() - started
+
+    def finish(self) -> bool:
+        """Write the index if all shards, the others' too, are there; whether they are.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        entries = [read_shard_entry(self.folder, shard) for shard in range(self.plan.shard_count)]
+        present = [entry for entry in entries if entry is not None]  # of all parts
+        self.summary.complete = len(present) == len(entries)
+        if self.summary.complete:
+            write_index(self.folder, self.plan.format, present)
+        return self.summary.complete
+
+    def wait_for(self, part: int, parts: int) -> None:
+        """Wait until processes beside this one have made all shards of a part, and count these in the summary too."""
+        own = self.plan.shards_of(part, parts)
+        if own == self._own:
+            return
+        while missing := [s for s in own if not (self.folder / shard_name(s)).exists()]:
+            time.sleep(0.2 if len(missing) < 2 else 1.0)
+        total = Summary()
+        for shard in own:
+            entry = read_shard_entry(self.folder, shard)
+            if entry is not None:
+                total.count(entry)
+        for name in ("items", "images", "videos", "tokens", "skipped", "shards", "errors"):
+            setattr(self.summary, name, getattr(total, name))
+        self.finish()
+
+
+def _return_freed_memory() -> None:
+    """After each group, where glibc runs it: tokens that wait for their shard to be full lie between what batches free,
+    and the holes would be kept. (Mapping large blocks on their own, as for long videos, costs small batches half their
+    speed.)
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # another C library, such as musl
+        return None
