@@ -27,12 +27,13 @@ from torch import Tensor
 
 from omnitok.generation.language_model import LanguageModelGenerator
 from omnitok.generation.randomness import hashed_gumbel, item_keys
-from omnitok.generation.sampling import TokenSampling, choose
+from omnitok.generation.sampling import choose
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.code_sequence import LanguageModelConfig, prefix_ids
 from omnitok.models.kv_cache import rotary_tables
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.positions import rotate
+from omnitok.models.sampling import TokenSampling
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 CODES, CLASSES = 8192, 10

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 import omnitok
-from omnitok import load_generator, pretrained
+from omnitok import load_generator
 from omnitok.cli import main
 from omnitok.data import read_image, read_video, write_video
 from omnitok.errors import CheckpointError
+from omnitok.hub import names
 from omnitok.hub.folder import fingerprint, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import load_tokenizer
@@ -215,7 +216,7 @@ def test_a_tokenizer_is_no_generator(vq_folder: Path, capsys: pytest.CaptureFixt
 
 
 def test_generators_are_listed(lm: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(pretrained, "BUNDLED_FOLDER", Path(lm).parent)
+    monkeypatch.setattr(names, "BUNDLED_FOLDER", Path(lm).parent)
     assert main(["models", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)[0]
     assert (row["name"], row["kind"], row["bottleneck"]) == ("lm", "language model", None)

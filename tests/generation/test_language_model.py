@@ -14,11 +14,12 @@ from omnitok.errors import OmnitokError
 from omnitok.generation import language_model, memory
 from omnitok.generation.language_model import CodeSampler, LanguageModelGenerator
 from omnitok.generation.randomness import hashed_gumbel, item_keys
-from omnitok.generation.sampling import TokenSampling, choose, guide
+from omnitok.generation.sampling import choose, guide
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.packed_linear import pack_linears
+from omnitok.models.sampling import TokenSampling
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 CODES = 20
@@ -67,7 +68,7 @@ def naive_codes(g: LanguageModelGenerator, labels: Tensor, frames: int, sampling
         ids = torch.cat([g.model.ids(torch.empty(len(both), 0, 1, dtype=torch.long), both)], dim=0)
         ids = torch.cat([ids, torch.cat([codes, codes]) + first], dim=1)
         logits = g.model(ids)[:, -1, first:]
-        guided = sampling.guides(position % 6, 6) and sampling.guided
+        guided = sampling.guides(position % 6, 6) and sampling.is_guided
         logits = guide(logits, sampling.guidance_scale) if guided else logits.chunk(2)[0]
         noise = partial(hashed_gumbel, keys, position) if sampling.temperature else None
         codes = torch.cat([codes, choose(logits, noise, sampling)[:, None]], dim=1)
@@ -330,7 +331,7 @@ def test_bad_requests_are_one_sentence():
         ({"prompt_frames": clip(1)[:, :1]}, "must be .*found .*1, 1, 16, 24"),
         ({"prompt_frames": clip(1) * 9}, "pixels lie in"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"top_p": 2.0}, "top_p must lie in"),
+        ({"top_p": 2.0}, "top_p must be less than or equal to 1, found 2"),
     ]
     for arguments, message in bad:
         with pytest.raises(ValueError, match=message):

@@ -56,7 +56,7 @@ def test_what_is_saved_is_loaded(kind: str, tmp_path: Path) -> None:
         ({"settings": {}}, "tokenizer"),
         ({"settings": {"tokenizer": "x", "classes": [1]}}, "field classes must be a list of text"),
         ({"settings": {"tokenizer": "x", "tokenizer_sha256": "y"}}, "64 hexadecimal digits"),
-        ({"settings": {"tokenizer": "x", "sampling": {"top_k": [1]}}}, "sampling 'top_k'"),
+        ({"settings": {"tokenizer": "x", "sampling": {"top_k": [1]}}}, "sampling: top_k"),
     ],
 )
 def test_a_wrong_configuration_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:

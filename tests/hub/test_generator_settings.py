@@ -6,19 +6,12 @@ import json
 import pytest
 
 from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.models.sampling import Sampling
 
 
 def test_values_are_kept_and_frozen():
-    sampling = {"guidance_scale": 2.5, "top_k": None, "sampler": "euler"}
-    settings = GeneratorSettings("omnitok-tiny-vq", classes=["cat", "dog"], sampling=sampling)
-    sampling["guidance_scale"] = 1.0
-    interval = GeneratorSettings("omnitok-tiny-vq", sampling={"guidance_interval": [0, 0.5]})  # as JSON gives it
-    assert interval.sampling["guidance_interval"] == (0.0, 0.5)
-    assert settings.sampling["guidance_scale"] == 2.5
-    assert settings.sampling_of(clips=True) == settings.sampling_of(clips=False) == settings.sampling
-    both = dataclasses.replace(settings, sampling={"guidance_scale": 4.0, "clip_guidance_scale": 1.5, "steps": 3})
-    assert both.sampling_of(clips=False) == {"guidance_scale": 4.0, "steps": 3}
-    assert both.sampling_of(clips=True) == {"guidance_scale": 1.5, "steps": 3}
+    settings = GeneratorSettings("omnitok-tiny-vq", classes=["cat", "dog"], sampling={"guidance_scale": 2.5})
+    assert settings.sampling == Sampling(guidance_scale=2.5)
     assert settings.classes == ("cat", "dog")
     assert settings.label_of("dog") == 1
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -39,9 +32,10 @@ def test_values_are_kept_and_frozen():
         ("num_frames", 1.5),
         ("sampling", {"top_k": float("nan")}),
         ("sampling", {"top_k": [1]}),
+        ("sampling", {"top_k": 3, "steps": 4}),
+        ("sampling", {"sharpness": 3}),
         ("sampling", {"guidance_interval": 0.5}),
         ("sampling", {"guidance_interval": [0.5, 0.25]}),
-        ("sampling", {"guidance_interval": [0, "1"]}),
         ("fps", 0.0),
         ("latent_scale", 0.0),
         ("latent_scale", float("inf")),

@@ -15,6 +15,7 @@ from omnitok.cli import main
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import fingerprint
 from omnitok.hub.names import load_generator_model, load_tokenizer
+from omnitok.models.sampling import narrow
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import DataConfig, OptimizerConfig
 from omnitok.training.distributed import Processes
@@ -62,7 +63,7 @@ def test_the_folder_says_all_that_sampling_needs(generator_configs: Configs, tmp
     assert trained.settings.tokenizer == config.tokenizer
     assert trained.settings.tokenizer_sha256 == fingerprint(load_tokenizer(str(config.tokenizer)))
     assert (trained.settings.height, trained.settings.width, trained.settings.num_frames) == (16, 16, 5)
-    assert "guidance_scale" in trained.settings.sampling
+    assert narrow(trained.settings.sampling, type(config.sampling)) == config.sampling
     assert "tflops" in result.last_row
     assert (result.model / "README.md").is_file()
 

@@ -245,7 +245,7 @@ class Generate(CommonOptions):
             "frames": self.frames,
             "seed": self.seed,
             "dtype": self.dtype,
-            **{**generator.settings.sampling_of(clips=(self.frames or 1) > 1), **how},
+            **{**generator.settings.sampling.chosen(), **how},
         }
 
     def _one_batch(self, generator: Generator, batch: list[Item], how: dict[str, Any]) -> dict[int, Row]:

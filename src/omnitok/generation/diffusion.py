@@ -3,8 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypedDict, Unpack, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,82 +23,18 @@ from omnitok.diffusion import (
     respace,
     with_known,
 )
-from omnitok.diffusion.schedules import Spacing
 from omnitok.errors import OmnitokError
 from omnitok.generation.memory import memory_guard
 from omnitok.generation.randomness import item_generators, item_noise
 from omnitok.generation.requests import Counter, Labels, Progress, as_clip, batches_of, items_of, size_of
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
+from omnitok.models.sampling import TRAINED_STEPS, DiffusionSampling, choose_sampling, narrow
 from omnitok.models.tokenizer import OmniTokenizer
 
-TRAINED_STEPS = 1000  # of the noise schedule
 # Where neither the caller nor the settings say: for noise prediction as in the paper, for flow matching as usual.
-_DEFAULT_SAMPLER = {"epsilon": "ddpm", "flow": "euler"}
+_DEFAULT_SAMPLER: dict[str, Literal["ddpm", "euler"]] = {"epsilon": "ddpm", "flow": "euler"}
 _DEFAULT_STEPS = {"ddpm": 250, "ddim": 50, "dpm++": 25, "euler": 50, "heun": 25}
-_DEFAULT_SPACING = {"ddpm": "linspace", "ddim": "trailing", "dpm++": "trailing"}
-
-
-@dataclass(frozen=True)
-class DiffusionSampling:
-    """How latents are sampled.
-
-    Attributes:
-        sampler: "ddpm", "ddim" or "dpm++" for models that predict noise, "euler" or "heun" for models of velocity.
-        steps: of the sampler; "heun" calls the network twice in each but the last.
-        guidance_scale: 1 is without guidance.
-        guidance_interval: where to guide, (low, high) as a share of the way from data (0) to noise (1).
-        guided_channels: guide only so many latent channels, the first ones; None guides all.
-        eta: of "ddim": 0 is deterministic, 1 as random as "ddpm".
-        spacing: of the steps kept from the trained ones, see `omnitok.diffusion.respace`; None is "linspace" for
-            "ddpm", else "trailing".
-        shift: of the times of "euler" and "heun", see `omnitok.diffusion.flow_times`.
-    """
-
-    sampler: str
-    steps: int
-    guidance_scale: float = 1.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    guided_channels: int | None = None
-    eta: float = 0.0
-    spacing: str | None = None
-    shift: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, found {self.sampler!r}")
-        for name in ("steps", "guided_channels"):
-            value = getattr(self, name)
-            if name == "guided_channels" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}")
-        if self.steps > TRAINED_STEPS:
-            raise ValueError(f"steps must be at most {TRAINED_STEPS}, found {self.steps}")
-        if not _is_number(self.guidance_scale) or not 0 <= self.guidance_scale < math.inf:
-            raise ValueError(f"guidance_scale must be finite and not negative, found {self.guidance_scale!r}")
-        low, high = self.guidance_interval
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"guidance_interval must be (low, high) within [0, 1], found {self.guidance_interval}")
-        if not _is_number(self.eta) or not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1], found {self.eta!r}")
-        if self.spacing is not None and self.spacing not in get_args(Spacing):
-            raise ValueError(f"spacing must be one of {', '.join(get_args(Spacing))}, found {self.spacing!r}")
-        if not _is_number(self.shift) or not 0 < self.shift < math.inf:
-            raise ValueError(f"shift must be positive and finite, found {self.shift!r}")
-
-
-class SamplingOptions(TypedDict, total=False):
-    """The arguments that say how latents are sampled; None and absent ones are those of the settings."""
-
-    sampler: str | None
-    steps: int | None
-    guidance_scale: float | None
-    guidance_interval: tuple[float, float] | None
-    guided_channels: int | None
-    eta: float | None
-    spacing: str | None
-    shift: float | None
 
 
 class DiffusionGenerator:
@@ -132,6 +67,10 @@ class DiffusionGenerator:
                 "need latent_scale=0.18215 in their settings instead"
             )
         self.model, self.tokenizer, self.settings = model.eval(), tokenizer.eval(), settings
+        try:
+            self._default_sampling = narrow(settings.sampling, DiffusionSampling)
+        except ValueError as error:
+            raise OmnitokError(f"the settings' sampling is not that of a diffusion model: {error}") from error
         self._schedule = linear_schedule(TRAINED_STEPS) if model.config.objective == "epsilon" else None
 
     @property
@@ -175,7 +114,7 @@ class DiffusionGenerator:
         known: Tensor | None = None,
         mask: Tensor | None = None,
         progress: Progress | None = None,
-        **how: Unpack[SamplingOptions],
+        **how: Any,
     ) -> Tensor:
         """Sample latents for `tokenizer.decode`: (b, c, h, w) or (b, c, t, h, w); other arguments as in `sample`.
 
@@ -205,7 +144,7 @@ class DiffusionGenerator:
             mask = mask.to(self.device).expand(len(items), *shape)
         generators = item_generators(seed, items)
         batches = batches_of(len(items), batch_size)
-        counter = Counter(progress, sampling.steps * len(batches))
+        counter = Counter(progress, _steps(sampling) * len(batches))
         parts = []
         for part in batches:
             held = None if known is None or mask is None else (known[part], mask[part])
@@ -266,9 +205,9 @@ class DiffusionGenerator:
 
         if self._schedule is None:
             walk = flow_euler if sampling.sampler == "euler" else flow_heun
-            return walk(denoise, x, flow_times(sampling.steps, sampling.shift), report)
-        spacing = sampling.spacing or _DEFAULT_SPACING[sampling.sampler]
-        schedule = respace(self._schedule, sampling.steps, spacing)  # type: ignore[arg-type]
+            return walk(denoise, x, flow_times(_steps(sampling), sampling.shift), report)
+        spacing = sampling.spacing or ("linspace" if sampling.sampler == "ddpm" else "trailing")
+        schedule = respace(self._schedule, _steps(sampling), spacing)
         if sampling.sampler == "ddpm":
             return ddpm(denoise, x, schedule, noise, report)
         if sampling.sampler == "ddim":
@@ -340,7 +279,7 @@ class DiffusionGenerator:
         size = self._size(num_frames, height, width, prompt)
         generators = item_generators(seed, items)
         batches = batches_of(len(items), batch_size)
-        counter = Counter(progress, sampling.steps * len(batches))
+        counter = Counter(progress, _steps(sampling) * len(batches))
         parts = []
         for part in batches:
             frames = None if prompt is None else prompt[part]
@@ -359,7 +298,7 @@ class DiffusionGenerator:
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         progress: Progress | None = None,
-        **how: Unpack[SamplingOptions],
+        **how: Any,
     ) -> Tensor:
         """Frame prediction: clips (b, 3, num_frames, H, W) that begin with `frames` (b, 3, T0, H, W), unchanged.
 
@@ -394,7 +333,7 @@ class DiffusionGenerator:
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         progress: Progress | None = None,
-        **how: Unpack[SamplingOptions],
+        **how: Any,
     ) -> Tensor:
         """Fill holes in pictures (b, 3, H, W) or clips (b, 3, T, H, W) in [-1, 1]; the rest comes back unchanged.
 
@@ -423,7 +362,7 @@ class DiffusionGenerator:
             self._check_clip(holes.shape[2])
         hidden = _without(pixels, mask)  # so that nothing of what lies in the holes gets into the latents around them
         generators, batches = item_generators(seed, items), batches_of(len(items), batch_size)
-        counter = Counter(progress, sampling.steps * len(batches))
+        counter = Counter(progress, _steps(sampling) * len(batches))
         parts = []
         for part in batches:
             encoding = self.tokenizer.encode(hidden[part], check_range=False)
@@ -448,7 +387,7 @@ class DiffusionGenerator:
         seed: int = 0,
         indices: Sequence[int] | None = None,
         progress: Progress | None = None,
-        **how: Unpack[SamplingOptions],
+        **how: Any,
     ) -> Iterator[Tensor]:
         """Clips of any length in constant memory: pieces (b, 3, n, H, W) in [-1, 1], as they are made.
 
@@ -479,7 +418,7 @@ class DiffusionGenerator:
         total = -1
         if num_frames is not None:
             first = whole if prompt is None else given + whole - config.num_frames(self._known_frames(given, window))
-            total = sampling.steps * (1 + max(0, -(-(num_frames - first) // (whole - overlap))))
+            total = _steps(sampling) * (1 + max(0, -(-(num_frames - first) // (whole - overlap))))
         counter = Counter(progress, total)
         generators = item_generators(seed, items)
         return self._stream(numbers, generators, (whole, *size[1:]), sampling, prompt, num_frames, window, counter)
@@ -563,22 +502,13 @@ class DiffusionGenerator:
         rest = F.pad(grid[:, 1:], (0, 0, 0, 0, 0, -(grid.shape[1] - 1) % s)).unflatten(1, (-1, s)).amax(2)
         return torch.cat([grid[:, :1], rest], dim=1)[:, None] > 0
 
-    def _sampling(self, given: SamplingOptions, clips: bool) -> DiffusionSampling:
+    def _sampling(self, given: dict[str, Any], clips: bool) -> DiffusionSampling:
         """What was asked for, then what the settings say, then the defaults."""
-        names = [field.name for field in dataclasses.fields(DiffusionSampling)]
-        if unknown := [name for name in given if name not in names]:
-            raise TypeError(f"unknown sampling arguments {', '.join(unknown)}; accepted are {', '.join(names)}")
-        values: dict[str, object] = {name: value for name, value in given.items() if value is not None}
-        # The settings' steps and spacing fit the settings' sampler.
-        defaults = self.settings.sampling_of(clips)
-        if "sampler" in values and values["sampler"] != defaults.get("sampler"):
-            defaults = {name: value for name, value in defaults.items() if name not in ("steps", "spacing")}
-        values = {name: value for name, value in defaults.items() if name in names and value is not None} | values
+        sampling = choose_sampling(self._default_sampling, given, clips)
         objective = self.model.config.objective
-        name = values.setdefault("sampler", _DEFAULT_SAMPLER[objective])
-        values.setdefault("steps", _DEFAULT_STEPS.get(name, 50) if isinstance(name, str) else 50)
-        sampling = DiffusionSampling(**values)  # type: ignore[arg-type]
-        if SAMPLERS[sampling.sampler] != objective:
+        sampler = sampling.sampler or _DEFAULT_SAMPLER[objective]
+        sampling = dataclasses.replace(sampling, sampler=sampler, steps=sampling.steps or _DEFAULT_STEPS[sampler])
+        if SAMPLERS[sampler] != objective:
             fitting = ", ".join(name for name, kind in SAMPLERS.items() if kind == objective)
             raise ValueError(
                 f"sampler {sampling.sampler!r} is not for models of objective {objective!r}; for this one use {fitting}"
@@ -612,8 +542,9 @@ class DiffusionGenerator:
             raise ValueError(f"this model makes pictures only, so num_frames must be 1, found {frames}")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _steps(sampling: DiffusionSampling) -> int:
+    assert sampling.steps is not None  # `_sampling` has chosen
+    return sampling.steps
 
 
 def _without(pixels: Tensor, mask: Tensor) -> Tensor:

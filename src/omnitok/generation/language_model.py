@@ -1,11 +1,10 @@
 """A language model and its tokenizer -> pictures, clips, predicted frames, and video of any length."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Unpack
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,17 +13,17 @@ from omnitok.errors import OmnitokError
 from omnitok.generation.memory import available_bytes, memory_guard
 from omnitok.generation.randomness import hashed_gumbel, item_keys
 from omnitok.generation.requests import Counter, Labels, Progress, as_clip, batches_of, items_of, size_of
-from omnitok.generation.sampling import TokenSampling, TokenSamplingOptions, choose, guide
+from omnitok.generation.sampling import choose, guide
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.code_sequence import LanguageModelConfig, prefix_ids
 from omnitok.models.kv_cache import KVCache
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.packed_linear import pack_linears
+from omnitok.models.sampling import TokenSampling, choose_sampling, narrow
 from omnitok.models.tokenizer import OmniTokenizer
 
 _ENDLESS = 2**62
 _STEPS_TO_LAY_OUT = 32  # from so many on, laying out the weights for few rows (about as long as 5 steps) pays
-_OPTIONS = tuple(field.name for field in dataclasses.fields(TokenSampling))
 
 Step = Callable[[Tensor, KVCache], Tensor]
 """One token a sequence (b, 1), and the cache that it joins -> logits (b, 1, vocabulary)."""
@@ -62,7 +61,7 @@ class CodeSampler:
         self._config, self._step = model.config, model if step is None else step
         self._keys, self._sampling, self._position, self._advance = keys, sampling, position, advance
         self._grid = (prompt.shape[2], prompt.shape[3])
-        if sampling.guided:
+        if sampling.is_guided:
             labels, prompt = torch.cat([labels, torch.full_like(labels, -1)]), torch.cat([prompt, prompt])
         ids, hidden = _prefix(self._config, labels)
         self._cache = model.new_cache(len(labels), self._grid, window)
@@ -87,7 +86,7 @@ class CodeSampler:
             logits = self._step(self._next, self._cache)[:, -1, self._config.code_offset :].float()
             if self._cache.length == self._cache.keys.shape[3]:  # the frame before this one is complete
                 self._cache.slide()
-            if self._sampling.guided:
+            if self._sampling.is_guided:
                 guided = self._sampling.guides(index, height * width)
                 logits = guide(logits, self._sampling.guidance_scale) if guided else logits.chunk(2)[0]
             noise = None
@@ -95,7 +94,7 @@ class CodeSampler:
                 noise = partial(hashed_gumbel, self._keys, self._position)
             chosen = choose(logits, noise, self._sampling)
             codes.append(chosen)
-            self._next = (torch.cat([chosen, chosen]) if self._sampling.guided else chosen)[:, None]
+            self._next = (torch.cat([chosen, chosen]) if self._sampling.is_guided else chosen)[:, None]
             self._next = self._next + self._config.code_offset
             self._position += 1
             self._advance()
@@ -161,6 +160,10 @@ class LanguageModelGenerator:
                 f"the settings name {len(settings.classes)} classes, the language model has {model.config.num_classes}"
             )
         self.model, self.tokenizer, self.settings = model.eval(), tokenizer.eval(), settings
+        try:
+            self._default_sampling = narrow(settings.sampling, TokenSampling)
+        except ValueError as error:
+            raise OmnitokError(f"the settings' sampling is not that of a language model: {error}") from error
 
     @property
     def device(self) -> torch.device:
@@ -253,7 +256,7 @@ class LanguageModelGenerator:
         batch_size: int | None = None,
         progress: Progress | None = None,
         compile: bool = False,
-        **how: Unpack[TokenSamplingOptions],
+        **how: Any,
     ) -> Tensor:
         """Frame prediction: clips (b, 3, num_frames, H, W) that begin with `frames` (b, 3, T0, H, W), unchanged.
 
@@ -286,7 +289,7 @@ class LanguageModelGenerator:
         prompt_codes: Tensor | None = None,
         progress: Progress | None = None,
         compile: bool = False,
-        **how: Unpack[TokenSamplingOptions],
+        **how: Any,
     ) -> Tensor:
         """Sample codes (b, t, h, w); arguments and errors as in `sample`.
 
@@ -325,7 +328,7 @@ class LanguageModelGenerator:
         indices: Sequence[int] | None = None,
         progress: Progress | None = None,
         compile: bool = False,
-        **how: Unpack[TokenSamplingOptions],
+        **how: Any,
     ) -> Iterator[Tensor]:
         """Clips of any length in constant memory: pieces (b, 3, n, H, W) in [-1, 1], as they are made.
 
@@ -428,18 +431,10 @@ class LanguageModelGenerator:
 
     # -------------------------------------------------------------------------------------------------------- parts
 
-    def _sampling(self, given: TokenSamplingOptions, clips: bool) -> TokenSampling:
+    def _sampling(self, given: dict[str, Any], clips: bool) -> TokenSampling:
         """What was asked for, then what the settings say, then the defaults."""
-        if unknown := [name for name in given if name not in _OPTIONS]:
-            raise TypeError(f"unknown sampling arguments {', '.join(unknown)}; accepted are {', '.join(_OPTIONS)}")
-        defaults = self.settings.sampling_of(clips)
-        values: dict[str, object] = {n: v for n, v in defaults.items() if n in _OPTIONS and v is not None}
-        values |= {name: value for name, value in given.items() if value is not None}
-        for name, value in values.items():
-            if isinstance(value, str):
-                raise ValueError(f"{name} must be a number, found {value!r}")
-        sampling = TokenSampling(**values)  # type: ignore[arg-type]
-        if sampling.guided and not self.model.config.num_classes:
+        sampling = choose_sampling(self._default_sampling, given, clips)
+        if sampling.is_guided and not self.model.config.num_classes:
             raise ValueError(
                 f"a model without classes cannot be guided: guidance_scale must be 1, found {sampling.guidance_scale}"
             )
@@ -465,7 +460,7 @@ class LanguageModelGenerator:
 
     def _bytes_per_item(self, grid: tuple[int, int, int], sampling: TokenSampling) -> int:
         """The cache, which is nearly all; activations and the decoder are left to the allocator."""
-        rows = 2 if sampling.guided else 1
+        rows = 2 if sampling.is_guided else 1
         return KVCache.nbytes(self.model.config, rows, grid[0], grid[1:], self.model.dtype.itemsize)
 
     def _encode(
@@ -500,7 +495,7 @@ class LanguageModelGenerator:
         elif steps < _STEPS_TO_LAY_OUT or not self._leaves_room(items * self._bytes_per_item(grid, sampling)):
             step = self.model
         else:
-            step = pack_linears(self.model, 2 * items if sampling.guided else items)
+            step = pack_linears(self.model, 2 * items if sampling.is_guided else items)
         return _Run(sampling, seed, step, Counter(progress, total))
 
     def _leaves_room(self, needed: int) -> bool:

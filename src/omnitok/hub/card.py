@@ -46,7 +46,7 @@ def generator_card(model: LanguageModel | DiffusionTransformer, settings: Genera
     kind = "language model" if isinstance(model, LanguageModel) else "diffusion transformer"
     media = "pictures" if settings.num_frames == 1 else f"pictures and clips of up to {settings.num_frames} frames"
     classes = ", ".join(settings.classes[:20]) + (" …" if len(settings.classes) > 20 else "")
-    sampling = ", ".join(f"{key} {value}" for key, value in settings.sampling.items())
+    sampling = ", ".join(f"{key} {value}" for key, value in settings.sampling.chosen().items())
     return f"""---
 library_name: omnitok
 ---

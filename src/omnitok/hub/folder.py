@@ -190,7 +190,7 @@ def _typed(name: str, value: Any, annotation: Any) -> Any:
                 return tuple(value)
             if not of_text and all(_is_number(item) for item in value):
                 return tuple(float(item) for item in value)
-        if get_origin(option) is Mapping and isinstance(value, dict):
+        if dataclasses.is_dataclass(option) and isinstance(value, dict):
             return value  # its entries are checked by the class
     named = " or ".join(_type_name(option) for option in options)
     raise ValueError(f"field {name} must be {named}, found {_short(value)}")
@@ -368,7 +368,7 @@ def save_generator(model: Generator, settings: GeneratorSettings, folder: str | 
     config = {
         "architecture": type(model).__name__,
         **dataclasses.asdict(model.config),
-        "settings": beside | {"sampling": dict(settings.sampling)},
+        "settings": beside | {"sampling": settings.sampling.chosen()},
     }
     return write_model(folder, config, model.state_dict(), lambda name: generator_card(model, settings, name))
 

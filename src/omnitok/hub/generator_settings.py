@@ -1,10 +1,9 @@
 """What a generator's folder says beside its weights: tokenizer, classes, trained size, sampling defaults."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-SamplingValue = float | int | str | tuple[float, float] | None
+from omnitok.models.sampling import Sampling, read_sampling
 
 
 @dataclass(frozen=True)
@@ -17,8 +16,7 @@ class GeneratorSettings:
         classes: names of the classes in the order of their labels; empty where they have no names, or there are none.
         height, width: pixels of the pictures and clips it was trained on.
         num_frames: frames of its clips; 1 for a generator of pictures.
-        sampling: defaults of `sample`'s arguments by name (guidance_scale, guidance_interval; temperature, top_k,
-            top_p; steps, sampler); clip_guidance_scale is the guidance_scale of clips, where that is another.
+        sampling: defaults of `sample`'s arguments; also a mapping of their names to values, as a file gives it.
         fps: frames a second of its clips; None where not known.
         latent_scale: what a diffusion model's latents were multiplied with (0.18215 for the released ones); None where
             they were normalised per channel with the tokenizer's `latent_mean` and `latent_std`.
@@ -30,7 +28,7 @@ class GeneratorSettings:
     height: int = 256
     width: int = 256
     num_frames: int = 1
-    sampling: Mapping[str, SamplingValue] = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)
     fps: float | None = None
     latent_scale: float | None = None
 
@@ -50,32 +48,15 @@ class GeneratorSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}")
-        if not isinstance(self.sampling, Mapping):
-            raise ValueError(f"sampling must be a mapping from names to values, found {self.sampling!r}")
-        sampling = dict(self.sampling)  # a copy; a plain dict, which asdict and JSON take
-        interval = sampling.get("guidance_interval")
-        if interval is not None:
-            sampling["guidance_interval"] = _interval(interval)
-        for name, setting in sampling.items():
-            if name == "guidance_interval":
-                continue
-            plain = setting is None or isinstance(setting, float | int | str)
-            if not isinstance(name, str) or not plain or isinstance(setting, bool):
-                raise ValueError(f"sampling {name!r} must be a number, text or null, found {setting!r}")
-            if isinstance(setting, float) and not math.isfinite(setting):
-                raise ValueError(f"sampling {name!r} must be finite, found {setting}")
-        object.__setattr__(self, "sampling", sampling)
+        try:
+            object.__setattr__(self, "sampling", read_sampling(self.sampling))
+        except ValueError as error:
+            raise ValueError(f"sampling: {error}") from error
         if self.fps is not None and (isinstance(self.fps, bool) or not 0 < self.fps < math.inf):
             raise ValueError(f"fps must be positive or None, found {self.fps!r}")
         scale = self.latent_scale
         if scale is not None and (isinstance(scale, bool) or not 0 < scale < math.inf):
             raise ValueError(f"latent_scale must be positive or None, found {scale!r}")
-
-    def sampling_of(self, clips: bool) -> dict[str, SamplingValue]:
-        """`sampling` of pictures, or of clips."""
-        sampling = dict(self.sampling)
-        of_clips = sampling.pop("clip_guidance_scale", None)
-        return sampling | {"guidance_scale": of_clips} if clips and of_clips is not None else sampling
 
     def label_of(self, name: str) -> int:
         """The label of a class name.
@@ -87,13 +68,3 @@ class GeneratorSettings:
             return self.classes.index(name)
         known = ", ".join(self.classes[:20]) + (" …" if len(self.classes) > 20 else "")
         raise ValueError(f"unknown class {name!r}; " + (f"known are {known}" if known else "the classes have no names"))
-
-
-def _interval(found: object) -> tuple[float, float]:
-    """Two fractions in order, which JSON gives as a list."""
-    if isinstance(found, list | tuple) and len(found) == 2:
-        low, high = found
-        numbers = all(isinstance(n, float | int) and not isinstance(n, bool) for n in (low, high))
-        if numbers and 0 <= low <= high <= 1:
-            return float(low), float(high)
-    raise ValueError(f"sampling 'guidance_interval' must be two fractions in order, found {found!r}")

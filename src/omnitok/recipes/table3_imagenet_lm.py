@@ -19,10 +19,10 @@ Expected: the FID of the table, over 50 000 samples with top-k 2048, top-p 1 and
 
 from dataclasses import replace
 
+from omnitok.models.sampling import TokenSampling
 from omnitok.recipes.generators import LARGE, MEDIUM, PICTURES
-from omnitok.training.generator_config import TokenSamplingConfig
 
-_SAMPLING = TokenSamplingConfig(guidance_scale=2.5, top_k=2048, top_p=1.0)
+_SAMPLING = TokenSampling(guidance_scale=2.5, top_k=2048, top_p=1.0)
 
 RUNS = tuple(
     replace(

@@ -21,10 +21,10 @@ the future (see docs/reproduction.md), ours has not.
 
 from dataclasses import replace
 
+from omnitok.models.sampling import TokenSampling
 from omnitok.recipes.generators import CLIPS, LARGE, MEDIUM
-from omnitok.training.generator_config import TokenSamplingConfig
 
-_SAMPLING = TokenSamplingConfig(top_k=2048, top_p=0.9)
+_SAMPLING = TokenSampling(top_k=2048, top_p=0.9)
 
 RUNS = tuple(
     replace(

@@ -21,10 +21,10 @@ Expected: the FVD of the table, over 2048 samples with top-k 4096, top-p 0.9 and
 
 from dataclasses import replace
 
+from omnitok.models.sampling import TokenSampling
 from omnitok.recipes.generators import CLIPS, LARGE, MEDIUM
-from omnitok.training.generator_config import TokenSamplingConfig
 
-_SAMPLING = TokenSamplingConfig(guidance_scale=1.5, top_k=4096, top_p=0.9)
+_SAMPLING = TokenSampling(guidance_scale=1.5, top_k=4096, top_p=0.9)
 
 RUNS = tuple(
     replace(

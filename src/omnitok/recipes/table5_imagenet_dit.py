@@ -20,8 +20,9 @@ Expected: the FID of the table, over 50 000 samples of 250 DDPM steps; rFID of t
 """
 
 from omnitok.models.diffusion_transformer import DIFFUSION_TRANSFORMERS
+from omnitok.models.sampling import DiffusionSampling
 from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig
-from omnitok.training.generator_config import DiffusionSamplingConfig, DiffusionTrainConfig
+from omnitok.training.generator_config import DiffusionTrainConfig
 
 DIT_XL = DiffusionTrainConfig(
     name="imagenet-dit-xl",
@@ -34,7 +35,7 @@ DIT_XL = DiffusionTrainConfig(
     log=LogConfig(every=100, pictures_every=10_000, validate_every=10_000),
     steps=1_000_000,
     checkpoint_every=5000,
-    sampling=DiffusionSamplingConfig(guidance_scale=2.0, steps=250, sampler="ddpm"),
+    sampling=DiffusionSampling(guidance_scale=2.0, steps=250, sampler="ddpm"),
 )
 
 RUNS = (DIT_XL,)

@@ -20,8 +20,8 @@ Expected: FVD 209.2 over 2048 samples of 250 DDPM steps; rFVD of the VAE 23.
 from dataclasses import replace
 
 from omnitok.models.diffusion_transformer import DIFFUSION_TRANSFORMERS
+from omnitok.models.sampling import DiffusionSampling
 from omnitok.recipes.table5_imagenet_dit import DIT_XL
-from omnitok.training.generator_config import DiffusionSamplingConfig
 
 RUNS = (
     replace(
@@ -30,6 +30,6 @@ RUNS = (
         model=DIFFUSION_TRANSFORMERS["latte-xl/2"],
         data=replace(DIT_XL.data, video_batch=40),
         steps=300_000,
-        sampling=DiffusionSamplingConfig(guidance_scale=1.0, steps=250, sampler="ddpm"),
+        sampling=DiffusionSampling(guidance_scale=1.0, steps=250, sampler="ddpm"),
     ),
 )

@@ -21,12 +21,11 @@ from dataclasses import replace
 
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
+from omnitok.models.sampling import DiffusionSampling, TokenSampling
 from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig
 from omnitok.training.generator_config import (
-    DiffusionSamplingConfig,
     DiffusionTrainConfig,
     LanguageModelTrainConfig,
-    TokenSamplingConfig,
 )
 
 TINY_LM = LanguageModelTrainConfig(
@@ -47,7 +46,7 @@ TINY_LM = LanguageModelTrainConfig(
     log=LogConfig(every=20, pictures_every=0, validate_every=250),
     steps=2600,
     checkpoint_every=250,
-    sampling=TokenSamplingConfig(guidance_scale=3.0, top_k=100),
+    sampling=TokenSampling(guidance_scale=3.0, top_k=100),
 )
 """5 M parameters over 1024 codes; codes of pictures and clips in one vocabulary."""
 
@@ -64,7 +63,7 @@ TINY_DIT = DiffusionTrainConfig(
     log=LogConfig(every=20, pictures_every=0, validate_every=250),
     steps=3000,
     checkpoint_every=250,
-    sampling=DiffusionSamplingConfig(guidance_scale=4.0, clip_guidance_scale=1.5, steps=25, sampler="euler"),
+    sampling=DiffusionSampling(guidance_scale=4.0, video_guidance_scale=1.5, steps=25, sampler="euler"),
 )
 """Flow matching on 8 channels; the odd blocks attend over time."""
 

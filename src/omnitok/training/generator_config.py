@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
+from omnitok.models.sampling import DiffusionSampling, TokenSampling
 from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig
 
 _STRICT = ConfigDict(extra="forbid")
@@ -68,31 +69,6 @@ class GeneratorTrainConfig:
         return self
 
 
-@dataclass(frozen=True, config=_STRICT)
-class TokenSamplingConfig:
-    """Defaults of sampling that are written into the trained model, for `omnitok generate` and `sample`;
-    `clip_guidance_scale` is the guidance of clips, where that is another."""
-
-    guidance_scale: float = 1.0
-    clip_guidance_scale: float | None = None
-    guidance_interval: tuple[float, float] | None = None
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-
-@dataclass(frozen=True, config=_STRICT)
-class DiffusionSamplingConfig:
-    """Defaults of sampling that are written into the trained model, for `omnitok generate` and `sample`;
-    `clip_guidance_scale` is the guidance of clips, where that is another."""
-
-    guidance_scale: float = 1.0
-    clip_guidance_scale: float | None = None
-    guidance_interval: tuple[float, float] | None = None
-    steps: int = 250
-    sampler: str = "ddpm"
-
-
 @dataclass(frozen=True, config=_STRICT, kw_only=True)
 class LanguageModelTrainConfig(GeneratorTrainConfig):
     """One training run of a language model over a tokenizer's codes.
@@ -108,7 +84,7 @@ class LanguageModelTrainConfig(GeneratorTrainConfig):
     kind: Literal["language_model"] = "language_model"
     model: LanguageModelConfig
     start_from_codebook: bool = False
-    sampling: TokenSamplingConfig = field(default_factory=TokenSamplingConfig)
+    sampling: TokenSampling = field(default_factory=TokenSampling)
 
 
 @dataclass(frozen=True, config=_STRICT, kw_only=True)
@@ -123,7 +99,7 @@ class DiffusionTrainConfig(GeneratorTrainConfig):
 
     kind: Literal["diffusion"] = "diffusion"
     model: DiffusionTransformerConfig
-    sampling: DiffusionSamplingConfig = field(default_factory=DiffusionSamplingConfig)
+    sampling: DiffusionSampling = field(default_factory=DiffusionSampling)
 
 
 AnyGeneratorConfig = LanguageModelTrainConfig | DiffusionTrainConfig

@@ -15,6 +15,7 @@ from omnitok.atomic import atomic_path
 from omnitok.errors import OmnitokError
 from omnitok.models.diffusion_transformer import DIFFUSION_TRANSFORMERS
 from omnitok.models.presets import PRESETS
+from omnitok.models.sampling import ALIASES
 from omnitok.training.config import LOSS_NAMES, TrainConfig
 from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
 
@@ -186,12 +187,12 @@ def _check_keys(plain: Mapping[str, Any], part: Any, prefix: str, source: str, k
     hints = get_type_hints(part)
     for name, value in plain.items():
         key = f"{prefix}{name}"
-        if name not in hints:
+        if name not in hints and name not in ALIASES:
             raise OmnitokError(f"{source}: unknown key {key!r}{_nearest(key, kind)}")
         if isinstance(value, Mapping):
-            if dataclasses.is_dataclass(hints[name]):
+            if dataclasses.is_dataclass(hints.get(name)):
                 _check_keys(value, hints[name], f"{key}.", source, kind)
-            elif get_origin(hints[name]) is dict:
+            elif get_origin(hints.get(name)) is dict:
                 for entry in value:
                     _annotation(f"{key}.{entry}", source, kind)
 

@@ -192,7 +192,6 @@ def prepare(config: AnyGeneratorConfig, processes: Processes, fresh: bool = True
         source = load_source(config.init)
         config = with_architecture(config, source)
     config = complete(config, facts)
-    sampling = dataclasses.asdict(config.sampling)
     frames, height, width = facts.pixels
     settings = GeneratorSettings(
         tokenizer=name,
@@ -202,7 +201,7 @@ def prepare(config: AnyGeneratorConfig, processes: Processes, fresh: bool = True
         height=height,
         width=width,
         num_frames=frames,
-        sampling={key: value for key, value in sampling.items() if value is not None},
+        sampling=config.sampling,
         fps=facts.fps,
     )
     return Prepared(config, tokenizer, data, settings, source)
