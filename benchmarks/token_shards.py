@@ -27,7 +27,7 @@ import torch
 from omnitok import OmniTokenizer
 from omnitok.data import TokenShards, write_image
 from omnitok.data.shard_format import TokenFormat, TokenRecord
-from omnitok.data.shard_writing import Token, read_shard_entry, write_index, write_shard
+from omnitok.data.shard_writing import Token, read_shard, write_index, write_shard
 from omnitok.hub.folder import fingerprint
 from omnitok.tokenization.encoding import encode_batch
 from omnitok.tokenization.job import Plan, TokenizeJob, TokenizeSettings, find_collection, make_plan
@@ -120,7 +120,7 @@ def reads(items: int, count: int, repeats: int = 5) -> dict[str, object]:
         parts = np.array_split(codes, max(1, items // 1000))
         for number, part in enumerate(parts):
             write_shard(folder, number, format, (Token(record, values) for values in part), [])
-        write_index(folder, format, [entry for k in range(len(parts)) if (entry := read_shard_entry(folder, k))])
+        write_index(folder, format, [entry for k in range(len(parts)) if (entry := read_shard(folder, k))])
         np.save(folder / "raw.npy", codes)
         raw = np.load(folder / "raw.npy", mmap_mode="r")
         shards = TokenShards(folder)

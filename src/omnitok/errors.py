@@ -67,6 +67,11 @@ def reason(error: BaseException) -> str:
         return "nested too deeply"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
+    if type(error).__module__.startswith("pydantic"):  # its own text has several lines, a type and a web address
+        problem = error.errors(include_url=False, include_context=False)[0]  # type: ignore[attr-defined]
+        place = ".".join(map(str, problem["loc"]))
+        found = "" if problem["type"] in ("missing", "value_error") else f", found {describe(problem['input'])}"
+        return describe(f"{place}: {problem['msg'].removeprefix('Value error, ')}{found}".removeprefix(": "))
     lines = str(error).strip().splitlines()
     return describe(lines[0]) if lines else type(error).__name__
 

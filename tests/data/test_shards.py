@@ -1,6 +1,7 @@
 """Token shards: what was written is read; whatever is wrong with a folder is one sentence."""
 
 import json
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,12 +12,12 @@ import pytest
 import torch
 
 from omnitok.data import TokenShards
-from omnitok.data.shard_format import TokenFormat, TokenRecord, codes_dtype, read_json, write_json
+from omnitok.data.shard_format import FileFailure, TokenFormat, TokenRecord, codes_dtype, read_json, write_json
 from omnitok.data.shard_writing import (
     Token,
     begin_folder,
     pack,
-    read_shard_entry,
+    read_shard,
     shard_name,
     write_index,
     write_shard,
@@ -50,8 +51,8 @@ def write(folder: Path, format: TokenFormat, grids: Sequence[Sequence[tuple[int,
             label = number % labels if labels else -1
             tokens.append(Token(record(number, label, fps), pack(values, format)))
             number += 1
-        write_shard(folder, shard, format, tokens, [{"key": "bad.png", "reason": "bad.png: is bad"}] * shard)
-    entries = [read_shard_entry(folder, shard) for shard in range(len(grids))]
+        write_shard(folder, shard, format, tokens, [FileFailure(key="bad.png", reason="bad.png: is bad")] * shard)
+    entries = [read_shard(folder, shard) for shard in range(len(grids))]
     write_index(folder, format, [entry for entry in entries if entry is not None])
     return folder
 
@@ -179,7 +180,7 @@ def flip(path: Path) -> None:
         ("00001/items.npy", cut, "truncated"),
         ("00000/keys.txt", Path.unlink, "missing"),
         ("00002/codes-4x3.npy", flip, "content has changed"),
-        ("index.json", cut, "no JSON|checksum"),
+        ("index.json", cut, "cannot be read as a JSON file"),
         ("index.json", lambda path: path.write_text("[1]"), "not a file that"),
         ("index.json", lambda path: path.write_text(path.read_text().replace('"count": 2', '"count": 3')), "checksum"),
         ("index.json", Path.unlink, "holds no token shards"),
@@ -197,18 +198,107 @@ def resealed(folder: Path, **changes: object) -> None:
     write_json(folder / "index.json", {**read_json(folder / "index.json"), **changes})
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("shards", 3),
+        ("shards", [{"name": "../elsewhere"}]),
+        ("skipped", None),
+        ("skipped", -1),
+        ("classes", {"a": 1}),
+        ("kind", ["codes"]),
+        ("tokenizer", "some-vq"),
+        ("codebook_size", 10**4000),
+        ("settings", []),
+    ],
+)
+def test_an_index_with_anything_in_it_is_one_sentence(folder: Path, key: str, value: object) -> None:
+    resealed(folder, **{key: value})
+    with pytest.raises(ShardError) as error:
+        TokenShards(folder)
+    assert str(folder) in str(error.value)
+    assert len(str(error.value)) < 600
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"grid": [-4, 3]}, {"count": -2}, {"count": 2**70}, {"file": "../../codes-1x1.npy"}]
+)
+def test_what_an_index_may_claim_of_an_array_is_bounded(folder: Path, changes: dict[str, object]) -> None:
+    shards = read_json(folder / "index.json")["shards"]
+    shards[0]["arrays"][0].update(changes)
+    resealed(folder, shards=shards)
+    with pytest.raises(ShardError, match=r"shards\.0\.arrays\.0\."):
+        TokenShards(folder)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (3,), }",
+        b"{'descr': '<u2', 'fortran_order': False, 'shape': (3, 4, -3), }",
+        b"{'descr': '<u2', 'fortran_order': False, 'shape': (99999999999, 99999999999), }",
+        b"(" * 5000,
+        b"{'descr': '<u2', 'fortran_order': \xff",
+        b"",
+    ],
+)
+def test_a_hostile_header_is_one_sentence(folder: Path, header: bytes) -> None:
+    path = folder / "00002/codes-4x3.npy"
+    head = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    path.write_bytes(head.ljust(path.stat().st_size, b"\0"))
+    shards = read_json(folder / "index.json")["shards"]
+    shards[2]["arrays"][0]["bytes"] = path.stat().st_size
+    resealed(folder, shards=shards)
+    with pytest.raises(ShardError, match=r"codes-4x3\.npy: ") as error:
+        TokenShards(folder).indices_of((4, 3)), TokenShards(folder)[5]
+    assert "\n" not in str(error.value)
+
+
+def test_latents_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path, TokenFormat("latents", "bfloat16", 3, "vae", "b" * 64), [[(4, 3)]])
+    path = folder / "00000/latents-4x3.npy"
+    path.write_bytes(path.read_bytes()[:-2] + b"\x80\x7f")  # infinity
+    with pytest.raises(ShardError, match="NaN or infinite"):
+        TokenShards(folder)[0]
+
+
+def test_a_pipe_in_place_of_a_file_does_not_block(folder: Path) -> None:
+    for name in ("00000/items.npy", "index.json"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(ShardError):
+            TokenShards(folder)
+    assert read_shard(folder, 0) is None
+
+
+def test_names_that_are_no_text_survive(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    format = replace(FORMAT, classes=(name, "ü"))
+    token = Token(replace(record(0, 0), key=f"{name}/a.png"), pack(codes_of(0, (4, 3)), format))
+    begin_folder(tmp_path, format.to_json())
+    begin_folder(tmp_path, format.to_json())  # goes on: what was written is what is read
+    write_shard(tmp_path, 0, format, [token], [FileFailure(key=name, reason=f"{name}: is bad")])
+    report = read_shard(tmp_path, 0)
+    assert report is not None
+    write_index(tmp_path, format, [report])
+    shards = TokenShards(tmp_path)
+    assert (shards.classes, shards[0].key) == ((name, "ü"), f"{name}/a.png")
+    assert json.loads((tmp_path / "errors.jsonl").read_bytes())["key"] == name
+
+
 def test_an_index_that_lies_with_a_good_checksum(folder: Path) -> None:
     resealed(folder, codebook_size=8)
     with pytest.raises(ShardError, match="the codebook of 'some-vq' has 8"):
         TokenShards(folder)[0]
     resealed(folder, codebook_size="many")
-    with pytest.raises(ShardError, match="incomplete or damaged"):
+    with pytest.raises(ShardError, match="cannot be read as a shard index: "):
         TokenShards(folder)
     resealed(folder, codebook_size=64, version=2)
     with pytest.raises(ShardError, match="version 2"):
         TokenShards(folder)
     resealed(folder, version=1, shards=[{"name": "00000"}])
-    with pytest.raises(ShardError, match="incomplete or damaged"):
+    with pytest.raises(ShardError, match="cannot be read as a shard index: "):
         TokenShards(folder)
 
 
@@ -223,10 +313,10 @@ def test_unfinished_work_is_told(tmp_path: Path) -> None:
 
 
 def test_incomplete_shards_are_no_entries(folder: Path) -> None:
-    assert read_shard_entry(folder, 0) is not None
-    assert read_shard_entry(folder, 9) is None
+    assert read_shard(folder, 0) is not None
+    assert read_shard(folder, 9) is None
     cut(folder / shard_name(0) / "items.npy")
-    assert read_shard_entry(folder, 0) is None
+    assert read_shard(folder, 0) is None
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from omnitok import atomic
 from omnitok.data import TokenShards, read_image, read_video
+from omnitok.data.shard_format import FileFailure
 from omnitok.data.transforms import fit_square
 from omnitok.errors import ShardError
 from omnitok.models.tokenizer import OmniTokenizer
@@ -214,9 +215,7 @@ def test_too_short_clips_are_listed(tokenizer: OmniTokenizer, tmp_path: Path) ->
 
     write_video(tmp_path / "in/short.mp4", smooth(0, 4, 32, 32), fps=10)
     work = run(plan_of(tmp_path / "in", tokenizer), tokenizer, tmp_path / "out")
-    assert work.summary.errors == [
-        {"key": "short.mp4", "reason": "short.mp4: 4 frames, at least 5 are needed"},
-    ]
+    assert work.summary.errors == [FileFailure(key="short.mp4", reason="short.mp4: 4 frames, at least 5 are needed")]
     assert len(TokenShards(tmp_path / "out")) == 0
 
 

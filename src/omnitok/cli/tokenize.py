@@ -185,7 +185,7 @@ class Tokenize(CommonOptions):
             "model_sha256": model.sha256,
         }
         for error in summary.errors[:SHOWN_ERRORS]:
-            say(f"error: {error['reason']}")
+            say(f"error: {error.reason}")
         if summary.skipped > SHOWN_ERRORS:
             say(f"error: {summary.skipped - SHOWN_ERRORS} more files could not be read")
         if self.json:

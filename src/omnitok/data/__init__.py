@@ -12,7 +12,7 @@ from omnitok.data.media import (
     write_image,
     write_video,
 )
-from omnitok.data.shards import TokenItem, TokenShards
+from omnitok.data.token_shards import TokenItem, TokenShards
 
 __all__ = [
     "IMAGE_SUFFIXES",

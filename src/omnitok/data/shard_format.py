@@ -5,8 +5,8 @@ A folder holds
 - `index.json`: the tokenizer's name and weight hash, the kind of tokens, class names, settings, and for each shard its
   files with their sizes and SHA-256; the index carries a checksum of itself;
 - `plan.json`: the same without the shards, from the start of the work on;
-- a folder a shard, `00000`, `00001`, ...: for each grid shape one array, `codes-16x16.npy` (n, h, w) of pictures or
-  `codes-5x16x16.npy` (n, t, h, w) of clips, `latents-...npy` (n, c, h, w) or (n, c, t, h, w); `items.npy`, a row an
+- a folder per shard, `00000`, `00001`, ...: for each grid shape one array, `codes-16x16.npy` (n, h, w) of images or
+  `codes-5x16x16.npy` (n, t, h, w) of videos, `latents-...npy` (n, c, h, w) or (n, c, t, h, w); `items.npy`, a row per
   item; `keys.txt`, all keys one after another; `shard.json`, its entry of the index and what could not be read;
 - `errors.jsonl`: every file that could not be read, with the reason.
 
@@ -17,15 +17,18 @@ order of the arrays of a shard, then of their rows, which is also the order of `
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
+from pydantic import BaseModel, Field
 
 from omnitok.atomic import atomic_path
-from omnitok.errors import ShardError
+from omnitok.errors import ShardError, describe, reading
 
 FORMAT, VERSION = "omnitok-shards", 1
 INDEX_NAME, PLAN_NAME, ERRORS_NAME = "index.json", "plan.json", "errors.jsonl"
@@ -33,7 +36,7 @@ SHARD_NAME, ITEMS_NAME, KEYS_NAME = "shard.json", "items.npy", "keys.txt"
 
 Kind = Literal["codes", "latents"]
 Grid = tuple[int, ...]
-"""(h, w) of a picture's tokens, (t, h, w) of a clip's."""
+"""(h, w) of a image's tokens, (t, h, w) of a video's."""
 
 ITEM_DTYPE = np.dtype(
     [
@@ -55,7 +58,88 @@ STORED: dict[str, np.dtype[Any]] = {
     "float16": np.dtype("<f2"),
     "bfloat16": np.dtype("<u2"),  # its bits
 }
-_DTYPES_OF: dict[str, tuple[str, ...]] = {"codes": ("uint16", "uint32"), "latents": ("float16", "bfloat16")}
+_DTYPES: dict[str, tuple[str, ...]] = {"codes": ("uint16", "uint32"), "latents": ("float16", "bfloat16")}
+
+Count = Annotated[int, Field(ge=0, lt=2**48)]  # far more than a disk holds, and products of few of them fit an int64
+
+
+class StoredArray(BaseModel, frozen=True):
+    """An array of a shard: `count` items of one grid. Names are names, never paths."""
+
+    grid: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(min_length=2, max_length=3)]
+    count: Count
+    file: Annotated[str, Field(pattern=r"^(codes|latents)-[0-9]+(x[0-9]+){1,2}\.npy$")]
+    bytes: Count
+    sha256: str
+
+
+class StoredTable(BaseModel, frozen=True):
+    """A file that describes the items of a shard."""
+
+    file: Literal["items.npy", "keys.txt"]
+    bytes: Count
+    sha256: str
+
+
+class ShardEntry(BaseModel, frozen=True):
+    """A shard, as `index.json` lists it."""
+
+    name: Annotated[str, Field(pattern="^[0-9]{5,}$")]
+    items: Count
+    tokens: Count
+    skipped: Count
+    labelled: Count
+    arrays: tuple[StoredArray, ...]
+    tables: tuple[StoredTable, ...]
+
+    @property
+    def files(self) -> tuple[StoredArray | StoredTable, ...]:
+        """All of its files but `shard.json`."""
+        return (*self.arrays, *self.tables)
+
+
+class FileFailure(BaseModel, frozen=True):
+    """A file of the collection that could not be read."""
+
+    key: str
+    reason: str
+
+
+class ShardReport(ShardEntry, frozen=True):
+    """`shard.json`: the entry, and what could not be read."""
+
+    errors: tuple[FileFailure, ...]
+
+
+class _Identity(BaseModel):
+    name: str
+    sha256: str
+
+
+class ShardIndex(BaseModel, frozen=True):
+    """`index.json`."""
+
+    kind: Kind
+    dtype: str
+    codebook_size: Count = 0
+    latent_channels: Count = 0
+    tokenizer: _Identity
+    classes: tuple[str, ...]
+    settings: dict[str, Any]
+    skipped: Count
+    labelled: Count = 0
+    shards: tuple[ShardEntry, ...]
+
+    @property
+    def format(self) -> "TokenFormat":
+        """What all shards have in common.
+
+        Raises:
+            ValueError: a combination that does not exist.
+        """
+        size = self.codebook_size if self.kind == "codes" else self.latent_channels
+        identity = self.tokenizer
+        return TokenFormat(self.kind, self.dtype, size, identity.name, identity.sha256, self.classes, self.settings)
 
 
 @dataclass(frozen=True)
@@ -83,7 +167,7 @@ class TokenFormat:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        accepted = _DTYPES_OF.get(self.kind)
+        accepted = _DTYPES.get(self.kind)
         if accepted is None:
             raise ValueError(f"kind must be 'codes' or 'latents', found {self.kind!r}")
         if self.dtype not in accepted:
@@ -115,13 +199,13 @@ class TokenRecord:
     """Everything about an item but its tokens.
 
     Attributes:
-        key: name of its file below the collection (several items share it: views, windows of a clip).
+        key: name of its file below the collection (several items share it: views, windows of a video).
         label: class number, -1 for none.
-        size: (T, H, W) of the pixels that were encoded, for `decode` to crop to; a picture has T = 1.
+        size: (T, H, W) of the pixels that were encoded, for `decode` to crop to; an image has T = 1.
         source_size: (H, W) of the frames of the file.
-        fps: frames a second of a clip's frames; None for a picture.
+        fps: frames a second of a video's frames; None for a picture.
         view: number of the view; 0 is the plain one.
-        start: first frame of the clip.
+        start: first frame in the video.
         crop: (top, left, height, width) in the file's frames of what was encoded, before resizing.
         flip: whether it was mirrored (after cropping).
     """
@@ -147,25 +231,96 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def to_utf8(text: str) -> bytes:
+    """JSON as bytes; of a file name that is no text, the bytes that are none become escapes, which JSON has too."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON with a checksum of itself."""
     stamped = {**content, "sha256": _checksum(content)}
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(stamped, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(to_utf8(json.dumps(stamped, indent=1, ensure_ascii=False) + "\n"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    try:
+    """What `write_json` wrote, without the checksum.
+
+    Raises:
+        ShardError: it is absent, damaged, edited or not of ours.
+    """
+    with reading(path, ShardError, "JSON file"):
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise FileNotFoundError
         content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise ShardError(f"{path}: is no JSON; it is damaged ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict) or "sha256" not in content:
-        raise ShardError(f"{path}: is not a file that `omnitok tokenize` wrote")
-    stated = content.pop("sha256")
-    if stated != _checksum(content):
-        raise ShardError(
-            f"{path}: does not fit its own checksum, so it was edited or damaged; "
-            "`omnitok tokenize` with the same options and --resume writes it anew"
-        )
+        if not isinstance(content, dict) or "sha256" not in content:
+            raise ShardError(f"{path}: is not a file that `omnitok tokenize` wrote")
+        stated = content.pop("sha256")
+        if stated != _checksum(content):
+            raise ShardError(
+                f"{path}: does not fit its own checksum, so it was edited or damaged; "
+                "`omnitok tokenize` with the same options and --resume writes it anew"
+            )
     return content
+
+
+def read_index(folder: Path) -> ShardIndex:
+    """The index of a folder of finished shards.
+
+    Raises:
+        ShardError: no shards, unfinished ones, or a damaged index.
+    """
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        if (folder / PLAN_NAME).is_file():
+            raise ShardError(
+                f"{folder}: its shards are not finished (there is no {INDEX_NAME} yet); the same `omnitok tokenize` "
+                "with --resume continues them"
+            )
+        found = "holds no token shards" if folder.is_dir() else "no such folder"
+        raise ShardError(f"{folder}: {found}; a folder that `omnitok tokenize` wrote is wanted")
+    content = read_json(path)
+    name, version = content.get("format"), content.get("version")
+    if (name, version) != (FORMAT, VERSION):
+        stated = f"{describe(name)} version {describe(version)}"
+        raise ShardError(f"{path}: is {stated}, this omnitok reads {FORMAT!r} version {VERSION}")
+    with reading(path, ShardError, "shard index"):
+        index = ShardIndex.model_validate(content)
+        index.format  # noqa: B018 - whose checks belong to the index
+        return index
+
+
+def map_bytes(path: Path) -> np.ndarray:
+    """The bytes of a file, mapped; through torch, which (unlike numpy) holds no file descriptor meanwhile.
+
+    Raises:
+        ShardError: it cannot be mapped.
+    """
+    with reading(path, ShardError, "file of a shard"):
+        size = path.stat().st_size
+        if size == 0:
+            return np.empty(0, dtype=np.uint8)
+        return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+
+
+def map_array(path: Path, shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> np.ndarray:
+    """A `.npy` file, mapped, as a plain array: numpy's own class for that is twice as slow to index.
+
+    Args:
+        shape: that the index says; None takes what the file says, of one axis.
+
+    Raises:
+        ShardError: damaged, or of another shape or type.
+    """
+    content = map_bytes(path)
+    with reading(path, ShardError, ".npy file"), path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        found, is_fortran, found_dtype = np.lib.format.read_array_header_1_0(file)
+        start = file.tell()
+    if found_dtype != dtype or is_fortran or (len(found) != 1 if shape is None else found != shape):
+        wanted = f"{dtype}" if shape is None else f"{dtype} {shape}"
+        raise ShardError(f"{path}: holds {describe(found_dtype)} {describe(found)}, the index says {wanted}")
+    size = math.prod(found) * dtype.itemsize
+    if len(content) - start != size:
+        raise ShardError(f"{path}: has {len(content) - start} bytes of numbers, {size} are needed; it is truncated")
+    return content[start:].view(dtype).reshape(found)

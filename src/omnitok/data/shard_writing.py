@@ -1,6 +1,7 @@
 """Writing token shards, each whole or not at all; see `omnitok.data.shard_format`."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,14 +24,19 @@ from omnitok.data.shard_format import (
     PLAN_NAME,
     SHARD_NAME,
     STORED,
+    FileFailure,
+    ShardReport,
+    StoredArray,
+    StoredTable,
     TokenFormat,
     TokenRecord,
     read_json,
     sha256_of,
+    to_utf8,
     write_json,
 )
 from omnitok.data.sources import NO_LABEL
-from omnitok.errors import ShardError
+from omnitok.errors import ShardError, reading
 
 _SHARD = re.compile("[0-9]{5,}")
 _SHARD_FILE = re.compile(rf"{ITEMS_NAME}|{KEYS_NAME}|{SHARD_NAME}|(codes|latents)-[0-9]+(x[0-9]+)*\.npy")
@@ -128,14 +134,14 @@ def shard_name(number: int) -> str:
 
 
 def write_shard(
-    folder: Path, number: int, format: TokenFormat, tokens: Iterable[Token], errors: Sequence[Mapping[str, str]]
-) -> dict[str, Any]:
-    """Write one shard, whole or not at all, and give its entry for the index.
+    folder: Path, number: int, format: TokenFormat, tokens: Iterable[Token], errors: Sequence[FileFailure]
+) -> ShardReport:
+    """Write one shard, whole or not at all, and give its report.
 
     Args:
         folder: of all shards.
-        tokens: the items, in the order of the work list.
-        errors: {"key", "reason"} of each file that could not be read.
+        tokens: the items, in the order of the collection.
+        errors: the files that could not be read.
 
     Raises:
         OSError: it cannot be written; nothing is left under its name.
@@ -152,57 +158,57 @@ def write_shard(
             grid = values.shape[1:] if format.kind == "codes" else values.shape[2:]
             name = f"{format.kind}-{'x'.join(map(str, grid))}.npy"
             np.save(temporary / name, values)
-            arrays.append({"grid": list(grid), "count": len(bucket), **_stamp(temporary / name)})
+            arrays.append(StoredArray(grid=grid, count=len(bucket), **_stamp(temporary / name)))
         records = [token.record for bucket in ordered for token in bucket]
         items, keys = _pack_records(records)
         np.save(temporary / ITEMS_NAME, items)
         (temporary / KEYS_NAME).write_bytes(keys)
-        entry = {
-            "name": shard_name(number),
-            "items": len(records),
-            "tokens": sum(a["count"] * int(np.prod(a["grid"])) for a in arrays),
-            "skipped": len(errors),
-            "labelled": sum(record.label != NO_LABEL for record in records),
-            "arrays": arrays,
-            "tables": [_stamp(temporary / name) for name in (ITEMS_NAME, KEYS_NAME)],
-        }
-        write_json(temporary / SHARD_NAME, {**entry, "errors": [dict(error) for error in errors]})
-    return entry
+        report = ShardReport(
+            name=shard_name(number),
+            items=len(records),
+            tokens=sum(array.count * math.prod(array.grid) for array in arrays),
+            skipped=len(errors),
+            labelled=sum(record.label != NO_LABEL for record in records),
+            arrays=tuple(arrays),
+            tables=tuple(StoredTable(**_stamp(temporary / name)) for name in (ITEMS_NAME, KEYS_NAME)),
+            errors=tuple(errors),
+        )
+        write_json(temporary / SHARD_NAME, report.model_dump())
+    return report
 
 
-def read_shard_entry(folder: Path, number: int) -> dict[str, Any] | None:
-    """The entry of a finished shard, with its `errors`; None where it is missing or its files are not all there.
+def read_shard(folder: Path, number: int) -> ShardReport | None:
+    """The report of a finished shard; None where it is missing or its files are not all there.
 
     Files are compared by size; `TokenShards.verify` compares what they hold.
     """
     path = folder / shard_name(number)
     try:
-        entry = read_json(path / SHARD_NAME)
-        files = [*entry["arrays"], *entry["tables"]]
-        complete = all((path / file["file"]).stat().st_size == file["bytes"] for file in files)
-    except (ShardError, OSError, KeyError, TypeError):
+        with reading(path, ShardError, "shard"):
+            report = ShardReport.model_validate(read_json(path / SHARD_NAME))
+            complete = all((path / file.file).stat().st_size == file.bytes for file in report.files)
+    except ShardError:
         return None
-    return entry if complete else None
+    return report if complete else None
 
 
-def write_index(folder: Path, format: TokenFormat, entries: Sequence[Mapping[str, Any]]) -> None:
-    """`index.json` and `errors.jsonl` of all shards, in order, from what `read_shard_entry` gives for them.
+def write_index(folder: Path, format: TokenFormat, reports: Sequence[ShardReport]) -> None:
+    """`index.json` and `errors.jsonl` of all shards, in order.
 
     Raises:
         OSError: they cannot be written.
     """
-    errors = [error for entry in entries for error in entry["errors"]]
+    errors = [error for report in reports for error in report.errors]
     with atomic_path(folder / ERRORS_NAME) as temporary:
-        lines = [json.dumps(error, ensure_ascii=False) + "\n" for error in errors]
-        temporary.write_text("".join(lines), encoding="utf-8")
-    shards = [{key: value for key, value in entry.items() if key not in ("errors", "sha256")} for entry in entries]
+        lines = [json.dumps(error.model_dump(), ensure_ascii=False) + "\n" for error in errors]
+        temporary.write_bytes(to_utf8("".join(lines)))
     content = {
         **format.to_json(),
-        "items": sum(entry["items"] for entry in entries),
-        "tokens": sum(entry["tokens"] for entry in entries),
+        "items": sum(report.items for report in reports),
+        "tokens": sum(report.tokens for report in reports),
         "skipped": len(errors),
-        "labelled": sum(entry["labelled"] for entry in entries),
-        "shards": shards,
+        "labelled": sum(report.labelled for report in reports),
+        "shards": [report.model_dump(exclude={"errors"}) for report in reports],
     }
     write_json(folder / INDEX_NAME, content)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -11,9 +11,19 @@ from torch.utils.data import Dataset
 
 from omnitok.data.loading import load_batches
 from omnitok.data.sampling import Medium, shuffled
-from omnitok.data.shard_format import Grid
-from omnitok.data.shards import TokenShards
+from omnitok.data.shard_format import Grid, Kind
 from omnitok.errors import ShardError
+
+
+class TokenSource(Protocol):
+    """What batches are made of: `omnitok.data.TokenShards`, which stands on this file."""
+
+    kind: Kind
+    grids: dict[Grid, int]
+
+    def indices_of(self, grid: Grid) -> np.ndarray: ...
+
+    def read(self, indices: Sequence[int] | np.ndarray, grid: Grid) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -160,7 +170,7 @@ class TokenDataset(Dataset[TokenBatch]):
 
     def __init__(
         self,
-        shards: TokenShards,
+        shards: TokenSource,
         batch_size: int,
         seed: int,
         rank: int = 0,

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +20,11 @@ from typing import Any, Literal
 import numpy as np
 
 from omnitok.data.sampling import Medium
-from omnitok.data.shard_format import TokenFormat, codes_dtype
+from omnitok.data.shard_format import FileFailure, ShardReport, TokenFormat, codes_dtype
 from omnitok.data.shard_writing import (
     Token,
     begin_folder,
-    read_shard_entry,
+    read_shard,
     remove_damaged_shard,
     shard_name,
     write_index,
@@ -285,8 +285,7 @@ class ReadError:
     """A file that could not be read; what was handed on of it does not count."""
 
     sample: int
-    key: str
-    reason: str
+    failure: FileFailure
 
 
 @dataclass
@@ -328,7 +327,7 @@ class Summary:
     writing: float = 0.0
     frames: int = 0
     encoded: int = 0
-    errors: list[Mapping[str, str]] = field(default_factory=list)
+    errors: list[FileFailure] = field(default_factory=list)
 
     @property
     def encoder_share(self) -> float:
@@ -341,18 +340,18 @@ class Summary:
         times = {"reading": self.reading, "encoding": self.encoding, "writing": self.writing}
         return max(times, key=lambda stage: times[stage]) if self.encoded else None
 
-    def count(self, entry: Mapping[str, Any]) -> None:
+    def count(self, report: ShardReport) -> None:
         """Take in a finished shard."""
-        for array in entry["arrays"]:
-            if len(array["grid"]) == 2:
-                self.images += array["count"]
+        for array in report.arrays:
+            if len(array.grid) == 2:
+                self.images += array.count
             else:
-                self.videos += array["count"]
-        self.items += entry["items"]
-        self.tokens += entry["tokens"]
-        self.skipped += entry["skipped"]
+                self.videos += array.count
+        self.items += report.items
+        self.tokens += report.tokens
+        self.skipped += report.skipped
         self.shards += 1
-        self.errors += entry["errors"]
+        self.errors += report.errors
 
 
 class TokenizeJob:
@@ -382,9 +381,9 @@ class TokenizeJob:
                 raise ShardError(
                     f"{folder}: holds shards already; --resume keeps them and goes on, or give another folder"
                 )
-            entry = read_shard_entry(folder, shard) if resume else None
-            if entry is not None:
-                self.summary.count(entry)
+            report = read_shard(folder, shard) if resume else None
+            if report is not None:
+                self.summary.count(report)
                 self.summary.resumed += 1
                 continue
             remove_damaged_shard(folder, shard)
@@ -418,10 +417,9 @@ class TokenizeJob:
         started = time.perf_counter()
         del self._gathered[shard]
         groups = [gathered[group] for group in sorted(gathered)]
-        errors = [{"key": error.key, "reason": error.reason} for group in groups for error in group.errors]
+        errors = [error.failure for group in groups for error in group.errors]
         tokens = (token for group in groups for token in group.tokens)
-        entry = write_shard(self.folder, shard, self.plan.format, tokens, errors)
-        self.summary.count({**entry, "errors": errors})
+        self.summary.count(write_shard(self.folder, shard, self.plan.format, tokens, errors))
         self.summary.writing += time.perf_counter() - started
 
     def finish(self) -> bool:
@@ -430,9 +428,9 @@ class TokenizeJob:
         Raises:
             OSError: it cannot be written.
         """
-        entries = [read_shard_entry(self.folder, shard) for shard in range(self.plan.shard_count)]
-        present = [entry for entry in entries if entry is not None]  # of all parts
-        self.summary.complete = len(present) == len(entries)
+        reports = [read_shard(self.folder, shard) for shard in range(self.plan.shard_count)]
+        present = [report for report in reports if report is not None]  # of all parts
+        self.summary.complete = len(present) == len(reports)
         if self.summary.complete:
             write_index(self.folder, self.plan.format, present)
         return self.summary.complete
@@ -446,9 +444,9 @@ class TokenizeJob:
             time.sleep(0.2 if len(missing) < 2 else 1.0)
         total = Summary()
         for shard in own:
-            entry = read_shard_entry(self.folder, shard)
-            if entry is not None:
-                total.count(entry)
+            report = read_shard(self.folder, shard)
+            if report is not None:
+                total.count(report)
         for name in ("items", "images", "videos", "tokens", "skipped", "shards", "errors"):
             setattr(self.summary, name, getattr(total, name))
         self.finish()

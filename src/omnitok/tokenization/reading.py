@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from omnitok.data.media import VideoReader, read_image
-from omnitok.data.shard_format import TokenRecord
+from omnitok.data.shard_format import FileFailure, TokenRecord
 from omnitok.data.sources import sample_file
 from omnitok.errors import MediaError
 from omnitok.tokenization.job import Plan, ReadError, TokenizeSettings, WorkItem
@@ -85,7 +85,7 @@ def read_group(plan: Plan, group: int) -> Iterator[Piece]:
                     piece, size = Piece(group), 0
         except MediaError as error:
             reason = " ".join(str(error).split()).replace(item.sample.name, item.sample.key)  # wherever DATA lies
-            piece.errors.append(ReadError(number, item.sample.key, reason))
+            piece.errors.append(ReadError(number, FileFailure(key=item.sample.key, reason=reason)))
         piece.samples += 1
     piece.is_last = True
     yield piece

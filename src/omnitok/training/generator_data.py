@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from omnitok.data.loading import Batch, Failure, StepDataset, load_batches
 from omnitok.data.sampling import Medium, Sampler
-from omnitok.data.shards import Grid, TokenShards
 from omnitok.data.sources import NO_LABEL
 from omnitok.data.token_batches import TokenDataset
+from omnitok.data.token_shards import Grid, TokenShards
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer

@@ -1,12 +1,11 @@
 """Reading token shards: random access through memory maps; see `omnitok.data.shard_format`."""
 
-import math
 import os
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,25 +13,23 @@ from torch import Tensor
 
 from omnitok.data.shard_format import (
     ENCODING,
-    FORMAT,
     INDEX_NAME,
     ITEM_DTYPE,
     ITEMS_NAME,
     KEYS_NAME,
-    PLAN_NAME,
     STORED,
-    VERSION,
     Grid,
+    ShardIndex,
     TokenFormat,
     TokenRecord,
-    read_json,
+    map_array,
+    map_bytes,
+    read_index,
     sha256_of,
 )
 from omnitok.data.sources import NO_LABEL
-from omnitok.errors import ShardError
-
-if TYPE_CHECKING:
-    from omnitok.data.token_batches import TokenLoader
+from omnitok.data.token_batches import TokenDataset, TokenLoader
+from omnitok.errors import ShardError, reading
 
 _INT64 = np.dtype(np.int64)
 
@@ -42,7 +39,7 @@ class TokenItem:
     """One item of `TokenShards`.
 
     Attributes:
-        codes: int64 (h, w) of a picture or (t, h, w) of a clip; None for latents.
+        codes: int64 (h, w) of an image or (t, h, w) of a video; None for latents.
         latents: float32 (c, h, w) or (c, t, h, w); None for codes.
         label: class number, -1 for none.
         index: its number in the shards.
@@ -72,7 +69,7 @@ class TokenItem:
 
 @dataclass(frozen=True)
 class _Bucket:
-    """One array: items of one grid in one shard."""
+    """One array: the items of one grid in one shard."""
 
     path: Path  # of the array
     grid: Grid
@@ -98,17 +95,16 @@ class TokenShards:
 
     Args:
         paths: a folder that `omnitok tokenize` wrote, or several, all of one tokenizer.
-        same_tokens: `omnitok.hub.folder.fingerprint` of tokenizers that count as one, as their tokens are the same (a
-            tokenizer's own and its `TokenizerConfig.tokens_of`).
+        same_tokens: fingerprints of tokenizers that count as one, as their tokens are the same.
         verify: compare the SHA-256 of every file, which reads all of them; without it, files are compared by size, and
-            codes are checked against the codebook when their array is first used.
+            tokens are checked when their array is first used: codes against the codebook, latents for being finite.
 
     Attributes:
         kind: "codes" or "latents".
         size: number of codes in the codebook, or channels of the latents.
-        tokenizer, tokenizer_sha256: who made those of the first folder.
+        tokenizer, tokenizer_sha256: the tokenizer that made those of the first folder.
         classes: names of the classes, by label; empty where labels came as numbers or there are none.
-        grids: number of items of each grid shape: (h, w) of pictures, (t, h, w) of clips.
+        grids: number of items of each grid shape: (h, w) of images, (t, h, w) of videos.
         shard_count, skipped: how many shards there are, and how many files could not be read when they were made.
 
     Raises:
@@ -122,41 +118,32 @@ class TokenShards:
         verify: bool = False,
         same_tokens: Collection[str] = (),
     ) -> None:
-        folders = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
-        if not folders:
+        self.folders = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
+        if not self.folders:
             raise ShardError("no folder of token shards is given")
-        indices = [_read_index(folder) for folder in folders]
-        self.folders, self._formats = folders, [_format_of(index, f) for index, f in zip(indices, folders, strict=True)]
+        indices = [read_index(folder) for folder in self.folders]
+        self._formats = [index.format for index in indices]
         first = self._formats[0]
         self.kind, self.size = first.kind, first.size
         self._is_codes = first.kind == "codes"
         self.tokenizer, self.tokenizer_sha256 = first.tokenizer, first.tokenizer_sha256
-        for folder, other in zip(folders[1:], self._formats[1:], strict=True):
+        for folder, other in zip(self.folders[1:], self._formats[1:], strict=True):
             if not {first.tokenizer_sha256, other.tokenizer_sha256} <= set(same_tokens):
-                _check_identity(folder, other, first.tokenizer, first.tokenizer_sha256, f"as {folders[0]} are")
+                _check_identity(folder, other, first.tokenizer, first.tokenizer_sha256, f"as {self.folders[0]} are")
             if (other.kind, other.dtype, other.size) != (first.kind, first.dtype, first.size):
                 found = f"{other.dtype} {other.kind} of size {other.size}"
                 raise ShardError(
-                    f"{folder}: holds {found}, {folders[0]} {first.dtype} {first.kind} of size {first.size}"
+                    f"{folder}: holds {found}, {self.folders[0]} {first.dtype} {first.kind} of size {first.size}"
                 )
+        self._unite_classes(indices)
+        self._length = 0
         self._buckets: list[_Bucket] = []
-        self._stamps: list[tuple[Path, str]] = []
-        self.skipped = 0
-        self.shard_count = sum(len(index["shards"]) for index in indices)
-        has_numbers: Path | None = None
-        for source, (folder, index) in enumerate(zip(folders, indices, strict=True)):
+        self._files: list[tuple[Path, str]] = []  # with the SHA-256 of each
+        for source, (folder, index) in enumerate(zip(self.folders, indices, strict=True)):
             self._add(source, folder, index)
-            if not self._formats[source].classes and index.get("labelled"):
-                has_numbers = folder
-        named = [folder for folder, format in zip(folders, self._formats, strict=True) if format.classes]
-        if named and has_numbers is not None:
-            raise ShardError(
-                f"{has_numbers}: has labels by number and {named[0]} by name, so they cannot be read together"
-            )
-        self.classes = tuple(sorted({name for format in self._formats for name in format.classes}))
-        self._renumber = [_renumbering(format.classes, self.classes) for format in self._formats]
+        self.skipped = sum(index.skipped for index in indices)
+        self.shard_count = sum(len(index.shards) for index in indices)
         self._starts = [bucket.first for bucket in self._buckets]
-        self._length = self._buckets[-1].first + self._buckets[-1].count if self._buckets else 0
         self.grids: dict[Grid, int] = {}
         for bucket in self._buckets:
             self.grids[bucket.grid] = self.grids.get(bucket.grid, 0) + bucket.count
@@ -165,22 +152,32 @@ class TokenShards:
         if verify:
             self.verify()
 
-    def _add(self, source: int, folder: Path, index: Mapping[str, Any]) -> None:
-        first = self._buckets[-1].first + self._buckets[-1].count if self._buckets else 0
-        try:
-            for shard in index["shards"]:
-                row = 0
-                path = folder / shard["name"]
-                for file in [*shard["arrays"], *shard["tables"]]:
-                    _check_size(path / file["file"], int(file["bytes"]))
-                    self._stamps.append((path / file["file"], file["sha256"]))
-                for array in shard["arrays"]:
-                    grid, count = tuple(int(n) for n in array["grid"]), int(array["count"])
-                    self._buckets.append(_Bucket(path / array["file"], grid, count, first, row, source))
-                    first, row = first + count, row + count
-            self.skipped += int(index["skipped"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ShardError(f"{folder / INDEX_NAME}: is incomplete or damaged ({error!r})") from error
+    def _unite_classes(self, indices: Sequence[ShardIndex]) -> None:
+        """Set `classes`, and for each folder the table from its labels to those of all (None: they stay)."""
+        named = [folder for folder, index in zip(self.folders, indices, strict=True) if index.classes]
+        for folder, index in zip(self.folders, indices, strict=True):
+            if named and not index.classes and index.labelled:
+                raise ShardError(
+                    f"{folder}: has labels by number and {named[0]} by name, so they cannot be read together"
+                )
+        self.classes = tuple(sorted({name for index in indices for name in index.classes}))
+        number = {name: i for i, name in enumerate(self.classes)}
+        self._renumbering = [
+            np.array([*(number[name] for name in index.classes), NO_LABEL]) if index.classes else None
+            for index in indices
+        ]
+
+    def _add(self, source: int, folder: Path, index: ShardIndex) -> None:
+        for shard in index.shards:
+            row = 0
+            for file in shard.files:
+                path = folder / shard.name / file.file
+                _check_size(path, file.bytes)
+                self._files.append((path, file.sha256))
+            for array in shard.arrays:
+                path = folder / shard.name / array.file
+                self._buckets.append(_Bucket(path, array.grid, array.count, self._length, row, source))
+                self._length, row = self._length + array.count, row + array.count
 
     # ------------------------------------------------------------------------------------------------------- access
 
@@ -194,11 +191,7 @@ class TokenShards:
             ShardError: its shard is damaged, or holds codes outside the codebook.
         """
         i = index + self._length if index < 0 else index
-        if not 0 <= i < self._length:
-            raise IndexError(f"item {index} of {self._length}")
-        number = bisect_right(self._starts, i) - 1
-        mapped = self._mapped.get(number) or self._map(number)
-        row = i - self._starts[number]
+        _, mapped, row = self._locate(i)
         label = mapped.labels.item(row)
         if self._is_codes:  # written out, and with numpy's fastest calls: a read is a few microseconds
             return TokenItem(torch.from_numpy(mapped.values[row].astype(_INT64)), None, label, i, self)
@@ -211,7 +204,7 @@ class TokenShards:
             ValueError: an item of another grid.
             ShardError: as for one item.
         """
-        channels = () if self.kind == "codes" else (self.size,)
+        channels = () if self._is_codes else (self.size,)
         rows = np.empty((len(indices), *channels, *grid), dtype=STORED[self._formats[0].dtype])
         labels = np.empty(len(indices), dtype=np.int64)
         for place, i in enumerate(map(int, indices)):
@@ -254,14 +247,18 @@ class TokenShards:
     @property
     def labels(self) -> np.ndarray:
         """Labels of all items: int64 (n,), -1 for none."""
-        if not self._buckets:
-            return np.empty(0, dtype=np.int64)
-        return np.concatenate([self._map(number).labels for number in range(len(self._buckets))])
+        labels = [self._map(number).labels for number in range(len(self._buckets))]
+        return np.concatenate([np.empty(0, dtype=np.int64), *labels])
 
     @property
     def class_count(self) -> int:
         """Number of classes: of their names, or the highest label + 1; 0 without labels."""
         return len(self.classes) or int(self.labels.max(initial=NO_LABEL)) + 1
+
+    def indices_of(self, grid: Grid) -> np.ndarray:
+        """Numbers of the items of one grid, in order: int64 (n,)."""
+        ranges = [np.arange(b.first, b.first + b.count) for b in self._buckets if b.grid == grid]
+        return np.concatenate([np.empty(0, dtype=np.int64), *ranges])
 
     def loader(
         self,
@@ -274,17 +271,10 @@ class TokenShards:
         full_batches: bool = False,
         grids: Sequence[Grid] | None = None,
         pin_memory: bool = False,
-    ) -> "TokenLoader":
+    ) -> TokenLoader:
         """A shuffled, resumable loader of batches of one grid each; see `TokenLoader` and `TokenDataset`."""
-        from omnitok.data.token_batches import TokenDataset, TokenLoader
-
         dataset = TokenDataset(self, batch_size, seed, rank, world_size, full_batches, grids)
         return TokenLoader(dataset, workers, pin_memory)
-
-    def indices_of(self, grid: Grid) -> np.ndarray:
-        """Numbers of the items of one grid, in order: int64 (n,)."""
-        ranges = [np.arange(b.first, b.first + b.count) for b in self._buckets if b.grid == grid]
-        return np.concatenate(ranges) if ranges else np.empty(0, dtype=np.int64)
 
     # ------------------------------------------------------------------------------------------------------- checks
 
@@ -316,8 +306,8 @@ class TokenShards:
 
         Args:
             name: of the tokenizer, for the message.
-            sha256: `omnitok.hub.folder.fingerprint` of it in float32.
-            tokens_of: those of the tokenizers whose tokens are its own too (`TokenizerConfig.tokens_of`).
+            sha256: its fingerprint in float32.
+            tokens_of: the fingerprints of the tokenizers whose tokens are its own too.
 
         Raises:
             ShardError: with both names and hashes.
@@ -331,11 +321,9 @@ class TokenShards:
         Raises:
             ShardError: naming the first file that differs.
         """
-        for path, sha256 in self._stamps:
-            try:
+        for path, sha256 in self._files:
+            with reading(path, ShardError, "file of a shard"):
                 found = sha256_of(path)
-            except OSError as error:
-                raise ShardError(f"{path}: cannot be read ({error.strerror or error})") from error
             if found != sha256:
                 raise ShardError(f"{path}: its content has changed: SHA-256 {found}, the index says {sha256}")
 
@@ -349,73 +337,53 @@ class TokenShards:
         if mapped is not None:
             return mapped
         bucket = self._buckets[number]
-        format = self._formats[bucket.source]
-        channels = () if self.kind == "codes" else (self.size,)
-        values = _map_array(bucket.path, (bucket.count, *channels, *bucket.grid), STORED[format.dtype])
-        if self.kind == "codes" and int(values.max(initial=0)) >= self.size:
-            raise ShardError(
-                f"{bucket.path}: holds the code {int(values.max())}, but the codebook of {self.tokenizer!r} has "
-                f"{self.size}; the index or the shard was changed"
-            )
+        channels = () if self._is_codes else (self.size,)
+        dtype = STORED[self._formats[bucket.source].dtype]
+        values = map_array(bucket.path, (bucket.count, *channels, *bucket.grid), dtype)
+        self._check_values(values, bucket.path)
         table, keys = self._table(bucket.path.parent)
         if len(table) < bucket.row + bucket.count:
             raise ShardError(f"{bucket.path.parent / ITEMS_NAME}: holds {len(table)} items, fewer than the index says")
         items = table[bucket.row : bucket.row + bucket.count]
         ends = table["key_end"][max(bucket.row - 1, 0) : bucket.row + bucket.count - 1]
         starts = ends if bucket.row else np.concatenate([[0], ends[: bucket.count - 1]])
-        labels = self._renumber[bucket.source](items["label"].astype(np.int64))
-        mapped = _Mapped(values, items, labels, starts, keys)
-        self._mapped[number] = mapped
+        labels = items["label"].astype(_INT64)
+        renumbering = self._renumbering[bucket.source]
+        if renumbering is not None and labels.size:
+            if not NO_LABEL <= labels.min() <= labels.max() < len(renumbering) - 1:
+                raise ShardError(
+                    f"{bucket.path.parent / ITEMS_NAME}: has a label outside the {len(renumbering) - 1} classes of "
+                    f"{INDEX_NAME}"
+                )
+            labels = renumbering[labels]  # -1 takes the last entry
+        mapped = self._mapped[number] = _Mapped(values, items, labels, starts, keys)
         return mapped
+
+    def _check_values(self, values: np.ndarray, path: Path) -> None:
+        if self._is_codes:
+            highest = int(values.max(initial=0))
+            if highest >= self.size:
+                raise ShardError(
+                    f"{path}: holds the code {highest}, but the codebook of {self.tokenizer!r} has {self.size}; "
+                    "the index or the shard was changed"
+                )
+            return
+        flat = values.reshape(-1)
+        for first in range(0, flat.size, 2**20):
+            if not torch.isfinite(self._unpack(flat[first : first + 2**20])).all():
+                raise ShardError(f"{path}: holds latents that are NaN or infinite; the shard was changed")
 
     def _table(self, shard: Path) -> tuple[np.ndarray, np.ndarray]:
         if shard not in self._tables:
-            keys = _map_bytes(shard / KEYS_NAME)
-            self._tables[shard] = (_map_array(shard / ITEMS_NAME, None, ITEM_DTYPE), keys)
+            self._tables[shard] = (map_array(shard / ITEMS_NAME, None, ITEM_DTYPE), map_bytes(shard / KEYS_NAME))
         return self._tables[shard]
 
     def _unpack(self, values: np.ndarray) -> Tensor:
-        if self.kind == "codes":
+        if self._is_codes:
             return torch.from_numpy(values.astype(_INT64))
         if values.dtype == STORED["bfloat16"]:
             return torch.from_numpy(values.astype(np.uint32) << np.uint32(16)).view(torch.float32)
         return torch.from_numpy(values.astype(np.float32))
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX_NAME
-    if not path.is_file():
-        if (folder / PLAN_NAME).is_file():
-            raise ShardError(
-                f"{folder}: its shards are not finished (there is no {INDEX_NAME} yet); the same `omnitok tokenize` "
-                "with --resume continues them"
-            )
-        found = "holds no token shards" if folder.is_dir() else "no such folder"
-        raise ShardError(f"{folder}: {found}; a folder that `omnitok tokenize` wrote is wanted")
-    index = read_json(path)
-    if index.get("format") != FORMAT or index.get("version") != VERSION:
-        raise ShardError(
-            f"{path}: is {index.get('format')!r} version {index.get('version')!r}, "
-            f"this omnitok reads {FORMAT!r} version {VERSION}"
-        )
-    return index
-
-
-def _format_of(index: Mapping[str, Any], folder: Path) -> TokenFormat:
-    try:
-        size = index["codebook_size" if index["kind"] == "codes" else "latent_channels"]
-        identity = index["tokenizer"]
-        return TokenFormat(
-            index["kind"],
-            index["dtype"],
-            int(size),
-            str(identity["name"]),
-            str(identity["sha256"]),
-            tuple(map(str, index["classes"])),
-            index["settings"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ShardError(f"{folder / INDEX_NAME}: is incomplete or damaged ({error!r})") from error
 
 
 def _check_identity(folder: Path, found: TokenFormat, name: str, sha256: str, why: str) -> None:
@@ -427,60 +395,8 @@ def _check_identity(folder: Path, found: TokenFormat, name: str, sha256: str, wh
 
 
 def _check_size(path: Path, expected: int) -> None:
-    try:
-        found = path.stat().st_size
-    except OSError as error:
-        raise ShardError(f"{path}: is missing, although the index lists it") from error
+    if not path.is_file():
+        raise ShardError(f"{path}: is missing, although the index lists it")
+    found = path.stat().st_size
     if found != expected:
         raise ShardError(f"{path}: has {found} bytes, the index says {expected}; it is truncated or was changed")
-
-
-def _map_bytes(path: Path) -> np.ndarray:
-    """The bytes of a file, mapped; through torch, which (unlike numpy) holds no file descriptor meanwhile."""
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            return np.empty(0, dtype=np.uint8)
-        return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
-    except (OSError, RuntimeError) as error:
-        raise ShardError(f"{path}: cannot be mapped ({' '.join(str(error).split())})") from error
-
-
-def _map_array(path: Path, shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> np.ndarray:
-    """A `.npy` file, mapped, as a plain array: numpy's own class for that is twice as slow to index."""
-    content = _map_bytes(path)
-    try:
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            found, fortran, found_dtype = np.lib.format.read_array_header_1_0(file)
-            start = file.tell()
-        size = math.prod(found) * found_dtype.itemsize
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{path}: is no .npy file; it is damaged ({' '.join(str(error).split())})") from error
-    if found_dtype != dtype or fortran or (shape is not None and found != shape):
-        wanted = f"{dtype} {shape}" if shape is not None else f"{dtype}"
-        raise ShardError(f"{path}: holds {found_dtype} {found}, the index says {wanted}")
-    if len(content) - start != size:
-        raise ShardError(f"{path}: has {len(content) - start} bytes of numbers, {size} are needed; it is truncated")
-    return content[start:].view(dtype).reshape(found)
-
-
-@dataclass(frozen=True)
-class _Renumbering:
-    """Labels of one folder to labels of all; those beyond its names stay as they are."""
-
-    table: np.ndarray | None
-
-    def __call__(self, labels: np.ndarray) -> np.ndarray:
-        if self.table is None or not labels.size:
-            return labels
-        if int(labels.max()) >= len(self.table) - 1 or int(labels.min()) < NO_LABEL:
-            raise ShardError(f"a label lies outside the {len(self.table) - 1} classes of its index")
-        return self.table[labels]  # -1 takes the last entry
-
-
-def _renumbering(own: tuple[str, ...], all_classes: tuple[str, ...]) -> _Renumbering:
-    if not own:
-        return _Renumbering(None)
-    number = {name: i for i, name in enumerate(all_classes)}
-    return _Renumbering(np.array([*(number[name] for name in own), NO_LABEL], dtype=np.int64))
