@@ -3,7 +3,7 @@
 The public names are imported when they are first used: `import omnitok` alone does not import torch.
 """
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,17 +61,10 @@ def __getattr__(name: str) -> object:
         globals()[name] = value  # found without this function from now on
         return value
     if name == "__version__":
-        return _installed_version()
+        return import_module("omnitok.version").VERSION
     if name in _ROOMS:
         return import_module(f"omnitok.{name}")
     raise AttributeError(f"module 'omnitok' has no attribute {name!r}")
-
-
-def _installed_version() -> str:
-    try:
-        return metadata.version("omnitok")
-    except metadata.PackageNotFoundError:  # run from the source tree, not installed
-        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -36,7 +36,7 @@ def test_codebook_bad_input() -> None:
     accumulator.update(torch.zeros(0, dtype=torch.long))
     with pytest.raises(ValueError, match="at least 1 code"):
         accumulator.compute()
-    with pytest.raises(ValueError, match="4 and 5"):
+    with pytest.raises(ValueError, match="of 4 codes with a codebook of 5"):
         accumulator.merge(CodebookAccumulator(5))
 
 

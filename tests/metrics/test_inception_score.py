@@ -67,5 +67,5 @@ def test_bad_input() -> None:
         accumulator.update(logits(3), torch.arange(2))
     with pytest.raises(ValueError, match="0 … 19"):
         accumulator.update(logits(3), torch.tensor([0, 1, 20]))
-    with pytest.raises(ValueError, match="different sets"):
+    with pytest.raises(ValueError, match="of 20 samples in 10 splits, 20 classes with"):
         accumulator.merge(InceptionScoreAccumulator(21, 20))

@@ -36,7 +36,7 @@ def measure(x: torch.Tensor, indices: torch.Tensor, n: int) -> dict[str, object]
         features.update(x[indices])
     for accumulator in (frechet, average, codebook, score):
         accumulator.all_reduce()
-    features.all_gather()
+    features.all_reduce()
     statistics = frechet.compute()
     return {
         "n": statistics.n,

@@ -28,6 +28,7 @@ from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.version import VERSION
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
 
@@ -390,11 +391,9 @@ def write_model(
     Raises:
         CheckpointError: the folder cannot be written (a full disk, no permission, a file of that name).
     """
-    from omnitok import __version__
-
     folder = Path(folder)
     architecture = config["architecture"]
-    fields = {"architecture": architecture, "omnitok_version": __version__, **config}
+    fields = {"architecture": architecture, "omnitok_version": VERSION, **config}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,12 @@
 """The mean of a number per sample or per frame (PSNR, SSIM, LPIPS) over a whole set."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from omnitok.metrics.distributed import all_reduce_sum
+from omnitok.metrics.accumulator import Accumulator
 
 
 @dataclass(frozen=True)
@@ -19,11 +18,16 @@ class Average:
     n: int
 
 
-class AverageAccumulator:
-    """Streaming mean in float64; every value counts the same, so a clip of T frames weighs T values."""
+class AverageAccumulator(Accumulator):
+    """Streaming mean in float64; every value counts the same, so a video of T frames weighs T values."""
+
+    SUMS = ("sums",)
 
     def __init__(self) -> None:
         self.sums = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares
+
+    def what(self) -> str:
+        return "an average"
 
     def update(self, values: Tensor) -> None:
         """Add values of any shape; NaN is a ValueError, inf (PSNR of equal frames) is kept."""
@@ -31,20 +35,6 @@ class AverageAccumulator:
         if torch.isnan(x).any():
             raise ValueError("an average got a NaN value")
         self.sums += torch.stack([torch.tensor(float(len(x)), dtype=torch.float64), x.sum(), x.square().sum()])
-
-    def merge(self, other: "AverageAccumulator") -> None:
-        self.sums += other.sums
-
-    def all_reduce(self) -> None:
-        """Every process gets the sums over all processes; call once, before `compute`."""
-        self.sums = all_reduce_sum(self.sums)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The sums, for a run that continues later."""
-        return {"sums": self.sums.clone()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.sums.copy_(state["sums"])
 
     def compute(self) -> Average:
         n, total, squares = self.sums.tolist()

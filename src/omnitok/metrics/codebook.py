@@ -1,12 +1,11 @@
 """How a quantizer uses its codebook over a whole set: share of codes in use, entropy and perplexity."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from omnitok.metrics.distributed import all_reduce_sum
+from omnitok.metrics.accumulator import Accumulator
 
 
 @dataclass(frozen=True)
@@ -20,13 +19,18 @@ class CodebookStatistics:
     tokens: int
 
 
-class CodebookAccumulator:
+class CodebookAccumulator(Accumulator):
     """Counts codes 0 … size - 1 over a set; int64 counts, so merges and processes are exact."""
+
+    SUMS = ("counts",)
 
     def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
         if size < 1:
             raise ValueError(f"a codebook has at least 1 code, but size is {size}")
         self.counts = torch.zeros(size, dtype=torch.long, device=device)
+
+    def what(self) -> str:
+        return f"a codebook of {len(self.counts)} codes"
 
     def update(self, codes: Tensor) -> None:
         """Add codes of any shape and integer type; codes outside the codebook are a ValueError."""
@@ -39,22 +43,6 @@ class CodebookAccumulator:
         if low < 0 or high >= len(self.counts):
             raise ValueError(f"codes must be in 0 … {len(self.counts) - 1}, but reach from {low} to {high}")
         self.counts += torch.bincount(flat, minlength=len(self.counts))
-
-    def merge(self, other: "CodebookAccumulator") -> None:
-        if len(other.counts) != len(self.counts):
-            raise ValueError(f"cannot merge codebooks of {len(self.counts)} and {len(other.counts)} codes")
-        self.counts += other.counts.to(self.counts.device)
-
-    def all_reduce(self) -> None:
-        """Every process gets the counts over all processes; call once, before `compute`."""
-        self.counts = all_reduce_sum(self.counts)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The counts, for a run that continues later."""
-        return {"counts": self.counts.clone()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.counts.copy_(state["counts"])
 
     def compute(self) -> CodebookStatistics:
         tokens = int(self.counts.sum())

@@ -11,7 +11,6 @@ from typing import TypeVar, get_args
 import torch
 from torch import Tensor
 
-from omnitok import __version__
 from omnitok.errors import OmnitokError
 from omnitok.metrics.average import AverageAccumulator
 from omnitok.metrics.codebook import CodebookAccumulator
@@ -44,6 +43,7 @@ from omnitok.metrics.samples import (
 from omnitok.metrics.saved_state import SavedState, run_key
 from omnitok.metrics.ssim import ssim_per_frame
 from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.version import VERSION
 
 LPIPS_METRICS = {"lpips": "lpips_vgg", "lpips_alex": "lpips_alex", "lpips_squeeze": "lpips_squeeze"}
 _PAIR_METRICS = ("psnr", "ssim", *LPIPS_METRICS)
@@ -205,7 +205,7 @@ def evaluate_reconstruction(
         "medium": medium,
         "model": model.sha256,
         "networks": sorted(network.identity for network in networks.features.values()),
-        "version": __version__,
+        "version": VERSION,
     }
     state = SavedState(state_folder, f"{medium}-{model.sha256[:12]}", run_key(settings_key, files), save_seconds)
     done = state.load(measurement.accumulators)
@@ -355,7 +355,7 @@ class _Measurement:
                 model_sha256=self.model.sha256,
                 data=data,
                 seed=self.settings.seed,
-                version=__version__,
+                version=VERSION,
                 spread=spread,
                 spread_is=spread_is,
                 warning=warning,

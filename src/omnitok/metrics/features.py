@@ -1,12 +1,12 @@
 """Sets of feature vectors, collected for the metrics that need all of them at once (KID, precision, recall)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from omnitok.metrics.accumulator import Accumulator
 from omnitok.metrics.distributed import all_gather_rows
 
 
@@ -23,31 +23,35 @@ def check_features(features: Tensor, dimension: int | None = None, what: str = "
         raise ValueError(f"{what} hold NaN or infinite values")
 
 
-@dataclass
-class FeatureSet:
+class FeatureSet(Accumulator):
     """Collects features (n, d) batch by batch; `compute()` gives all of them as one float32 tensor on the CPU."""
 
-    dimension: int
-    batches: list[Tensor] = field(default_factory=list)
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+        self.batches: list[Tensor] = []
+
+    def what(self) -> str:
+        return f"sets of features of {self.dimension} dimensions"
 
     def update(self, features: Tensor) -> None:
+        """Add features (n, d); NaN, infinite values or another d are a ValueError."""
         check_features(features, self.dimension)
         self.batches.append(features.detach().float().cpu())
 
-    def merge(self, other: "FeatureSet") -> None:
-        if other.dimension != self.dimension:
-            raise ValueError(f"cannot merge sets of {self.dimension} and {other.dimension} dimensions")
+    def merge(self, other: Accumulator) -> None:
+        if not isinstance(other, FeatureSet) or other.dimension != self.dimension:
+            raise ValueError(f"cannot merge {self.what()} with {other.what()}")
         self.batches.extend(other.batches)
 
-    def all_gather(self) -> None:
+    def all_reduce(self) -> None:
         """Every process gets the features of all processes."""
         self.batches = [all_gather_rows(self.compute())]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The features so far, for a run that continues later."""
         return {"features": self.compute()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        check_features(state["features"], self.dimension)
         self.batches = [state["features"].clone()]
 
     def compute(self) -> Tensor:

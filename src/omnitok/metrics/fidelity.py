@@ -9,7 +9,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from omnitok import __version__
 from omnitok.errors import OmnitokError
 from omnitok.metrics.average import AverageAccumulator
 from omnitok.metrics.distributed import shard
@@ -28,6 +27,7 @@ from omnitok.metrics.sample_sets import Batch, SampleSet
 from omnitok.metrics.samples import Medium, from_levels
 from omnitok.metrics.saved_state import SavedState, run_key
 from omnitok.metrics.ssim import ssim_per_frame
+from omnitok.version import VERSION
 
 _FRECHET = {"fid", "fd_mobilenet_v2", "fvd", "fvd_styleganv", "fd_mobilenet_v2_video"}
 _SET_METRICS = {"precision", "recall", "kid"}
@@ -186,7 +186,7 @@ class _Side:
                 "preparation": repr(self.samples.preparation),
                 "networks": sorted(network.identity for network in self.used.values()),
                 "accumulators": sorted(self.accumulators),
-                "version": __version__,
+                "version": VERSION,
             },
             self.samples.files,
         )
@@ -380,7 +380,7 @@ class _Results:
             reference=self.real.samples.name,
             n_reference=chosen_count(self.real.samples, self.settings),
             seed=self.settings.seed,
-            version=__version__,
+            version=VERSION,
             spread=spread,
             spread_is=spread_is,
         )

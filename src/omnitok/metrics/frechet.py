@@ -7,8 +7,6 @@ part, no epsilon on the diagonal. All sums are float64.
 """
 
 import os
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +15,8 @@ import torch
 from torch import Tensor
 
 from omnitok.atomic import atomic_path
-from omnitok.errors import OmnitokError
-from omnitok.metrics.distributed import all_reduce_sum
+from omnitok.errors import OmnitokError, reading
+from omnitok.metrics.accumulator import Accumulator
 from omnitok.metrics.features import check_features
 
 _ROWS = 256  # converted to float64 at a time, to bound the working memory
@@ -53,18 +51,28 @@ class GaussianStatistics:
         return 0 < self.n <= self.mean.shape[0]
 
 
-class FrechetAccumulator:
+class FrechetAccumulator(Accumulator):
     """Streaming statistics of features (n, d): count, sum and outer product in float64, 8 d² bytes whatever n is.
 
     `update` with batches, `merge` with another accumulator or `all_reduce` over the processes, then `compute`.
     """
 
+    SUMS = ("count", "sum", "outer")
+
     def __init__(self, dimension: int, network: str = "", device: torch.device | str = "cpu") -> None:
         self.dimension = dimension
         self.network = network
-        self.n = 0
+        self.count = torch.zeros((), dtype=torch.long)
         self.sum = torch.zeros(dimension, dtype=torch.float64, device=device)
         self.outer = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
+
+    @property
+    def n(self) -> int:
+        """How many samples there are."""
+        return int(self.count)
+
+    def what(self) -> str:
+        return f"statistics of {self.network or 'unnamed features'} ({self.dimension} dimensions)"
 
     def update(self, features: Tensor) -> None:
         """Add features (n, d) of any float type; NaN, infinite values or another d are a ValueError."""
@@ -73,24 +81,7 @@ class FrechetAccumulator:
             x = rows.to(self.sum.device, torch.float64)
             self.sum += x.sum(0)
             self.outer.addmm_(x.T, x)
-        self.n += len(features)
-
-    def merge(self, other: "FrechetAccumulator") -> None:
-        """Add the samples of `other`, which must not have been counted here already."""
-        if (other.dimension, other.network) != (self.dimension, self.network):
-            raise ValueError(
-                f"cannot merge statistics of {self.network or 'unnamed'} ({self.dimension} dimensions) "
-                f"and {other.network or 'unnamed'} ({other.dimension})"
-            )
-        self.n += other.n
-        self.sum += other.sum.to(self.sum.device)
-        self.outer += other.outer.to(self.outer.device)
-
-    def all_reduce(self) -> None:
-        """Every process gets the sums over all processes; call once, before `compute`."""
-        self.n = int(all_reduce_sum(torch.tensor(self.n)))
-        self.sum = all_reduce_sum(self.sum)
-        self.outer = all_reduce_sum(self.outer)
+        self.count += len(features)
 
     def compute(self) -> GaussianStatistics:
         """The statistics of all samples so far; fewer than two are a ValueError."""
@@ -100,19 +91,6 @@ class FrechetAccumulator:
         # (S − n μ μᵀ) / (n − 1), in one buffer
         covariance = torch.outer(mean, mean).mul_(-self.n).add_(self.outer).div_(self.n - 1)
         return GaussianStatistics(mean.cpu(), covariance.cpu(), self.n, self.network)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The sums, for a run that continues later."""
-        return {"n": torch.tensor(self.n), "sum": self.sum.clone(), "outer": self.outer.clone()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        if tuple(state["outer"].shape) != (self.dimension, self.dimension):
-            raise ValueError(
-                f"the saved sums have the shape {tuple(state['outer'].shape)}, not {self.dimension} squared"
-            )
-        self.n = int(state["n"])
-        self.sum.copy_(state["sum"])
-        self.outer.copy_(state["outer"])
 
 
 def gaussian_statistics(features: Tensor, network: str = "") -> GaussianStatistics:
@@ -211,16 +189,10 @@ def load_statistics(path: str | os.PathLike[str]) -> GaussianStatistics:
 
     OmnitokError where the file is absent, is no such file, or holds NaN. Pickled content is refused.
     """
-    name = os.fspath(path)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if "mu" not in arrays or "sigma" not in arrays:
-                raise OmnitokError(
-                    f"{name}: needs the arrays mu and sigma, but holds {', '.join(arrays.files) or 'none'}"
-                )
-            mean, covariance = (torch.from_numpy(arrays[key].astype(np.float64)) for key in ("mu", "sigma"))
-            n = int(arrays["n"]) if "n" in arrays else 0
-            network = str(arrays["network"]) if "network" in arrays else ""
+    with reading(path, what="statistics file (.npz with mu and sigma)"), np.load(path, allow_pickle=False) as arrays:
+        if "mu" not in arrays or "sigma" not in arrays:
+            raise ValueError(f"it needs the arrays mu and sigma, but holds {', '.join(arrays.files) or 'none'}")
+        mean, covariance = (torch.from_numpy(arrays[key].astype(np.float64)) for key in ("mu", "sigma"))
+        n = int(arrays["n"]) if "n" in arrays else 0
+        network = str(arrays["network"]) if "network" in arrays else ""
         return GaussianStatistics(mean, covariance, n, network)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
-        raise OmnitokError(f"{name}: not a statistics file (.npz with mu and sigma): {error}") from error

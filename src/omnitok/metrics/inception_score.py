@@ -1,12 +1,11 @@
 """Inception score: exp E KL(p(y|x) ‖ p(y)), over consecutive splits of the set (Salimans et al., arXiv 1606.03498)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from omnitok.metrics.distributed import all_reduce_sum
+from omnitok.metrics.accumulator import Accumulator
 from omnitok.metrics.features import check_features
 
 
@@ -18,12 +17,14 @@ class InceptionScore:
     std: float
 
 
-class InceptionScoreAccumulator:
+class InceptionScoreAccumulator(Accumulator):
     """Streaming Inception score of a set of `n` samples whose order is fixed beforehand.
 
     The score depends on which samples share a split, so every sample comes with its index in the set; the processes may
     then take any indices in any order. Memory: splits x classes float64, and n counts that catch a sample given twice.
     """
+
+    SUMS = ("times_seen", "probabilities", "negative_entropies")
 
     def __init__(self, n: int, classes: int = 1008, splits: int = 10, device: torch.device | str = "cpu") -> None:
         if not 1 <= splits <= n:
@@ -32,6 +33,9 @@ class InceptionScoreAccumulator:
         self.times_seen = torch.zeros(n, dtype=torch.long, device=device)
         self.probabilities = torch.zeros(splits, classes, dtype=torch.float64, device=device)  # sum of p
         self.negative_entropies = torch.zeros(splits, dtype=torch.float64, device=device)  # sum of p · log p
+
+    def what(self) -> str:
+        return f"an Inception score of {self.n} samples in {self.splits} splits, {self.classes} classes"
 
     def update(self, logits: Tensor, indices: Tensor) -> None:
         """Add logits (m, classes) of the samples with the `indices` (m,) in the set."""
@@ -49,32 +53,6 @@ class InceptionScoreAccumulator:
         self.times_seen.index_add_(0, indices, torch.ones_like(indices))
         self.probabilities.index_add_(0, split, p)
         self.negative_entropies.index_add_(0, split, (p * log_p).sum(1))
-
-    def merge(self, other: "InceptionScoreAccumulator") -> None:
-        if (other.n, other.splits, other.classes) != (self.n, self.splits, self.classes):
-            raise ValueError("cannot merge Inception scores of different sets, splits or classes")
-        self.times_seen += other.times_seen.to(self.times_seen.device)
-        self.probabilities += other.probabilities.to(self.probabilities.device)
-        self.negative_entropies += other.negative_entropies.to(self.negative_entropies.device)
-
-    def all_reduce(self) -> None:
-        """Every process gets the sums over all processes; call once, before `compute`."""
-        self.times_seen = all_reduce_sum(self.times_seen)
-        self.probabilities = all_reduce_sum(self.probabilities)
-        self.negative_entropies = all_reduce_sum(self.negative_entropies)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The sums, for a run that continues later."""
-        return {
-            "times_seen": self.times_seen.clone(),
-            "probabilities": self.probabilities.clone(),
-            "negative_entropies": self.negative_entropies.clone(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.times_seen.copy_(state["times_seen"])
-        self.probabilities.copy_(state["probabilities"])
-        self.negative_entropies.copy_(state["negative_entropies"])
 
     def compute(self) -> InceptionScore:
         """The score; ValueError unless every sample was seen exactly once."""
