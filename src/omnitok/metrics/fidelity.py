@@ -205,10 +205,7 @@ class _Side:
             state.save(self.accumulators, done)
         state.save(self.accumulators, done, force=True)  # the other set may take long
         for accumulator in self.accumulators.values():
-            if isinstance(accumulator, FeatureSet):
-                accumulator.all_gather()
-            else:
-                accumulator.all_reduce()
+            accumulator.all_reduce()
 
     @torch.no_grad()
     def _update(self, batch: Batch, indices: Sequence[int]) -> None:
