@@ -1,10 +1,17 @@
 """A checkpoint is there whole or not at all."""
 
+import dataclasses
+import io
+import pickle
 import resource
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from omnitok.errors import CheckpointError
 from omnitok.training.checkpoint import Checkpoints, flatten_state, keys_of_group
@@ -84,3 +91,88 @@ def test_groups_are_flattened_and_found_again() -> None:
     flat = flatten_state({"model": {"a.b": torch.zeros(1)}, "ema": {"a.b": torch.ones(1)}})
     assert set(flat) == {"model/a.b", "ema/a.b"}
     assert keys_of_group(set(flat), "ema") == {"a.b"}
+
+
+def checkpoint_of(folder: Path) -> Path:
+    """A checkpoint of two tensors at step 1."""
+    checkpoints = Checkpoints(folder, 2, ALONE)
+    checkpoints.save(1, state(1))
+    checkpoints.finish()
+    return folder / "step-000000001"
+
+
+class Opens:
+    """Pickled, a program that makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self.path), "w")
+
+
+def test_an_index_cannot_run_code(tmp_path: Path) -> None:
+    saved = checkpoint_of(tmp_path)
+    (saved / "SHA256SUMS").unlink()
+    metadata = dcp.FileSystemReader(saved).read_metadata()
+    entry = next(iter(metadata.state_dict_metadata.values()))
+    made = tmp_path / "made"
+    hostile = (
+        Opens(made),
+        dataclasses.replace(metadata, planner_data=Opens(made)),
+        dataclasses.replace(metadata, state_dict_metadata={"model/weight": Opens(made)}),
+        # torch reads what is said to be no tensor with the whole of pickle
+        dataclasses.replace(metadata, state_dict_metadata={"model/weight": BytesStorageMetadata()}),
+        dataclasses.replace(metadata, storage_data={MetadataIndex("model/weight", (0,)): _StorageInfo("../a", 0, 9)}),
+        dataclasses.replace(metadata, state_dict_metadata={"model/weight": dataclasses.replace(entry, size=(10**30,))}),
+        metadata.state_dict_metadata,
+        b"",
+    )
+    for index in hostile:
+        (saved / ".metadata").write_bytes(pickle.dumps(index))
+        checkpoints = Checkpoints(tmp_path, 2, ALONE)
+        for read in (lambda: checkpoints.keys(1), lambda: checkpoints.load(1, state(0))):  # noqa: B023
+            with pytest.raises(CheckpointError, match="step-000000001: cannot be read"):
+                read()
+    assert not made.exists()
+
+
+def test_data_cannot_run_code_nor_fill_the_memory(tmp_path: Path) -> None:
+    saved = checkpoint_of(tmp_path)
+    (saved / "SHA256SUMS").unlink()
+    made = tmp_path / "made"
+    for content in (Opens(made), None):
+        file = io.BytesIO()
+        if content is None:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("archive/data/0", bytes(10**7))
+        else:
+            torch.save(content, file)
+        metadata = dcp.FileSystemReader(saved).read_metadata()
+        places = {key: _StorageInfo("__0_0.distcp", 0, file.tell()) for key in metadata.storage_data}
+        (saved / "__0_0.distcp").write_bytes(file.getvalue())
+        (saved / ".metadata").write_bytes(pickle.dumps(dataclasses.replace(metadata, storage_data=places)))
+        with pytest.raises(CheckpointError):
+            Checkpoints(tmp_path, 2, ALONE).load(1, state(0))
+    assert not made.exists()
+
+
+def test_a_flipped_bit_is_told_with_the_file(tmp_path: Path) -> None:
+    saved = checkpoint_of(tmp_path)
+    checkpoints = Checkpoints(tmp_path, 2, ALONE)
+    assert {path.name for path in saved.iterdir()} == {".metadata", "__0_0.distcp", "SHA256SUMS"}
+    data = saved / "__0_0.distcp"
+    content = data.read_bytes()
+    place = content.index(state(1)["model/weight"].numpy().tobytes()) + 2  # inside a weight
+    data.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(CheckpointError, match=r"__0_0\.distcp: the file has changed since it was written"):
+        checkpoints.load(1, state(0))
+    data.unlink()
+    with pytest.raises(CheckpointError, match=r"__0_0\.distcp"):
+        checkpoints.load(1, state(0))
+    data.write_bytes(content)
+    checkpoints.load(1, state(0))
+    (saved / "SHA256SUMS").unlink()  # as checkpoints had none before
+    loaded = state(0)
+    checkpoints.load(1, loaded)
+    assert torch.equal(loaded["model/weight"], torch.ones(8))

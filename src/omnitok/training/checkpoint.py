@@ -1,4 +1,8 @@
-"""Checkpoints for resuming: sharded, written in the background, and visible only when complete."""
+"""Checkpoints for resuming: sharded, written in the background, and visible only when complete.
+
+Each holds the SHA-256 of its files, so that a damaged one is told and not resumed from. Nothing in one is trusted: see
+`omnitok.training.checkpoint_reader`.
+"""
 
 import contextlib
 import os
@@ -6,7 +10,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,12 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
 
-from omnitok.errors import CheckpointError
+from omnitok.errors import CheckpointError, reading
+from omnitok.training.checkpoint_reader import CheckpointReader, check_records, verify, write_checksums
 from omnitok.training.distributed import Processes
 
 _NAME = re.compile(r"step-(\d{9})")
@@ -29,8 +35,7 @@ class Checkpoints:
     """The folder OUT/checkpoints with one folder `step-000001000` per checkpoint (torch.distributed.checkpoint).
 
     A checkpoint is written under a hidden name and renamed when every process has written its share, so what has the
-    final
-    name is complete: a process killed at any moment leaves at most a hidden folder, which the next start removes.
+    final name is complete: a process killed at any moment leaves at most a hidden folder, which the next start removes.
 
     Args:
         folder: where they are.
@@ -43,6 +48,7 @@ class Checkpoints:
         self._pending: tuple[int, Future[Any]] | None = None
         # Background writing has a group of its own, so that its messages never mix with the training's.
         self._group = dist.new_group(backend="gloo") if processes.world_size > 1 else None
+        self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
@@ -87,7 +93,14 @@ class Checkpoints:
             )
         except Exception as error:
             raise self._failed(step, error) from error
-        self._pending = step, saving.upload_completion if isinstance(saving, AsyncSaveResponse) else saving
+        written = saving.upload_completion if isinstance(saving, AsyncSaveResponse) else saving
+        self._pending = step, self._finisher.submit(self._seal, partial, written)
+
+    def _seal(self, partial: Path, written: Future[Any]) -> None:
+        """Wait until every process has written (and the first one the index), then add the checksums."""
+        written.result()
+        if self.processes.is_main:
+            write_checksums(partial)
 
     def poll(self) -> None:
         """Give a finished background write its final name."""
@@ -143,32 +156,38 @@ class Checkpoints:
 
     def keys(self, step: int) -> set[str]:
         """Names of the tensors in a checkpoint."""
-        try:
-            return set(FileSystemReader(self.folder / _name(step)).read_metadata().state_dict_metadata)
-        except Exception as error:
-            raise self._unreadable(step, error) from error
+        return set(self._index(step).state_dict_metadata)
 
     def load(self, step: int, state: FlatState) -> None:
         """Fill the tensors of `state` in place, each with its part where it is sharded.
 
         Raises:
-            CheckpointError: unreadable, or without one of the tensors.
+            CheckpointError: unreadable, changed since it was written, or without one of the tensors.
         """
-        missing = sorted(set(state) - self.keys(step))
+        folder = self.folder / _name(step)
+        index = self._index(step)
+        missing = sorted(state.keys() - index.state_dict_metadata.keys())
         if missing:
-            raise CheckpointError(
-                f"{self.folder / _name(step)}: holds no {missing[0]} ({len(missing)} tensors are missing)"
-            )
+            raise CheckpointError(f"{folder}: holds no {missing[0]} ({len(missing)} tensors are missing)")
+        if self.processes.is_main:
+            with reading(folder, CheckpointError, "checkpoint"):
+                verify(folder)
+                check_records(folder, index.storage_data.values())
         _expect_one_process()
         try:
-            dcp.load(state, storage_reader=FileSystemReader(self.folder / _name(step)), no_dist=self._group is None)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
+            dcp.load(state, storage_reader=CheckpointReader(folder), no_dist=self._group is None)
+        except BaseException as error:  # torch wraps the failures of all processes in a BaseException
+            if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-            raise self._unreadable(step, error) from error
+            raise CheckpointError(f"{folder}: cannot be read ({_reason(error)})") from error
 
-    def _unreadable(self, step: int, error: BaseException) -> CheckpointError:
-        return CheckpointError(f"{self.folder / _name(step)}: cannot be read ({_reason(error)})")
+    def _index(self, step: int) -> Metadata:
+        folder = self.folder / _name(step)
+        with reading(folder, CheckpointError, "checkpoint"):
+            try:
+                return CheckpointReader(folder).read_metadata()
+            except CheckpointError as error:
+                raise CheckpointError(f"{folder}: cannot be read: {error}") from error
 
 
 def _expect_one_process() -> None:
