@@ -18,6 +18,7 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
@@ -84,7 +85,9 @@ class CheckpointReader(FileSystemReader):
         folder = Path(self.path)
         content = _read_regular(folder / INDEX, LARGEST_INDEX)
         found = _IndexUnpickler(io.BytesIO(content)).load()
-        tensors = {_text(name): _tensor(entry) for name, entry in dict(found.state_dict_metadata).items()}
+        tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {
+            _text(name): _tensor(entry) for name, entry in dict(found.state_dict_metadata).items()
+        }
         storage = {}
         for index, info in dict(found.storage_data).items():
             offset = index.state.get("offset")
