@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import omnitok
-from omnitok.metrics.distributed import shard
+from omnitok.distributed import shard
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import torch
 import torch.distributed as dist
 
+from omnitok.distributed import shard
 from omnitok.metrics import (
     AverageAccumulator,
     CodebookAccumulator,
@@ -17,7 +18,6 @@ from omnitok.metrics import (
     FrechetAccumulator,
     InceptionScoreAccumulator,
 )
-from omnitok.metrics.distributed import shard
 
 
 def sample(n: int) -> torch.Tensor:

@@ -13,9 +13,9 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
+from omnitok.distributed import Processes
 from omnitok.errors import CheckpointError
 from omnitok.training.checkpoint import Checkpoints, flatten_state, keys_of_group
-from omnitok.training.distributed import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 

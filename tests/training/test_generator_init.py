@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from helpers.runs import assert_same_run
+from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import save_generator
 from omnitok.hub.names import load_generator_model, load_tokenizer
 from omnitok.models.language_model import LanguageModel
-from omnitok.training.distributed import Processes
 from omnitok.training.generator_config import AnyGeneratorConfig
 from omnitok.training.settings import apply_settings
 from omnitok.training.stopping import Limits

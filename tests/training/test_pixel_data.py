@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from omnitok.distributed import Processes
 from omnitok.training.config import DataConfig
-from omnitok.training.distributed import Processes
 from omnitok.training.pixel_data import build_dataset
 
 

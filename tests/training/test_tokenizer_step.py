@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from omnitok.data.loading import Batch
+from omnitok.distributed import Processes
 from omnitok.errors import MissingWeightsError
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training import tokenizer_step
 from omnitok.training.config import AdversarialConfig, EngineConfig, OptimizerConfig, PerceptualConfig, TrainConfig
-from omnitok.training.distributed import Processes
 from omnitok.training.step import step_seed
 from omnitok.training.tokenizer_step import TokenizerLearner, change_between_frames
 

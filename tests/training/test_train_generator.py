@@ -12,13 +12,13 @@ import torch
 from helpers.processes import kill_at
 from helpers.runs import assert_same_run, rows
 from omnitok.cli import main
+from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import fingerprint
 from omnitok.hub.names import load_generator_model, load_tokenizer
 from omnitok.models.sampling import narrow
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import DataConfig, OptimizerConfig
-from omnitok.training.distributed import Processes
 from omnitok.training.generator_config import AnyGeneratorConfig
 from omnitok.training.generator_data import open_shards, shards_tokenizer
 from omnitok.training.generator_step import build_model, draw_for, objective_of

@@ -100,7 +100,7 @@ class Reconstruction(EvaluateOptions):
         """Measure; the exit code."""
         self.begin()
         from omnitok.cli.loading import resolve_device
-        from omnitok.training.distributed import join_processes
+        from omnitok.distributed import join_processes
 
         metrics = _names(self.metrics)
         with join_processes(resolve_device(self.device)) as processes:
@@ -152,7 +152,7 @@ def measure(
     networks: Networks | None = None,
 ) -> list[Result]:
     """All metrics over the pictures, then over the clips, of a folder; whatever is missing is said before any work."""
-    from omnitok.metrics.distributed import shard
+    from omnitok.distributed import shard
     from omnitok.metrics.evaluate import check_reconstruction, evaluate_reconstruction, load_networks, needed_networks
     from omnitok.metrics.samples import files_by_medium
 
@@ -241,10 +241,10 @@ class Fidelity(_SampleOptions):
         self.begin()
         metrics = _names(self.metrics) or (("fvd",) if self.video else ("fid", "is", "precision", "recall"))
         from omnitok.cli.loading import resolve_device
+        from omnitok.distributed import join_processes
         from omnitok.metrics.evaluate import load_networks
         from omnitok.metrics.fidelity import check_fidelity, evaluate_fidelity, evaluation_total
         from omnitok.metrics.sample_sets import open_samples
-        from omnitok.training.distributed import join_processes
 
         settings, preparation = self.fidelity_settings(metrics), self.preparation()
         with join_processes(resolve_device(self.device)) as processes:
@@ -283,11 +283,11 @@ class Statistics(_SampleOptions):
             raise UsageError(f"--out must end in .npz, found {self.out}")
         metric = self.metric or ("fvd" if self.video else "fid")
         from omnitok.cli.loading import resolve_device
+        from omnitok.distributed import join_processes
         from omnitok.metrics import save_statistics
         from omnitok.metrics.evaluate import load_networks
         from omnitok.metrics.fidelity import chosen_count, compute_statistics
         from omnitok.metrics.sample_sets import open_samples
-        from omnitok.training.distributed import join_processes
 
         settings = self.fidelity_settings((metric,))
         with join_processes(resolve_device(self.device)) as processes:

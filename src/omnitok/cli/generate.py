@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from omnitok.cli.failures import UsageError, explain_for, show_traceback_if_debugging
-from omnitok.cli.options import CommonOptions, Output, parse_part, torchrun_place
+from omnitok.cli.options import CommonOptions, Output, parse_part
 from omnitok.cli.report import Column, Report, Row, cell, progress_bar, say
 
 if TYPE_CHECKING:
@@ -98,13 +97,11 @@ class Generate(CommonOptions):
         import torch
 
         from omnitok.cli.loading import resolve_device
+        from omnitok.distributed import launched_device
         from omnitok.generation.loading import load_generator
 
-        name = self.device
-        if name in ("auto", "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-            name = f"cuda:{os.environ['LOCAL_RANK']}"
         dtype = torch.float32 if self.dtype == "float32" else torch.bfloat16
-        generator = load_generator(self.model, resolve_device(name), dtype, self.tokenizer)
+        generator = load_generator(self.model, resolve_device(launched_device(self.device)), dtype, self.tokenizer)
         how = self._sampling(generator)
         labels = self._labels(generator)
         if self.video is not None:
@@ -140,7 +137,9 @@ class Generate(CommonOptions):
 
     def _place(self) -> tuple[int, int]:
         """This process among those that share the work."""
-        rank, world_size = torchrun_place()
+        from omnitok.distributed import launched_place
+
+        rank, world_size = launched_place()
         if self.shard is None:
             return rank, world_size
         part, parts = parse_part(self.shard)

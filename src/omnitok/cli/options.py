@@ -1,7 +1,6 @@
 """Options that verbs share. Frozen dataclasses; tyro turns fields into flags and their docstrings into help."""
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -78,8 +77,3 @@ def parse_part(text: str) -> tuple[int, int]:
     if not (separator and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
         raise UsageError(f"--shard must be I/N with I from 0 to N - 1, such as 0/2, found {text}")
     return int(part), int(parts)
-
-
-def torchrun_place() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun started; (0, 1) without it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

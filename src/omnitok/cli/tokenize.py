@@ -20,7 +20,6 @@ from omnitok.cli.options import (
     check_rate,
     parse_part,
     require_some,
-    torchrun_place,
 )
 from omnitok.cli.report import Row, progress_bar, say
 
@@ -101,7 +100,9 @@ class Tokenize(CommonOptions):
 
             return inspect_shards(self.data, self.out, self.model, self.device, self.json)
         part, parts = self._part()
-        rank, world_size = torchrun_place()
+        from omnitok.distributed import launched_place
+
+        rank, world_size = launched_place()
         if self.engine == "ray" and world_size > 1:
             raise UsageError("--engine ray shares the work by itself: start it without torchrun")
         model = self._load()
@@ -126,10 +127,9 @@ class Tokenize(CommonOptions):
     def _load(self) -> LoadedModel:
         """The tokenizer; with Ray, where the actors load their own, it stays on the CPU."""
         from omnitok.cli.loading import load_named, resolve_device
+        from omnitok.distributed import launched_device
 
-        device = resolve_device("cpu" if self.engine == "ray" else self.device)
-        if device.type == "cuda" and self.device in ("auto", "cuda") and "LOCAL_RANK" in os.environ:
-            device = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        device = resolve_device("cpu" if self.engine == "ray" else launched_device(self.device))
         return load_named(self.model or DEFAULT_MODEL, device, self.dtype)
 
     def _job(self, model: LoadedModel, part: int, parts: int) -> TokenizeJob:

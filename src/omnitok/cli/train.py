@@ -78,8 +78,8 @@ class Train:
         """Do all of it; the exit code."""
         self.check_options()
         from omnitok.cli.loading import resolve_device
+        from omnitok.distributed import launched_place
         from omnitok.recipes.run import run_recipe
-        from omnitok.training.distributed import is_first_process
         from omnitok.training.stopping import Limits
 
         config, out = self._config()
@@ -88,7 +88,7 @@ class Train:
             self._describe(config)
             return 0
         keep_freed_blocks()
-        first = is_first_process()
+        first = launched_place()[0] == 0
         with progress_bar(config.steps, config.name, "step") as bar:
             result = run_recipe(
                 config,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omnitok.losses.processes import mean_over_processes
+from omnitok.distributed import mean_over_processes
 
 GanLoss = Literal["hinge", "vanilla"]
 

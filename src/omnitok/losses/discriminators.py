@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omnitok.losses.processes import mean_over_processes, world_size
+from omnitok.distributed import mean_over_processes, world_size
 
 MAX_CHANNELS = 512
 SLOPE = 0.2

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from omnitok.losses.processes import mean_over_processes
+from omnitok.distributed import mean_over_processes
 
 KLNormalization = Literal["sample", "latent", "pixel"]
 

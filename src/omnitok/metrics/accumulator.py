@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from omnitok.metrics.distributed import all_reduce_sum
+from omnitok.distributed import all_reduce_sum
 
 
 class Accumulator(ABC):

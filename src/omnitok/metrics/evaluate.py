@@ -11,10 +11,10 @@ from typing import TypeVar, get_args
 import torch
 from torch import Tensor
 
+from omnitok.distributed import shard
 from omnitok.errors import OmnitokError
 from omnitok.metrics.average import AverageAccumulator
 from omnitok.metrics.codebook import CodebookAccumulator
-from omnitok.metrics.distributed import shard
 from omnitok.metrics.frechet import FrechetAccumulator, frechet_distance
 from omnitok.metrics.i3d import MINIMUM_FRAMES
 from omnitok.metrics.networks import (

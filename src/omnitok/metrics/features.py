@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnitok.distributed import all_gather_rows
 from omnitok.metrics.accumulator import Accumulator
-from omnitok.metrics.distributed import all_gather_rows
 
 
 def check_features(features: Tensor, dimension: int | None = None, what: str = "features") -> None:

@@ -9,9 +9,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from omnitok.distributed import shard
 from omnitok.errors import OmnitokError
 from omnitok.metrics.average import AverageAccumulator
-from omnitok.metrics.distributed import shard
 from omnitok.metrics.evaluate import LPIPS_METRICS, Networks
 from omnitok.metrics.features import FeatureSet
 from omnitok.metrics.frechet import FrechetAccumulator, GaussianStatistics, frechet_distance

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from omnitok.atomic import atomic_path
-from omnitok.metrics.distributed import is_distributed
+from omnitok.distributed import rank, world_size
 
 
 class Resumable(Protocol):
@@ -38,9 +37,9 @@ class SavedState:
     """
 
     def __init__(self, folder: Path | None, name: str, key: str, seconds: float = 60.0) -> None:
-        rank, world = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
-        self.path = folder / f"{name}-{rank}-of-{world}.safetensors" if folder is not None else None
-        self._key, self._seconds, self._saved_at = f"{key}-{rank}-of-{world}", seconds, time.monotonic()
+        place = f"{rank()}-of-{world_size()}"
+        self.path = folder / f"{name}-{place}.safetensors" if folder is not None else None
+        self._key, self._seconds, self._saved_at = f"{key}-{place}", seconds, time.monotonic()
 
     def load(self, accumulators: Mapping[str, Resumable]) -> int:
         """Fill the accumulators from a state of the very same run; the number of samples in it, 0 without one."""

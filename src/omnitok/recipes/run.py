@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from omnitok.data.media import write_image, write_video
+from omnitok.distributed import Processes
 from omnitok.generation.loading import make_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.recipes.validation import validation_of
 from omnitok.training.config import TrainConfig
-from omnitok.training.distributed import Processes
 from omnitok.training.generator_step import AnyGenerator, build_model
 from omnitok.training.pictures import FPS
 from omnitok.training.pixel_data import find_files

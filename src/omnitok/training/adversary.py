@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from omnitok.distributed import Processes
 from omnitok.losses.adversarial import (
     LeCam,
     adversarial_ramp,
@@ -19,7 +20,6 @@ from omnitok.losses.adversarial import (
 )
 from omnitok.losses.discriminators import PatchDiscriminator, take_frames
 from omnitok.training.config import TrainConfig
-from omnitok.training.distributed import Processes
 from omnitok.training.optim import NamedOptimizer, learning_rate
 
 

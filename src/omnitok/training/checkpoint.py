@@ -22,9 +22,9 @@ from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
 
+from omnitok.distributed import Processes
 from omnitok.errors import CheckpointError, reading
 from omnitok.training.checkpoint_reader import CheckpointReader, check_records, verify, write_checksums
-from omnitok.training.distributed import Processes
 
 _NAME = re.compile(r"step-(\d{9})")
 

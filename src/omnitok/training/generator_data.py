@@ -15,11 +15,11 @@ from omnitok.data.sampling import Medium, Sampler
 from omnitok.data.sources import NO_LABEL
 from omnitok.data.token_batches import TokenDataset
 from omnitok.data.token_shards import Grid, TokenShards
+from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import DataConfig
-from omnitok.training.distributed import Processes
 from omnitok.training.generator_config import AnyGeneratorConfig
 from omnitok.training.pixel_data import build_dataset, check_batches
 

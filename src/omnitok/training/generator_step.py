@@ -7,16 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from omnitok.diffusion import diffusion_losses, draw_times
+from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel, language_model_losses
 from omnitok.models.tokenizer import TokenizerConfig
 from omnitok.training.blocks import prepare_blocks
 from omnitok.training.checkpoint import counter, keys_of_group
-from omnitok.training.distributed import Processes, gather, gradient_sync, parallelize
 from omnitok.training.generator_config import AnyGeneratorConfig, LanguageModelTrainConfig
 from omnitok.training.generator_data import GeneratorBatch
 from omnitok.training.optim import AveragedWeights, build_optimizer, learning_rate
+from omnitok.training.parallel import gather, gradient_sync, parallelize
 from omnitok.training.precision import autocast
 from omnitok.training.step import StepReport, Sums, step_seed, tensors_of
 

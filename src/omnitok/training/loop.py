@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from omnitok.data.loading import Failure, FailureCounter
+from omnitok.distributed import Processes
 from omnitok.training.checkpoint import Checkpoints, flatten_state
-from omnitok.training.distributed import Processes
 from omnitok.training.logbook import Logbook, Row
 from omnitok.training.step import StepReport
 from omnitok.training.stopping import Limits, StopWatch

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
-from omnitok.losses.processes import world_size
+from omnitok.distributed import rank, world_size
 from omnitok.training.config import OptimizerConfig
 
 
@@ -165,7 +165,7 @@ def _orthogonalize_together(matrices: list[Tensor]) -> list[Tensor]:
     for i in sorted(range(len(matrices)), key=lambda i: -matrices[i].numel()):  # to whom has least
         worker = loads.index(min(loads))
         loads[worker] += matrices[i].numel() * min(matrices[i].shape)
-        if worker == dist.get_rank():
+        if worker == rank():
             places[i].copy_(orthogonalize(matrices[i]).flatten())
     dist.all_reduce(results)  # each place is zero on all processes but one
     return [place.view_as(matrix) for place, matrix in zip(places, matrices, strict=True)]

@@ -7,9 +7,9 @@ from omnitok.data.loading import StepDataset
 from omnitok.data.sampling import Sampler
 from omnitok.data.sources import NO_DOMAIN, SampleList, find_samples
 from omnitok.data.videos import ClipSampling
+from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.training.config import DataConfig
-from omnitok.training.distributed import Processes
 
 
 def find_files(config: DataConfig, folder_labels: bool = False) -> tuple[SampleList, SampleList]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from omnitok.data.loading import FailureCounter
+from omnitok.distributed import Processes, join_processes
 from omnitok.training.checkpoint import Checkpoints, flatten_state
-from omnitok.training.distributed import Processes, join_processes
 from omnitok.training.logbook import Logbook
 from omnitok.training.loop import BatchT, Intervals, Learner, LoopFailures, Outputs, run_loop
 from omnitok.training.run_folder import TrainResult, start_step, unreadable_list

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from omnitok.data.loading import Batch
+from omnitok.distributed import Processes
 from omnitok.losses.adversarial import adaptive_weight
 from omnitok.losses.discriminators import frame_indices, take_frames
 from omnitok.losses.lpips import load_lpips
@@ -21,8 +22,8 @@ from omnitok.training.adversary import Adversary
 from omnitok.training.blocks import prepare_blocks
 from omnitok.training.checkpoint import counter, keys_of_group
 from omnitok.training.config import OCCASIONAL_LOSSES, PIXEL_LOSSES, PerceptualConfig, TrainConfig
-from omnitok.training.distributed import Autoencoder, Processes, gather, gradient_sync, parallelize
 from omnitok.training.optim import AveragedWeights, build_optimizer, learning_rate
+from omnitok.training.parallel import Autoencoder, gather, gradient_sync, parallelize
 from omnitok.training.precision import autocast
 from omnitok.training.step import StepReport, Sums, sample_seeds, step_seed, tensors_of
 from omnitok.training.usage import CodebookUse

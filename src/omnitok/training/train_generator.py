@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import fingerprint, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
@@ -18,7 +19,6 @@ from omnitok.hub.names import TrainedGenerator, load_tokenizer
 from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.language_model import LanguageModel, start_from_codebook
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.training.distributed import Processes
 from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
 from omnitok.training.generator_data import (
     DataFacts,

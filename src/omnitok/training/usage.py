@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from omnitok.distributed import world_size
+
 ENOUGH_TOKENS = 3  # per code: a healthy codebook then shows nearly all of itself
 
 
@@ -32,7 +34,7 @@ class CodebookUse:
 
     def share(self, step: int) -> float:
         """Share of the codebook chosen in the last `window` steps up to `step`; all processes call it."""
-        if dist.is_available() and dist.is_initialized():
+        if world_size() > 1:
             dist.all_reduce(self.last_chosen, op=dist.ReduceOp.MAX)
         return float((self.last_chosen > step - self.window).float().mean())
 

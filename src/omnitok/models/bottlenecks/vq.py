@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omnitok.distributed import world_size
 from omnitok.models.bottlenecks.base import BottleneckOutput, Float32Module, sample_generators
 
 CPU_CHUNK, ACCELERATOR_CHUNK = 128, 4096
@@ -160,7 +161,7 @@ class VectorQuantizer(Float32Module):
     def _update(self, flat: Tensor, codes: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         counts = torch.zeros_like(self.cluster_size).index_add_(0, codes, torch.ones_like(flat[:, 0]))
         sums = torch.zeros_like(self.cluster_sum).index_add_(0, codes, flat)
-        if dist.is_available() and dist.is_initialized():
+        if world_size() > 1:
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         self.cluster_size.lerp_(counts, 1.0 - self.decay)
@@ -187,9 +188,9 @@ class VectorQuantizer(Float32Module):
         Each row draws a key from its sample's generator, and the n smallest are taken: a fair choice that depends on
         neither the number of processes nor the order in which they come.
         """
-        is_shared = dist.is_available() and dist.is_initialized()
+        is_shared = world_size() > 1
         rows_a_sample = len(flat) // len(generators)
-        repeats = -(-n // (len(flat) * (dist.get_world_size() if is_shared else 1)))
+        repeats = -(-n // (len(flat) * world_size()))
         keys = torch.cat([torch.rand(rows_a_sample, generator=g, dtype=torch.float64) for g in generators])
         jitter = torch.cat([torch.randn(rows_a_sample, repeats * self.dim, generator=g) for g in generators])
         chosen = keys.argsort()[:n]
@@ -206,6 +207,6 @@ class VectorQuantizer(Float32Module):
 
 def _gather_rows(x: Tensor) -> Tensor:
     """The tensors of all processes, which have one shape, below one another."""
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)

@@ -1,99 +1,21 @@
-"""Several processes: who is who, wrapping of modules, and the few collectives that the engine needs."""
+"""Several processes that train one model: DDP and FSDP2, gradients, and whole weights from shards."""
 
 import contextlib
-import datetime
-import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from omnitok.distributed import Processes
 from omnitok.losses.objective import entropy_loss
 from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.blocks import BLOCKS
-
-TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the first process validates
-
-
-@dataclass(frozen=True)
-class Processes:
-    """This process among those that train together."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes logs and models."""
-        return self.rank == 0
-
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any process."""
-        if self.world_size == 1:
-            return flag
-        flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return bool(flags)
-
-    def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """Scalars averaged over the processes; every process gives the same keys."""
-        if not values:
-            return {}
-        stacked = torch.stack([value.detach().to("cpu", torch.float64) for value in values.values()])
-        if self.world_size > 1:
-            dist.all_reduce(stacked)
-        return dict(zip(values, (stacked / self.world_size).tolist(), strict=True))
-
-    def from_main(self, value: int) -> int:
-        """The first process's number, on all."""
-        if self.world_size == 1:
-            return value
-        number = torch.tensor(value)
-        dist.broadcast(number, src=0)
-        return int(number)
-
-    def barrier(self) -> None:
-        """Wait for all."""
-        if self.world_size > 1:
-            dist.barrier()
-
-
-@contextlib.contextmanager
-def join_processes(device: torch.device) -> Iterator[Processes]:
-    """The processes that `torchrun` started, or this one alone.
-
-    On CUDA each process takes the device of its LOCAL_RANK. CPU tensors travel by gloo, CUDA ones by NCCL.
-    """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
-        yield Processes(0, 1, device)
-        return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # A store of its own for each elastic restart: torch's would hand out the addresses of the processes that have died.
-    store, rank, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    dist.init_process_group(backend, timeout=TIMEOUT, store=attempt, rank=rank, world_size=world_size)
-    try:
-        yield Processes(dist.get_rank(), world_size, device)
-    finally:
-        dist.destroy_process_group()
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that speaks, before any of them has met the others."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 class Autoencoder(nn.Module):
