@@ -101,7 +101,7 @@ def test_bad_files_are_counted_and_tolerated_up_to_a_number(
     assert main(["tokenize", str(tmp_path / "nowhere")]) == 1
     (tmp_path / "empty").mkdir()
     assert main(["tokenize", str(tmp_path / "empty")]) == 1
-    assert "no pictures, clips" in capsys.readouterr().err
+    assert "there are no images" in capsys.readouterr().err
 
 
 def command(data: Path, model: Path, out: Path, *more: str) -> list[str]:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from omnitok.data import read_video, write_image, write_video
+from omnitok.data.index import Index, build_index
 from omnitok.data.loading import MAX_REPLACEMENTS, Batch, FailureCounter, StepDataset, load_batches
 from omnitok.data.sampling import Sampler
-from omnitok.data.sources import SampleList, find_samples
 from omnitok.data.videos import ClipSampling, load_training_clip, read_stretch
 from omnitok.errors import MediaError
 
@@ -42,11 +42,11 @@ def counting_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dataset(media: Path, rank: int = 0, world_size: int = 1, **changes: object) -> StepDataset:
-    images = find_samples(media / "img", "image", folder_labels=True)
-    videos = find_samples(media / "vid", "video")
-    sampler = Sampler(len(images), len(videos), 4, 2, (16, 24), seed=5)
+    index = build_index(media / "img", labels="folders")
+    index = Index(index.images, build_index(videos=media / "vid").videos, index.classes)
+    sampler = Sampler(len(index.images), len(index.videos), 4, 2, (16, 24), seed=5)
     policies = ("random_resized_crop", "random_resized_crop")
-    return StepDataset(images, videos, sampler, 5, *policies, True, rank, world_size)
+    return StepDataset(index, sampler, 5, *policies, True, rank, world_size)
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -100,7 +100,7 @@ def test_any_number_of_processes_shares_the_same_batch(media: Path) -> None:
 
 def test_plain_paths_do(media: Path) -> None:
     paths = sorted((media / "img").rglob("*.png"))
-    plain = StepDataset(paths, [], Sampler(7, 0, 4, 1, (16,), 5), 5, "squash", "squash", False)
+    plain = StepDataset(Index.of_paths(paths, []), Sampler(7, 0, 4, 1, (16,), 5), 5, "squash", "squash", False)
     assert plain[0].pixels.shape == (4, 3, 16, 16)
 
 
@@ -124,9 +124,9 @@ def test_bad_files_are_replaced_counted_and_named(media: Path, tmp_path: Path) -
 
 def test_no_black_frames_where_a_clip_is_too_short(media: Path, tmp_path: Path) -> None:
     shutil.copytree(media / "vid", tmp_path / "vid")
-    videos = find_samples(tmp_path / "vid", "video")
+    videos = build_index(videos=tmp_path / "vid")
     sampler = Sampler(0, 3, 1, 3, (16,), 5)
-    batch = StepDataset([], videos, sampler, 9, "squash", "squash", False)[0]  # the first has 8 frames
+    batch = StepDataset(videos, sampler, 9, "squash", "squash", False)[0]  # the first has 8 frames
     assert [Path(path).name for path, _ in batch.failures].count("0.mp4") >= 1
     assert "8 frames, at least 9 are needed" in batch.failures[0][1]
     assert batch.pixels.shape == (3, 3, 9, 16, 16)
@@ -136,7 +136,7 @@ def test_no_black_frames_where_a_clip_is_too_short(media: Path, tmp_path: Path) 
 def test_nothing_readable_stops_in_one_sentence(tmp_path: Path, workers: int) -> None:
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"junk")
-    data = StepDataset(find_samples(tmp_path, "image"), [], Sampler(3, 0, 2, 1, (16,), 0), 5, "squash", "squash", False)
+    data = StepDataset(build_index(tmp_path), Sampler(3, 0, 2, 1, (16,), 0), 5, "squash", "squash", False)
     with pytest.raises(
         MediaError, match=rf"^{MAX_REPLACEMENTS} files in a row could not be read as images; the last: "
     ) as e:
@@ -166,11 +166,11 @@ def test_failure_counter() -> None:
 def test_mismatched_datasets_are_told() -> None:
     sampler = Sampler(2, 0, 4, 1, (16,), 0)
     with pytest.raises(ValueError, match="for 2 images, but there are 1"):
-        StepDataset(["a.png"], [], sampler, 5, "squash", "squash", False)
+        StepDataset(Index.of_paths(["a.png"], []), sampler, 5, "squash", "squash", False)
     with pytest.raises(ValueError, match="batch of 4 images cannot be shared evenly by 3"):
-        StepDataset(["a.png", "b.png"], [], sampler, 5, "squash", "squash", False, world_size=3)
+        StepDataset(Index.of_paths(["a.png", "b.png"], []), sampler, 5, "squash", "squash", False, world_size=3)
     with pytest.raises(ValueError, match="rank"):
-        StepDataset(["a.png", "b.png"], [], sampler, 5, "squash", "squash", False, rank=2, world_size=2)
+        StepDataset(Index.of_paths(["a.png", "b.png"], []), sampler, 5, "squash", "squash", False, rank=2, world_size=2)
 
 
 @pytest.mark.parametrize(
@@ -221,8 +221,6 @@ def test_bad_sampling_is_told() -> None:
 
 
 def test_a_sample_list_survives_into_workers(media: Path) -> None:
-    images = find_samples(media / "img", "image")
-    assert isinstance(images, SampleList)
-    data = StepDataset(images, [], Sampler(7, 0, 7, 1, (16,), 0), 5, "squash", "squash", False)
+    data = StepDataset(build_index(media / "img"), Sampler(7, 0, 7, 1, (16,), 0), 5, "squash", "squash", False)
     (alone,), (worker,) = list(load_batches(data, 2, 3)), list(load_batches(data, 2, 3, workers=1))
     assert same(alone, worker)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnitok.data import VideoReader, VideoWriter, list_media, media_kind, read_video, write_image, write_video
+from omnitok.data import VideoReader, VideoWriter, media_kind, read_video, write_image, write_video
 from omnitok.errors import MediaError
 
 
@@ -616,25 +616,6 @@ def test_reader_holds_no_frames(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2e6  # 120 frames are 4.4 MB even as bytes
-
-
-def test_list_media(tmp_path: Path) -> None:
-    for name in ("b.png", "a.mp4", "deep/c.JPG", "notes.txt", ".hidden.png", ".cache/d.png", "deep/e.gif"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    names = [str(p.relative_to(tmp_path)) for p in list_media(tmp_path)]
-    assert names == ["a.mp4", "b.png", "deep/c.JPG", "deep/e.gif"]
-    assert [p.name for p in list_media([tmp_path], recursive=False)] == ["a.mp4", "b.png"]
-    assert [p.name for p in list_media([tmp_path / "notes.txt", tmp_path / "b.png", tmp_path])][:2] == [
-        "notes.txt",
-        "b.png",
-    ]
-    assert len(list_media([tmp_path / "b.png", tmp_path])) == 4
-    with pytest.raises(MediaError, match="no such file or folder"):
-        list_media(tmp_path / "missing")
-    (tmp_path / "nothing").mkdir()
-    with pytest.raises(MediaError, match="no pictures or clips"):
-        list_media([tmp_path / "b.png", tmp_path / "nothing"])
 
 
 def test_media_kind(tmp_path: Path) -> None:

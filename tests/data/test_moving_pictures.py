@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from omnitok.data import write_image, write_video
+from omnitok.data.index import Index
 from omnitok.data.loading import StepDataset
 from omnitok.data.moving_pictures import _windows, load_moving_picture
 from omnitok.data.sampling import Sampler
-from omnitok.data.sources import SampleList
 from omnitok.errors import MediaError
 
 
@@ -63,9 +63,9 @@ def test_a_share_of_the_clips_is_made_from_pictures(ramp: Path, tmp_path: Path) 
 
     def batches(pictures: list[Path], pan_zoom: float) -> tuple[torch.Tensor, list[tuple[str, str]]]:
         sampler = Sampler(len(pictures), 1, 1, 16, (32,), seed=0)
-        videos = SampleList.of_paths([tmp_path / "grey.mp4"])
+        index = Index.of_paths(pictures, [tmp_path / "grey.mp4"])
         policies = ("center_crop", "center_crop")
-        dataset = StepDataset(SampleList.of_paths(pictures), videos, sampler, 5, *policies, False, pan_zoom=pan_zoom)
+        dataset = StepDataset(index, sampler, 5, *policies, False, pan_zoom=pan_zoom)
         batch = dataset[1]
         return (batch.pixels.std(dim=(1, 2, 3, 4)) > 0.1).sum(), batch.failures
 
@@ -81,4 +81,4 @@ def test_a_share_of_the_clips_is_made_from_pictures(ramp: Path, tmp_path: Path) 
 def test_clips_from_pictures_need_pictures(tmp_path: Path) -> None:
     sampler = Sampler(0, 1, 1, 1, (32,), seed=0)
     with pytest.raises(ValueError, match=r"pan_zoom is 0\.5, but there are no pictures"):
-        StepDataset([], [tmp_path / "a.mp4"], sampler, 5, "squash", "squash", False, pan_zoom=0.5)
+        StepDataset(Index.of_paths([], [tmp_path / "a.mp4"]), sampler, 5, "squash", "squash", False, pan_zoom=0.5)

@@ -287,7 +287,7 @@ def test_lists_keep_their_order_and_folders_sort(tmp_path: Path) -> None:
 
 
 def test_empty_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="no pictures or clips"):
+    with pytest.raises(MediaError, match="no images or videos"):
         files_by_medium(tmp_path)
 
 

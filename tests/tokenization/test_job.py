@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from omnitok.data import write_image
+from omnitok.data.index import build_index
 from omnitok.errors import ShardError
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.tokenization.job import TokenizeJob, find_collection
+from omnitok.tokenization.job import TokenizeJob, check_apart
 from omnitok.tokenization.local import tokenize_here
 
 from .conftest import contents, plan_of, smooth
@@ -98,6 +99,6 @@ def test_the_output_is_a_file(images: Path, tokenizer: OmniTokenizer, tmp_path: 
 
 
 def test_beside_is_not_inside(images: Path, tokenizer: OmniTokenizer) -> None:
-    collection = find_collection([images])
-    collection.check_apart(images.with_name("in-shards"))
-    collection.check_apart(images.parent / "in" / ".." / "shards")
+    collection = build_index([images], labels="auto")
+    check_apart(collection, images.with_name("in-shards"))
+    check_apart(collection, images.parent / "in" / ".." / "shards")

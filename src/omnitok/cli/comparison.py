@@ -98,9 +98,10 @@ def write_report(results: Sequence[Result], protocol: Mapping[str, Any], shown: 
     with atomic_path(out / "table.md") as temporary:
         lines = [titles, ["---"] * len(titles), *rows]
         text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        temporary.write_text(f"{text}\n{_conditions(results)}\n", encoding="utf-8")
+        temporary.write_text(f"{text}\n{_conditions(results)}\n", encoding="utf-8", errors="backslashreplace")
     with atomic_path(out / "report.html") as temporary:
-        temporary.write_text(_page(results, titles, rows, protocol, shown), encoding="utf-8")
+        page = _page(results, titles, rows, protocol, shown)
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _conditions(results: Sequence[Result]) -> str:

@@ -6,6 +6,7 @@ weights), `source` (the input's file name).
 """
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def write_tokens(path: Path, tokens: Tensor, header: TokenHeader) -> None:
         "width": str(header.width),
         "model": header.model,
         "model_sha256": header.model_sha256,
-        "source": header.source,
+        "source": os.fsencode(header.source).decode("utf-8", "backslashreplace"),
     }
     if header.fps is not None:
         metadata["fps"] = repr(header.fps)

@@ -133,7 +133,8 @@ class Tokenize(CommonOptions):
         return load_named(self.model or DEFAULT_MODEL, device, self.dtype)
 
     def _job(self, model: LoadedModel, part: int, parts: int) -> TokenizeJob:
-        from omnitok.tokenization.job import TokenizeJob, TokenizeSettings, find_collection, make_plan
+        from omnitok.data.index import build_index
+        from omnitok.tokenization.job import TokenizeJob, TokenizeSettings, make_plan
 
         settings = TokenizeSettings(
             resolution=self.resolution,
@@ -146,7 +147,7 @@ class Tokenize(CommonOptions):
             seed=self.seed,
             precision=self.dtype,
         )
-        collection = find_collection(self.data, self.labels)
+        collection = build_index(self.data, labels=self.labels)
         plan = make_plan(collection, settings, model.tokenizer.config, model.name, model.sha256, self.latent_dtype)
         if parts > plan.shard_count:
             say(f"there are {plan.shard_count} shards for {parts} parts; a smaller --shard-size gives more")

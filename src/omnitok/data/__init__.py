@@ -1,11 +1,11 @@
 """Reading and writing media, datasets of pictures and clips, batching and token shards."""
 
+from omnitok.data.index import list_media
 from omnitok.data.media import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     VideoReader,
     VideoWriter,
-    list_media,
     media_kind,
     read_image,
     read_video,

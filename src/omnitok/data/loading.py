@@ -2,7 +2,6 @@
 
 import copy
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from omnitok.data.images import load_training_image
+from omnitok.data.index import Index, Sample, read_sample
+from omnitok.data.modality import MODALITIES
 from omnitok.data.moving_pictures import load_moving_picture
 from omnitok.data.sampling import Draw, Medium, Sampler
-from omnitok.data.sources import Sample, SampleList, read_sample
 from omnitok.data.transforms import CropPolicy
 from omnitok.data.videos import ClipSampling, load_training_clip
 from omnitok.errors import MediaError, OmnitokError
@@ -60,8 +60,8 @@ class StepDataset(Dataset[Batch]):
     """`dataset[step]` is this process's share of the batch of that step; see `Sampler`.
 
     Args:
-        images, videos: the samples (`find_samples`), or plain paths.
-        sampler: made for `len(images)` and `len(videos)`.
+        samples: the images and videos.
+        sampler: made for `len(samples.images)` and `len(samples.videos)`.
         frames: length of a clip, or a `ClipSampling`.
         image_policy, video_policy: how frames become squares.
         flip: mirror half of the samples.
@@ -75,8 +75,7 @@ class StepDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        images: SampleList | Sequence[str | os.PathLike[str]],
-        videos: SampleList | Sequence[str | os.PathLike[str]],
+        samples: Index,
         sampler: Sampler,
         frames: int | ClipSampling,
         image_policy: CropPolicy,
@@ -86,17 +85,19 @@ class StepDataset(Dataset[Batch]):
         world_size: int = 1,
         pan_zoom: float = 0.0,
     ) -> None:
-        self.samples: dict[Medium, SampleList] = {"image": _as_samples(images), "video": _as_samples(videos)}
-        for medium, samples in self.samples.items():
-            if len(samples) != sampler.counts[medium]:
-                raise ValueError(f"the sampler is for {sampler.counts[medium]} {medium}s, but there are {len(samples)}")
-            if len(samples) and sampler.batch[medium] % world_size:
+        self.samples = samples
+        for medium in MODALITIES:
+            if len(samples[medium]) != sampler.counts[medium]:
+                raise ValueError(
+                    f"the sampler is for {sampler.counts[medium]} {medium}s, but there are {len(samples[medium])}"
+                )
+            if len(samples[medium]) and sampler.batch[medium] % world_size:
                 raise ValueError(
                     f"a batch of {sampler.batch[medium]} {medium}s cannot be shared evenly by {world_size} processes"
                 )
         if not 0 <= rank < world_size:
             raise ValueError(f"the rank must lie in [0, {world_size}), found {rank}")
-        if pan_zoom and not self.samples["image"]:
+        if pan_zoom and not samples.images:
             raise ValueError(f"pan_zoom is {pan_zoom}, but there are no pictures to make clips from")
         self.pan_zoom = pan_zoom
         self.sampler = sampler
@@ -167,10 +168,6 @@ class StepDataset(Dataset[Batch]):
         return read_sample(
             sample, lambda path: load_training_clip(path, self.sampling, resolution, self.video_policy, self.flip, seed)
         )
-
-
-def _as_samples(files: SampleList | Sequence[str | os.PathLike[str]]) -> SampleList:
-    return files if isinstance(files, SampleList) else SampleList.of_paths(files)
 
 
 class FailureCounter:

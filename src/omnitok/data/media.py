@@ -7,7 +7,7 @@ import itertools
 import os
 import warnings
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -33,7 +33,6 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "VideoReader",
     "VideoWriter",
-    "list_media",
     "media_kind",
     "read_image",
     "read_video",
@@ -47,7 +46,7 @@ IMAGE_SUFFIXES = frozenset(
         *(".pcx", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
     }
 )
-"""Suffixes under which `list_media` finds pictures (some of them may be animated)."""
+"""Suffixes under which folders are searched for pictures (some of them may be animated)."""
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -55,7 +54,7 @@ VIDEO_SUFFIXES = frozenset(
         *(".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
     }
 )
-"""Suffixes under which `list_media` finds clips."""
+"""Suffixes under which folders are searched for clips."""
 
 _LONGEST_FILLED_CHUNK = 64  # frames; a longer chunk may be far longer than the clip
 _TICK_TOLERANCE = 1e-3  # Matroska and WebM round times to the millisecond
@@ -318,37 +317,3 @@ def media_kind(path: str | os.PathLike[str]) -> Literal["image", "video"]:
         raise MediaError(f"{path}: not a picture in a format that Pillow reads")
     AvClip(path)
     return "video"
-
-
-def list_media(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], recursive: bool = True) -> list[Path]:
-    """Files as given, and in place of each folder the pictures and clips in it, sorted by path; hidden ones are left
-    out.
-
-    Files named explicitly are kept whatever their suffix; a file reached twice is listed once.
-
-    Raises:
-        MediaError: a path that does not exist, or a folder without pictures and clips.
-    """
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    found: dict[Path, None] = {}  # an ordered set
-    for path in map(Path, given):
-        if not path.exists():
-            raise MediaError(f"{path}: no such file or folder")
-        if not path.is_dir():
-            found[path] = None
-            continue
-        inside = sorted(_media_in(path, recursive))
-        if not inside:
-            raise MediaError(
-                f"{path}: the folder has no pictures or clips (by suffix, such as .png, .jpg, .mp4, .webm)"
-            )
-        found.update(dict.fromkeys(inside))
-    return list(found)
-
-
-def _media_in(folder: Path, recursive: bool) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-                yield Path(parent, name)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from omnitok.atomic import atomic_path
+from omnitok.data.index import NO_LABEL
 from omnitok.data.shard_format import (
     ENCODING,
     ERRORS_NAME,
@@ -35,7 +36,6 @@ from omnitok.data.shard_format import (
     to_utf8,
     write_json,
 )
-from omnitok.data.sources import NO_LABEL
 from omnitok.errors import ShardError, reading
 
 _SHARD = re.compile("[0-9]{5,}")

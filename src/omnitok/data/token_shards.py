@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnitok.data.index import NO_LABEL
 from omnitok.data.shard_format import (
     ENCODING,
     INDEX_NAME,
@@ -27,7 +28,6 @@ from omnitok.data.shard_format import (
     read_index,
     sha256_of,
 )
-from omnitok.data.sources import NO_LABEL
 from omnitok.data.token_batches import TokenDataset, TokenLoader
 from omnitok.errors import ShardError, reading
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnitok.data.sources import LIST_SUFFIXES, TABLE_SUFFIXES
+from omnitok.data.lists import LIST_SUFFIXES, TABLE_SUFFIXES
 from omnitok.errors import OmnitokError
 from omnitok.metrics.frechet import GaussianStatistics, load_statistics
 from omnitok.metrics.protocols import Protocol

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from omnitok.data.media import VideoReader, list_media, media_kind, read_image
-from omnitok.data.sources import LIST_SUFFIXES, TABLE_SUFFIXES, find_samples
+from omnitok.data.index import build_index, list_media
+from omnitok.data.lists import LIST_SUFFIXES, TABLE_SUFFIXES
+from omnitok.data.media import VideoReader, media_kind, read_image
 from omnitok.data.transforms import fit_square
 from omnitok.errors import MediaError
 from omnitok.metrics.protocols import Protocol
@@ -37,7 +38,7 @@ def files_by_medium(source: str | os.PathLike[str]) -> dict[Medium, list[Path]]:
     """
     path = Path(source)
     if path.suffix.lower() in LIST_SUFFIXES | TABLE_SUFFIXES and path.is_file():
-        files = [Path(sample.path) for sample in find_samples(path, "image")]  # lists do not tell media apart
+        files = [Path(sample.path) for sample in build_index(images=path).images]  # lists do not tell media apart
     else:
         files = list_media(path)
     found: dict[Medium, list[Path]] = {}

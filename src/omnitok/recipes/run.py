@@ -97,11 +97,11 @@ def describe(config: AnyConfig) -> dict[str, Any]:
             "parameters": {"model": parameters},
             "data": {"images": samples["image"], "videos": samples["video"]},
         }
-    images, videos = find_files(config.data)
+    files = find_files(config.data)
     validation_of(config)  # says what is missing
     model = config.model if config.init.model is None else initial_tokenizer(config).config
     return {
         "config": to_plain(config) | {"model": to_plain(model)},
         "parameters": parameter_counts(model),
-        "data": {"images": len(images), "videos": len(videos)},
+        "data": {"images": len(files.images), "videos": len(files.videos)},
     }

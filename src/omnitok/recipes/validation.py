@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from omnitok.data.media import VideoReader, list_media, media_kind
+from omnitok.data.index import list_media
+from omnitok.data.media import VideoReader, media_kind
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.metrics.average import AverageAccumulator
 from omnitok.metrics.evaluate import (

@@ -7,19 +7,17 @@ depends on the number of processes or on a bad file elsewhere, and the state of 
 
 import ctypes
 import functools
-import hashlib
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from omnitok.data.sampling import Medium
+from omnitok.data.index import Index
+from omnitok.data.modality import MODALITIES
 from omnitok.data.shard_format import FileFailure, ShardReport, TokenFormat, codes_dtype
 from omnitok.data.shard_writing import (
     Token,
@@ -30,8 +28,7 @@ from omnitok.data.shard_writing import (
     write_index,
     write_shard,
 )
-from omnitok.data.sources import NO_LABEL, Sample, SampleList, find_samples
-from omnitok.errors import MediaError, ShardError
+from omnitok.errors import ShardError
 from omnitok.models.tokenizer import TokenizerConfig
 
 Progress = Callable[[int, int], None]
@@ -39,8 +36,6 @@ Progress = Callable[[int, int], None]
 
 MIXED_GROUP = 4
 """Where sizes differ, a group has so many batches' worth of samples, to find pixels of one size in."""
-
-Labels = Literal["auto", "folders", "none"]
 
 
 @dataclass(frozen=True)
@@ -90,124 +85,27 @@ class TokenizeSettings:
         return self.batch_size if self.resolution is not None else self.batch_size * MIXED_GROUP
 
 
-@dataclass(frozen=True)
-class WorkItem:
-    """One file of the collection."""
-
-    number: int
-    medium: Medium
-    sample: Sample
-    label: int
-
-
-class Collection:
-    """All images, then all videos, with labels that agree.
-
-    Args:
-        lists: the samples of each modality.
-        sources: the folders and files that they were found in.
-
-    Attributes:
-        classes: names of the classes, sorted; empty where labels are numbers or there are none.
-    """
-
-    def __init__(self, lists: Iterable[tuple[Medium, SampleList]], sources: Iterable[Path] = ()) -> None:
-        self._sources = tuple(sources)
-        self._lists = [(medium, samples) for medium, samples in lists if len(samples)]
-        named = [samples for _, samples in self._lists if samples.classes]
-        if named and any(samples.has_labels and not samples.classes for _, samples in self._lists):
-            raise MediaError("pictures have labels by number and clips by name, or the reverse: give them separately")
-        self.classes = tuple(sorted({name for samples in named for name in samples.classes}))
-        self._numbers = [
-            np.array([*(self.classes.index(name) for name in samples.classes), NO_LABEL]) for _, samples in self._lists
-        ]
-        self._ends = np.cumsum([len(samples) for _, samples in self._lists]).tolist()
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, number: int) -> WorkItem:
-        turn = int(np.searchsorted(self._ends, number, side="right"))
-        medium, samples = self._lists[turn]
-        sample = samples[number - (self._ends[turn] - len(samples))]
-        label = int(self._numbers[turn][sample.label]) if samples.classes else sample.label
-        return WorkItem(number, medium, sample, label)
-
-    def __iter__(self) -> Iterator[WorkItem]:
-        return (self[number] for number in range(len(self)))
-
-    def count(self, medium: Medium) -> int:
-        """How many there are of a medium."""
-        return sum(len(samples) for found, samples in self._lists if found == medium)
-
-    def sha256(self) -> str:
-        """Of media, names and labels in order: tells whether two lists are of the same collection."""
-        digest = hashlib.sha256()
-        for item in self:
-            digest.update(os.fsencode(f"{item.medium}\0{item.sample.key}\0{item.label}\n"))
-        return digest.hexdigest()
-
-    def check_apart(self, folder: Path) -> None:
-        """Refuse a folder for the shards that lies in the collection, or has files of it inside.
-
-        Raises:
-            ShardError: naming both.
-        """
-        out = Path(os.path.realpath(folder))
-        for source in self._sources:
-            if out.is_relative_to(os.path.realpath(source)):
-                raise ShardError(f"{folder}: the shards would lie in the collection {source}; name a folder outside it")
-        places = {os.path.dirname(item.sample.path) for item in self}
-        for place in [*map(str, self._sources), *sorted(places)]:
-            if Path(os.path.realpath(place)).is_relative_to(out):
-                raise ShardError(f"{folder}: files of the collection lie there ({place}); name another folder")
-
-
-def find_collection(paths: Iterable[str | os.PathLike[str]], labels: Labels = "auto") -> Collection:
-    """The pictures and clips in folders, manifests, lists and tar shards (see `omnitok.data.sources`).
-
-    In a folder a file is a picture or a clip by its suffix; so is one listed in a list or manifest.
-
-    Args:
-        labels: "folders": classes are the folders directly below a given folder; "none": there are none but those that
-            lists, manifests and tars give; "auto": as "folders" where every file lies in such a folder and there are
-            at least two of them.
+def check_apart(collection: Index, folder: Path) -> None:
+    """Refuse a folder for the shards that lies in the collection, or has files of it inside.
 
     Raises:
-        MediaError: something is missing, empty or malformed.
+        ShardError: naming both.
     """
-    given = [Path(path) for path in paths]
-    lists = _lists(given, folder_labels=labels == "folders")
-    if labels == "auto" and all(path.is_dir() for path in given) and _all_in_classes(lists):
-        lists = _lists(given, folder_labels=True)
-    collection = Collection(lists, given)
-    if not len(collection):
-        raise MediaError(f"{', '.join(map(str, given))}: no pictures, clips or .tar shards of them are there")
-    return collection
-
-
-def _lists(paths: list[Path], folder_labels: bool) -> list[tuple[Medium, SampleList]]:
-    media: tuple[Medium, ...] = ("image", "video")
-    return [(m, find_samples(paths, m, folder_labels=folder_labels, mixed=True)) for m in media]
-
-
-def _all_in_classes(lists: list[tuple[Medium, SampleList]]) -> bool:
-    """Whether every file lies in a folder below the given one, and not all in the same."""
-    classes: set[str] = set()
-    for _, samples in lists:
-        for sample in samples:
-            name, separator, _ = sample.key.partition(os.sep)
-            if sample.size is not None or not separator:
-                return False
-            classes.add(name)
-    return len(classes) > 1
+    out = Path(os.path.realpath(folder))
+    for root in collection.roots:
+        if out.is_relative_to(os.path.realpath(root)):
+            raise ShardError(f"{folder}: the shards would lie in the collection {root}; name a folder outside it")
+    places = {os.path.dirname(sample.path) for modality in MODALITIES for sample in collection[modality]}
+    for place in [*map(str, collection.roots), *sorted(places)]:
+        if Path(os.path.realpath(place)).is_relative_to(out):
+            raise ShardError(f"{folder}: files of the collection lie there ({place}); name another folder")
 
 
 @dataclass(frozen=True)
 class Plan:
     """The whole work: which samples make which group and which shard, and who does which shard."""
 
-    collection: Collection
+    collection: Index
     settings: TokenizeSettings
     format: TokenFormat
 
@@ -251,7 +149,7 @@ class Plan:
 
 
 def make_plan(
-    collection: Collection,
+    collection: Index,
     settings: TokenizeSettings,
     config: TokenizerConfig,
     tokenizer: str,
@@ -371,7 +269,7 @@ class TokenizeJob:
 
     def __init__(self, plan: Plan, folder: Path, part: int = 0, parts: int = 1, resume: bool = False) -> None:
         self.plan, self.folder, self._own = plan, folder, plan.shards_of(part, parts)
-        plan.collection.check_apart(folder)
+        check_apart(plan.collection, folder)
         begin_folder(folder, plan.to_json())
         self.summary = Summary()
         self.shards: list[int] = []

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from omnitok.data.index import Sample, sample_file
 from omnitok.data.media import VideoReader, read_image
+from omnitok.data.modality import Modality
 from omnitok.data.shard_format import FileFailure, TokenRecord
-from omnitok.data.sources import sample_file
 from omnitok.errors import MediaError
-from omnitok.tokenization.job import Plan, ReadError, TokenizeSettings, WorkItem
+from omnitok.tokenization.job import Plan, ReadError, TokenizeSettings
 from omnitok.tokenization.views import View, draw_views
 
 PIECE_BYTES = 2**26
@@ -18,6 +19,13 @@ PIECE_BYTES = 2**26
 
 CHUNK_FRAMES = 64
 """Whole clips of more frames are streamed in chunks of so many."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    number: int
+    modality: Modality
+    sample: Sample
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def read_group(plan: Plan, group: int) -> Iterator[Piece]:
     """The pieces of a group; the last one says so. Files that cannot be read are in `errors`, and never raise."""
     piece, size = Piece(group), 0
     for number in plan.samples_of(group):
-        item = plan.collection[number]
+        item = _Item(number, *plan.collection.locate(number))
         try:
             for unit in _read(item, plan.settings):
                 piece.units.append(unit)
@@ -91,15 +99,15 @@ def read_group(plan: Plan, group: int) -> Iterator[Piece]:
     yield piece
 
 
-def _read(item: WorkItem, settings: TokenizeSettings) -> Iterator[Pixels | Chunk]:
+def _read(item: _Item, settings: TokenizeSettings) -> Iterator[Pixels | Chunk]:
     with sample_file(item.sample) as path:
-        if item.medium == "image":
+        if item.modality == "image":
             yield from _read_picture(item, path, settings)
         else:
             yield from _read_clip(item, path, settings)
 
 
-def _read_picture(item: WorkItem, path: str, settings: TokenizeSettings) -> Iterator[Pixels]:
+def _read_picture(item: _Item, path: str, settings: TokenizeSettings) -> Iterator[Pixels]:
     picture = read_image(path)
     height, width = picture.shape[1:]
     seed = (settings.seed, item.number)
@@ -109,7 +117,7 @@ def _read_picture(item: WorkItem, path: str, settings: TokenizeSettings) -> Iter
         yield Pixels(Place(item.number, view.number, 0), record, pixels)
 
 
-def _read_clip(item: WorkItem, path: str, settings: TokenizeSettings) -> Iterator[Pixels | Chunk]:
+def _read_clip(item: _Item, path: str, settings: TokenizeSettings) -> Iterator[Pixels | Chunk]:
     with VideoReader(path, settings.fps) as reader:
         source = (reader.height, reader.width)
         # A later start must leave a window; headers may promise more frames than there are, then the view has fewer.
@@ -132,7 +140,7 @@ def _read_clip(item: WorkItem, path: str, settings: TokenizeSettings) -> Iterato
 class _Cutter:
     """Cuts the frames of one view of a clip into windows, or hands a whole clip on in chunks."""
 
-    def __init__(self, item: WorkItem, view: View, source: tuple[int, int], fps: float, frames: int) -> None:
+    def __init__(self, item: _Item, view: View, source: tuple[int, int], fps: float, frames: int) -> None:
         self.item, self.view, self.source, self.fps, self.frames = item, view, source, fps, frames
         self.windows = self.streamed = 0
         self._held: list[Tensor] = []
@@ -167,7 +175,7 @@ class _Cutter:
 
 
 def _record(
-    item: WorkItem, view: View, frames: int, source: tuple[int, int], fps: float | None, start: int
+    item: _Item, view: View, frames: int, source: tuple[int, int], fps: float | None, start: int
 ) -> TokenRecord:
     size = (frames, *view.size)
-    return TokenRecord(item.sample.key, item.label, size, source, fps, view.number, start, view.crop, view.flip)
+    return TokenRecord(item.sample.key, item.sample.label, size, source, fps, view.number, start, view.crop, view.flip)

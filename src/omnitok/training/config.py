@@ -28,7 +28,7 @@ class DataConfig:
     """What is trained on.
 
     Attributes:
-        images, videos: folders, files, lists, manifests or tar shards (see `omnitok.data.sources`); set by `--images`
+        images, videos: folders, files, lists, manifests or tar shards (see `omnitok.data.index`); set by `--images`
             and `--videos`.
         frames: length of a clip.
         fps: frames a second that clips are sampled at first; None takes their frames as they are.

@@ -5,14 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from omnitok.data.loading import Batch, Failure, StepDataset, load_batches
+from omnitok.data.index import NO_LABEL
+from omnitok.data.loading import Batch, Failure, load_batches
 from omnitok.data.sampling import Medium, Sampler
-from omnitok.data.sources import NO_LABEL
 from omnitok.data.token_batches import TokenDataset
 from omnitok.data.token_shards import Grid, TokenShards
 from omnitok.distributed import Processes
@@ -206,16 +205,15 @@ class PixelData:
         self._labelled = config.class_conditional
         data = config.data
         self._dataset = build_dataset(data, config.optimizer.accumulation, config.seed, processes, self._labelled)
-        self.classes, self._renumber = merge_classes(self._dataset)
-        images, videos = self._dataset.samples["image"], self._dataset.samples["video"]
-        count = len(self.classes) or max(images.class_count, videos.class_count)
+        samples = self._dataset.samples
+        images, videos = samples.images, samples.videos
         resolution = max((*(data.resolutions if images else ()), *self._video_resolutions(data, len(videos))))
         pixels = (data.frames if videos else 1, resolution, resolution)
         self.facts = DataFacts(
             "codes" if tokenizer.config.bottleneck == "vq" else "latents",
             tokenizer.config.codebook_size if tokenizer.config.bottleneck == "vq" else tokenizer.config.latent_channels,
-            self.classes if self._labelled else (),
-            count if self._labelled else 0,
+            samples.classes if self._labelled else (),
+            samples.class_count if self._labelled else 0,
             pixels,
             tokenizer.config.latent_shape(*pixels),
             data.fps,
@@ -237,32 +235,8 @@ class PixelData:
         encoding = self.tokenizer.encode(pixels, check_range=False)
         tokens = encoding.codes if encoding.posterior is None else encoding.posterior.mean.float()  # as in shards
         assert tokens is not None
-        labels = torch.full_like(batch.labels, NO_LABEL)
-        if self._labelled:
-            table = self._renumber[batch.medium]
-            labels = batch.labels if table is None else table[batch.labels]
+        labels = batch.labels if self._labelled else torch.full_like(batch.labels, NO_LABEL)
         return GeneratorBatch(batch.step, batch.medium, tokens, labels, tuple(batch.pixels.shape), batch.failures)
-
-
-def merge_classes(dataset: StepDataset) -> tuple[tuple[str, ...], dict[Medium, Tensor | None]]:
-    """Names of the classes of both media together, sorted, and for each medium its labels' numbers among them.
-
-    Returns:
-        the names, () where labels are numbers; by medium int64 (n + 1,), the last entry for label -1, or None to keep.
-
-    Raises:
-        OmnitokError: one medium has labels by name and the other by number.
-    """
-    samples = dataset.samples
-    names = tuple(sorted({name for files in samples.values() for name in files.classes}))
-    tables: dict[Medium, Tensor | None] = {}
-    for medium, files in samples.items():
-        if names and files.has_labels and not files.classes:
-            raise OmnitokError(f"the {medium}s have labels by number and the others by name: make them alike")
-        number = {name: i for i, name in enumerate(names)}
-        numbers = np.array([*(number[name] for name in files.classes), NO_LABEL], dtype=np.int64)
-        tables[medium] = torch.from_numpy(numbers) if files.classes else None
-    return names, tables
 
 
 def shards_tokenizer(folders: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from omnitok.data.loading import StepDataset
 from omnitok.data.media import write_image, write_video
+from omnitok.data.modality import MODALITIES
 from omnitok.models.tokenizer import OmniTokenizer
 
 FPS = 8.0
@@ -19,7 +20,7 @@ def fixed_samples(dataset: StepDataset, count: int) -> list[Tensor]:
         medium = dataset.sampler.medium(step)
         if medium not in samples:
             samples[medium] = dataset[step].pixels[:count]
-        if len(samples) == sum(1 for files in dataset.samples.values() if files):
+        if len(samples) == sum(1 for modality in MODALITIES if dataset.samples[modality]):
             break
     return list(samples.values())
 

@@ -3,17 +3,17 @@
 from collections import Counter
 from pathlib import Path
 
+from omnitok.data.index import NO_SOURCE, Index, Samples, build_index
 from omnitok.data.loading import StepDataset
 from omnitok.data.sampling import Sampler
-from omnitok.data.sources import NO_DOMAIN, SampleList, find_samples
 from omnitok.data.videos import ClipSampling
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.training.config import DataConfig
 
 
-def find_files(config: DataConfig, folder_labels: bool = False) -> tuple[SampleList, SampleList]:
-    """The pictures and the clips.
+def find_files(config: DataConfig, folder_labels: bool = False) -> Index:
+    """The images and the videos.
 
     Args:
         folder_labels: classes are the folders directly below those given.
@@ -23,13 +23,7 @@ def find_files(config: DataConfig, folder_labels: bool = False) -> tuple[SampleL
     """
     if not config.images and not config.videos:
         raise OmnitokError("there is nothing to train on: give --images DIR, --videos DIR, or both")
-    images = (
-        find_samples(config.images, "image", folder_labels=folder_labels) if config.images else SampleList.of_paths([])
-    )
-    videos = (
-        find_samples(config.videos, "video", folder_labels=folder_labels) if config.videos else SampleList.of_paths([])
-    )
-    return images, videos
+    return build_index(images=config.images, videos=config.videos, labels="folders" if folder_labels else "none")
 
 
 def check_batches(data: DataConfig, accumulation: int, processes: Processes) -> None:
@@ -57,23 +51,22 @@ def build_dataset(
         OmnitokError: no files, or batches that the processes cannot share evenly.
     """
     check_batches(data, accumulation, processes)
-    images, videos = find_files(data, folder_labels)
-    if data.pan_zoom and not images:
+    samples = find_files(data, folder_labels)
+    if data.pan_zoom and not samples.images:
         raise OmnitokError(f"data.pan_zoom={data.pan_zoom} makes clips from pictures; give --images DIR")
     sampler = Sampler(
-        len(images),
-        len(videos),
+        len(samples.images),
+        len(samples.videos),
         data.image_batch,
         data.video_batch,
         data.resolutions,
         seed,
         data.video_share,
-        _domain_weights(videos) if data.balance_domains and videos else None,
+        _source_weights(samples.videos) if data.balance_domains and samples.videos else None,
         data.video_resolutions or None,
     )
     return StepDataset(
-        images,
-        videos,
+        samples,
         sampler,
         ClipSampling(data.frames, data.fps, data.stride),
         data.image_policy,
@@ -85,15 +78,15 @@ def build_dataset(
     )
 
 
-def _domain_weights(videos: SampleList) -> list[float]:
-    """Square-root balancing: a domain with n clips is drawn in proportion to sqrt(n).
+def _source_weights(videos: Samples) -> list[float]:
+    """Square-root balancing: a source with n videos is drawn in proportion to sqrt(n).
 
-    Domains are those of the manifests; clips without one are grouped by their names up to the number at their end.
+    Sources are those of the manifests; videos without one are grouped by their names up to the number at their end.
     """
-    numbers = videos.domains.tolist() or [NO_DOMAIN] * len(videos)
-    domains = [
-        Path(sample.name).stem.rstrip("0123456789_") if number == NO_DOMAIN else number
+    numbers = videos.sources.tolist() or [NO_SOURCE] * len(videos)
+    sources = [
+        Path(sample.name).stem.rstrip("0123456789_") if number == NO_SOURCE else number
         for sample, number in zip(videos, numbers, strict=True)
     ]
-    counts = Counter(domains)
-    return [counts[domain] ** -0.5 for domain in domains]
+    counts = Counter(sources)
+    return [counts[source] ** -0.5 for source in sources]

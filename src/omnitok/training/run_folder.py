@@ -73,7 +73,7 @@ def unreadable_list(out: Path) -> Callable[[str, str], None]:
     """Appends (path, reason) to OUT/unreadable.txt."""
 
     def write(path: str, reason: str) -> None:
-        with (out / "unreadable.txt").open("a", encoding="utf-8") as listing:
+        with (out / "unreadable.txt").open("a", encoding="utf-8", errors="surrogateescape") as listing:
             listing.write(f"{path}\t{' '.join(reason.split())}\n")
 
     return write

@@ -1,0 +1,232 @@
+"""Text files that list samples: lines of paths, CSV tables and JSON lines, as entries one after another.
+
+A line that makes no sense is an entry with an `error`, which is counted and listed like a file that cannot be read. A
+file that makes no sense as a whole ends in a MediaError.
+"""
+
+import csv
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnitok.errors import MediaError, describe, reading
+
+LIST_SUFFIXES = frozenset({".txt", ".tsv", ".lst"})
+TABLE_SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson"})
+SOURCE_KEYS = ("domain", "source")
+_PATH_KEYS, _LABEL_KEYS = ("path", "file"), ("label", "class")
+_MAX_TEXT = 2**20
+
+# Spreadsheets write 10.0 for 10 where another cell of the column is empty.
+_INTEGER = re.compile(r"[+-]?[0-9]+(\.0*)?")
+_FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One sample that a list or a tar names.
+
+    Attributes:
+        path: as written: of a file, or of a member of a tar.
+        label: a number, a name, or None.
+        source: the kind of scene or collection that it comes from, or "".
+        error: why it cannot be used, or "".
+        offset, size: of a member of a tar, in bytes; `size` is None for a file of its own.
+    """
+
+    path: str
+    label: int | str | None = None
+    source: str = ""
+    error: str = ""
+    offset: int = 0
+    size: int | None = None
+
+
+def max_text() -> int:
+    """Bytes that a line of a list or a label in a tar may have; the environment's OMNITOK_MAX_TEXT sets another bound.
+
+    Raises:
+        MediaError: the environment has no number there.
+    """
+    text = os.environ.get("OMNITOK_MAX_TEXT", str(_MAX_TEXT))
+    if not text.isdecimal() or len(text) > 18:
+        raise MediaError(f"OMNITOK_MAX_TEXT must be a number of bytes, found {describe(text)}")
+    return int(text)
+
+
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Raise MediaError unless `path` is a regular file: opening a pipe or a device can block for ever."""
+    with reading(path, MediaError, "file"):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise MediaError(f"{path}: is no regular file (but a pipe, a device or a folder)")
+
+
+def read_entries(path: Path) -> Iterator[Entry]:
+    """The entries of a list or table, by its suffix.
+
+    - `.txt`, `.tsv`, `.lst`: lines of `PATH` or `PATH<TAB>LABEL`, the label an integer (the released annotations);
+    - `.csv`: a header that has `path` (or `file`) and perhaps `label` (or `class`) and `domain` (or `source`), then one
+      row per sample. Case and surrounding spaces of the header do not matter, nor do those around labels; columns are
+      separated by commas, semicolons or tabs;
+    - `.jsonl`, `.ndjson`: one JSON object per line with the same keys.
+
+    Raises:
+        MediaError: not such a file, or a line longer than `max_text` allows.
+    """
+    suffix = path.suffix.lower()
+    rows: Iterable[tuple[int, str | list[str]]] = _lines(path)
+    columns: list[str] = []
+    if suffix == ".csv":
+        columns, rows = _open_csv(path)
+    labelled: bool | None = None
+    for number, row in rows:
+        where = f"{path}, line {number}"
+        try:
+            with reading(where, MediaError, "JSON object" if suffix in TABLE_SUFFIXES else "line"):
+                if isinstance(row, list):
+                    entry = _from_cells(columns, row, where)
+                elif not row.strip():
+                    continue
+                elif suffix in TABLE_SUFFIXES:
+                    entry = _from_json(row, where)
+                else:
+                    entry = _from_line(row, where, labelled)
+                    labelled = entry.label is not None
+                if "\0" in entry.path:
+                    raise MediaError(f"{where}: the path holds a NUL character: {describe(entry.path)}")
+        except MediaError as error:
+            entry = Entry(where, error=str(error))
+        yield entry
+
+
+def table_columns(path: Path) -> list[str]:
+    """The columns of a CSV table, in lower case; none where the file is no table."""
+    try:
+        return _header(next(_lines(path), (1, ""))[1])
+    except MediaError:
+        return []
+
+
+def parse_label(value: object, where: str, names: bool = True) -> int | str | None:
+    """A label as written in a cell, a line, or JSON: a number in [0, 2^31), a name, or None where there is none.
+
+    Raises:
+        MediaError: anything else, or a name where `names` is False; the message starts with `where`.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str | None):
+        raise MediaError(f"{where}: a label is an integer or a name, found {describe(value)!r}")
+    text = "" if value is None else describe(value) if isinstance(value, int) else value.strip()
+    if not text:
+        return None
+    if _INTEGER.fullmatch(text):
+        number = int(text.partition(".")[0]) if len(text) < 20 else 2**31
+        if not 0 <= number < 2**31:
+            raise MediaError(f"{where}: the label must lie in [0, 2^31), found {describe(text)}")
+        return number
+    if not names or _FRACTION.fullmatch(text):
+        raise MediaError(f"{where}: the label must be an integer, found {describe(text)!r}")
+    return text
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their ends. Bytes that are not UTF-8 become surrogates, as they do in file names."""
+    require_regular(path)
+    bound = max_text()
+    with reading(path, MediaError, "list"), open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        number = 0
+        while line := file.readline(bound + 1):
+            number += 1
+            if len(line) > bound:
+                raise MediaError(
+                    f"{path}, line {number}: is longer than {bound} bytes; a list has one path per line (a larger "
+                    "OMNITOK_MAX_TEXT in the environment allows longer lines)"
+                )
+            if number == 1 and line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+                raise MediaError(f"{path}: is UTF-16 text; save the list as UTF-8")
+            yield number, line.rstrip("\n")
+
+
+def _from_line(line: str, where: str, labelled: bool | None) -> Entry:
+    """`labelled` says whether the lines before have labels, None before the first."""
+    name, *rest = line.split("\t")
+    if not name or len(rest) > 1:
+        raise MediaError(f"{where}: expected PATH or PATH<TAB>LABEL, found {describe(line)!r}")
+    label = parse_label(rest[0], where, names=False) if rest else None
+    if labelled is not None and labelled != (label is not None):
+        raise MediaError(
+            f"{where}: {'lacks' if labelled else 'has'} a label, unlike the lines before: {describe(line)!r}"
+        )
+    return Entry(name, label)
+
+
+def _from_json(line: str, where: str) -> Entry:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise MediaError(f"{where}: a JSON object is wanted, found {describe(line)!r}")
+    return _from_row({key.strip().casefold(): value for key, value in row.items()}, where)
+
+
+def _from_cells(columns: list[str], cells: list[str], where: str) -> Entry:
+    if len(cells) != len(columns):
+        raise MediaError(f"{where}: has more or fewer than the header's {len(columns)} columns")
+    return _from_row(dict(zip(columns, cells, strict=True)), where)
+
+
+def _from_row(row: dict[str, object], where: str) -> Entry:
+    name, label, source = (
+        next((row[key] for key in keys if row.get(key) not in (None, "")), None)
+        for keys in (_PATH_KEYS, _LABEL_KEYS, SOURCE_KEYS)
+    )
+    if not isinstance(name, str):
+        raise MediaError(f"{where}: has no {' or '.join(_PATH_KEYS)}, only {describe(', '.join(row)) or 'nothing'!r}")
+    if not isinstance(source, str | None):
+        raise MediaError(f"{where}: a {SOURCE_KEYS[0]} is a name, found {describe(source)!r}")
+    return Entry(name, parse_label(label, where), (source or "").strip())
+
+
+def _header(line: str) -> list[str]:
+    row = next(csv.reader([line], delimiter=_delimiter(line), skipinitialspace=True), [])
+    return [name.strip().casefold() for name in row]
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _open_csv(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Columns, in lower case, and the numbered rows."""
+    lines = _lines(path)
+    first = next(lines, (1, ""))[1]
+    with reading(path, MediaError, "CSV table"):
+        columns = _header(first)
+    if first.strip() and not set(columns) & set(_PATH_KEYS):
+        found = describe(", ".join(columns))
+        raise MediaError(f"{path}: the header needs a column {' or '.join(_PATH_KEYS)}, found {found}")
+    if twice := [name for i, name in enumerate(columns) if name and name in columns[:i]]:
+        raise MediaError(f"{path}: the header has the column {describe(twice[0])!r} twice")
+    return columns, _csv_rows(path, lines, _delimiter(first))
+
+
+def _csv_rows(path: Path, lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    length, bound = 0, 2 * max_text()  # of the row so far: a quotation mark that is never closed swallows all lines
+
+    def text() -> Iterator[str]:
+        nonlocal length
+        for number, line in lines:
+            length += len(line) + 1
+            if length > bound:
+                raise MediaError(f"{path}, line {number}: a quotation mark above is not closed within {bound} bytes")
+            yield line + "\n"
+
+    with reading(path, MediaError, "CSV table"):
+        table = csv.reader(text(), delimiter=delimiter, skipinitialspace=True)
+        for row in table:
+            length = 0
+            if row:
+                yield table.line_num + 1, row
