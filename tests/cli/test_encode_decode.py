@@ -137,9 +137,9 @@ def test_a_tokenizer_with_another_decoder_decodes_the_same_tokens(
 @pytest.mark.parametrize(
     "damage, said",
     [
-        ("empty", "not a safetensors file"),
-        ("text", "not a safetensors file"),
-        ("truncated", "not a safetensors file"),
+        ("empty", "cannot be read as a token file"),
+        ("text", "cannot be read as a token file"),
+        ("truncated", "cannot be read as a token file"),
         ("foreign", "not tokens"),
         ("version", "version"),
         ("metadata", "metadata"),

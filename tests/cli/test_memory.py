@@ -11,7 +11,7 @@ HAS_GLIBC = sys.platform == "linux" and "glibc" in (os.confstr("CS_GNU_LIBC_VERS
 # What a clip does to the heap: something large has come and gone, a tensor of one piece lies below one that stays.
 PIECE = """
 import os, sys
-from omnitok.cli.memory import map_large_blocks
+from omnitok.cli.memory import prepare_for_streams
 import torch
 
 def megabytes():
@@ -20,7 +20,7 @@ def megabytes():
 
 torch.ones(7 * 2**20)  # 28 MB
 if sys.argv[1] == "mapped":
-    map_large_blocks()
+    prepare_for_streams()
 before = megabytes()
 for_one_piece = torch.ones(5 * 2**20)
 stays = torch.ones(2**14)
@@ -37,7 +37,7 @@ def test_a_freed_tensor_leaves_no_hole() -> None:
         kept[name] = float(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
     assert kept["mapped"] < 2
     if HAS_GLIBC:
-        assert kept["heap"] > 15, "glibc gives freed blocks back by itself now: map_large_blocks may go"
+        assert kept["heap"] > 15, "glibc gives freed blocks back by itself now: prepare_for_streams may go"
 
 
 # Batches whose large blocks live side by side, as activations do.
@@ -69,11 +69,11 @@ def test_the_memory_of_a_batch_is_kept_for_the_next() -> None:
 
 
 def test_large_pages_are_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    from omnitok.cli.memory import ask_for_large_pages
+    from omnitok.cli.memory import prepare_for_streams
 
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
-    ask_for_large_pages()
+    prepare_for_streams()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
-    ask_for_large_pages()
+    prepare_for_streams()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"

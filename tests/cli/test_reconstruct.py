@@ -170,8 +170,9 @@ def test_the_table_is_aligned(
         str(tmp_path / "out"),
     ]
     assert main(line) == 1
-    head, *rows, failed, closing = capsys.readouterr().out.splitlines()
-    assert len({len(line) for line in (head, *rows)}) == 1
+    head, *rows, failed, mean, closing = capsys.readouterr().out.splitlines()
+    assert len({len(line) for line in (head, *rows, mean)}) == 1
+    assert mean.split()[0] == "mean"
     assert failed.split() == [str(tmp_path / "bad.png"), "failed"]
     assert str(tmp_path / "out") in closing
 

@@ -1,20 +1,22 @@
-"""`omnitok decode`: token files to pictures and clips."""
+"""`omnitok decode`: token files to images and videos."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from omnitok.cli.memory import ask_for_large_pages
+import tyro
+
+from omnitok.cli.memory import prepare_for_streams
 from omnitok.cli.options import ModelOptions, Output, TokenFiles, require_some
-from omnitok.cli.report import Column, Report, Row, cell, progress_bar
+from omnitok.cli.report import Column, Report, Row, cell, frame_bar
 
 if TYPE_CHECKING:
+    from omnitok.cli.jobs import Job
     from omnitok.cli.loading import LoadedModel
-    from omnitok.cli.naming import Job
-    from omnitok.cli.token_files import TokenFile
 
 COLUMNS = (
     Column("size", lambda row: f"{row['shape'][-1]}x{row['shape'][-2]}"),
@@ -25,72 +27,100 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Decode(ModelOptions):
-    """Bring back the pictures (PNG) and clips (MP4, or GIF where the source was one) of token files.
+    """Bring back the images (PNG) and videos (MP4, or GIF where the source was one) of token files.
 
-    Needs the model that made the tokens: the weights' hash in the file is compared with this model's.
+    The weights' hash in a file is compared with that of the model that decodes it.
     """
 
     inputs: TokenFiles = ()
     """Files that `omnitok encode` wrote, or folders of them."""
     out: Output = Path("omnitok-output")
     """Folder for the results; for one input also a file, such as result.png or result.webm."""
+    model: Annotated[str, tyro.conf.arg(metavar="NAME|DIR|CKPT")] = ""
+    """The tokenizer that decodes; without it the one that each file names, if it is bundled or still in its place."""
 
     def run(self) -> int:
         """Do all of it; the exit code."""
         require_some(self.inputs, "token file or folder of them")
         self.check_model_options()
-        ask_for_large_pages()
-        from omnitok.cli.loading import load_model
-        from omnitok.cli.naming import plan_jobs
-        from omnitok.cli.reconstruct import run_jobs
-        from omnitok.cli.token_files import kind_of_tokens, result_suffix, token_files
+        prepare_for_streams()
+        from omnitok.cli.jobs import plan_jobs, run_jobs
         from omnitok.data import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-        jobs = plan_jobs(
-            self.inputs, self.out, IMAGE_SUFFIXES | VIDEO_SUFFIXES, token_files, kind_of_tokens, result_suffix
-        )
-        model = load_model(self)
+        jobs = plan_jobs(self.inputs, self.out, IMAGE_SUFFIXES | VIDEO_SUFFIXES, token_files, _result_suffix)
+        load = cache(self._load)
+        if self.model:
+            load(self.model)
         report = Report(COLUMNS, self.json)
-        run_jobs(jobs, report, lambda job: self._one(model, job))
+        run_jobs(jobs, report, lambda job: self._one(load(self.model or _named_model(job.source)), job))
         return report.finish(f"Results are in {self.out}")
 
+    def _load(self, name: str) -> LoadedModel:
+        from omnitok.cli.loading import load_model
+
+        return load_model(replace(self, model=name))
+
     def _one(self, model: LoadedModel, job: Job) -> Row:
-        from omnitok.cli.token_files import open_tokens
+        from omnitok.cli.reconstruct import note_if_whole
+        from omnitok.tokenization.files import decode_file
 
         started = time.perf_counter()
-        with open_tokens(job.source) as file:
-            file.check_for(model.tokenizer.config, model.name, model.sha256)
-            shape = self._picture(model, job, file) if job.kind == "image" else self._clip(model, job, file)
+        note_if_whole(model.tokenizer, job.output)
+        with frame_bar(job.source) as progress:
+            done = decode_file(
+                model.tokenizer,
+                job.source,
+                job.output,
+                model=model.name,
+                model_sha256=model.sha256,
+                tile=self.tile,
+                progress=progress,
+            )
         seconds = round(time.perf_counter() - started, 3)
-        return {"input": str(job.source), "output": str(job.output), "shape": shape, "seconds": seconds}
+        return {"input": str(job.source), "output": str(job.output), "shape": list(done.shape), "seconds": seconds}
 
-    def _picture(self, model: LoadedModel, job: Job, file: TokenFile) -> list[int]:
-        from omnitok.cli.coding import decode_picture
-        from omnitok.data import write_image
 
-        size = (file.header.height, file.header.width)
-        pixels = decode_picture(model.tokenizer, file.picture(), size, self.tile)
-        write_image(job.output, pixels)
-        return list(pixels.shape)
+def _named_model(path: Path) -> str:
+    """The model that a token file names. Anybody may have written the file, so nothing is fetched for it.
 
-    def _clip(self, model: LoadedModel, job: Job, file: TokenFile) -> list[int]:
-        from omnitok.cli.coding import decode_clip, frames_at_once
-        from omnitok.cli.reconstruct import note_if_whole
-        from omnitok.data import VideoWriter
+    Raises:
+        OmnitokError: it is neither bundled nor where it was.
+    """
+    from omnitok.data.token_file import open_tokens
+    from omnitok.errors import OmnitokError, describe
+    from omnitok.hub.names import bundled_models
 
-        config, header = model.tokenizer.config, file.header
-        assert header.fps is not None  # of a clip; checked when the header was read
-        note_if_whole(model.tokenizer, job.source)
-        at_once = frames_at_once(config, header.height, header.width, self.tile) // config.temporal_patch_size
-        size = (header.height, header.width)
-        left = header.frames
-        with (
-            VideoWriter(job.output, header.fps, header.width, header.height) as writer,
-            progress_bar(header.frames, str(job.source), "frame") as bar,
-        ):
-            for pixels in decode_clip(model.tokenizer, file.pieces(at_once), size, self.tile):
-                frames = pixels[:, :left]  # the last patch may have been filled up
-                writer.write(frames)
-                left -= frames.shape[1]
-                bar.update(frames.shape[1])
-        return [3, header.frames, *size]
+    with open_tokens(path) as file:
+        name = file.header.model
+    if name not in bundled_models() and not Path(name).exists():
+        raise OmnitokError(f"{path}: its model {describe(name)!r} is not here: give it with --model")
+    return name
+
+
+def _result_suffix(path: Path) -> str:
+    """As for a reconstruction of the source that the file names."""
+    from omnitok.data.token_file import open_tokens
+
+    with open_tokens(path) as file:
+        if file.header.kind == "image":
+            return ".png"
+        return ".gif" if file.header.source.lower().endswith(".gif") else ".mp4"
+
+
+def token_files(path: Path) -> list[Path]:
+    """The path itself, or for a folder every `.safetensors` in it.
+
+    Raises:
+        OmnitokError: no such path, or a folder without any.
+    """
+    from omnitok.data.token_file import SUFFIX
+    from omnitok.errors import OmnitokError
+
+    if not path.exists():
+        raise OmnitokError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob(f"*{SUFFIX}") if not file.name.startswith("."))
+    if not files:
+        raise OmnitokError(f"{path}: the folder has no {SUFFIX} files")
+    return files

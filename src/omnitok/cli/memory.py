@@ -18,19 +18,14 @@ _KEPT_BYTES = 2**30
 _OWN_MAPPING_BYTES = 2**17  # glibc's own beginning
 
 
-def ask_for_large_pages() -> None:
-    """Let PyTorch's large tensors use pages of 2 MB on Linux; call it before torch is imported.
+def prepare_for_streams() -> None:
+    """Let the work on videos need as much memory at its end as at its beginning; call it before torch is imported.
 
-    A fresh mapping costs a fault a page: with those of 4 KB half of the time of a 720p clip.
+    From now on blocks of 128 KB and more go back to the system when they are freed. By itself glibc starts so too, but
+    raises the limit to the size of what is freed, up to 32 MB. A fresh mapping costs a fault per page: with pages of 4
+    KB half of the time of a 720p video, so PyTorch's large tensors use pages of 2 MB. Without glibc, nothing changes.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it allocates first
-
-
-def map_large_blocks() -> None:
-    """From now on blocks of 128 KB and more go back to the system when they are freed. Does nothing without glibc.
-
-    By itself glibc starts so too, but raises the limit to the size of what is freed, up to 32 MB.
-    """
     _mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
 
 

@@ -53,7 +53,7 @@ def _patch(row: Row) -> str:
 
 
 def _row(info: ModelInfo) -> Row:
-    from omnitok.cli.coding import bits_per_pixel
+    from omnitok.tokenization.coding import bits_per_pixel
 
     if info.kind != "tokenizer":
         empty = dict.fromkeys(("bottleneck", "patch_size", "temporal_patch_size", "bits_per_token", "bits_per_pixel"))

@@ -3,11 +3,12 @@
 rich and tqdm are imported where something is printed: together they take longer than the rest of `--help`.
 """
 
+import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: its title, and the text of a row's cell."""
+    """A column of the table: its title, the text of a row's cell, and the key of the figure that is averaged."""
 
     title: str
     cell: Callable[[Row], str]
+    mean_of: str | None = None
 
 
 class Report:
@@ -50,6 +52,10 @@ class Report:
             return 1 if self.failures else 0
         cells = [["failed"] if "error" in row else [column.cell(row) for column in self._columns] for row in self.rows]
         names = [str(row[self._name_key]) for row in self.rows]
+        means = self._means()
+        if any(means):
+            cells.append(means)
+            names.append("mean")
         print_table(
             [self._name_key, *(column.title for column in self._columns)],
             [[name, *texts] for name, texts in zip(names, cells, strict=True)],
@@ -57,6 +63,16 @@ class Report:
         if closing and len(self.rows) > self.failures:
             print(closing)
         return 1 if self.failures else 0
+
+    def _means(self) -> list[str]:
+        """Cells of a last row, where there are several results to average."""
+        done = [row for row in self.rows if "error" not in row]
+        means = []
+        for column in self._columns if len(done) > 1 else ():
+            key = column.mean_of or ""
+            values = [row[key] for row in done if row.get(key) is not None]
+            means.append(column.cell({key: sum(values) / len(values)}) if values else "")
+        return means
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -86,6 +102,18 @@ def progress_bar(total: int | None, what: str, unit: str) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, desc=os.path.basename(what), unit=unit, leave=False, file=sys.stderr, disable=None)
+
+
+@contextlib.contextmanager
+def frame_bar(source: os.PathLike[str]) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar over the frames of a file; what it yields takes the frames done since the last call, and how many come."""
+    with progress_bar(None, os.fspath(source), "frame") as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done)
+
+        yield progress
 
 
 def number(value: float, digits: int) -> float | None:

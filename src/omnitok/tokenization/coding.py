@@ -1,27 +1,25 @@
-"""Pictures and clips through a tokenizer. Clips go as generators of pieces, so that only pieces are in memory.
+"""Images and videos through a tokenizer. Videos go as generators of pieces, so that only pieces are in memory.
 
-Tokens are codes (1, t, h, w) of a quantizer or latents (1, c, t, h, w) of a VAE; a piece is a stretch of latent frames.
+Tokens are codes (1, t, h, w) of a quantizer or latents (1, c, t, h, w) of a VAE; a piece is a run of latent frames.
 """
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from omnitok.cli.memory import map_large_blocks
 from omnitok.models.streaming import DecoderStream, EncoderStream
 from omnitok.models.tiling import Span, decode_tiles, spans
 from omnitok.models.tokenizer import Encoding, OmniTokenizer, TokenizerConfig
 
-POSITIONS_AT_ONCE = 8192  # latent positions a piece aims at: about 100 MB of activations in the small models
+POSITIONS_AT_ONCE = 8192  # latent positions that a piece aims at: about 100 MB of activations in the small models
 LATENT_BITS = 16  # a VAE's latents are counted as float16
 
 
 def frames_at_once(config: TokenizerConfig, height: int, width: int, tile: int | None) -> int:
-    """How many frames of a clip to push at a time: whole latent frames, fewer the larger the frames are."""
+    """How many frames of a video to push at a time: whole latent frames, fewer the larger the frames are."""
     _, h, w = config.latent_shape(1, height, width)
     if tile is not None:
         side = tile // config.patch_size + 2 * config.window_size  # with the halo
@@ -30,79 +28,65 @@ def frames_at_once(config: TokenizerConfig, height: int, width: int, tile: int |
 
 
 def token_count(config: TokenizerConfig, frames: int, height: int, width: int) -> int:
-    """Latent positions of a picture (frames = 1) or clip."""
+    """Latent positions of an image (frames = 1) or video."""
     return math.prod(config.latent_shape(frames, height, width))
 
 
 def bits_per_pixel(config: TokenizerConfig, frames: int, height: int, width: int) -> float:
-    """Bits of the tokens over frames * height * width: log2(codebook size) a code, 16 a latent number."""
-    a_token = math.log2(config.codebook_size) if config.bottleneck == "vq" else LATENT_BITS * config.latent_channels
-    return token_count(config, frames, height, width) * a_token / (frames * height * width)
+    """Bits of the tokens over frames * height * width: log2(codebook size) per code, 16 per number of a latent."""
+    per_token = math.log2(config.codebook_size) if config.bottleneck == "vq" else LATENT_BITS * config.latent_channels
+    return token_count(config, frames, height, width) * per_token / (frames * height * width)
 
 
-class HeldFrames:
-    """Lets pieces of a clip through and holds their frames until `take` asks for them, in order."""
-
-    def __init__(self, pieces: Iterable[Tensor]) -> None:
-        self._pieces = pieces
-        self._held: deque[Tensor] = deque()
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for piece in self._pieces:  # (3, n, H, W)
-            self._held.extend(piece.unbind(1))
-            yield piece
-
-    def take(self, n: int) -> Tensor:
-        """The next n frames (3, n, H, W), or as many as were let through."""
-        return torch.stack([self._held.popleft() for _ in range(min(n, len(self._held)))], dim=1)
+def encode_image(tokenizer: OmniTokenizer, pixels: Tensor, tile: int | None) -> Tensor:
+    """Codes (h, w) or latents (c, h, w), on the CPU, of an image (3, H, W)."""
+    return _tokens(tokenizer.encode(pixels[None], tile=tile, check_range=False))[0].cpu()
 
 
-def encode_picture(tokenizer: OmniTokenizer, pixels: Tensor, tile: int | None) -> Tensor:
-    """Codes (h, w) or latents (c, h, w), on the CPU, of a picture (3, H, W)."""
-    return _tokens_of(tokenizer.encode(pixels[None], tile=tile, check_range=False))[0].cpu()
-
-
-def decode_picture(tokenizer: OmniTokenizer, tokens: Tensor, size: tuple[int, int], tile: int | None) -> Tensor:
-    """A picture (3, H, W), float32 in [-1, 1] on the CPU, of codes (h, w) or latents (c, h, w); size is (H, W)."""
+def decode_image(tokenizer: OmniTokenizer, tokens: Tensor, size: tuple[int, int], tile: int | None) -> Tensor:
+    """An image (3, H, W), float32 in [-1, 1] on the CPU, of codes (h, w) or latents (c, h, w); size is (H, W)."""
     decode = tokenizer.decode if tokens.is_floating_point() else tokenizer.decode_codes
     return decode(tokens[None], size=(1, *size), tile=tile)[0].float().cpu().clamp_(-1, 1)
 
 
-def encode_clip(tokenizer: OmniTokenizer, pieces: Iterable[Tensor], tile: int | None) -> Iterator[Tensor]:
-    """Tokens of a clip given in pieces (3, n, H, W). A tokenizer that cannot stream gathers the whole clip first."""
+def encode_video(tokenizer: OmniTokenizer, pieces: Iterable[Tensor], tile: int | None) -> Iterator[Tensor]:
+    """Tokens of a video given in pieces (3, n, H, W). A tokenizer that cannot stream gathers the whole video first."""
     if not tokenizer.config.streamable:
         whole = torch.cat(list(pieces), dim=1)[None]  # (1, 3, T, H, W)
-        yield _tokens_of(tokenizer.encode(whole, tile=tile, check_range=False))
+        yield _tokens(tokenizer.encode(whole, tile=tile, check_range=False))
         return
-    map_large_blocks()
     streams: list[_TileEncoder] = []
     for piece in pieces:
         streams = streams or _tile_encoders(tokenizer, piece.shape[2], piece.shape[3], tile)
         tokens = _assemble([stream.push(piece[None]) for stream in streams], streams)
-        if _latent_frames(tokens):
+        if tokens.shape[time_axis(tokens)]:
             yield tokens
     tokens = _assemble([stream.flush() for stream in streams], streams)
-    if _latent_frames(tokens):
+    if tokens.shape[time_axis(tokens)]:
         yield tokens
 
 
-def decode_clip(
+def decode_video(
     tokenizer: OmniTokenizer, pieces: Iterable[Tensor], size: tuple[int, int], tile: int | None
 ) -> Iterator[Tensor]:
     """Frames (3, n, H, W), float32 in [-1, 1] on the CPU, of tokens in pieces; size (H, W) crops the padding away.
 
-    The last latent frame stands for a whole temporal patch: frames beyond the clip's own are the caller's to drop.
+    The last latent frame stands for a whole temporal patch: frames beyond the video's own are the caller's to drop.
     """
     if not tokenizer.config.streamable:
         tokens = list(pieces)
-        whole = torch.cat(tokens, dim=_time_axis(tokens[0]))
+        whole = torch.cat(tokens, dim=time_axis(tokens[0]))
         decode = tokenizer.decode if whole.is_floating_point() else tokenizer.decode_codes
         yield _finished(decode(whole, tile=tile), size)
         return
-    map_large_blocks()
     streams: list[DecoderStream] = []
     for piece in pieces:
         yield _finished(_push_tiles(tokenizer, streams, piece, tile), size)
+
+
+def time_axis(tokens: Tensor) -> int:
+    """Where the latent frames are, in codes (1, t, h, w) or latents (1, c, t, h, w)."""
+    return 2 if tokens.is_floating_point() else 1
 
 
 @dataclass(frozen=True)
@@ -125,10 +109,9 @@ class _TileEncoder:
         return self._core(self.stream.flush())
 
     def _core(self, encoding: Encoding) -> Tensor:
-        tokens = _tokens_of(encoding)
         rows = slice(self.row.start - self.row.outer_start, self.row.stop - self.row.outer_start)
         columns = slice(self.column.start - self.column.outer_start, self.column.stop - self.column.outer_start)
-        return tokens[..., rows, columns]
+        return _tokens(encoding)[..., rows, columns]
 
 
 def _tile_encoders(tokenizer: OmniTokenizer, height: int, width: int, tile: int | None) -> list[_TileEncoder]:
@@ -146,14 +129,11 @@ def _assemble(cores: list[Tensor], streams: list[_TileEncoder]) -> Tensor:
 
 
 def _push_tiles(tokenizer: OmniTokenizer, streams: list[DecoderStream], tokens: Tensor, tile: int | None) -> Tensor:
-    """Pixels (1, 3, n, H, W) of a piece; `streams`, one a tile in the order of `decode_tiles`, fills on first use."""
+    """Pixels (1, 3, n, H, W) of a piece; `streams`, one per tile in the order of `decode_tiles`, fills on first use."""
     if tile is None:
         streams.extend([tokenizer.decoder_stream()] if not streams else [])
         return streams[0].push(tokens)
-    if tokens.is_floating_point():
-        grid = tokens.permute(0, 2, 3, 4, 1)  # b t h w c
-    else:
-        grid = tokenizer.lookup_codes(tokens)
+    grid = tokens.permute(0, 2, 3, 4, 1) if tokens.is_floating_point() else tokenizer.lookup_codes(tokens)  # b t h w c
     turn = 0
 
     def decode(part: Tensor) -> Tensor:
@@ -166,16 +146,8 @@ def _push_tiles(tokenizer: OmniTokenizer, streams: list[DecoderStream], tokens: 
     return decode_tiles(decode, grid, tile, tokenizer.config)
 
 
-def _tokens_of(encoding: Encoding) -> Tensor:
+def _tokens(encoding: Encoding) -> Tensor:
     return encoding.latents if encoding.codes is None else encoding.codes
-
-
-def _time_axis(tokens: Tensor) -> int:
-    return 2 if tokens.is_floating_point() else 1
-
-
-def _latent_frames(tokens: Tensor) -> int:
-    return tokens.shape[_time_axis(tokens)]
 
 
 def _finished(pixels: Tensor, size: tuple[int, int]) -> Tensor:

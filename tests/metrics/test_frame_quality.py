@@ -3,15 +3,15 @@ import math
 import pytest
 import torch
 
-from omnitok.cli import quality
-from omnitok.cli.quality import FrameQuality
+from omnitok.metrics import frame_quality
+from omnitok.metrics.frame_quality import FrameQuality
 from omnitok.metrics.psnr import psnr_per_frame
 from omnitok.metrics.ssim import ssim_per_frame
 
 
 @pytest.mark.parametrize("strip_pixels", [1, 200, 2**19])
 def test_strips_give_what_the_whole_gives(strip_pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "_STRIP_PIXELS", strip_pixels)
+    monkeypatch.setattr(frame_quality, "_STRIP_PIXELS", strip_pixels)
     torch.manual_seed(0)
     a = torch.rand(3, 4, 37, 23) * 2 - 1
     b = (a + 0.1 * torch.randn_like(a)).clamp(-1, 1)

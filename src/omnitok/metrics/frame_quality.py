@@ -13,7 +13,7 @@ _SSIM_WINDOW = 11  # rows
 
 
 class FrameQuality:
-    """Accumulates frames; both figures are means over frames, so a clip's length costs no memory."""
+    """Accumulates frames; both figures are means over frames, so a video's length costs no memory."""
 
     def __init__(self) -> None:
         self.frames = 0

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from helpers.small import SMALL
-from omnitok.cli.coding import HeldFrames, bits_per_pixel, decode_clip, encode_clip, frames_at_once, token_count
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.tokenization.coding import bits_per_pixel, decode_video, encode_video, frames_at_once, token_count
+from omnitok.tokenization.files import _HeldFrames
 
 
 def tokenizer(config: TokenizerConfig) -> OmniTokenizer:
@@ -24,12 +25,12 @@ def test_pieces_equal_the_whole(bottleneck: str, tile: int | None, at_once: int)
     clip = torch.rand(3, 10, 75, 106) * 2 - 1
     encoding = model.encode(clip[None], tile=tile)
     whole = encoding.latents if encoding.codes is None else encoding.codes
-    pieces = list(encode_clip(model, clip.split(at_once, dim=1), tile))
+    pieces = list(encode_video(model, clip.split(at_once, dim=1), tile))
     tokens = torch.cat(pieces, dim=1 if bottleneck == "vq" else 2)
     torch.testing.assert_close(tokens, whole, atol=1e-5, rtol=0)
 
     decoded = model.decode(encoding.latents, encoding.size, tile=tile)[0].clamp(-1, 1)
-    frames = torch.cat(list(decode_clip(model, iter(pieces), (75, 106), tile)), dim=1)
+    frames = torch.cat(list(decode_video(model, iter(pieces), (75, 106), tile)), dim=1)
     assert frames.shape[1] == 13  # 10 frames fill 4 latent frames, which stand for 13
     torch.testing.assert_close(frames[:, :10], decoded, atol=1e-5, rtol=0)
 
@@ -38,9 +39,9 @@ def test_pieces_equal_the_whole(bottleneck: str, tile: int | None, at_once: int)
 def test_a_model_that_cannot_stream_takes_the_whole() -> None:
     model = tokenizer(replace(SMALL, temporal_convolution_layout="released", temporal_window=None))
     clip = torch.rand(3, 6, 40, 40) * 2 - 1
-    pieces = list(encode_clip(model, clip.split(2, dim=1), None))
+    pieces = list(encode_video(model, clip.split(2, dim=1), None))
     assert len(pieces) == 1
-    frames = torch.cat(list(decode_clip(model, iter(pieces), (40, 40), None)), dim=1)
+    frames = torch.cat(list(decode_video(model, iter(pieces), (40, 40), None)), dim=1)
     torch.testing.assert_close(frames[:, :6], model(clip[None])[0].clamp(-1, 1), atol=1e-5, rtol=0)
 
 
@@ -59,7 +60,7 @@ def test_counts_of_tokens_and_bits() -> None:
 
 def test_held_frames_come_back_in_order_and_no_more_than_there_are() -> None:
     clip = torch.arange(5.0).view(1, 5, 1, 1).expand(3, 5, 2, 2)
-    held = HeldFrames(clip.split(2, dim=1))
+    held = _HeldFrames(clip.split(2, dim=1))
     for _ in held:
         pass
     assert held.take(2)[0, :, 0, 0].tolist() == [0, 1]

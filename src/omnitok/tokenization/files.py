@@ -1,0 +1,261 @@
+"""One file through a tokenizer: reconstructed, encoded to a token file, or decoded from one, in bounded memory.
+
+Videos are streamed and keep the times of their frames. A tokenizer that cannot stream takes a video as a whole.
+"""
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from omnitok.data import VideoReader, VideoWriter, media_kind, read_image, write_image
+from omnitok.data.token_file import TokenFile, TokenHeader, compact_codes, open_tokens, write_tokens
+from omnitok.errors import CheckpointError
+from omnitok.metrics.frame_quality import FrameQuality
+from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.tokenization.coding import (
+    bits_per_pixel,
+    decode_image,
+    decode_video,
+    encode_image,
+    encode_video,
+    frames_at_once,
+    time_axis,
+    token_count,
+)
+
+Progress = Callable[[int, int | None], None]
+"""Called with the frames that are done since the last call, and how many there will be, where that is known."""
+
+
+def _silent(done: int, total: int | None) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What a file became.
+
+    Attributes:
+        frames, height, width: of the input; an image has one frame.
+        tokens: positions of the latent grid.
+        bits_per_pixel: of the tokens, over frames * height * width.
+        shape: of the tensor that was written.
+        psnr, ssim: of a reconstruction, means over frames; NaN for the others.
+    """
+
+    frames: int
+    height: int
+    width: int
+    tokens: int
+    bits_per_pixel: float
+    shape: tuple[int, ...]
+    psnr: float = float("nan")
+    ssim: float = float("nan")
+
+
+@torch.inference_mode()
+def reconstruct_file(
+    tokenizer: OmniTokenizer,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    tile: int | None = None,
+    fps: float | None = None,
+    side_by_side: bool = False,
+    progress: Progress = _silent,
+) -> Coded:
+    """Encode an image or video, decode it again, write the result, and measure it against the original.
+
+    A video keeps its sound, and its frames their times.
+
+    Args:
+        tile: work in square tiles of about so many pixels, with halos.
+        fps: sample a video at so many frames per second instead of taking every frame.
+        side_by_side: write the original to the left of the result.
+
+    Raises:
+        OmnitokError: the source cannot be read, or the result not written (then nothing is left under its name).
+    """
+    quality = FrameQuality()
+
+    def compare(original: Tensor, result: Tensor) -> Tensor:
+        quality.add(original, result)
+        return torch.cat([original, result], dim=-1) if side_by_side else result
+
+    if media_kind(source) == "image":
+        image = read_image(source)  # (3, H, W)
+        height, width = image.shape[1:]
+        result = decode_image(tokenizer, encode_image(tokenizer, image, tile), (height, width), tile)
+        written = compare(image[:, None], result[:, None])[:, 0]
+        write_image(output, written)
+        return _coded(tokenizer, 1, height, width, written.shape, quality)
+    with VideoReader(source, fps=fps) as reader:
+        height, width = reader.height, reader.width
+        originals = _HeldFrames(reader.chunks(frames_at_once(tokenizer.config, height, width, tile)))
+        tokens = encode_video(tokenizer, originals, tile)
+        sound = source if reader.has_audio else None
+        written_width = 2 * width if side_by_side else width
+        done = 0
+        with VideoWriter(output, reader.fps, written_width, height, audio_from=sound) as writer:
+            for result in decode_video(tokenizer, tokens, (height, width), tile):
+                original = originals.take(result.shape[1])  # fewer where the last patch was filled up
+                count = original.shape[1]
+                writer.write(compare(original, result[:, :count]), reader.durations[done : done + count])
+                done += count
+                progress(count, reader.frame_count)
+    return _coded(tokenizer, done, height, width, (3, done, height, written_width), quality)
+
+
+@torch.inference_mode()
+def encode_file(
+    tokenizer: OmniTokenizer,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    model: str,
+    model_sha256: str,
+    tile: int | None = None,
+    fps: float | None = None,
+    latent_dtype: torch.dtype = torch.float32,
+    progress: Progress = _silent,
+) -> Coded:
+    """Write the tokens of an image or video, and the times of its frames, as one token file.
+
+    Args:
+        model, model_sha256: name and fingerprint of the tokenizer, which `decode_file` asks for.
+        tile, fps: as for `reconstruct_file`.
+        latent_dtype: how a VAE's latents are stored; codes are stored in the smallest integers that hold them.
+
+    Raises:
+        OmnitokError: the source cannot be read, or the result not written (then nothing is left under its name).
+    """
+    kind, durations, rate = media_kind(source), None, None
+
+    def stored(tokens: Tensor) -> Tensor:
+        is_latent = tokens.is_floating_point()
+        return tokens.to(latent_dtype) if is_latent else compact_codes(tokens, tokenizer.config.codebook_size)
+
+    if kind == "image":
+        pixels = read_image(source)
+        frames, (height, width) = 1, pixels.shape[1:]
+        tokens = stored(encode_image(tokenizer, pixels, tile))
+    else:
+        with VideoReader(source, fps=fps) as reader:
+            height, width, rate = reader.height, reader.width, reader.fps
+            chunks = _counted(reader.chunks(frames_at_once(tokenizer.config, height, width, tile)), reader, progress)
+            parts = [stored(piece.cpu()) for piece in encode_video(tokenizer, chunks, tile)]
+            tokens = torch.cat(parts, dim=time_axis(parts[0]))[0]
+            frames = len(reader.durations)
+            durations = None if _is_even(reader.durations, rate) else reader.durations
+    header = TokenHeader(kind, frames, height, width, model, model_sha256, Path(source).name, rate)
+    write_tokens(output, tokens, header, durations)
+    return _coded(tokenizer, frames, height, width, tokens.shape)
+
+
+@torch.inference_mode()
+def decode_file(
+    tokenizer: OmniTokenizer,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    model: str,
+    model_sha256: str,
+    tile: int | None = None,
+    progress: Progress = _silent,
+) -> Coded:
+    """Bring back the image or video of a token file, with the times of its frames.
+
+    Args:
+        model, model_sha256: name and fingerprint of the tokenizer; its tokens must be those of the file.
+        tile: decode in square tiles of about so many pixels, blended over their halos.
+
+    Raises:
+        CheckpointError: no token file, or tokens of another tokenizer.
+        OmnitokError: the result cannot be written (then nothing is left under its name).
+    """
+    with open_tokens(source) as file:
+        _check_tokens(file, tokenizer, model, model_sha256)
+        header = file.header
+        size = (header.height, header.width)
+        if header.kind == "image":
+            pixels = decode_image(tokenizer, file.tokens(), size, tile)
+            write_image(output, pixels)
+            return _coded(tokenizer, 1, *size, pixels.shape)
+        assert header.fps is not None  # of a video; checked when the header was read
+        config, done = tokenizer.config, 0
+        pieces = file.pieces(frames_at_once(config, *size, tile) // config.temporal_patch_size)
+        with VideoWriter(output, header.fps, header.width, header.height) as writer:
+            for result in decode_video(tokenizer, pieces, size, tile):
+                frames = result[:, : header.frames - done]  # the last patch may have been filled up
+                stop = done + frames.shape[1]
+                writer.write(frames, None if file.durations is None else file.durations[done:stop])
+                progress(stop - done, header.frames)
+                done = stop
+    return _coded(tokenizer, header.frames, *size, (3, header.frames, *size))
+
+
+def _check_tokens(file: TokenFile, tokenizer: OmniTokenizer, model: str, model_sha256: str) -> None:
+    """Refuse tokens that are not this tokenizer's, or that do not fit what the header says."""
+    header, config = file.header, tokenizer.config
+    if header.model_sha256 not in (model_sha256, *config.tokens_of):
+        raise CheckpointError(
+            f"{file.path}: its tokens are of the model {header.model!r} (weights {header.model_sha256}), not of "
+            f"{model!r} (weights {model_sha256}): give the model that made them with --model"
+        )
+    if file.is_codes != (config.bottleneck == "vq"):
+        found, wanted = ("codes", "latents") if file.is_codes else ("latents", "codes")
+        raise CheckpointError(f"{file.path}: holds {found}, but {model!r} decodes {wanted}")
+    grid = config.latent_shape(header.frames, header.height, header.width)
+    expected = grid if header.kind == "video" else grid[1:]
+    expected = expected if file.is_codes else (config.latent_channels, *expected)
+    if file.shape != expected:
+        size = f"{header.frames} frames of {header.width}x{header.height}"
+        raise CheckpointError(f"{file.path}: {size} need tokens of shape {expected}, found {file.shape}")
+
+
+def _is_even(durations: Sequence[float], fps: float) -> bool:
+    """Whether every frame begins and ends where 1 / fps each puts it, to the millisecond of Matroska and WebM."""
+    return all(abs(time - n / fps) <= 1e-3 for n, time in enumerate(itertools.accumulate(durations), start=1))
+
+
+class _HeldFrames:
+    """Lets pieces of a video through and holds their frames until `take` asks for them, in order."""
+
+    def __init__(self, pieces: Iterable[Tensor]) -> None:
+        self._pieces = pieces
+        self._held: deque[Tensor] = deque()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for piece in self._pieces:  # (3, n, H, W)
+            self._held.extend(piece.unbind(1))
+            yield piece
+
+    def take(self, n: int) -> Tensor:
+        """The next n frames (3, n, H, W), or as many as were let through."""
+        return torch.stack([self._held.popleft() for _ in range(min(n, len(self._held)))], dim=1)
+
+
+def _counted(pieces: Iterable[Tensor], reader: VideoReader, progress: Progress) -> Iterator[Tensor]:
+    for piece in pieces:
+        progress(piece.shape[1], reader.frame_count)
+        yield piece
+
+
+def _coded(
+    tokenizer: OmniTokenizer,
+    frames: int,
+    height: int,
+    width: int,
+    shape: tuple[int, ...],
+    quality: FrameQuality | None = None,
+) -> Coded:
+    config = tokenizer.config
+    tokens, bits = token_count(config, frames, height, width), bits_per_pixel(config, frames, height, width)
+    measured = {} if quality is None else {"psnr": quality.psnr, "ssim": quality.ssim}
+    return Coded(frames, height, width, tokens, bits, tuple(shape), **measured)
