@@ -18,7 +18,8 @@ import torch
 from omnitok import OmniTokenizer
 from omnitok.data import list_media
 from omnitok.data.images import load_training_image
-from omnitok.data.videos import ClipSampling, load_training_clip
+from omnitok.data.video_reader import WindowSampling
+from omnitok.data.videos import load_training_video
 from omnitok.losses.perceptual import load_mobilenet_v2
 from omnitok.metrics import (
     FrechetAccumulator,
@@ -88,7 +89,7 @@ def measure(model: Path, arguments: argparse.Namespace) -> list[float]:
             if medium == "image":
                 x = load_training_image(path, 128, "center_crop", flip=False, seed=0)
             else:
-                x = load_training_clip(path, ClipSampling(17, start="center"), 64, "center_crop", flip=False, seed=0)
+                x = load_training_video(path, WindowSampling(17, start="center"), 64, "center_crop", flip=False, seed=0)
             y = tokenizer(x[None]).clamp(-1, 1)
             psnr.append(psnr_per_frame(y, x[None]).mean())
             real.update(features(x[None]))

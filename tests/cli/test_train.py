@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from omnitok.cli import main
-from omnitok.data.media import write_video
+from omnitok.data.video_writer import write_video
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.recipes import RECIPES
 

@@ -10,7 +10,8 @@ from omnitok.data import read_video, write_image, write_video
 from omnitok.data.index import Index, build_index
 from omnitok.data.loading import MAX_REPLACEMENTS, Batch, FailureCounter, StepDataset, load_batches
 from omnitok.data.sampling import Sampler
-from omnitok.data.videos import ClipSampling, load_training_clip, read_stretch
+from omnitok.data.video_reader import WindowSampling, read_window
+from omnitok.data.videos import load_training_video
 from omnitok.errors import MediaError
 
 IMAGES, VIDEOS = 7, 3
@@ -176,35 +177,38 @@ def test_mismatched_datasets_are_told() -> None:
 @pytest.mark.parametrize(
     "sampling, position, expected",
     [
-        (ClipSampling(5), 0.0, [0, 1, 2, 3, 4]),
-        (ClipSampling(5), 0.999, [55, 56, 57, 58, 59]),
-        (ClipSampling(5, stride=3), 0.999, [47, 50, 53, 56, 59]),
-        (ClipSampling(5, start="center"), 0.999, [27, 28, 29, 30, 31]),
-        (ClipSampling(4, fps=5), 0.0, [0, 2, 4, 6]),
-        (ClipSampling(4, fps=5), 0.999, [52, 54, 56, 58]),
-        (ClipSampling(3, fps=5, stride=2, start="center"), 0.0, [24, 28, 32]),
-        (ClipSampling(4, fps=20), 0.0, [0, 0, 1, 1]),
+        (WindowSampling(5), 0.0, [0, 1, 2, 3, 4]),
+        (WindowSampling(5), 0.999, [55, 56, 57, 58, 59]),
+        (WindowSampling(5, stride=3), 0.999, [47, 50, 53, 56, 59]),
+        (WindowSampling(5, start="center"), 0.999, [28, 29, 30, 31, 32]),
+        (WindowSampling(4, fps=5), 0.0, [0, 2, 4, 6]),
+        (WindowSampling(4, fps=5), 0.999, [52, 54, 56, 58]),
+        (WindowSampling(3, fps=5, stride=2, start="center"), 0.0, [26, 30, 34]),
+        (WindowSampling(4, fps=20), 0.0, [0, 0, 1, 1]),
     ],
 )
 def test_which_frames_make_a_clip(
-    counting_clip: Path, sampling: ClipSampling, position: float, expected: list[int]
+    counting_clip: Path, sampling: WindowSampling, position: float, expected: list[int]
 ) -> None:
     """Starts beyond a second are sought, the others decoded; the frames are those of the whole file either way."""
-    clip = read_stretch(counting_clip, sampling, position)
+    clip = read_window(counting_clip, sampling, position).pixels
     assert numbers_of(clip) == expected
     if sampling.fps is None:
         assert torch.equal(clip, read_video(counting_clip)[:, expected])
 
 
 def test_starts_are_even(counting_clip: Path) -> None:
-    starts = [numbers_of(load_training_clip(counting_clip, 51, 8, "squash", False, seed))[0] for seed in range(60)]
+    starts = [
+        numbers_of(load_training_video(counting_clip, WindowSampling(51), 8, "squash", False, seed))[0]
+        for seed in range(60)
+    ]
     assert set(starts) == set(range(10))
 
 
 def test_flip_and_crop_are_the_same_for_all_frames(media: Path) -> None:
-    sampling = ClipSampling(5, start="center")
-    flipped, plain = (load_training_clip(media / "vid/2.mp4", sampling, 16, "squash", f, 3) for f in (True, False))
-    seeds = [load_training_clip(media / "vid/2.mp4", sampling, 16, "squash", True, seed) for seed in range(12)]
+    sampling = WindowSampling(5, start="center")
+    flipped, plain = (load_training_video(media / "vid/2.mp4", sampling, 16, "squash", f, 3) for f in (True, False))
+    seeds = [load_training_video(media / "vid/2.mp4", sampling, 16, "squash", True, seed) for seed in range(12)]
     mirrored = [torch.equal(clip, plain.flip(-1)) for clip in seeds]
     assert 0 < sum(mirrored) < 12
     assert all(m or torch.equal(clip, plain) for m, clip in zip(mirrored, seeds, strict=True))
@@ -213,11 +217,11 @@ def test_flip_and_crop_are_the_same_for_all_frames(media: Path) -> None:
 
 def test_bad_sampling_is_told() -> None:
     with pytest.raises(ValueError, match="frames and stride"):
-        ClipSampling(0)
+        WindowSampling(0)
     with pytest.raises(ValueError, match="fps"):
-        ClipSampling(5, fps=0)
+        WindowSampling(5, fps=0)
     with pytest.raises(ValueError, match="found 'end'"):
-        ClipSampling(5, start="end")
+        WindowSampling(5, start="end")
 
 
 def test_a_sample_list_survives_into_workers(media: Path) -> None:

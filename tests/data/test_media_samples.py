@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not ROWS, reason="needs ../shared/data/io_sample
 def test_sample(row: dict[str, str]) -> None:
     path = SAMPLES / row["file"]
     if not row["frames_decoded"]:
-        with pytest.raises(MediaError, match="no video stream" if path.suffix == ".mp4" else "not a picture"):
+        with pytest.raises(MediaError, match="no video stream" if path.suffix == ".mp4" else "not an image"):
             read_video(path)
         return
     width, height, frames = int(row["width"]), int(row["height"]), int(row["frames_decoded"])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from helpers.small import SMALL
 from omnitok.cli import main
-from omnitok.data.media import write_video
+from omnitok.data.video_writer import write_video
 from omnitok.errors import MissingWeightsError, OmnitokError
 from omnitok.metrics.evaluate import Networks
 from omnitok.metrics.networks import FeatureNetwork, Features

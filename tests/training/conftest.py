@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 import helpers.small
-from omnitok.data.media import write_image, write_video
+from omnitok.data.image import write_image
+from omnitok.data.video_writer import write_video
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig

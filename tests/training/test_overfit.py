@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from omnitok.data.images import load_training_image
-from omnitok.data.videos import load_training_clip
+from omnitok.data.video_reader import WindowSampling
+from omnitok.data.videos import load_training_video
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import InitConfig, OptimizerConfig, TrainConfig
 from omnitok.training.train_tokenizer import train
@@ -42,7 +43,7 @@ def measure(model: Path, config: TrainConfig) -> tuple[float, float, float]:
     images = sorted(Path(config.data.images[0]).iterdir())
     videos = sorted(Path(config.data.videos[0]).iterdir())
     pictures = torch.stack([load_training_image(path, 32, "center_crop", False, 0) for path in images])
-    clips = torch.stack([load_training_clip(path, 5, 32, "center_crop", False, 0) for path in videos])
+    clips = torch.stack([load_training_video(path, WindowSampling(5), 32, "center_crop", False, 0) for path in videos])
     usage = 0.0
     if tokenizer.config.bottleneck == "vq":
         codes = [tokenizer.encode(x, check_range=False).codes for x in (pictures, clips)]

@@ -13,7 +13,8 @@ import torch
 
 from helpers.processes import kill_at
 from helpers.runs import assert_same_run, rows
-from omnitok.data.media import read_image, read_video
+from omnitok.data.image import read_image
+from omnitok.data.video_reader import read_video
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
 from omnitok.hub.folder import fingerprint
 from omnitok.losses.discriminators import DiscriminatorConfig

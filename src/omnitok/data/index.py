@@ -25,6 +25,7 @@ from typing import Literal, TypeVar, overload
 
 import numpy as np
 
+from omnitok.data.image import IMAGE_SUFFIXES
 from omnitok.data.lists import (
     LIST_SUFFIXES,
     SOURCE_KEYS,
@@ -34,9 +35,9 @@ from omnitok.data.lists import (
     require_regular,
     table_columns,
 )
-from omnitok.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from omnitok.data.modality import MODALITIES, Modality, modality_of
 from omnitok.data.tars import read_members
+from omnitok.data.video_reader import VIDEO_SUFFIXES
 from omnitok.errors import MediaError, reading, reason
 
 NO_LABEL = -1

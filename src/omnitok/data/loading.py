@@ -18,7 +18,8 @@ from omnitok.data.modality import MODALITIES
 from omnitok.data.moving_pictures import load_moving_picture
 from omnitok.data.sampling import Draw, Medium, Sampler
 from omnitok.data.transforms import CropPolicy
-from omnitok.data.videos import ClipSampling, load_training_clip
+from omnitok.data.video_reader import WindowSampling
+from omnitok.data.videos import load_training_video
 from omnitok.errors import MediaError, OmnitokError
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ class StepDataset(Dataset[Batch]):
     Args:
         samples: the images and videos.
         sampler: made for `len(samples.images)` and `len(samples.videos)`.
-        frames: length of a clip, or a `ClipSampling`.
+        frames: length of a clip, or a `WindowSampling`.
         image_policy, video_policy: how frames become squares.
         flip: mirror half of the samples.
         rank, world_size: this process's share is every world_size-th sample from the rank-th on.
@@ -77,7 +78,7 @@ class StepDataset(Dataset[Batch]):
         self,
         samples: Index,
         sampler: Sampler,
-        frames: int | ClipSampling,
+        frames: int | WindowSampling,
         image_policy: CropPolicy,
         video_policy: CropPolicy,
         flip: bool,
@@ -101,7 +102,7 @@ class StepDataset(Dataset[Batch]):
             raise ValueError(f"pan_zoom is {pan_zoom}, but there are no pictures to make clips from")
         self.pan_zoom = pan_zoom
         self.sampler = sampler
-        self.sampling = ClipSampling(frames) if isinstance(frames, int) else frames
+        self.sampling = WindowSampling(frames) if isinstance(frames, int) else frames
         self.flip = flip
         self.image_policy, self.video_policy = image_policy, video_policy
         self.rank, self.world_size = rank, world_size
@@ -166,7 +167,8 @@ class StepDataset(Dataset[Batch]):
                 sample, lambda path: load_training_image(path, resolution, self.image_policy, self.flip, seed)
             )
         return read_sample(
-            sample, lambda path: load_training_clip(path, self.sampling, resolution, self.video_policy, self.flip, seed)
+            sample,
+            lambda path: load_training_video(path, self.sampling, resolution, self.video_policy, self.flip, seed),
         )
 
 

@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import Literal
 
-from omnitok.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from omnitok.data.image import IMAGE_SUFFIXES
+from omnitok.data.video_reader import VIDEO_SUFFIXES
 
 Modality = Literal["image", "video"]
 MODALITIES: tuple[Modality, ...] = ("image", "video")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.data._pictures import read_image
+from omnitok.data.image import read_image
 from omnitok.data.transforms import resize
 
 _MARGIN = 1.15  # the picture is at least so many windows wide and high, so that there is room to move

@@ -1,4 +1,4 @@
-"""Resizing, cropping and flipping of frames; one random draw for all frames of a clip."""
+"""Crops, resizing and squares of frames; one draw for all frames of a video."""
 
 from typing import Literal
 
@@ -7,6 +7,53 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CropPolicy = Literal["squash", "center_crop", "random_resized_crop"]
+Box = tuple[int, int, int, int]
+"""Part of a frame: top, left, height, width, in pixels."""
+
+
+def center_square(height: int, width: int) -> Box:
+    """The largest centered square."""
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def random_square(height: int, width: int, least: int, rng: np.random.Generator) -> Box:
+    """A square at a random place, of a random side from `least` (or the short side, if that is less) to the short
+    side."""
+    short = min(height, width)
+    side = int(rng.integers(min(least, short), short + 1))
+    return int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side
+
+
+def choose_crop(
+    height: int, width: int, resolution: int, policy: CropPolicy, rng: np.random.Generator | None = None
+) -> Box:
+    """What of a frame becomes a square of `resolution` pixels.
+
+    Args:
+        policy: "squash" takes the whole frame without regard to its aspect (as the released code); "center_crop" the
+            largest centered square; "random_resized_crop" a random square of a side between `resolution` and the short
+            side: resized, it is the frame scaled by a random factor and cropped, at a fraction of the cost.
+        rng: needed by "random_resized_crop".
+
+    Raises:
+        ValueError: another policy, or no generator where one is needed.
+    """
+    if policy == "squash":
+        return 0, 0, height, width
+    if policy == "center_crop":
+        return center_square(height, width)
+    if policy != "random_resized_crop":
+        raise ValueError(f"policy must be 'squash', 'center_crop' or 'random_resized_crop', found {policy!r}")
+    if rng is None:
+        raise ValueError("random_resized_crop needs a random generator")
+    return random_square(height, width, resolution, rng)
+
+
+def crop(frames: Tensor, box: Box) -> Tensor:
+    """The part `box` of frames (..., H, W), as a view."""
+    top, left, height, width = box
+    return frames[..., top : top + height, left : left + width]
 
 
 def resize(frames: Tensor, height: int, width: int) -> Tensor:
@@ -19,29 +66,6 @@ def resize(frames: Tensor, height: int, width: int) -> Tensor:
 
 
 def fit_square(frames: Tensor, resolution: int, policy: CropPolicy, rng: np.random.Generator | None = None) -> Tensor:
-    """Frames (c, t, h, w) -> (c, t, resolution, resolution).
-
-    Args:
-        policy: "squash" resizes without regard to the aspect (as the released code); "center_crop" takes the largest
-            centred square; "random_resized_crop" scales the short side to a random size between `resolution` and its
-            own (or `resolution`, where it is smaller) and cuts a random square.
-        rng: needed by "random_resized_crop".
-
-    Raises:
-        ValueError: another policy, or no generator where one is needed.
-    """
+    """Frames (c, t, h, w) -> (c, t, resolution, resolution); see `choose_crop`."""
     height, width = frames.shape[-2:]
-    if policy == "squash":
-        return resize(frames, resolution, resolution)
-    short = min(height, width)
-    if policy == "center_crop":
-        top, left = (height - short) // 2, (width - short) // 2
-        return resize(frames[..., top : top + short, left : left + short], resolution, resolution)
-    if policy != "random_resized_crop":
-        raise ValueError(f"policy must be 'squash', 'center_crop' or 'random_resized_crop', found {policy!r}")
-    if rng is None:
-        raise ValueError("random_resized_crop needs a random generator")
-    # A crop of `side` pixels resized to `resolution` is the same picture as resizing first, at a fraction of the cost.
-    side = int(rng.integers(min(resolution, short), short + 1))
-    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-    return resize(frames[..., top : top + side, left : left + side], resolution, resolution)
+    return resize(crop(frames, choose_crop(height, width, resolution, policy, rng)), resolution, resolution)

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from omnitok.data.image import read_image
 from omnitok.data.index import build_index, list_media
 from omnitok.data.lists import LIST_SUFFIXES, TABLE_SUFFIXES
-from omnitok.data.media import VideoReader, media_kind, read_image
 from omnitok.data.transforms import fit_square
+from omnitok.data.video_reader import VideoReader, media_kind
 from omnitok.errors import MediaError
 from omnitok.metrics.protocols import Protocol
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnitok.data.media import write_image, write_video
+from omnitok.data.image import write_image
+from omnitok.data.video_writer import write_video
 from omnitok.distributed import Processes
 from omnitok.generation.loading import make_generator
 from omnitok.hub.generator_settings import GeneratorSettings

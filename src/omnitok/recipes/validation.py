@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from omnitok.data.index import list_media
-from omnitok.data.media import VideoReader, media_kind
+from omnitok.data.video_reader import VideoReader, media_kind
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.metrics.average import AverageAccumulator
 from omnitok.metrics.evaluate import (

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from omnitok.data.image import read_image
 from omnitok.data.index import Sample, sample_file
-from omnitok.data.media import VideoReader, read_image
 from omnitok.data.modality import Modality
 from omnitok.data.shard_format import FileFailure, TokenRecord
+from omnitok.data.video_reader import VideoReader
 from omnitok.errors import MediaError
 from omnitok.tokenization.job import Plan, ReadError, TokenizeSettings
 from omnitok.tokenization.views import View, draw_views

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from omnitok.data.image import write_image
 from omnitok.data.loading import StepDataset
-from omnitok.data.media import write_image, write_video
 from omnitok.data.modality import MODALITIES
+from omnitok.data.video_writer import write_video
 from omnitok.models.tokenizer import OmniTokenizer
 
 FPS = 8.0

@@ -6,7 +6,7 @@ from pathlib import Path
 from omnitok.data.index import NO_SOURCE, Index, Samples, build_index
 from omnitok.data.loading import StepDataset
 from omnitok.data.sampling import Sampler
-from omnitok.data.videos import ClipSampling
+from omnitok.data.video_reader import WindowSampling
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.training.config import DataConfig
@@ -68,7 +68,7 @@ def build_dataset(
     return StepDataset(
         samples,
         sampler,
-        ClipSampling(data.frames, data.fps, data.stride),
+        WindowSampling(data.frames, data.fps, data.stride),
         data.image_policy,
         data.video_policy,
         data.flip,

@@ -19,7 +19,7 @@ _MATRICES = {
 }
 _PQ, _HLG = 16, 18  # H.273 transfer characteristics: SMPTE ST 2084 and ARIB STD-B67
 _PEAK_NITS = 1000.0  # what HDR is mastered for most often, and the nominal peak of HLG
-_WHITE_NITS = 203.0  # HDR reference white, ITU-R BT.2408: becomes (nearly) the white of the 8-bit picture
+_WHITE_NITS = 203.0  # HDR reference white, ITU-R BT.2408: becomes (nearly) the white of the 8-bit image
 _KNEE = 0.6  # linear light below this share of white is left alone by the tone curve
 
 # swscale's fast paths repeat chroma samples and round coarsely; these flags interpolate and round.
@@ -30,7 +30,7 @@ _BT2020_TO_BT709 = ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.
 
 
 def frame_to_rgb(frame: av.VideoFrame, width: int, height: int) -> torch.Tensor:
-    """Colours of one decoded frame.
+    """Colors of one decoded frame.
 
     The frame's own matrix and range tags decide. Untagged YCbCr is taken as limited range, BT.709 from 1280 columns or
     577 lines up and BT.601 below (the rule of the common players). PQ and HLG are tone-mapped to standard range; other
@@ -87,8 +87,8 @@ def _tags(frame: av.VideoFrame) -> tuple[Colorspace, ColorRange]:
 
 def _over_white(rgba: np.ndarray) -> torch.Tensor:
     pixels = torch.from_numpy(rgba).to(torch.int32)  # (H, W, 4)
-    colour, alpha = pixels[..., :3], pixels[..., 3:]
-    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
+    color, alpha = pixels[..., :3], pixels[..., 3:]
+    return ((color * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Frames to clip files: mp4, mov, mkv, webm, gif and PNG sequences, streamed and atomic."""
+"""Writing videos: mp4, mov, mkv, webm, gif, webp, apng and numbered PNGs, atomic, each frame at its time."""
 
 import contextlib
 import math
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import av.error
@@ -19,15 +19,20 @@ import torch
 from PIL import Image
 
 from omnitok.atomic import atomic_path
-from omnitok.data._clips import finite_positive, open_container, video_stream
-from omnitok.data._colour import rgb_to_yuv420p
-from omnitok.data._pictures import check_pixels, open_picture, require_file, to_bytes
-from omnitok.errors import MediaError
+from omnitok.data.color import rgb_to_yuv420p
+from omnitok.data.containers import Clock, can_seek, longest_gap, open_container, video_stream
+from omnitok.data.image import check_pixels, open_image, require_file, to_uint8
+from omnitok.data.video_reader import finite_positive
+from omnitok.errors import MediaError, reading
 
 # By itself x264 looks 40 frames ahead: at 1280x720 that takes 65 MB more, for files of the same size within 0.01 %.
 _H264 = ("libx264", {"crf": "17", "preset": "medium", "rc-lookahead": "20"})
 _VP9 = ("libvpx-vp9", {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"})
 _ENCODERS = {".mp4": _H264, ".m4v": _H264, ".mov": _H264, ".mkv": _H264, ".webm": _VP9, ".gif": ("gif", {})}
+_ANIMATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".webp": ("WEBP", {"quality": 95, "method": 4}),
+    ".apng": ("PNG", {"compress_level": 4}),
+}
 _MPEG4_SOUND = {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}
 _SOUND = {
     ".mp4": _MPEG4_SOUND,
@@ -36,29 +41,42 @@ _SOUND = {
     ".mkv": _MPEG4_SOUND | {"vorbis", "pcm_s16le", "pcm_s24le", "mp2", "dts"},
     ".webm": {"opus", "vorbis"},
 }
+_HIGHEST_RATE = 1000
 _LARGEST_DENOMINATOR = 1001  # of frame rates: holds 30000/1001 and its kin exactly
-_NUMBER = re.compile(r"%0?\d*d")
+_FINE_TICKS = 90000  # per second, at least, where frames have their own times
+_NUMBER = re.compile(r"%(0\d+)?d(?=\.png$)", re.IGNORECASE)
 _WRITE_ERRORS = (av.error.FFmpegError, OSError, ValueError)
 
 
+class _Target(Protocol):
+    """What frames are written into, within an `ExitStack` that clears up after a failure."""
+
+    def add(self, pixels: np.ndarray, start: float, stop: float) -> None:
+        """Take the next frame, uint8 (H, W, 3), shown from `start` to `stop` seconds."""
+
+    def finish(self, stop: float) -> None:
+        """Complete the file, which is `stop` seconds long."""
+
+
 class VideoWriter:
-    """Writes a clip frame by frame, in memory that does not grow with its length. Use it in a `with` block.
+    """Writes a video frame by frame, in memory that does not grow with its length. Use it in a `with` block.
 
     The suffix chooses: .mp4, .m4v, .mov, .mkv (H.264, yuv420p, which every browser plays in mp4), .webm (VP9), .gif
-    (a palette per frame, delays in whole hundredths of a second). A name that ends in "/", has no suffix, or has a
-    number pattern such as `frame_%05d.png` gives PNG pictures numbered from 0 (a folder gets `%05d.png`).
+    (a palette per frame, times in whole hundredths of a second), .webp and .apng (held in memory as bytes, times in
+    milliseconds). A name that ends in "/", has no suffix, or has a number before .png such as `frame_%05d.png` gives
+    PNG images numbered from 0 (a folder gets `%05d.png`), without times.
 
     Nothing appears under `path` before the block ends without an error; after an error nothing is left. A number
     pattern names many files: they appear one by one, each complete, at the end.
 
     H.264 in yuv420p has even sizes only: an odd width or height is padded by repeating the last column or row, so
-    that the file is one pixel larger. VP9, GIF and PNG keep the size. Colours are BT.709, limited range, and tagged so.
+    that the file is one pixel larger. The others keep the size. Colors are BT.709, limited range, and tagged so.
 
     Args:
         path: the file or folder.
-        fps: frames a second.
+        fps: frames per second; with durations only a hint for players.
         width, height: size of the frames in pixels.
-        audio_from: a clip whose first sound track is copied, not re-encoded, up to the length of the picture. Where
+        audio_from: a video whose first sound track is copied, not re-encoded, up to the length of the video. Where
             the container cannot hold its codec it is left out with a warning.
         audio_start: seconds of `audio_from`, from its first video frame, at which the sound begins.
 
@@ -81,35 +99,47 @@ class VideoWriter:
         if min(width, height) < 1:
             raise ValueError(f"width and height must be at least 1, got {width}x{height}")
         self.path, self.fps, self.width, self.height = Path(path), float(fps), int(width), int(height)
+        suffix = self.path.suffix.lower()
+        highest = 100 if suffix == ".gif" else _HIGHEST_RATE
+        if fps > highest:
+            raise ValueError(f"{path}: holds at most {highest} frames per second, got fps={fps:g}")
+        self._is_numbered = _is_numbered(path)
+        if not self._is_numbered and suffix not in _ENCODERS | _ANIMATIONS:
+            accepted = ", ".join(_ENCODERS | _ANIMATIONS)
+            raise MediaError(f"{path}: videos are written as {accepted} or a folder of PNGs, not {self.path.suffix!r}")
         self.frames_written = 0
-        self._is_timed = False
+        self._rate = Fraction(self.fps).limit_denominator(_LARGEST_DENOMINATOR)
         self._sound = _Sound(require_file(audio_from), audio_start) if audio_from is not None else None
-        self._open = _PictureSequence if _is_sequence(path) else _EncodedClip
-        if self._open is _EncodedClip and self.path.suffix.lower() not in _ENCODERS:
-            accepted = ", ".join(_ENCODERS)
-            raise MediaError(f"{path}: clips are written as {accepted} or a folder of PNGs, not {self.path.suffix!r}")
-        if self.path.suffix.lower() == ".gif" and fps > 100:
-            raise ValueError(f"a GIF shows at most 100 frames a second, got fps={fps:g}")
+        self._stop = 0.0  # when the last frame so far ends
         self._stack = contextlib.ExitStack()
-        self._target: _PictureSequence | _EncodedClip | None = None
+        self._target: _Target | None = None
 
     def __enter__(self) -> "VideoWriter":
         try:
-            self._target = self._open(self.path, self.fps, self.width, self.height, self._sound, self._stack)
-        except _WRITE_ERRORS as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
-            raise MediaError(f"{self.path}: cannot be written ({error})") from error
+            self._target = self._open()
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
+            if isinstance(error, _WRITE_ERRORS):
+                raise self._failed(error) from error
             raise
         return self
+
+    def _open(self) -> "_Target":
+        if self._is_numbered:
+            return _NumberedImages(self.path, self._sound, self._stack)
+        if self.path.suffix.lower() in _ANIMATIONS:
+            return _Animation(self.path, self._sound, self._stack)
+        return _EncodedVideo(self.path, self._rate, (self.width, self.height), self._sound, self._stack)
+
+    def _failed(self, error: BaseException) -> MediaError:
+        return MediaError(f"{self.path}: cannot be written ({error})")
 
     def write(self, frames: torch.Tensor, durations: Sequence[float] | None = None) -> None:
         """Append frames (3, n, H, W), float in [-1, 1], clamped and rounded to 8 bits; n may be 0.
 
         Args:
             durations: seconds that each of the n frames is shown, such as `VideoReader.durations` tells; None is
-                1 / fps each. Given with every call or with none. Numbered PNG pictures do not keep them.
+                1 / fps each. Numbered PNG images do not keep them.
         """
         if self._target is None:
             raise ValueError("VideoWriter.write works only inside its `with` block")
@@ -117,19 +147,19 @@ class VideoWriter:
         if frames.shape[-2:] != (self.height, self.width):
             size = f"{frames.shape[-1]}x{frames.shape[-2]}"
             raise ValueError(f"frames are {size}, the writer was opened for {self.width}x{self.height}")
-        if frames.shape[1] and self.frames_written and (durations is not None) != self._is_timed:
-            raise ValueError("durations are given with every call of VideoWriter.write or with none")
-        if durations is not None and len(durations) != frames.shape[1]:
+        if durations is None:
+            durations = [float(1 / self._rate)] * frames.shape[1]
+        if len(durations) != frames.shape[1]:
             raise ValueError(f"{frames.shape[1]} frames need as many durations, got {len(durations)}")
-        if durations is not None and not all(0 <= duration < math.inf for duration in durations):
+        if not all(0 <= duration < math.inf for duration in durations):
             raise ValueError(f"durations must be finite seconds of at least 0, got {min(durations)}..{max(durations)}")
-        self._is_timed = durations is not None
         try:
-            for index, frame in enumerate(frames.unbind(1)):
-                self._target.add(frame, None if durations is None else durations[index])
+            for frame, duration in zip(frames.unbind(1), durations, strict=True):
+                self._target.add(to_uint8(frame), self._stop, self._stop + duration)
+                self._stop += duration
                 self.frames_written += 1
         except _WRITE_ERRORS as error:
-            raise MediaError(f"{self.path}: cannot be written ({error})") from error
+            raise self._failed(error) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -141,10 +171,10 @@ class VideoWriter:
         try:
             with self._stack:
                 if self.frames_written == 0:
-                    raise MediaError(f"{self.path}: no frames were written, so there is no clip")
-                target.finish()
+                    raise MediaError(f"{self.path}: no frames were written, so there is no video")
+                target.finish(self._stop)
         except _WRITE_ERRORS as failure:
-            raise MediaError(f"{self.path}: cannot be written ({failure})") from failure
+            raise self._failed(failure) from failure
 
 
 def write_video(
@@ -154,13 +184,13 @@ def write_video(
     audio_from: str | os.PathLike[str] | None = None,
     durations: Sequence[float] | None = None,
 ) -> None:
-    """Write a clip held in memory; see `VideoWriter` for formats, sizes, sound and errors.
+    """Write a video held in memory; see `VideoWriter` for formats, sizes, sound and errors.
 
     Args:
         path: the file or folder.
         x: float (3, T, H, W) in [-1, 1], T at least 1.
-        fps: frames a second.
-        audio_from: a clip whose sound is copied.
+        fps: frames per second.
+        audio_from: a video whose sound is copied.
         durations: seconds that each frame is shown, in place of 1 / fps.
     """
     check_pixels(x, "(3, T, H, W)")
@@ -168,42 +198,41 @@ def write_video(
         writer.write(x, durations)
 
 
-def _is_sequence(path: str | os.PathLike[str]) -> bool:
+def _is_numbered(path: str | os.PathLike[str]) -> bool:
     name = os.fspath(path)
     return name.endswith(("/", os.sep)) or not Path(name).suffix or bool(_NUMBER.search(Path(name).name))
 
 
-class _PictureSequence:
+class _NumberedImages:
     """Numbered PNG files: gathered in a temporary folder, then given their names."""
 
-    def __init__(
-        self, path: Path, fps: float, width: int, height: int, sound: "_Sound | None", stack: contextlib.ExitStack
-    ) -> None:
-        self._pattern: str | None = path.name if _NUMBER.search(path.name) else None
-        self._folder = path.parent if self._pattern else path
+    def __init__(self, path: Path, sound: "_Sound | None", stack: contextlib.ExitStack) -> None:
+        number = _NUMBER.search(path.name)
+        self._digits = int(number[1] or 1) if number else 5
+        self._names = (path.name[: number.start()], path.name[number.end() :]) if number else None
+        self._folder = path.parent if number else path
         self._count = 0
-        if self._pattern and path.suffix.lower() != ".png":
-            raise MediaError(f"{path}: numbered pictures are written as .png, not {path.suffix!r}")
-        if not self._pattern and path.exists():
+        if not number and path.exists():
             if not path.is_dir():
-                raise MediaError(f"{path}: is a file; the folder of PNG pictures cannot replace it")
+                raise MediaError(f"{path}: is a file; the folder of PNG images cannot replace it")
             others = [entry.name for entry in path.iterdir() if not re.fullmatch(r"\d+\.png", entry.name)]
             if others:
                 raise MediaError(f"{path}: the folder holds other files ({others[0]}); give a new or empty folder")
-        if sound is not None and sound.codec:
-            warnings.warn(f"{path}: pictures hold no sound; that of {sound.path} is left out", stacklevel=4)
-        target = path.with_name(path.name.replace("%", "")) if self._pattern else path
-        self._temporary = stack.enter_context(_scratch(target) if self._pattern else atomic_path(target))
+        if sound is not None:
+            sound.leave_out(path)
+        target = path.with_name("".join(self._names)) if self._names else path
+        self._temporary = stack.enter_context(_scratch(target) if number else atomic_path(target))
         self._temporary.mkdir(parents=True)
 
-    def add(self, frame: torch.Tensor, duration: float | None) -> None:
-        Image.fromarray(to_bytes(frame)).save(self._temporary / f"{self._count:05d}.png", compress_level=4)
+    def add(self, pixels: np.ndarray, start: float, stop: float) -> None:
+        Image.fromarray(pixels).save(self._temporary / f"{self._count:0{self._digits}d}.png", compress_level=4)
         self._count += 1
 
-    def finish(self) -> None:
-        if self._pattern:
+    def finish(self, stop: float) -> None:
+        if self._names:
             for index in range(self._count):
-                os.replace(self._temporary / f"{index:05d}.png", self._folder / (self._pattern % index))
+                number = f"{index:0{self._digits}d}"
+                os.replace(self._temporary / f"{number}.png", self._folder / number.join(self._names))
 
 
 @contextlib.contextmanager
@@ -218,73 +247,80 @@ class _Discarded(Exception):
     """Makes `atomic_path` drop an emptied folder instead of naming it."""
 
 
-class _EncodedClip:
+class _Animation:
+    """WebP or APNG through Pillow; FFmpeg's writers lose the duration of the last frame."""
+
+    def __init__(self, path: Path, sound: "_Sound | None", stack: contextlib.ExitStack) -> None:
+        self._format, self._options = _ANIMATIONS[path.suffix.lower()]
+        if sound is not None:
+            sound.leave_out(path)
+        self._temporary = stack.enter_context(atomic_path(path))
+        self._frames: list[Image.Image] = []
+        self._milliseconds: list[int] = []
+
+    def add(self, pixels: np.ndarray, start: float, stop: float) -> None:
+        self._frames.append(Image.fromarray(pixels))
+        self._milliseconds.append(max(1, round(stop * 1000) - round(start * 1000)))
+
+    def finish(self, stop: float) -> None:
+        first, *rest = self._frames
+        how = {"save_all": True, "append_images": rest, "duration": self._milliseconds, "loop": 0}
+        first.save(self._temporary, format=self._format, **how, **self._options)
+
+
+class _EncodedVideo:
     """One container file through FFmpeg's encoders."""
 
     def __init__(
-        self, path: Path, fps: float, width: int, height: int, sound: "_Sound | None", stack: contextlib.ExitStack
+        self, path: Path, rate: Fraction, size: tuple[int, int], sound: "_Sound | None", stack: contextlib.ExitStack
     ) -> None:
         suffix = path.suffix.lower()
         codec, options = _ENCODERS[suffix]
+        width, height = size
         self._path = path
-        self._is_gif = codec == "gif"
         self._padding = (height % 2, width % 2) if codec == "libx264" else (0, 0)
-        rate = Fraction(fps).limit_denominator(_LARGEST_DENOMINATOR)
-        self._rate = rate
-        self._time_base: Fraction | None = None
+        # Whole parts of a frame at the usual rate, so that even rates come out even; GIF has hundredths of a second.
+        parts = rate.numerator * math.ceil(_FINE_TICKS / rate.numerator)
+        self._time_base = Fraction(1, 100 if codec == "gif" else parts)
         self._temporary = stack.enter_context(atomic_path(path))
         muxing = {"movflags": "+faststart"} if suffix in (".mp4", ".m4v", ".mov") else {}
         self._container: Any = av.open(f"file:{self._temporary}", "w", format=_muxer(suffix), options=muxing)
         stack.callback(_abandon, self._container)
         stream: Any = self._container.add_stream(codec, rate=rate, options=dict(options))
         stream.width, stream.height = width + self._padding[1], height + self._padding[0]
-        stream.pix_fmt = "pal8" if self._is_gif else "yuv420p"
-        self._graph: Any = None
-        if not self._is_gif:  # H.273 codes: 1 is BT.709; range 1 is limited
+        stream.pix_fmt = "pal8" if codec == "gif" else "yuv420p"
+        stream.codec_context.time_base = self._time_base
+        self._graph = _palette_graph(width, height, self._time_base) if codec == "gif" else None
+        if self._graph is None:  # H.273 codes: 1 is BT.709; range 1 is limited
             context = stream.codec_context
             context.color_primaries = context.color_trc = context.colorspace = context.color_range = 1
             stream.thread_type = "AUTO"
         self._stream = stream
         self._sound = sound.into(self._container, path, stack) if sound is not None else None
-        self._count, self._ticks, self._time = 0, -1, 0.0
+        self._count, self._tick = 0, -1
         self._lengths: dict[int, int] = {}  # of the frames within the encoder, which forgets them
 
-    def _begin(self, is_timed: bool) -> Fraction:
-        """Fix the time base: even clips count frames, others parts of one of about 1/90000 s; GIF has 1/100 s."""
-        self._time_base = 1 / self._rate
-        if is_timed:
-            parts = math.ceil(90000 / self._rate.numerator)
-            self._time_base = Fraction(1, 100) if self._is_gif else Fraction(1, self._rate.numerator * parts)
-        self._stream.codec_context.time_base = self._time_base
-        if self._is_gif:
-            self._graph = _palette_graph(self._stream.width, self._stream.height, self._time_base)
-        return self._time_base
-
-    def add(self, frame: torch.Tensor, duration: float | None) -> None:
-        """Encode a frame shown for `duration` seconds, or 1 / fps."""
-        base = self._time_base or self._begin(duration is not None)
-        pixels = to_bytes(frame)
+    def add(self, pixels: np.ndarray, start: float, stop: float) -> None:
         if any(self._padding):
             pixels = np.pad(pixels, ((0, self._padding[0]), (0, self._padding[1]), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(pixels, format="rgb24") if self._graph else rgb_to_yuv420p(pixels)
-        self._ticks = max(self._ticks + 1, round(self._time / base))  # no two frames at one time
-        self._time += float(1 / self._rate) if duration is None else duration
-        picture.pts, picture.time_base = self._ticks, base
-        self._lengths[self._ticks] = max(1, round(self._time / base) - self._ticks)
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24") if self._graph else rgb_to_yuv420p(pixels)
+        self._tick = max(self._tick + 1, round(start / self._time_base))  # no two frames at one time
+        self._lengths[self._tick] = max(1, round(stop / self._time_base) - self._tick)
+        frame.pts, frame.time_base = self._tick, self._time_base
         self._count += 1
         if self._graph is None:
-            self._encode(picture)
+            self._encode(frame)
         else:
-            self._graph.push(picture)
+            self._graph.push(frame)
             self._drain()
 
-    def finish(self) -> None:
+    def finish(self, stop: float) -> None:
         if self._graph is not None:
             self._graph.push(None)
             self._drain()
         self._encode(None)
         if self._sound is not None:
-            self._sound.copy_until(self._time)
+            self._sound.copy_until(stop)
         self._container.close()
         self._verify()
 
@@ -296,10 +332,10 @@ class _EncodedClip:
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
 
-    def _encode(self, picture: Any) -> None:
-        for packet in self._stream.encode(picture):
-            if packet.time_base == self._time_base and packet.pts in self._lengths:
-                packet.duration = self._lengths.pop(packet.pts)
+    def _encode(self, frame: Any) -> None:
+        for packet in self._stream.encode(frame):
+            if packet.time_base == self._time_base:
+                packet.duration = self._lengths.pop(packet.pts, packet.duration)
             self._container.mux(packet)
             if self._sound is not None and packet.dts is not None:
                 self._sound.copy_until(float(packet.dts * packet.time_base))
@@ -324,7 +360,7 @@ def _muxer(suffix: str) -> str:
 
 
 def _palette_graph(width: int, height: int, time_base: Fraction) -> Any:
-    """RGB to paletted frames, each with the 256 colours that suit it best, dithered in a fixed pattern."""
+    """RGB to paletted frames, each with the 256 colors that suit it best, dithered in a fixed pattern."""
     graph: Any = av.filter.Graph()
     source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=time_base)
     split = graph.add("split")
@@ -341,62 +377,71 @@ def _palette_graph(width: int, height: int, time_base: Fraction) -> Any:
 
 
 class _Sound:
-    """The first sound track of a clip, to be copied beside new pictures."""
+    """The first sound track of a video, to be copied beside new frames."""
 
     def __init__(self, path: Path, start: float) -> None:
-        self.path = path
+        self.path, self._start = path, start
         self.codec: str | None = None
-        self._offset = start
-        picture = open_picture(path)
-        if picture is not None:  # a GIF has no sound
-            picture.close()
+        self._origin: float | None = None  # stamp of the first video frame
+        image = open_image(path)
+        if image is not None:  # a GIF has no sound
+            image.close()
             return
-        with open_container(path) as container:
+        with open_container(path) as container, reading(path, MediaError, "video"):
             if container.streams.audio:
                 self.codec = container.streams.audio[0].codec_context.name
-            if container.streams.video and container.streams.video[0].start_time is not None:
-                video = container.streams.video[0]
-                self._offset += float(video.start_time * video.time_base)
+            if container.streams.video:
+                video = video_stream(path, container)
+                self._origin = float((video.start_time or 0) * video.time_base)
+
+    def leave_out(self, path: Path) -> None:
+        """Warn that what is written cannot hold this sound."""
+        if self.codec is not None:
+            warnings.warn(f"{path}: cannot hold {self.codec} sound; that of {self.path} is left out", stacklevel=5)
 
     def into(self, output: Any, path: Path, stack: contextlib.ExitStack) -> "_SoundCopy | None":
         """Adds a track to the container being written, or warns and returns None if it cannot hold this codec."""
         if self.codec is None:
             return None
         if self.codec not in _SOUND.get(path.suffix.lower(), ()):
-            warnings.warn(f"{path}: cannot hold {self.codec} sound; that of {self.path} is left out", stacklevel=5)
+            self.leave_out(path)
             return None
-        return _SoundCopy(stack.enter_context(open_container(self.path)), output, self._offset)
+        return _SoundCopy(stack.enter_context(open_container(self.path)), output, self._origin, self._start)
 
 
 class _SoundCopy:
-    """Packets of a sound track, shifted in time and interleaved with the pictures."""
+    """Packets of a sound track, shifted in time and interleaved with the frames."""
 
-    def __init__(self, source: Any, output: Any, offset: float) -> None:
+    def __init__(self, source: Any, output: Any, origin: float | None, start: float) -> None:
         track = source.streams.audio[0]
-        self._output, self._offset = output, offset
+        self._output, self._start = output, start
+        self._clock = Clock(longest_gap(source), origin)
         self._stream = output.add_stream_from_template(track)
-        if offset > 1:
-            source.seek(int((offset - 0.5) / track.time_base), stream=track)
+        if start > 1 and can_seek(source):
+            source.seek(int(((origin or 0.0) + start - 0.5) / track.time_base), stream=track)
         self._packets = (packet for packet in source.demux(track) if packet.size and packet.dts is not None)
-        self._held: Any = None
+        self._held: tuple[float, float, Any] | None = None
 
     def copy_until(self, end: float) -> None:
-        """Copy every packet that starts before `end` seconds of the new clip."""
-        while True:
-            if self._held is None:
-                self._held = next(self._packets, None)
-            if self._held is None:
-                return
-            packet = self._held
-            base = packet.time_base
-            begins = float((packet.pts if packet.pts is not None else packet.dts) * base) - self._offset
+        """Copy every packet that starts before `end` seconds of the new video."""
+        while self._held is not None or self._pull():
+            assert self._held is not None
+            begins, stops, packet = self._held
             if begins >= end:
                 return
             self._held = None
-            if begins + float((packet.duration or 0) * base) < 0:
+            if stops < 0:
                 continue
-            shift = round(self._offset / base)
+            shift = round(((self._clock.offset or 0.0) + self._start) / packet.time_base)
             packet.dts -= shift
             packet.pts = packet.pts - shift if packet.pts is not None else None
             packet.stream = self._stream
             self._output.mux(packet)
+
+    def _pull(self) -> bool:
+        packet = next(self._packets, None)
+        if packet is not None:
+            length = float((packet.duration or 0) * packet.time_base)
+            begins = self._clock.time(float(packet.dts * packet.time_base), length) - self._start
+            self._held = begins, begins + length, packet
+        return packet is not None

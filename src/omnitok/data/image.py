@@ -1,0 +1,428 @@
+"""Images and animations through Pillow: files to float tensors and back."""
+
+import functools
+import io
+import itertools
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from omnitok.atomic import atomic_path
+from omnitok.data.transforms import Box, center_square, crop, resize
+from omnitok.errors import MediaError, reading
+from omnitok.limits import MAX_ANIMATION_PIXELS, MAX_PIXELS, Limit
+
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
+        *(".pcx", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    }
+)
+"""Suffixes under which images are found in folders (some of them may be animated)."""
+
+# Pillow's decoders that run other programs, only recognize a format, or take a video for an image.
+_REFUSED_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_ANIMATED_FORMATS = {"GIF", "WEBP", "PNG", "AVIF"}  # TIFF and MPO have pages, not the frames of a video
+_WRITERS = {
+    ".png": ("PNG", {"compress_level": 4}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"quality": 95, "method": 4}),
+}
+_LARGE = 2**22  # pixels from which an image is made smaller as bytes; below, floats cost little and round nothing
+_REDUCED_TIMES = 8  # as many pixels as `MAX_PIXELS` may such an image have
+_STRIP_PIXELS = 2**22  # converted at a time
+_LEAST_FRAME_PIXELS = 2**14  # what the overhead of a frame of an animation costs
+_TIMED_FRAMES = 240  # of an animation, of which its rate is the average
+# EXIF orientation (EXIF 2.3, tag 0x0112) -> how an image is shown: turned by, and the rows and columns exchanged,
+# then mirrored, that lead from shown to stored places.
+_ORIENTATION_TAG, _PHOTOMETRIC_TAG = 0x0112, 262
+_Turn = tuple[Image.Transpose | None, bool, bool, bool]
+_UPRIGHT: _Turn = (None, False, False, False)
+_TURNS: dict[int, _Turn] = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, False, False, True),
+    3: (Image.Transpose.ROTATE_180, False, True, True),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, False, True, False),
+    5: (Image.Transpose.TRANSPOSE, True, False, False),
+    6: (Image.Transpose.ROTATE_270, True, True, False),
+    7: (Image.Transpose.TRANSVERSE, True, True, True),
+    8: (Image.Transpose.ROTATE_90, True, False, True),
+}
+_limit_lock = threading.Lock()
+
+
+def require_file(path: str | os.PathLike[str]) -> Path:
+    """`path` as a Path to a regular file that is not empty.
+
+    Raises:
+        MediaError: it is missing, empty, a folder, a pipe or a device, or may not be read.
+    """
+    path = Path(path)
+    with reading(path, MediaError, "image or video"):
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise MediaError(f"{path}: is a folder; an image or video is wanted")
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for whoever writes into it
+            raise MediaError(f"{path}: is no regular file, but a pipe, a socket or a device")
+        if not status.st_size:
+            raise MediaError(f"{path}: the file is empty (0 bytes)")
+        path.open("rb").close()
+    return path
+
+
+def open_image(path: Path) -> Image.Image | None:
+    """The file opened by Pillow (header only), or None if it is in no format that Pillow knows.
+
+    Raises:
+        MediaError: a damaged header.
+    """
+    with reading(path, MediaError, "image"), _limit_lock:
+        # Pillow's own bound is one global that refuses 180 megapixels; ours is `MAX_PIXELS`.
+        bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path, formats=_formats())
+        except UnidentifiedImageError:
+            return None
+        finally:
+            Image.MAX_IMAGE_PIXELS = bound
+
+
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in Image.ID if name not in _REFUSED_FORMATS]
+
+
+def is_animated(path: Path, image: Image.Image) -> bool:
+    """Whether the file holds several frames of a video (not merely several pages)."""
+    return image.format in _ANIMATED_FORMATS and _count_frames(path, image) > 1
+
+
+def _count_frames(path: Path, image: Image.Image) -> int:
+    with reading(path, MediaError, "animation"):
+        count = int(getattr(image, "n_frames", 1))  # only the formats that can have several define it
+    return count - 1 if image.format == "PNG" and image.info.get("default_image") else count
+
+
+class ImageReader:
+    """An image file of which the header has been read: its size, and its pixels, whole or in part. Use it in a `with`.
+
+    Of an animation it is the first frame. EXIF orientation is applied, transparency composited over white; palette,
+    gray, 1-bit, CMYK and YCbCr become RGB (CMYK and Lab through the embedded ICC profile where there is one; RGB
+    profiles are not applied). 16-bit gray is scaled by 1/65535, not clipped; 16-bit color has 8 bits left after Pillow.
+
+    Args:
+        path: the file.
+        limit: bound on the pixels of what is held as floats.
+        whole: the pixels will be asked for whole, so that the bound holds for all of them.
+
+    Attributes:
+        height, width: as it is shown, in pixels.
+
+    Raises:
+        MediaError: missing, empty, unreadable, not an image, damaged, or above the limit, which is eight times as
+            high if not `whole`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], limit: Limit = MAX_PIXELS, *, whole: bool = False) -> None:
+        self.path, self._limit = require_file(path), limit
+        self._whole: torch.Tensor | None = None
+        self._open()
+        width, height = self._image.size
+        try:
+            self._check(1 if whole else _REDUCED_TIMES)
+            with reading(self.path, MediaError, "image"):
+                self._turn = _orientation(self._image)
+        except MediaError:
+            self._image.close()
+            raise
+        self.width, self.height = (height, width) if self._turn[1] else (width, height)
+
+    def _open(self) -> None:
+        image = open_image(self.path)
+        if image is None:
+            raise MediaError(f"{self.path}: not an image in a format that Pillow reads")
+        self._image, self._stored_width = image, image.width
+
+    def __enter__(self) -> "ImageReader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._image.close()
+
+    def _check(self, times: int) -> None:
+        width, height = self._image.size
+        self._limit.check(width * height, f"{self.path}: an image of {width}x{height} pixels", MediaError, times)
+
+    def pixels(self) -> torch.Tensor:
+        """The whole image as float32 (3, H, W) in [-1, 1].
+
+        Raises:
+            MediaError: it is damaged, or larger than the limit.
+        """
+        if self._whole is None:
+            self._check(times=1)
+            self._whole = decode_image(self.path, self._image, self._turn)
+        return self._whole
+
+    def crop(self, box: Box, height: int, width: int) -> torch.Tensor:
+        """The part `box` of the image, resized to float32 (3, height, width) in [-1, 1].
+
+        Large images are made smaller as bytes: by a whole factor first, in the decoder of JPEG or strip by strip, to
+        no less than twice the size wanted.
+        """
+        if self.height * self.width <= _LARGE or box[2] * box[3] <= height * width:
+            part = crop(self.pixels(), box)[:, None]  # (3, 1, h, w)
+            return resize(part, height, width)[:, 0]
+        with reading(self.path, MediaError, "image"):
+            return from_uint8(torch.from_numpy(np.array(self._shrink(box, height, width))))
+
+    def _shrink(self, box: Box, height: int, width: int) -> Image.Image:
+        method, swapped, *flips = self._turn
+        spans = []
+        for start, span, whole, flipped in zip(box[:2], box[2:], (self.height, self.width), flips, strict=True):
+            spans.append((whole - start - span, whole - start) if flipped else (start, start + span))
+        sizes = (height, width)
+        if swapped:
+            spans, sizes = spans[::-1], sizes[::-1]
+        scale = min(8, *((stop - start) // (2 * size) for (start, stop), size in zip(spans, sizes, strict=True)))
+        if self._stored_width > max(1, scale) * self._image.width + 8:  # an earlier crop took it smaller than this one
+            self._open()
+        if scale > 1 and self._image.format == "JPEG":
+            self._image.draft(self._image.mode, (self._image.width // scale, self._image.height // scale))
+        ratio = self._image.width / self._stored_width
+        (top, bottom), (left, right) = ((start * ratio, stop * ratio) for start, stop in spans)
+        first, last = int(top), min(self._image.height, -int(-bottom // 1))
+        begin, end = int(left), min(self._image.width, -int(-right // 1))
+        factors = max(1, (end - begin) // (2 * sizes[1])), max(1, (last - first) // (2 * sizes[0]))
+        rows = max(1, _STRIP_PIXELS // ((end - begin) * factors[1])) * factors[1]
+        reduced = Image.new("RGB", (-(-(end - begin) // factors[0]), -(-(last - first) // factors[1])))
+        white_is_zero = _is_white_zero(self._image)
+        for row in range(first, last, rows):
+            strip = self._image.crop((begin, row, end, min(row + rows, last)))
+            rgb = _to_rgb(self.path, strip, white_is_zero)
+            if isinstance(rgb, torch.Tensor):
+                rgb = Image.fromarray(to_uint8(rgb))
+            reduced.paste(rgb.reduce(factors), (0, (row - first) // factors[1]))
+        inner = (
+            (left - begin) / factors[0],
+            (top - first) / factors[1],
+            min((right - begin) / factors[0], reduced.width),
+            min((bottom - first) / factors[1], reduced.height),
+        )
+        resized = reduced.resize(sizes[::-1], Image.Resampling.BICUBIC, box=inner)
+        return resized if method is None else resized.transpose(method)
+
+
+def read_image(path: str | os.PathLike[str], size: int | None = None, *, max_pixels: int | None = None) -> torch.Tensor:
+    """Read an image in any format that Pillow decodes; of an animation the first frame. See `ImageReader`.
+
+    Args:
+        path: the file.
+        size: if given, the largest center square is cut out and resized to (size, size), bicubic and antialiased.
+            Large images then cost little, and may have eight times as many pixels.
+        max_pixels: bound on the pixels; by default `OMNITOK_MAX_PIXELS`, or 2**25.
+
+    Returns:
+        float32 (3, H, W) in [-1, 1].
+
+    Raises:
+        MediaError: missing, empty, unreadable, not an image, damaged, or too large.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    limit = MAX_PIXELS if max_pixels is None else Limit(MAX_PIXELS.variable, max_pixels)
+    with ImageReader(path, limit, whole=size is None) as reader:
+        if size is None:
+            return reader.pixels()
+        return reader.crop(center_square(reader.height, reader.width), size, size)
+
+
+def _orientation(image: Image.Image) -> _Turn:
+    if image.format == "PNG":
+        image.load()  # EXIF may come after the pixels
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1), _UPRIGHT)
+    except Exception:  # damaged EXIF does not make the pixels unreadable
+        return _UPRIGHT
+
+
+def decode_image(path: Path, image: Image.Image, turn: _Turn | None = None) -> torch.Tensor:
+    """The current frame of an opened image as float32 (3, H, W) in [-1, 1]."""
+    with reading(path, MediaError, "image"):
+        image.load()
+        method = (turn or _orientation(image))[0]
+        upright = image if method is None else image.transpose(method)
+        rgb = _to_rgb(path, upright, _is_white_zero(image))
+        return rgb if isinstance(rgb, torch.Tensor) else from_uint8(torch.from_numpy(np.array(rgb)))
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Whether it is a TIFF whose gray counts from white, which Pillow turns around up to 8 bits only."""
+    return image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == 0
+
+
+def _to_rgb(path: Path, image: Image.Image, white_is_zero: bool) -> Image.Image | torch.Tensor:
+    """As RGB, or, where gray has more than 8 bits, as float32 (3, H, W) in [-1, 1]."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_gray(path, image, white_is_zero)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, rgba)
+    elif image.mode in ("CMYK", "LAB"):
+        image = _through_profile(image)
+    return image.convert("RGB")
+
+
+def _deep_gray(path: Path, image: Image.Image, white_is_zero: bool) -> torch.Tensor:
+    """Gray of more than 8 bits; Pillow's own conversion to RGB clips it at 255."""
+    gray = torch.from_numpy(np.array(image).astype(np.float32))  # (H, W)
+    low, high = gray.min().item(), gray.max().item()
+    if image.mode == "F":
+        if not 0 <= low <= high <= 1:  # also refuses NaN
+            raise MediaError(f"{path}: float pixels span [{low:g}, {high:g}]; only [0, 1] is understood")
+        scale = 1.0
+    elif low >= 0 and high <= 65535:
+        scale = 65535.0
+    else:
+        raise MediaError(f"{path}: integer pixels span [{low:g}, {high:g}]; only 16-bit [0, 65535] is understood")
+    key = image.info.get("transparency")
+    transparent = gray == key if isinstance(key, int) else None
+    if white_is_zero:
+        gray = scale - gray
+    if transparent is not None:
+        gray = torch.where(transparent, scale, gray)
+    return (gray * (2 / scale) - 1).expand(3, -1, -1).contiguous()
+
+
+def _through_profile(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if converted is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a broken profile must not lose the image
+    return image.convert("RGB")
+
+
+def from_uint8(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 (H, W, 3) to float32 (3, H, W) in [-1, 1]."""
+    return pixels.permute(2, 0, 1).contiguous().float().mul_(2 / 255).sub_(1)
+
+
+def to_uint8(pixels: torch.Tensor) -> np.ndarray:
+    """Float (3, H, W) in [-1, 1] to uint8 (H, W, 3), clamped and rounded to the nearest."""
+    scaled = pixels.detach().cpu().float().add(1).mul_(127.5).round_().clamp_(0, 255)
+    return scaled.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def check_pixels(x: torch.Tensor, shape: str) -> None:
+    """Raise ValueError unless `x` is finite float, of the rank in `shape` such as "(3, H, W)", and roughly in [-1, 1].
+
+    What a decoder overshoots by is clamped when written; what can only be another range (0 to 255) is refused.
+    """
+    rank = shape.count(",") + 1
+    if x.ndim != rank or x.shape[0] != 3 or min(x.shape[-2:]) < 1:
+        raise ValueError(f"pixels must have the shape {shape}, got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"pixels must be float in [-1, 1], got {x.dtype}; convert bytes by x / 127.5 - 1")
+    if x.numel() and not torch.isfinite(x).all():
+        raise ValueError("pixels must be finite, got NaN or infinity")
+    if x.numel() and x.abs().max() > 16:
+        raise ValueError(f"pixels must be in [-1, 1], got values up to {x.abs().max().item():g}")
+
+
+def write_image(path: str | os.PathLike[str], x: torch.Tensor) -> None:
+    """Write an image as PNG, JPEG (quality 95, no chroma subsampling) or WebP, chosen by the suffix.
+
+    Args:
+        path: ends in .png, .jpg, .jpeg or .webp; missing folders are made, an existing file is replaced at the end.
+        x: float (3, H, W) in [-1, 1]; clamped and rounded to 8 bits.
+
+    Raises:
+        MediaError: an unknown suffix, or the file cannot be written (then nothing is left under its name).
+        ValueError: `x` has another shape, type or range.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _WRITERS:
+        raise MediaError(
+            f"{path}: images are written as {', '.join(_WRITERS)}, not {path.suffix or 'without suffix'!r}"
+        )
+    check_pixels(x, "(3, H, W)")
+    file_format, options = _WRITERS[path.suffix.lower()]
+    try:
+        with atomic_path(path) as temporary:
+            Image.fromarray(to_uint8(x)).save(temporary, format=file_format, **options)
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{path}: cannot be written ({error})") from error
+
+
+class AnimatedImage:
+    """An image file as a video: every frame of a GIF, animated WebP, APNG or AVIF, or the one frame of a still.
+
+    Frames have their own durations; one of 10 ms or less counts as 100 ms, as browsers do.
+    """
+
+    has_audio = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with ImageReader(path, whole=True) as reader:
+            image = reader._image
+            self.is_still = not is_animated(path, image)
+            self.frame_count: int | None = 1 if self.is_still else _count_frames(path, image)
+            pixels = self.frame_count * max(image.width * image.height, _LEAST_FRAME_PIXELS)
+            size = f"{image.width}x{image.height}"
+            what = f"{path}: an animation of {self.frame_count} frames of {size}, which count as {pixels} pixels,"
+            MAX_ANIMATION_PIXELS.check(pixels, what, MediaError)
+            self.height, self.width = decode_image(path, next(self._frames(image))).shape[-2:]
+            timed = itertools.islice(self._frames(image), _TIMED_FRAMES)
+            with reading(path, MediaError, "animation"):
+                durations = [1.0] if self.is_still else [_duration(frame) for frame in timed]
+        self.fps = len(durations) / sum(durations)
+        self.duration: float | None = self.frame_count / self.fps
+
+    def _frames(self, image: Image.Image) -> Iterator[Image.Image]:
+        if self.is_still:
+            yield image
+            return
+        first = 1 if image.format == "PNG" and image.info.get("default_image") else 0  # where APNG is not understood
+        for index in range(first, first + (self.frame_count or 0)):
+            with reading(self.path, MediaError, "animation"):
+                image.seek(index)
+            yield image
+
+    def decode(self, start: float) -> Iterator[tuple[float, float, torch.Tensor]]:
+        """(time, duration, float32 (3, H, W)) of every frame; frames that end before `start` seconds are left out."""
+        image = open_image(self.path)
+        if image is None:
+            raise MediaError(f"{self.path}: not an image in a format that Pillow reads")
+        with image:
+            time = 0.0
+            for frame in self._frames(image):
+                with reading(self.path, MediaError, "animation"):
+                    duration = 1.0 if self.is_still else _duration(frame)
+                if time + duration > start:
+                    yield time, duration, decode_image(self.path, frame)
+                time += duration
+
+    def to_pixels(self, frame: torch.Tensor) -> torch.Tensor:
+        """The frame as float32 (3, H, W) in [-1, 1]: already so."""
+        return frame
+
+
+def _duration(frame: Image.Image) -> float:
+    if frame.format == "WEBP" or frame.format == "AVIF":
+        frame.load()  # their durations are known only after decoding
+    milliseconds = float(frame.info.get("duration", 0))
+    return (milliseconds if milliseconds > 10 else 100.0) / 1000

@@ -1,0 +1,403 @@
+"""Reading videos: frame by frame, sampled at a rate, whole, or a window of them."""
+
+import itertools
+import math
+import os
+import weakref
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from omnitok.data.containers import MILLISECOND, VideoFile
+from omnitok.data.image import IMAGE_SUFFIXES, AnimatedImage, is_animated, open_image, require_file
+from omnitok.errors import MediaError
+from omnitok.limits import MAX_REPEATS
+
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4"),
+        *(".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+    }
+)
+"""Suffixes under which videos are found in folders."""
+
+_LONGEST_FILLED_CHUNK = 64  # frames; a longer chunk may be far longer than the video
+_REPEATS_PER_FRAME = 60  # such as a video of 1 frame per second, sampled at 60
+_SEEK_SECONDS = 1.0  # a window that starts before is reached by decoding, which the reader does as well
+
+
+class _Source(Protocol):
+    """What a kind of file offers; frames stay in its own form until their pixels are wanted."""
+
+    is_still: bool
+    width: int
+    height: int
+    fps: float
+    frame_count: int | None
+    duration: float | None
+    has_audio: bool
+
+    def decode(self, start: float) -> Iterator[tuple[float, float, Any]]:
+        """(time, duration, frame), in seconds, from the frame shown at `start` on."""
+
+    def to_pixels(self, frame: Any) -> torch.Tensor:
+        """A frame as float32 (3, H, W) in [-1, 1]."""
+
+
+class VideoReader:
+    """A video file, decoded frame by frame in memory that does not grow with its length.
+
+    Any container and codec that PyAV decodes; GIF, animated WebP, APNG and AVIF; a still image is a video of one
+    frame. Display rotation is applied; the sample aspect ratio is not (pixels stay as coded). Colors become 8-bit
+    R'G'B' by the video's own matrix and range, HDR is tone-mapped, transparency composited over white; frames that
+    change size midway are resized to the first. Of several video streams it is the default one.
+
+    Time 0 is the first frame. Without `fps` every decoded frame whose time is in [start, start + duration) is given in
+    order (or, if none is, the one shown at `start`); what a stream says to show again counts as a frame. With `fps` the
+    video is sampled at start, start + 1/fps, ...: each time the latest frame shown by then (1 ms of slack for
+    containers that round times), so that variable rates come out even. Each iteration starts again at `start`.
+
+    Where the clock of the file restarts or jumps, times go on from there, with a warning. Damaged packets are skipped
+    with a warning, as players do. A video that ends well before the length in its header is an error at its end, after
+    the frames that decode, unless `allow_truncated`.
+
+    Args:
+        path: the file.
+        fps: frames per second to sample at, or None for the frames as they are.
+        start: seconds to leave out at the beginning.
+        duration: seconds to read, or None for all.
+        allow_truncated: warn, rather than raise, where the file ends early.
+
+    Attributes:
+        fps: frames per second of what is read: the `fps` asked for, or the video's average rate.
+        width, height: of the frames, rotated, in pixels.
+        frame_count: how many frames will come, an estimate from the header; None where that says nothing.
+        has_audio: whether there is a sound track.
+        durations: seconds that each frame given so far by the latest iteration is shown, until the next one comes; to
+            be handed on with the frames: `writer.write(frames, reader.durations[a:b])`. With `fps` all are 1 / fps.
+
+    Raises:
+        MediaError: missing, empty, unreadable, not a video, no video stream or no frame in it, more pixels than the
+            bounds of `omnitok.limits`; while iterating, truncated, `start` beyond the end, or hours to be filled with
+            the same frame.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fps: float | None = None,
+        start: float = 0.0,
+        duration: float | None = None,
+        *,
+        allow_truncated: bool = False,
+    ) -> None:
+        finite_positive("fps", fps)
+        finite_positive("duration", duration)
+        finite_positive("start", start, minimum=-1e-9)
+        self.path = require_file(path)
+        self._source: _Source = _open_source(self.path, allow_truncated)
+        self._resampled = fps is not None and not self._source.is_still
+        self.fps = float(fps) if fps is not None else self._source.fps
+        self.start, self.duration = float(start), duration
+        self._stop = self.start + duration if duration is not None else math.inf
+        self.width, self.height = self._source.width, self._source.height
+        self.has_audio = self._source.has_audio
+        self.frame_count = self._estimate()
+        if self._resampled and self.frame_count and self._source.frame_count:
+            self._check_repeats(self.frame_count - self._source.frame_count, self._source.frame_count)
+        self.durations: list[float] = []
+        self._running: weakref.WeakSet[Generator[torch.Tensor, None, None]] = weakref.WeakSet()
+
+    @property
+    def can_seek(self) -> bool:
+        """Whether a late `start` is reached without decoding what comes before it."""
+        return isinstance(self._source, VideoFile) and self._source.can_seek
+
+    def _estimate(self) -> int | None:
+        whole, count = self._source.duration, self._source.frame_count
+        if self._source.is_still:
+            return 1
+        if not self._resampled and not self.start and self.duration is None:
+            return count
+        left = max(whole - self.start, 0.0) if whole and count else self.duration
+        if left is None:
+            return None
+        return max(1, round(min(left, self.duration or left) * self.fps))
+
+    def _check_repeats(self, repeats: int, frames: int) -> None:
+        what = (
+            f"{self.path}: sampling at {self.fps:g} frames per second repeats {repeats} times what {frames} frames show"
+        )
+        MAX_REPEATS.check(
+            repeats - _REPEATS_PER_FRAME * frames, f"{what}, which, less {_REPEATS_PER_FRAME} each,", MediaError
+        )
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every iteration under way and close its file."""
+        for frames in list(self._running):
+            frames.close()
+        self._running.clear()
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Frames (3, H, W), float32 in [-1, 1], from `start` on."""
+        frames = self._noting_durations(self._sampled() if self._resampled else self._as_coded())
+        self._running.add(frames)
+        return frames
+
+    def _noting_durations(self, frames: Iterator[tuple[torch.Tensor, float]]) -> Generator[torch.Tensor, None, None]:
+        durations = self.durations = []
+        for frame, duration in frames:
+            durations.append(duration)
+            yield frame
+
+    def chunks(self, n: int) -> Iterator[torch.Tensor]:
+        """Consecutive stretches (3, n, H, W) of the video; the last may be shorter."""
+        if n < 1:
+            raise ValueError(f"chunks need at least 1 frame each, got {n}")
+        frames = iter(self)
+        if n > _LONGEST_FILLED_CHUNK:
+            while held := list(itertools.islice(frames, n)):
+                yield torch.stack(held, dim=1)  # (3, n, H, W)
+            return
+        for first in frames:  # filled in place: half the peak of stacking, and large blocks do not fragment the heap
+            chunk = torch.empty(3, n, self.height, self.width)
+            chunk[:, 0] = first
+            count = 1
+            for frame in itertools.islice(frames, n - 1):
+                chunk[:, count] = frame
+                count += 1
+            yield chunk[:, :count].clone() if count < n else chunk
+            del chunk
+
+    def _as_coded(self) -> Iterator[tuple[torch.Tensor, float]]:
+        before, before_ends, found = None, 0.0, False
+        for time, length, frame in self._source.decode(self.start):
+            if time >= self._stop - MILLISECOND:
+                before_ends = time
+                break
+            if time >= self.start - MILLISECOND:
+                found = True
+                yield self._source.to_pixels(frame), min(length, self._stop - time)
+            else:
+                before, before_ends = frame, time + length
+        if found:
+            return
+        if before is None or before_ends <= self.start:
+            raise self._too_late()
+        # what is asked for lies within the time of one frame
+        yield self._source.to_pixels(before), min(before_ends, self._stop) - self.start
+
+    def _sampled(self) -> Iterator[tuple[torch.Tensor, float]]:
+        tick = 0
+        for decoded, (time, length, frame) in enumerate(self._source.decode(self.start), start=1):
+            end = min(time + length, self._stop) - MILLISECOND
+            due = math.ceil((end - self.start) * self.fps) - tick  # times to show this frame
+            if due > 0:
+                self._check_repeats(tick + due - decoded, decoded)
+                pixels = self._source.to_pixels(frame)
+                for _ in range(due):
+                    tick += 1
+                    yield pixels.clone(), 1 / self.fps
+            if time >= self._stop:
+                break
+        if tick == 0:
+            raise self._too_late()
+
+    def _too_late(self) -> MediaError:
+        return MediaError(f"{self.path}: no frame at start={self.start:g} s; the video is shorter than that")
+
+
+def _open_source(path: Path, allow_truncated: bool) -> _Source:
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        image = open_image(path)
+        if image is not None:
+            image.close()
+            return AnimatedImage(path)
+    try:
+        return VideoFile(path, allow_truncated)
+    except MediaError as error:
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            raise MediaError(f"{path}: not an image in a format that Pillow reads, and not a video") from error
+        raise
+
+
+def read_video(
+    path: str | os.PathLike[str],
+    fps: float | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    max_frames: int | None = None,
+    *,
+    allow_truncated: bool = False,
+) -> torch.Tensor:
+    """Read a video, or a part of it, into memory; see `VideoReader` for the meaning of everything but `max_frames`.
+
+    Args:
+        path: the file.
+        fps: frames per second to sample at, or None for the frames as they are.
+        start: seconds to leave out at the beginning.
+        duration: seconds to read, or None for all.
+        max_frames: stop after so many frames.
+        allow_truncated: warn, rather than raise, where the file ends early.
+
+    Returns:
+        float32 (3, T, H, W) in [-1, 1], T at least 1.
+
+    Raises:
+        MediaError: as for `VideoReader`.
+    """
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"max_frames must be at least 1, got {max_frames}")
+    with VideoReader(path, fps, start, duration, allow_truncated=allow_truncated) as reader:
+        return torch.stack(list(itertools.islice(reader, max_frames)), dim=1)
+
+
+@dataclass(frozen=True)
+class WindowSampling:
+    """Which frames of a video make a window.
+
+    Attributes:
+        frames: length of the window.
+        fps: frames per second that the file is sampled at first; None takes its frames as they are.
+        stride: keep every stride-th frame of these.
+        start: "random"; "center", where the middle frames lie in the middle of the video; or "first".
+    """
+
+    frames: int
+    fps: float | None = None
+    stride: int = 1
+    start: Literal["random", "center", "first"] = "random"
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.stride < 1:
+            raise ValueError(f"frames and stride must be at least 1, found {self.frames} and {self.stride}")
+        finite_positive("fps", self.fps)
+        if self.start not in ("random", "center", "first"):
+            raise ValueError(f"start must be 'random', 'center' or 'first', found {self.start!r}")
+
+    @property
+    def span(self) -> int:
+        """Frames from the first to the last one kept."""
+        return (self.frames - 1) * self.stride + 1
+
+    def skipped(self, total: int, position: float) -> int:
+        """How many of `total` frames come before the window; `position` in [0, 1) chooses where it is random."""
+        spare = max(total - self.span, 0)
+        if self.start == "random":
+            return int(position * (spare + 1))
+        return 0 if self.start == "first" else min(max(total // 2 - self.span // 2, 0), spare)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Some frames of a video.
+
+    Attributes:
+        pixels: (3, T, H, W), float32 in [-1, 1].
+        durations: seconds that each is shown, until the next one of the window would come.
+        fps: frames per second, the average of the video or what it was sampled at, over the stride.
+    """
+
+    pixels: torch.Tensor
+    durations: list[float]
+    fps: float
+
+
+def read_window(path: str | os.PathLike[str], sampling: WindowSampling, position: float = 0.0) -> Window:
+    """The frames of a video that `sampling` chooses, in memory that grows with the window only.
+
+    Late windows are sought, where that gives the frames that decoding from the beginning gives. Where the header
+    promises more frames than there are, a random window is of the last ones, and a centered one is placed anew.
+
+    Args:
+        position: in [0, 1), chooses among the possible starts of a random window.
+
+    Raises:
+        MediaError: the file cannot be read or has fewer frames.
+    """
+    with VideoReader(path, sampling.fps) as reader:
+        skip = sampling.skipped(reader.frame_count or sampling.span, position)
+        if reader.frame_count is None and sampling.start == "center":
+            skip = sampling.skipped(sum(1 for _ in reader), position)
+        fps = reader.fps / sampling.stride
+        if skip > _SEEK_SECONDS * reader.fps and reader.can_seek:
+            window = _seek_window(reader, sampling, skip)
+            if window is not None:
+                return window
+        held, total = _read_span(reader, skip, sampling.span)
+        if total < skip + sampling.span and sampling.start == "center":
+            held, _ = _read_span(reader, sampling.skipped(total, position), sampling.span)
+    if len(held) < sampling.span:
+        raise MediaError(f"{path}: {len(held)} frames, at least {sampling.span} are needed")
+    return _to_window(held, sampling, fps)
+
+
+_Held = list[tuple[torch.Tensor, float]]  # frames and their durations
+
+
+def _read_span(reader: VideoReader, skip: int, span: int) -> tuple[_Held, int]:
+    """The last `span` of the first `skip + span` frames, and how many of those there are."""
+    held: _Held = []
+    total = 0
+    for frame in itertools.islice(reader, skip + span):
+        total += 1
+        held.append((frame, reader.durations[-1]))
+        del held[:-span]
+    return held, total
+
+
+def _to_window(held: _Held, sampling: WindowSampling, fps: float) -> Window:
+    durations = [duration for _, duration in held]
+    starts = range(0, sampling.span, sampling.stride)
+    pixels = torch.stack([held[start][0] for start in starts], dim=1)
+    return Window(pixels, [sum(durations[start : start + sampling.stride]) for start in starts], fps)
+
+
+def _seek_window(reader: VideoReader, sampling: WindowSampling, skip: int) -> Window | None:
+    """The window from frame `skip` on without decoding what comes before the last key frame; None where that could
+    give other frames than decoding from the beginning.
+    """
+    assert isinstance(reader._source, VideoFile)
+    start = skip / sampling.fps if sampling.fps is not None else reader._source.time_of_frame(skip)
+    if start is None:
+        return None
+    try:
+        with VideoReader(reader.path, sampling.fps, start) as late:
+            held, total = _read_span(late, 0, sampling.span)
+    except MediaError:
+        return None
+    return _to_window(held, sampling, late.fps / sampling.stride) if total == sampling.span else None
+
+
+def media_kind(path: str | os.PathLike[str]) -> Literal["image", "video"]:
+    """Whether a file is an image or a video. GIF, WebP, PNG and AVIF are told by their content, videos by their suffix.
+
+    Raises:
+        MediaError: missing, empty, unreadable, or neither by suffix nor by content.
+    """
+    path = require_file(path)
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return "video"
+    image = open_image(path)
+    if image is not None:
+        with image:
+            return "video" if is_animated(path, image) else "image"
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise MediaError(f"{path}: not an image in a format that Pillow reads")
+    VideoFile(path)
+    return "video"
+
+
+def finite_positive(name: str, value: float | None, minimum: float = 0.0) -> None:
+    """Raise ValueError unless `value` is None or a finite number above `minimum`."""
+    if value is not None and not (math.isfinite(value) and value > minimum):
+        raise ValueError(f"{name} must be a finite number above {minimum:g}, got {value}")
