@@ -25,9 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.generation.language_model import LanguageModelGenerator
-from omnitok.generation.randomness import hashed_gumbel, item_keys
-from omnitok.generation.sampling import choose
+from omnitok.generation.autoregressive import LanguageModelGenerator, choose
+from omnitok.generation.random import hashed_gumbel, item_keys
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.code_sequence import LanguageModelConfig, prefix_ids
 from omnitok.models.kv_cache import rotary_tables

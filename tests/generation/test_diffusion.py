@@ -182,7 +182,7 @@ def test_models_without_classes_and_of_pictures() -> None:
         free.sample(0)
     pictures = build(temporal=False)
     assert pictures.sample(0).shape == (1, 3, 16, 16)
-    with pytest.raises(ValueError, match="pictures only, so num_frames must be 1, found 5"):
+    with pytest.raises(ValueError, match="images only, so num_frames must be 1, found 5"):
         pictures.sample(0, num_frames=5)
 
 
@@ -319,7 +319,7 @@ def test_stream_goes_on_from_frames(generator: DiffusionGenerator, given: int) -
             "5 frames are given, so num_frames must be larger, found 5",
         ),
         (lambda g: g.continue_video(clip(1, 1, 5, 16, 16)), "frames to go on from must be"),
-        (lambda g: g.continue_video(clip(2, 3, 1, 16, 16), labels=[0, 1, 2]), "3 labels and 2 given pictures or clips"),
+        (lambda g: g.continue_video(clip(2, 3, 1, 16, 16), labels=[0, 1, 2]), "3 labels and 2 given images or videos"),
         (lambda g: g.continue_video(9 * clip(1, 3, 1, 16, 16)), "pixels lie in"),
         (lambda g: g.inpaint(clip(1, 3, 16, 16), torch.ones(1, 1, 16, 16)), "the mask must be boolean"),
         (

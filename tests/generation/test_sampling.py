@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from omnitok.generation.randomness import hashed_gumbel, item_keys
-from omnitok.generation.sampling import choose, guide
+from omnitok.generation.autoregressive import choose, guide
+from omnitok.generation.random import hashed_gumbel, item_keys
 from omnitok.models.sampling import TokenSampling
 
 

@@ -151,7 +151,7 @@ class Generate(CommonOptions):
         Raises:
             UsageError: options of the other kind of model.
         """
-        from omnitok.generation.language_model import LanguageModelGenerator
+        from omnitok.generation.autoregressive import LanguageModelGenerator
 
         is_language_model = isinstance(generator, LanguageModelGenerator)
         own, foreign = (

@@ -5,8 +5,8 @@ import os
 import torch
 
 from omnitok.errors import CheckpointError
+from omnitok.generation.autoregressive import LanguageModelGenerator
 from omnitok.generation.diffusion import DiffusionGenerator
-from omnitok.generation.language_model import LanguageModelGenerator
 from omnitok.hub.folder import fingerprint
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import load_generator_model, load_tokenizer

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from helpers.small import SMALL
 from omnitok.errors import OmnitokError
-from omnitok.generation import language_model, memory
-from omnitok.generation.language_model import CodeSampler, LanguageModelGenerator
-from omnitok.generation.randomness import hashed_gumbel, item_keys
-from omnitok.generation.sampling import choose, guide
+from omnitok.generation import autoregressive, memory
+from omnitok.generation.autoregressive import CodeSampler, LanguageModelGenerator, choose, guide
+from omnitok.generation.random import hashed_gumbel, item_keys
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.language_model import LanguageModel
@@ -51,7 +50,7 @@ GENERATORS = {"default": make(), "released": make(**RELEASED)}
 @pytest.fixture(autouse=True)
 def _always_laid_out(monkeypatch: pytest.MonkeyPatch):
     """These samples are so small that laying the weights out would not pay; but it is what has to be right."""
-    monkeypatch.setattr(language_model, "_STEPS_TO_LAY_OUT", 1)
+    monkeypatch.setattr(autoregressive, "_STEPS_TO_LAY_OUT", 1)
 
 
 def clip(frames: int, seed: int = 0, batch: int = 2) -> Tensor:
@@ -175,15 +174,15 @@ def test_weights_are_laid_out_once_a_call_where_it_pays_and_fits(monkeypatch: py
         rows.append(number)
         return pack_linears(model, number)
 
-    monkeypatch.setattr(language_model, "pack_linears", count)
+    monkeypatch.setattr(autoregressive, "pack_linears", count)
     plain = g.sample_codes([0, 1, 2], batch_size=2)
     g.sample_codes([0, 1, 2], guidance_scale=2.0)
     list(g.stream_video([0], 21, method="feedback"))
     assert rows == [2, 6, 1]
-    monkeypatch.setattr(language_model, "available_bytes", lambda device: 100_000)
+    monkeypatch.setattr(autoregressive, "available_bytes", lambda device: 100_000)
     assert torch.equal(g.sample_codes([0, 1, 2], batch_size=2), plain)
     monkeypatch.undo()
-    monkeypatch.setattr(language_model, "pack_linears", count)
+    monkeypatch.setattr(autoregressive, "pack_linears", count)
     assert torch.equal(g.sample_codes([0, 1, 2], batch_size=2), plain)
     assert rows == [2, 6, 1]
 
@@ -321,7 +320,7 @@ def test_bad_requests_are_one_sentence():
         ({"labels": "emu"}, "unknown class 'emu'; known are cat, dog, cow"),
         ({"labels": []}, "labels are empty"),
         ({"labels": [0], "indices": [1, 2]}, "1 labels and 2 indices do not match"),
-        ({"labels": [0, 1, 2], "prompt_frames": clip(1)}, "3 labels and 2 given pictures or clips do not match"),
+        ({"labels": [0, 1, 2], "prompt_frames": clip(1)}, "3 labels and 2 given images or videos do not match"),
         ({"num_frames": 13}, r"13 frames \(4 latent ones\) are more than the 3 latent frames.*stream_video"),
         ({"num_frames": 0}, "must be at least 1"),
         ({"height": 24}, "latent frames of 3 x 3 are outside this model's 1 x 1 to 2 x 3"),
@@ -364,7 +363,7 @@ def test_parts_that_do_not_belong_together():
     other = LanguageModel(LanguageModelConfig(codebook_size=21, width=32, heads=2, depth=1))
     with pytest.raises(OmnitokError, match="20 codes, the language model was trained on 21"):
         LanguageModelGenerator(other, g.tokenizer, SETTINGS)
-    with pytest.raises(OmnitokError, match="name 2 classes, the language model has 3"):
+    with pytest.raises(OmnitokError, match="name 2 classes, the model has 3"):
         LanguageModelGenerator(g.model, g.tokenizer, GeneratorSettings("none", classes=("a", "b")))
     vae = OmniTokenizer.from_config(
         TokenizerConfig(width=16, heads=1, head_dim=16, encoder_blocks="w", decoder_blocks="w", bottleneck="kl")

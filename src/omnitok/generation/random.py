@@ -1,12 +1,12 @@
 """Random numbers per item: what an item is made of depends on the seed and its index, not on the batch it is in.
 
-Two kinds. Samplers that want normal noise draw it from one `torch.Generator` an item. Token sampling wants thousands
-of numbers a step; drawing them from many generators would cost a kernel launch an item and step, so there the numbers
-are a hash of (seed, item, position, code): nothing to keep, the same on every device, and a stream can start anywhere.
+Two kinds. Samplers that want normal noise draw it from one `torch.Generator` per item. Token sampling wants thousands
+of numbers per step; drawing them from many generators would cost a kernel launch per item and step, so there they are a
+hash of (seed, item, position, code): nothing to keep, the same on every device, and a stream can start anywhere.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ _SPREAD, _OFFSET = 0x9E3779B1, 0x9E3779B9  # so that numbers and positions that 
 
 
 def item_generators(seed: int, indices: Sequence[int], device: str | torch.device = "cpu") -> list[torch.Generator]:
-    """One generator an item, a function of (seed, item index) only.
+    """One generator per item, a function of (seed, item index) only.
 
     Args:
         seed: any whole number.
@@ -44,39 +44,24 @@ def item_seed(seed: int, index: int) -> int:
     return high << 32 | _mix_32(_mix_32(index ^ first) ^ second)  # each step has an inverse, so no two indices meet
 
 
-def stack_draws(
-    draw: Callable[..., Tensor], generators: Sequence[torch.Generator], shape: Sequence[int], dtype: torch.dtype
+def item_noise(
+    generators: Sequence[torch.Generator], shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """`draw` (`torch.randn`, `torch.rand`) once an item, from its own generator, stacked: (items, *shape).
+    """Standard normal noise, one draw per item: (items, *shape), on the generators' device.
 
     Raises:
         ValueError: no generators.
     """
     if not generators:
         raise ValueError("random numbers were asked for no items")
-    parts = [draw(tuple(shape), generator=g, device=g.device, dtype=dtype) for g in generators]
-    return torch.stack(parts)
-
-
-def item_noise(
-    generators: Sequence[torch.Generator], shape: Sequence[int], dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Standard normal noise, one draw an item: (items, *shape), on the generators' device."""
-    return stack_draws(torch.randn, generators, shape, dtype)
-
-
-def item_uniforms(
-    generators: Sequence[torch.Generator], shape: Sequence[int], dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Uniform numbers in [0, 1), one draw an item: (items, *shape), on the generators' device."""
-    return stack_draws(torch.rand, generators, shape, dtype)
+    return torch.stack([torch.randn(tuple(shape), generator=g, device=g.device, dtype=dtype) for g in generators])
 
 
 # ------------------------------------------------------------------------------------------------ numbers by position
 
 
 def item_keys(seed: int, indices: Sequence[int], device: str | torch.device = "cpu") -> Tensor:
-    """Keys for `hashed_gumbel`, one an item: (items,) int64 in [0, 2^32).
+    """Keys for `hashed_gumbel`, one per item: (items,) int64 in [0, 2^32).
 
     Raises:
         ValueError: an index outside [0, 2^32).

@@ -1,0 +1,341 @@
+"""A language model and its tokenizer -> images, videos, predicted frames, and video of any length."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnitok.errors import OmnitokError
+from omnitok.generation.base import (
+    ENDLESS,
+    Generator,
+    Grid,
+    Labels,
+    Progress,
+    ProgressTracker,
+    Request,
+    split_batches,
+)
+from omnitok.generation.memory import available_bytes, memory_guard
+from omnitok.generation.random import hashed_gumbel, item_keys
+from omnitok.models.code_sequence import LanguageModelConfig, prefix_ids
+from omnitok.models.kv_cache import KVCache
+from omnitok.models.language_model import LanguageModel
+from omnitok.models.packed_linear import pack_linears
+from omnitok.models.sampling import TokenSampling
+
+_STEPS_TO_LAY_OUT = 32  # from so many on, laying out the weights for few rows (about as long as 5 steps) pays
+
+Noise = Callable[[int | Tensor], Tensor]
+"""Standard Gumbel noise (b, n) of the codes (b, n), or of the first n codes."""
+
+Step = Callable[[Tensor, KVCache], Tensor]
+"""One token per sequence (b, 1), and the cache that it joins -> logits (b, 1, vocabulary)."""
+
+
+def guide(logits: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance (Ho and Salimans, 2022): logits (2b, n), conditional then unconditional -> (b, n)."""
+    conditional, unconditional = logits.chunk(2)
+    return unconditional + scale * (conditional - unconditional)
+
+
+def choose(logits: Tensor, noise: Noise | None, sampling: TokenSampling) -> Tensor:
+    """Codes (b,) for logits (b, n) and Gumbel noise; without noise the likeliest.
+
+    The maximum of log-probabilities plus Gumbel noise is a draw from them. Unlike the inverse of the cumulative sum, it
+    hardly ever changes when the logits' last bits do, as they do with the batch size.
+    """
+    if noise is None:
+        return logits.argmax(dim=-1)
+    n = logits.shape[-1]
+    logits = logits / sampling.temperature
+    k = min(sampling.top_k or n, n)
+    if k == n and sampling.top_p == 1:
+        return (logits + noise(n)).argmax(dim=-1)
+    best, codes = logits.topk(k, sorted=sampling.top_p < 1)
+    if sampling.top_p < 1:
+        probabilities = best.softmax(dim=-1)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        best = best.masked_fill(before >= sampling.top_p, -torch.inf)
+    winner = (best + noise(codes)).argmax(dim=-1, keepdim=True)
+    return codes.gather(-1, winner).squeeze(-1)
+
+
+class CodeSampler:
+    """Samples the codes of a batch, latent frame after latent frame, with a static cache; the state of one sampling.
+
+    The prompt is read in one pass, then one token per step; where guided, conditional and unconditional sequences are
+    the two halves of one batch. A full cache slides, so that any number of frames can be sampled in constant memory
+    (rotary positions only).
+
+    Args:
+        labels: (b,) with -1 for none.
+        prompt: (b, t, h, w) codes of the latent frames before the first sampled one, t >= 0.
+        keys: (b,) of the items, from `item_keys`.
+        window: latent frames that the cache holds.
+        position: of the first sampled code in its item's sequence: what its random numbers depend on.
+        step: a faster way through the model for one token per sequence; None: the model's own.
+        advance: called after each step.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        labels: Tensor,
+        prompt: Tensor,
+        keys: Tensor,
+        sampling: TokenSampling,
+        window: int,
+        position: int = 0,
+        step: Step | None = None,
+        advance: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._config, self._step = model.config, model if step is None else step
+        self._keys, self._sampling, self._position, self._advance = keys, sampling, position, advance
+        self._grid = (prompt.shape[2], prompt.shape[3])
+        if sampling.is_guided:
+            labels, prompt = torch.cat([labels, torch.full_like(labels, -1)]), torch.cat([prompt, prompt])
+        ids, hidden = _prefix(self._config, labels)
+        self._cache = model.new_cache(len(labels), self._grid, window)
+        if hidden is not None:
+            self._cache.hide_first(hidden)
+        # The last token of the prompt is left for the first step, which then is a step like all others.
+        tokens = torch.cat([ids, prompt.flatten(1) + self._config.code_offset], dim=1)
+        if tokens.shape[1] > 1:
+            model.features(tokens[:, :-1], self._cache)
+        self._next = tokens[:, -1:].contiguous()  # as in all later steps, or a compiled step is compiled twice
+
+    @property
+    def cache(self) -> KVCache:
+        """The keys and values of what was sampled."""
+        return self._cache
+
+    def frame(self) -> Tensor:
+        """The codes (b, h, w) of the next latent frame."""
+        height, width = self._grid
+        codes = []
+        for index in range(height * width):
+            logits = self._step(self._next, self._cache)[:, -1, self._config.code_offset :].float()
+            if self._cache.length == self._cache.keys.shape[3]:  # the frame before this one is complete
+                self._cache.slide()
+            if self._sampling.is_guided:
+                guided = self._sampling.guides(index, height * width)
+                logits = guide(logits, self._sampling.guidance_scale) if guided else logits.chunk(2)[0]
+            noise = None
+            if self._sampling.temperature:
+                noise = partial(hashed_gumbel, self._keys, self._position)
+            chosen = choose(logits, noise, self._sampling)
+            codes.append(chosen)
+            self._next = (torch.cat([chosen, chosen]) if self._sampling.is_guided else chosen)[:, None]
+            self._next = self._next + self._config.code_offset
+            self._position += 1
+            self._advance()
+        return torch.stack(codes, dim=1).unflatten(1, (height, width))
+
+
+def _prefix(config: LanguageModelConfig, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Ids before the codes, and the rows that do without their class token, where there is no null class.
+
+    Those begin as in the released sampler: a place holder that nobody sees, then the start token.
+    """
+    none = labels < 0
+    if not config.has_class or config.null_id is not None or not none.any():
+        return prefix_ids(config, labels), None
+    if config.prefix == "class":
+        raise ValueError("this model has neither a null class nor a start token, so each item needs a label")
+    ids = prefix_ids(config, labels.clamp(min=0))
+    return ids.masked_fill(none[:, None], 0), none
+
+
+def _compiled(model: LanguageModel) -> Step:
+    compiled = torch.compile(model.step, dynamic=False)
+
+    def step(tokens: Tensor, cache: KVCache) -> Tensor:
+        logits = compiled(tokens, cache, torch.tensor([cache.length], device=tokens.device))
+        cache.length += 1
+        return logits
+
+    return step
+
+
+class _CodeDraw:
+    """Draws codes for one call."""
+
+    def __init__(self, model: LanguageModel, request: Request[TokenSampling], step: Step, tracker: ProgressTracker):
+        self._model, self._request, self._step, self._tracker = model, request, step, tracker
+
+    def sampler(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> CodeSampler:
+        """What goes on from known codes (b, t, h, w), with a cache of the grid's latent frames."""
+        request, device = self._request, self._model.device
+        labels = request.labels[batch]
+        if known is None:
+            known = torch.empty(len(labels), 0, *grid[1:], dtype=torch.long, device=device)
+        return CodeSampler(
+            self._model,
+            labels,
+            known.expand(len(labels), -1, -1, -1),
+            item_keys(request.seed, request.indices[batch], device),
+            request.sampling,
+            grid[0],
+            first_frame * grid[1] * grid[2],
+            self._step,
+            lambda: self._tracker.add(len(labels)),
+        )
+
+    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Tensor:
+        """Known and drawn codes (b, t, h, w)."""
+        sampler = self.sampler(batch, known, grid, first_frame)
+        frames = [sampler.frame() for _ in range(grid[0] - (0 if known is None else known.shape[1]))]
+        drawn = torch.stack(frames, dim=1)
+        return drawn if known is None else torch.cat([known.expand(len(drawn), -1, -1, -1), drawn], dim=1)
+
+
+class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
+    """Images and videos from a language model over the codes of a tokenizer; see `Generator`."""
+
+    sampling_type = TokenSampling
+    any_class = -1
+
+    def _check_parts(self) -> None:
+        config = self.tokenizer.config
+        if config.bottleneck != "vq":
+            raise OmnitokError("the tokenizer is a VAE, which has no codes for a language model")
+        if config.codebook_size != self.model.config.codebook_size:
+            raise OmnitokError(
+                f"the tokenizer has {config.codebook_size} codes, the language model was trained on "
+                f"{self.model.config.codebook_size}: they do not belong together"
+            )
+
+    @torch.inference_mode()
+    def sample_codes(
+        self,
+        labels: Labels = None,
+        grid: Grid | None = None,
+        *,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        prompt_codes: Tensor | None = None,
+        progress: Progress | None = None,
+        compile: bool = False,
+        **sampling: Any,
+    ) -> Tensor:
+        """Sample codes (b, t, h, w); arguments and errors as in `sample`.
+
+        Args:
+            grid: (t, h, w) of the result; without it one latent frame of the trained size.
+            prompt_codes: (b, t0, h, w) that the result begins with.
+        """
+        size = (1, self.settings.height, self.settings.width)
+        grid = self.tokenizer.config.latent_shape(*size) if grid is None else grid
+        options = self._options(sampling, is_video=grid[0] > 1)
+        ids, items = self._items(labels, indices, None if prompt_codes is None else len(prompt_codes))
+        if prompt_codes is not None and prompt_codes.shape[2:] != grid[1:]:
+            raise ValueError(f"prompt codes are {tuple(prompt_codes.shape[2:])}, asked for is a grid of {grid[1:]}")
+        batches, known = split_batches(len(items), batch_size), 0 if prompt_codes is None else prompt_codes.shape[1]
+        request = Request(ids, items, batches, None, size, options, seed, compile, progress)
+        self._check_grid(grid, known, None)
+        draw = self._begin(request, grid, len(batches), grid[0] - known)
+        parts = []
+        for batch in batches:
+            codes = None if prompt_codes is None else prompt_codes[batch].to(self.device)
+            with memory_guard(batch.stop - batch.start, self._bytes_per_item(grid, options), self.device):
+                parts.append(draw(batch, codes, grid, known))
+        return torch.cat(parts)
+
+    def _begin(
+        self, request: Request[TokenSampling], grid: Grid, draws: int | None, latent_frames: int | None
+    ) -> _CodeDraw:
+        items = max(batch.stop - batch.start for batch in request.batches)
+        positions = math.inf if latent_frames is None else latent_frames * grid[1] * grid[2]
+        total = -1 if latent_frames is None else len(request.indices) * latent_frames * grid[1] * grid[2]
+        step: Step = self.model
+        if request.compile:
+            step = _compiled(self.model)
+        elif len(request.batches) * positions >= _STEPS_TO_LAY_OUT and self._leaves_room(
+            items * self._bytes_per_item(grid, request.sampling)
+        ):
+            step = pack_linears(self.model, 2 * items if request.sampling.is_guided else items)
+        return _CodeDraw(self.model, request, step, ProgressTracker(request.progress, total))
+
+    def _check_grid(self, grid: Grid, known: int, num_frames: int | None) -> None:
+        most = self.model.config.max_frames(*grid[1:])
+        if known >= most:
+            raise ValueError(
+                f"the prompt of {known} latent frames is longer than the context of {most} allows, which has to hold a "
+                f"predicted one too: give fewer frames, or use stream_video"
+            )
+        if known >= grid[0]:
+            raise ValueError(f"the prompt has {known} latent frames, so the grid must have more, found {grid[0]}")
+        if grid[0] > most:
+            asked = f"{grid[0]} latent frames" if num_frames is None else f"{num_frames} frames ({grid[0]} latent ones)"
+            raise ValueError(f"{asked} are more than the {most} latent frames of the context; use stream_video")
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        codes = self.tokenizer.encode(frames).codes
+        assert codes is not None
+        return codes.to(self.device)
+
+    def _decode(self, tokens: Tensor, size: tuple[int, int, int]) -> Tensor:
+        return self.tokenizer.decode_codes(tokens, size)
+
+    def _bytes_per_item(self, grid: Grid, sampling: TokenSampling) -> int:
+        """The cache, which is nearly all; activations and the decoder are left to the allocator."""
+        rows = 2 if sampling.is_guided else 1
+        return KVCache.nbytes(self.model.config, rows, grid[0], grid[1:], self.model.dtype.itemsize)
+
+    def _leaves_room(self, needed: int) -> bool:
+        """Whether the weights fit into memory once more, with as much to spare, beside what is needed."""
+        free = available_bytes(self.device)
+        return free is None or needed + 2 * sum(p.nbytes for p in self.model.parameters()) < free
+
+    # ------------------------------------------------------------------------------------------------------- streams
+
+    def _prompt_limit(self, window: int) -> int:
+        return window - 1
+
+    def _draws_of_window(self, new: int, needed: int) -> int:
+        return min(new, needed)  # what comes later changes nothing, so the last window may be short
+
+    def _window(self, window: int | None, h: int, w: int) -> int:
+        most = self.model.config.max_frames(h, w)
+        window = most if window is None else window
+        if not 2 <= window <= most:
+            raise ValueError(
+                f"the window must be of 2 latent frames to the {most} that the context holds, found {window}"
+            )
+        return window
+
+    def _stream(self, request: Request[TokenSampling], grid: Grid, method: str | None) -> Iterator[Tensor]:
+        can_ring = self.model.config.positions == "rotary" and self.tokenizer.config.streamable
+        if method not in (None, "ring", "feedback"):
+            raise ValueError(f"method must be 'ring' or 'feedback', found {method!r}")
+        if method == "ring" and not can_ring:
+            raise ValueError("method 'ring' needs rotary positions and a causal tokenizer; use 'feedback'")
+        if method == "feedback" or not can_ring:
+            return self._feedback(request, grid)
+        given = 0 if request.prompt is None else request.prompt.shape[2]
+        frames = None if request.size[0] == ENDLESS else self._new_latent_frames(request.size[0], given)
+        return self._ring(self._begin(request, grid, None, frames), request, grid)
+
+    @torch.inference_mode()
+    def _ring(self, draw: _CodeDraw, request: Request[TokenSampling], grid: Grid) -> Iterator[Tensor]:
+        """One sequence without end: the oldest latent frame leaves the cache as the newest comes."""
+        decoder = self.tokenizer.decoder_stream((ENDLESS, *request.size[1:]))
+        count, done, codes = len(request.indices), 0, None
+        with memory_guard(count, self._bytes_per_item(grid, request.sampling), self.device):
+            if request.prompt is not None:
+                known = min(self._latent_frames(request.prompt.shape[2]), grid[0] - 1)
+                codes = self._encode(request.prompt[:, :, -self.tokenizer.config.num_frames(known) :])
+            sampler = draw.sampler(slice(0, count), codes, grid, 0 if codes is None else codes.shape[1])
+            if codes is not None and request.prompt is not None:
+                decoder.push(codes)
+                done = request.prompt.shape[2]
+                yield request.prompt.to(self.tokenizer.device).float()
+            while done < request.size[0]:
+                pixels = decoder.push(sampler.frame()[:, None])[:, :, : request.size[0] - done]
+                done += pixels.shape[2]
+                yield pixels.float().clamp(-1, 1)

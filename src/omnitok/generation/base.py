@@ -1,0 +1,486 @@
+"""What all generators share: labels, prompts, sizes, batches, seeds, progress, memory and streams.
+
+A kind of generator adds how tokens are drawn: `Generator._begin` prepares a call, and the `Draw` that it gives makes
+the codes or latents of a batch.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from omnitok.errors import OmnitokError
+from omnitok.generation.memory import memory_guard
+from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.models.diffusion_transformer import DiffusionTransformer
+from omnitok.models.language_model import LanguageModel
+from omnitok.models.sampling import Sampling, choose_sampling, narrow
+from omnitok.models.tokenizer import OmniTokenizer
+
+Labels = Tensor | Sequence[int | str | None] | int | str | None
+"""Class numbers or names, one per item, or one for all; -1 and None are "any class"."""
+
+Progress = Callable[[int, int], None]
+"""Called with (done, in all); in all is -1 for a stream without end."""
+
+Grid = tuple[int, int, int]
+"""(t, h, w) latent positions of a video; an image is a video of one frame."""
+
+ENDLESS = 2**62
+"""Frames of a stream that never ends."""
+
+Model = TypeVar("Model", LanguageModel, DiffusionTransformer)
+Options = TypeVar("Options", bound=Sampling)
+
+
+class ProgressTracker:
+    """Counts what is done over all batches, for a progress callback."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def add(self, amount: int) -> None:
+        """So much more is done."""
+        self._done += amount
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+@dataclass(frozen=True)
+class Request(Generic[Options]):
+    """What one call asks for, checked.
+
+    Attributes:
+        labels: (b,) ids of the items' classes, `Generator.any_class` for none.
+        indices: the items' numbers, which with the seed decide their random numbers.
+        batches: slices of items that are drawn at once.
+        prompt: (b, 3, T0, H, W) frames that the results begin with.
+        size: (T, H, W) of the results in pixels; T is `ENDLESS` in a stream without end.
+        sampling: how tokens are drawn.
+        compile: whether `torch.compile` is used.
+    """
+
+    labels: Tensor
+    indices: list[int]
+    batches: list[slice]
+    prompt: Tensor | None
+    size: tuple[int, int, int]
+    sampling: Options
+    seed: int
+    compile: bool
+    progress: Progress | None
+
+
+class Draw(Protocol):
+    """Draws tokens for the items of a batch; holds the state of one call."""
+
+    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Tensor:
+        """Tokens (b, …) over the grid that begin with the latent frames of `known`.
+
+        Args:
+            first_frame: number of the first drawn latent frame within its whole video.
+        """
+
+
+class Generator(ABC, Generic[Model, Options]):
+    """Images and videos from a model over the tokens of a tokenizer.
+
+    Args:
+        model, tokenizer: trained on one another, each on its device; put in `eval` mode.
+        settings: class names, trained size, sampling defaults.
+
+    Raises:
+        OmnitokError: model, tokenizer and settings do not belong together.
+    """
+
+    sampling_type: type[Options]
+
+    def __init__(self, model: Model, tokenizer: OmniTokenizer, settings: GeneratorSettings) -> None:
+        self.model: Model = model.eval()
+        self.tokenizer, self.settings = tokenizer.eval(), settings
+        self._check_parts()
+        if settings.classes and len(settings.classes) != model.config.num_classes:
+            raise OmnitokError(
+                f"the settings name {len(settings.classes)} classes, the model has {model.config.num_classes}"
+            )
+        try:
+            self.sampling: Options = narrow(settings.sampling, self.sampling_type)
+        except ValueError as error:
+            raise OmnitokError(f"the sampling of the settings is not for this kind of generator: {error}") from error
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    # ------------------------------------------------------------------------------------------------- what a kind adds
+
+    any_class: int
+    """The label id that stands for no class."""
+
+    @abstractmethod
+    def _check_parts(self) -> None:
+        """Raise OmnitokError where model and tokenizer do not belong together."""
+
+    @abstractmethod
+    def _begin(self, request: Request[Options], grid: Grid, draws: int | None, latent_frames: int | None) -> Draw:
+        """Prepare a call of so many draws (None: without end) of `latent_frames` in all, over at most `grid`."""
+
+    @abstractmethod
+    def _encode(self, frames: Tensor) -> Tensor:
+        """Tokens (b, …, t, h, w) of frames (b, 3, T, H, W), on the model's device."""
+
+    @abstractmethod
+    def _decode(self, tokens: Tensor, size: tuple[int, int, int]) -> Tensor:
+        """Pixels (b, 3, *size) of tokens."""
+
+    @abstractmethod
+    def _bytes_per_item(self, grid: Grid, sampling: Options) -> int:
+        """About what drawing one item takes."""
+
+    def _complete(self, sampling: Options) -> Options:
+        """The options with the defaults that depend on the model.
+
+        Raises:
+            ValueError: options that this model does not take.
+        """
+        return sampling
+
+    def _check_grid(self, grid: Grid, known: int, num_frames: int | None) -> None:
+        """Raise ValueError where one draw over the grid, of which `known` latent frames are given, is too much."""
+
+    def _prompt_limit(self, window: int) -> int:
+        """Latent frames of a prompt that a stream's first window goes on from."""
+        return window // 2
+
+    # ------------------------------------------------------------------------------------------------------- pixels
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        labels: Labels = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        *,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        prompt_frames: Tensor | None = None,
+        progress: Progress | None = None,
+        compile: bool = False,
+        **sampling: Any,
+    ) -> Tensor:
+        """Sample images (b, 3, H, W), or videos (b, 3, T, H, W) where num_frames > 1, in [-1, 1].
+
+        Arguments left None are those of the settings.
+
+        Args:
+            labels: labels or class names, one per item, or one for all prompts; None in it or instead of it is "any
+                class".
+            num_frames: frames of the result, given ones included; without it 1, or with a prompt the trained length.
+            seed, indices: an item's random numbers depend on the seed and its index only; without indices the items are
+                0, 1, ...; with indices and no labels there are as many items as indices.
+            batch_size: items sampled at once; without it all.
+            prompt_frames: (b, 3, T0, H, W) or (b, 3, H, W), which the result begins with, unchanged. Nothing else is
+                encoded: of them, the last 1 + t * k frames (t frames make a latent frame), so that what follows joins
+                on to the very last.
+            progress: called with (tokens or steps done, in all).
+            compile: use `torch.compile`.
+            sampling: the fields of `TokenSampling` or `DiffusionSampling`, by the kind of generator.
+
+        Raises:
+            ValueError: an unknown label, a size, length or option outside the model's, a prompt of another size.
+            OmnitokError: too little memory, with what would fit.
+        """
+        if num_frames is None:
+            num_frames = 1 if prompt_frames is None else self.settings.num_frames
+        request = self._request(
+            labels, num_frames, height, width, prompt_frames, seed, indices, batch_size, progress, compile, sampling
+        )
+        known, grid = self._grid(request.size, request.prompt)
+        self._check_grid(grid, known, num_frames)
+        draw = self._begin(request, grid, len(request.batches), grid[0] - known)
+        pixels = torch.cat([self._extend(draw, request, b, request.prompt, request.size) for b in request.batches])
+        return pixels.squeeze(2) if num_frames == 1 and request.prompt is None else pixels
+
+    def continue_video(
+        self,
+        frames: Tensor,
+        num_frames: int | None = None,
+        labels: Labels = None,
+        height: int | None = None,
+        width: int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Frame prediction: videos (b, 3, num_frames, H, W) that begin with `frames` (b, 3, T0, H, W), unchanged.
+
+        The same as `sample(labels, num_frames, prompt_frames=frames)`, which says the other arguments and errors, but
+        height and width are the frames' own. For more frames than the model was trained on, see `stream_video`.
+        """
+        video = _as_video(frames)
+        height = video.shape[3] if height is None else height
+        width = video.shape[4] if width is None else width
+        return self.sample(labels, num_frames, height, width, prompt_frames=video, **options)
+
+    def stream_video(
+        self,
+        labels: Labels = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        frames: Tensor | None = None,
+        window: int | None = None,
+        method: Literal["ring", "feedback"] | None = None,
+        *,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        progress: Progress | None = None,
+        compile: bool = False,
+        **sampling: Any,
+    ) -> Iterator[Tensor]:
+        """Videos of any length in constant memory: pieces (b, 3, n, H, W) in [-1, 1], as they are made.
+
+        Args:
+            num_frames: frames in all, given ones included; None never ends.
+            frames: (b, 3, T0, H, W) to go on from, of any length; the first piece is they, unchanged.
+            window: latent frames that the model looks at; without it as many as it was trained on.
+            method: "feedback" samples a whole window, encodes its last frames anew (half the window's latent frames)
+                and goes on from them, as the paper does (Figure 8); everything the model sees is then as in training,
+                but there may be seams. "ring" slides the window a latent frame at a time over one sequence, whose cache
+                and decoder go on without a seam; it needs a language model with rotary positions and a causal
+                tokenizer, and is then the default.
+            progress: called with (tokens or steps done, in all, or -1 for no end).
+
+        Other arguments and errors as in `sample`; the arguments are checked at once, not with the first piece.
+        """
+        end = ENDLESS if num_frames is None else num_frames
+        request = self._request(labels, end, height, width, frames, seed, indices, None, progress, compile, sampling)
+        _, h, w = self.tokenizer.config.latent_shape(1, *request.size[1:])
+        window = self._window(window, h, w)
+        return self._stream(request, (window, h, w), method)
+
+    # ------------------------------------------------------------------------------------------------------- streams
+
+    def _window(self, window: int | None, h: int, w: int) -> int:
+        """Latent frames of a stream's window.
+
+        Raises:
+            ValueError: fewer than 2.
+        """
+        window = self.tokenizer.config.latent_shape(self.settings.num_frames, 1, 1)[0] if window is None else window
+        if window < 2:
+            raise ValueError(f"a window must have at least 2 latent frames, found {window}")
+        return window
+
+    def _stream(self, request: Request[Options], grid: Grid, method: str | None) -> Iterator[Tensor]:
+        """The stream by the method asked for.
+
+        Raises:
+            ValueError: no such method for this model.
+        """
+        if method not in (None, "feedback"):
+            raise ValueError(f"method must be 'feedback' for this model, found {method!r}")
+        return self._feedback(request, grid)
+
+    def _feedback(self, request: Request[Options], grid: Grid) -> Iterator[Tensor]:
+        """The stream window by window; it counts its draws before the first."""
+        config, end = self.tokenizer.config, request.size[0]
+        given = 0 if request.prompt is None else request.prompt.shape[2]
+        limit = self._prompt_limit(grid[0])
+        first = config.num_frames(grid[0])
+        if given:
+            first += given - config.num_frames(min(self._latent_frames(given), limit))
+        more = config.num_frames(grid[0]) - config.num_frames(grid[0] // 2)
+        is_endless = end == ENDLESS
+        draws = None if is_endless else 1 + max(0, -(-(end - first) // more))
+        draw = self._begin(request, grid, draws, None if is_endless else self._new_latent_frames(end, given))
+        return self._windows(draw, request, grid, limit)
+
+    @torch.inference_mode()
+    def _windows(self, draw: Draw, request: Request[Options], grid: Grid, limit: int) -> Iterator[Tensor]:
+        config, end, stride = self.tokenizer.config, request.size[0], self.tokenizer.config.temporal_patch_size
+        everything, context, done, drawn = request.batches[0], request.prompt, 0, 0
+        if context is not None:
+            done = context.shape[2]
+            yield context.to(self.tokenizer.device).float()
+        while done < end:
+            known = 0
+            if context is not None:
+                known = min(self._latent_frames(context.shape[2]), limit)
+                context = context[:, :, -config.num_frames(known) :]
+            new = self._draws_of_window(grid[0] - known, self._new_latent_frames(end, done))
+            given = config.num_frames(known) if known else 0
+            frames = given + new * stride if known else config.num_frames(new)
+            size = (frames, *request.size[1:])
+            context = self._extend(draw, request, everything, context, size, drawn or None)
+            drawn = (drawn or known) + new
+            piece = context[:, :, given:][:, :, : end - done]
+            done += piece.shape[2]
+            limit = max(1, grid[0] // 2)
+            yield piece
+
+    def _draws_of_window(self, new: int, needed: int) -> int:
+        """Latent frames to draw of the `new` ones that a window has room for, where `needed` ones are left to make."""
+        return new
+
+    # --------------------------------------------------------------------------------------------------------- parts
+
+    def _extend(
+        self,
+        draw: Draw,
+        request: Request[Options],
+        batch: slice,
+        prompt: Tensor | None,
+        size: tuple[int, int, int],
+        first_frame: int | None = None,
+    ) -> Tensor:
+        """Videos (b, 3, *size) in [-1, 1] of a batch that begin with its part of the prompt (b, 3, T0, H, W).
+
+        Args:
+            first_frame: number of the first drawn latent frame, where the prompt is not the beginning.
+        """
+        config = self.tokenizer.config
+        first, grid = self._grid(size, prompt)
+        count = len(range(*batch.indices(len(request.indices))))
+        with memory_guard(count, self._bytes_per_item(grid, request.sampling), self.device):
+            if prompt is None:
+                return self._decode(draw(batch, None, grid, 0), size).float().clamp(-1, 1)
+            prompt, shown = prompt[batch], config.num_frames(first)
+            known = self._encode(prompt[:, :, -shown:])
+            tokens = draw(batch, known, grid, first if first_frame is None else first_frame)
+            pixels = self._decode(tokens, (shown + size[0] - prompt.shape[2], *size[1:])).float().clamp(-1, 1)
+            return torch.cat([prompt.to(pixels), pixels[:, :, shown:]], dim=2)
+
+    def _grid(self, size: tuple[int, int, int], prompt: Tensor | None) -> tuple[int, Grid]:
+        """Latent frames of the prompt, and the grid of a video of `size` that begins with it."""
+        t, h, w = self.tokenizer.config.latent_shape(*size)
+        if prompt is None:
+            return 0, (t, h, w)
+        known = self._latent_frames(prompt.shape[2])
+        return known, (known + self._new_latent_frames(size[0], prompt.shape[2]), h, w)
+
+    def _latent_frames(self, frames: int) -> int:
+        """Whole latent frames at the end of `frames` frames."""
+        return (frames - 1) // self.tokenizer.config.temporal_patch_size + 1
+
+    def _new_latent_frames(self, frames: int, given: int) -> int:
+        """Latent frames that bring `given` frames to `frames`."""
+        if not given:
+            return self.tokenizer.config.latent_shape(frames, 1, 1)[0]
+        return math.ceil((frames - given) / self.tokenizer.config.temporal_patch_size)
+
+    def _request(
+        self,
+        labels: Labels,
+        num_frames: int,
+        height: int | None,
+        width: int | None,
+        prompt: Tensor | None,
+        seed: int,
+        indices: Sequence[int] | None,
+        batch_size: int | None,
+        progress: Progress | None,
+        compile: bool,
+        sampling: dict[str, Any],
+    ) -> Request[Options]:
+        """The arguments of `sample` and `stream_video`, checked."""
+        options = self._options(sampling, is_video=num_frames > 1)
+        video = None if prompt is None else _as_video(prompt)
+        ids, items = self._items(labels, indices, None if video is None else len(video))
+        size = self._size(num_frames, height, width, video)
+        batches = split_batches(len(items), batch_size)
+        return Request(ids, items, batches, video, size, options, seed, compile, progress)
+
+    def _options(self, given: dict[str, Any], is_video: bool) -> Options:
+        """What was asked for, then what the settings say, then the defaults."""
+        sampling = self._complete(choose_sampling(self.sampling, given, is_video))
+        if sampling.guidance_scale != 1 and not self.model.config.num_classes:
+            raise ValueError(
+                f"a model without classes cannot be guided: guidance_scale must be 1, found {sampling.guidance_scale}"
+            )
+        return sampling
+
+    def _items(self, labels: Labels, indices: Sequence[int] | None, prompts: int | None) -> tuple[Tensor, list[int]]:
+        """The label id of each item, (b,), and its index.
+
+        Args:
+            prompts: number of given images or videos; None: nothing is given.
+
+        Raises:
+            ValueError: numbers that do not match, no items, labels that are no class.
+        """
+        if isinstance(labels, Tensor):
+            labels = labels.tolist() if labels.ndim else [int(labels)]
+        if labels is None or isinstance(labels, int | str):
+            labels = [labels] * (prompts or (1 if indices is None else len(indices)))
+        if prompts is not None and len(labels) == 1:
+            labels = list(labels) * prompts
+        count = len(labels)
+        counts = {"given images or videos": prompts, "indices": None if indices is None else len(indices)}
+        for what, other in counts.items():
+            if other is not None and other != count:
+                raise ValueError(f"{count} labels and {other} {what} do not match")
+        if count == 0:
+            raise ValueError("no items were asked for: labels are empty")
+        ids = torch.tensor([self._class_id(label) for label in labels], device=self.device)
+        return ids, list(range(count)) if indices is None else list(indices)
+
+    def _class_id(self, label: int | str | None) -> int:
+        classes = self.model.config.num_classes
+        if isinstance(label, str):
+            label = self.settings.label_of(label)
+        if label is None or label == -1:
+            return self.any_class
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < classes:
+            accepted = f"labels lie in [0, {classes - 1}]" if classes else "this model has no classes"
+            raise ValueError(f"label {label} is out of range: {accepted}")
+        return label
+
+    def _size(self, frames: int, height: int | None, width: int | None, given: Tensor | None) -> tuple[int, int, int]:
+        """(T, H, W) of the result; height and width are those of the settings where they are None.
+
+        Raises:
+            ValueError: sizes below 1, given frames of another size, or as many of them as are asked for.
+        """
+        height = self.settings.height if height is None else height
+        width = self.settings.width if width is None else width
+        if min(frames, height, width) < 1:
+            raise ValueError(f"frames, height and width must be at least 1, found {(frames, height, width)}")
+        if given is not None:
+            if tuple(given.shape[3:]) != (height, width):
+                raise ValueError(
+                    f"the given frames are {given.shape[3]} x {given.shape[4]} pixels, the model's are {height} x "
+                    f"{width}: resize them, or say height= and width="
+                )
+            if given.shape[2] >= frames:
+                raise ValueError(f"{given.shape[2]} frames are given, so num_frames must be larger, found {frames}")
+        return frames, height, width
+
+
+def split_batches(count: int, batch_size: int | None) -> list[slice]:
+    """Slices of at most `batch_size` items; None: all at once.
+
+    Raises:
+        ValueError: a batch size below 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, found {batch_size}")
+    size = batch_size or count
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _as_video(frames: Tensor) -> Tensor:
+    """(b, 3, T, H, W) of images or videos.
+
+    Raises:
+        ValueError: neither.
+    """
+    if not isinstance(frames, Tensor) or frames.ndim not in (4, 5) or frames.shape[1] != 3 or 0 in frames.shape:
+        found = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
+        raise ValueError(f"frames to go on from must be (b, 3, T, H, W) or (b, 3, H, W), found {found}")
+    return frames.unsqueeze(2) if frames.ndim == 4 else frames
