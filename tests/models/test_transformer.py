@@ -20,6 +20,7 @@ from omnitok.models.transformer import (
     TemporalAttention,
     WindowAttention,
     attend,
+    limit_length,
 )
 
 WIDTH, HEADS, DIM = 12, 2, 8
@@ -267,3 +268,23 @@ def test_spatial_blocks_see_one_frame(make: Callable[[], torch.nn.Module]) -> No
     module = make()
     x = torch.randn(1, 3, 3, 5, WIDTH)
     assert torch.allclose(module(x)[:, 1:2], module(x[:, 1:2]), atol=ATOL)
+
+
+def test_limits_leave_shorter_tokens_bit_for_bit() -> None:
+    tokens = torch.randn(2, 1, 3, 4, 8)
+    lengths = tokens.norm(dim=-1)
+    limit = float(lengths.median())
+    limited = limit_length(tokens, limit)
+    inside = lengths < limit * (1 - 1e-6)
+    assert torch.equal(limited[inside], tokens[inside])
+    assert limited.norm(dim=-1).max() <= limit * (1 + 1e-6)
+    directions = torch.nn.functional.cosine_similarity(limited, tokens, dim=-1)
+    assert torch.allclose(directions, torch.ones_like(directions))
+
+
+def test_a_stack_limits_tokens_after_each_block() -> None:
+    blocks = [Block(SpatialAttention(8, 2, 4, "rotary"), FeedForward(8, 2.0), None) for _ in range(2)]
+    plain, limited = Stack(8, blocks, normalize=False), Stack(8, blocks, normalize=False, limits=(1.5, 1e30))
+    x = 3 * torch.randn(1, 1, 2, 2, 8)
+    assert torch.equal(limited(x), blocks[1](limit_length(blocks[0](x), 1.5)))
+    assert not torch.equal(limited(x), plain(x))

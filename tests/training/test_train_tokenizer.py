@@ -15,12 +15,14 @@ from helpers.processes import kill_at
 from helpers.runs import assert_same_run, rows
 from omnitok.data.image import read_image
 from omnitok.data.video_reader import read_video
+from omnitok.distributed import Processes
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
 from omnitok.hub.folder import fingerprint
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig
+from omnitok.training.pixel_data import build_dataset
 from omnitok.training.settings import read_config
 from omnitok.training.stopping import Limits
 from omnitok.training.train_tokenizer import initial_tokenizer, train
@@ -141,6 +143,26 @@ def test_a_vae_gets_its_latent_statistics(small_config: TrainConfig, tmp_path: P
     assert tokenizer.config.latent_mean is not None
     assert len(tokenizer.config.latent_mean) == 8
     assert min(tokenizer.config.latent_std or ()) > 0
+
+
+def test_limits_of_blocks_are_measured_at_the_end_and_never_widened(small_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(small_config, steps=2, limit_room=1.5)
+    first = OmniTokenizer.from_pretrained(train(config, tmp_path / "first").model)
+    limits = first.config.block_limits
+    assert limits is not None
+    pixels = build_dataset(config.data, 1, config.seed, Processes(0, 1, torch.device("cpu")))[0].pixels
+    free = OmniTokenizer.from_pretrained(tmp_path / "first" / "model")
+    free.limit_blocks(None)
+    assert torch.equal(first(pixels), free(pixels))  # nothing that was trained on is near its limit
+    halved = tuple(limit / 2 for limit in limits)
+    first.limit_blocks(halved)
+    first.save_pretrained(tmp_path / "halved")
+    again = replace(config, init=InitConfig(str(tmp_path / "halved"), keep_encoder=True))
+    second = OmniTokenizer.from_pretrained(train(again, tmp_path / "second").model)
+    assert second.config.block_limits is not None
+    of_encoder = len(first.config.encoder_blocks) + first.config.encoder_temporal_blocks
+    assert second.config.block_limits[:of_encoder] == halved[:of_encoder]
+    assert all(a <= b for a, b in zip(second.config.block_limits, halved, strict=True))
 
 
 def test_init_keeps_the_weights_and_inflates(small_config: TrainConfig, tmp_path: Path) -> None:

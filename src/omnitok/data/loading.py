@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from omnitok.data.drawn import drawn_image
 from omnitok.data.images import load_training_image
 from omnitok.data.index import Index, Sample, read_sample
 from omnitok.data.modality import MODALITIES
-from omnitok.data.moving_pictures import load_moving_picture
+from omnitok.data.moving_pictures import load_moving_picture, move_over
 from omnitok.data.sampling import Draw, Medium, Sampler
 from omnitok.data.transforms import CropPolicy
 from omnitok.data.video_reader import WindowSampling
@@ -25,6 +26,8 @@ from omnitok.errors import MediaError, OmnitokError
 T = TypeVar("T")
 
 MAX_REPLACEMENTS = 20  # files tried in place of one that cannot be read
+
+DRAWN_MARGIN = 1.5  # the side of a drawn image that a clip moves over, in sides of the clip
 
 Failure = tuple[str, str]  # path, reason
 
@@ -69,6 +72,8 @@ class StepDataset(Dataset[Batch]):
         rank, world_size: this process's share is every world_size-th sample from the rank-th on.
         pan_zoom: share of the clips that are made from pictures (`load_moving_picture`) in place of the drawn file;
             they have no label.
+        drawn: share of the samples that are drawn (`drawn_image`; clips move over a drawn image) in place of the file;
+            they have no label.
 
     Raises:
         ValueError: the sampler is for other numbers of files, or a batch cannot be shared evenly.
@@ -85,6 +90,7 @@ class StepDataset(Dataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         pan_zoom: float = 0.0,
+        drawn: float = 0.0,
     ) -> None:
         self.samples = samples
         for medium in MODALITIES:
@@ -100,7 +106,7 @@ class StepDataset(Dataset[Batch]):
             raise ValueError(f"the rank must lie in [0, {world_size}), found {rank}")
         if pan_zoom and not samples.images:
             raise ValueError(f"pan_zoom is {pan_zoom}, but there are no pictures to make clips from")
-        self.pan_zoom = pan_zoom
+        self.pan_zoom, self.drawn = pan_zoom, drawn
         self.sampler = sampler
         self.sampling = WindowSampling(frames) if isinstance(frames, int) else frames
         self.flip = flip
@@ -130,6 +136,8 @@ class StepDataset(Dataset[Batch]):
 
     def _load(self, medium: Medium, draw: Draw, resolution: int, failures: list[Failure]) -> tuple[Tensor, int]:
         """Pixels and label of the drawn sample, or of the next ones that its seed gives while files cannot be read."""
+        if self.drawn and np.random.default_rng((draw.seed, 3)).random() < self.drawn:
+            return self._draw(medium, draw, resolution), -1
         if medium == "video" and (moving := self._load_moving(draw, resolution, failures)) is not None:
             return moving, -1
         samples = self.samples[medium]
@@ -145,6 +153,12 @@ class StepDataset(Dataset[Batch]):
                 index = replacements[attempt]
         reason = failures[-1][1]
         raise MediaError(f"{MAX_REPLACEMENTS} files in a row could not be read as {medium}s; the last: {reason}")
+
+    def _draw(self, medium: Medium, draw: Draw, resolution: int) -> Tensor:
+        if medium == "image":
+            return drawn_image(resolution, draw.seed)
+        image = drawn_image(round(DRAWN_MARGIN * resolution), draw.seed)
+        return move_over(image, self.sampling.frames, resolution, flip=False, seed=draw.seed)
 
     def _load_moving(self, draw: Draw, resolution: int, failures: list[Failure]) -> Tensor | None:
         """A clip made from a picture, where the draw's seed says so and the picture can be read."""

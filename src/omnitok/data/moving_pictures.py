@@ -18,15 +18,20 @@ _EASE = 1.7  # the window's progress is time to a power between 1 / this and thi
 
 
 def load_moving_picture(path: str | os.PathLike[str], frames: int, resolution: int, flip: bool, seed: int) -> Tensor:
-    """A clip (3, frames, resolution, resolution) in [-1, 1] of a window that moves over a picture.
-
-    Way, zoom, pace and flip depend on `seed` only. The window never leaves the picture.
+    """`move_over` the image of a file.
 
     Raises:
         MediaError: the file cannot be read.
     """
+    return move_over(read_image(path), frames, resolution, flip, seed)
+
+
+def move_over(picture: Tensor, frames: int, resolution: int, flip: bool, seed: int) -> Tensor:
+    """A clip (3, frames, resolution, resolution) in [-1, 1] of a window that moves over an image (3, H, W).
+
+    Way, zoom, pace and flip depend on `seed` only. The window never leaves the image.
+    """
     rng = np.random.default_rng(seed)
-    picture = read_image(path)
     height, width = picture.shape[-2:]
     short = min(height, width)
     side = max(_MARGIN * resolution, rng.uniform(_MARGIN * resolution, max(short, _MARGIN * resolution)))

@@ -51,6 +51,10 @@ class TokenizerConfig:
             recover; False embeds with the linear map alone.
         normalize_stacks: LayerNorm at the end of each spatial and temporal stack, as released. Four of them lie between
             pixels and pixels, and each makes contrast something to be learnt around; False leaves them out.
+        block_limits: the largest length of a token after each block, in the order of computation: the encoder's spatial
+            and temporal blocks, the decoder's temporal and spatial ones. Measured on training data, with room above it,
+            so that photographs pass bit for bit and nothing grows without end on what is unlike them (see `Stack`).
+            None leaves tokens as they are, as in released weights.
         bottleneck: "vq" (codes) or "kl" (Gaussian latents).
         latent_channels: channels of the latents.
         codebook_size, codebook_decay, normalize_codes, restart_threshold: of the vector quantizer.
@@ -82,6 +86,7 @@ class TokenizerConfig:
     normalize_context: bool = True
     normalize_patches: bool = True
     normalize_stacks: bool = True
+    block_limits: tuple[float, ...] | None = None
     bottleneck: Literal["vq", "kl"] = "vq"
     latent_channels: int = 8
     codebook_size: int = 8192
@@ -126,6 +131,13 @@ class TokenizerConfig:
             raise ValueError(f"rotary positions need head_dim to be a multiple of 4, found {self.head_dim}")
         if self.temporal_window is not None and self.temporal_window < 1:
             raise ValueError(f"temporal_window must be at least 1 or None, found {self.temporal_window}")
+        if self.block_limits is not None:
+            blocks = sum(self.stack_depths)
+            if len(self.block_limits) != blocks or not all(0 < limit < float("inf") for limit in self.block_limits):
+                raise ValueError(
+                    f"block_limits must be a positive number for each of the {blocks} blocks, found {self.block_limits}"
+                )
+            object.__setattr__(self, "block_limits", tuple(self.block_limits))  # JSON gives lists
         for name in ("latent_mean", "latent_std"):
             values = getattr(self, name)
             if values is not None:
@@ -133,6 +145,17 @@ class TokenizerConfig:
                     raise ValueError(f"{name} must have {self.latent_channels} values, found {len(values)}")
                 object.__setattr__(self, name, tuple(values))  # JSON gives lists
         object.__setattr__(self, "tokens_of", tuple(self.tokens_of))
+
+    @property
+    def stack_depths(self) -> tuple[int, int, int, int]:
+        """Blocks of each stack in the order of computation: encoder spatial, temporal, decoder temporal, spatial."""
+        encoder, decoder = len(self.encoder_blocks), len(self.decoder_blocks)
+        return encoder, self.encoder_temporal_blocks, self.decoder_temporal_blocks, decoder
+
+    def limits_of(self, stack: int) -> tuple[float, ...] | None:
+        """The part of `block_limits` for one of the `stack_depths`."""
+        start = sum(self.stack_depths[:stack])
+        return None if self.block_limits is None else self.block_limits[start : start + self.stack_depths[stack]]
 
     @property
     def streamable(self) -> bool:
@@ -163,7 +186,7 @@ class StreamCache:
         return sum(x.numel() * x.element_size() for cache in caches for x in cache.tensors())
 
 
-def _spatial_stack(config: TokenizerConfig, blocks: str) -> Stack:
+def _spatial_stack(config: TokenizerConfig, blocks: str, limits: tuple[float, ...] | None) -> Stack:
     def block(kind: str) -> Block:
         if kind == "w":
             attention: WindowAttention | SpatialAttention = WindowAttention(
@@ -178,10 +201,10 @@ def _spatial_stack(config: TokenizerConfig, blocks: str) -> Stack:
             convolution = PositionalConvolution(config.width, config.causal_convolution)
         return Block(attention, FeedForward(config.width, config.feedforward_multiple), convolution)
 
-    return Stack(config.width, [block(kind) for kind in blocks], config.normalize_stacks)
+    return Stack(config.width, [block(kind) for kind in blocks], config.normalize_stacks, limits)
 
 
-def _temporal_stack(config: TokenizerConfig, depth: int) -> Stack:
+def _temporal_stack(config: TokenizerConfig, depth: int, limits: tuple[float, ...] | None) -> Stack:
     def block() -> Block:
         attention = TemporalAttention(
             config.width,
@@ -195,7 +218,7 @@ def _temporal_stack(config: TokenizerConfig, depth: int) -> Stack:
         convolution = PositionalConvolution(config.width, config.causal_convolution, config.temporal_convolution_layout)
         return Block(attention, FeedForward(config.width, config.feedforward_multiple), convolution)
 
-    return Stack(config.width, [block() for _ in range(depth)], config.normalize_stacks)
+    return Stack(config.width, [block() for _ in range(depth)], config.normalize_stacks, limits)
 
 
 def _init_linear(module: nn.Module) -> None:
@@ -222,8 +245,8 @@ class Encoder(nn.Module):
         image_patch = 3 * config.patch_size**2
         self.embed_image = self._embedding(image_patch)
         self.embed_video = self._embedding(image_patch * config.temporal_patch_size)
-        self.spatial = _spatial_stack(config, config.encoder_blocks)
-        self.temporal = _temporal_stack(config, config.encoder_temporal_blocks)
+        self.spatial = _spatial_stack(config, config.encoder_blocks, config.limits_of(0))
+        self.temporal = _temporal_stack(config, config.encoder_temporal_blocks, config.limits_of(1))
         self.apply(_init_linear)
         self.apply(_shrink_branches)
 
@@ -267,8 +290,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         image_patch = 3 * config.patch_size**2
-        self.temporal = _temporal_stack(config, config.decoder_temporal_blocks)
-        self.spatial = _spatial_stack(config, config.decoder_blocks)
+        self.temporal = _temporal_stack(config, config.decoder_temporal_blocks, config.limits_of(2))
+        self.spatial = _spatial_stack(config, config.decoder_blocks, config.limits_of(3))
         self.to_image = nn.Linear(config.width, image_patch)
         self.to_video = nn.Linear(config.width, image_patch * config.temporal_patch_size)
         self.apply(_init_linear)

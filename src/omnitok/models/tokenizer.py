@@ -15,6 +15,7 @@ from omnitok.models.bottlenecks import BottleneckOutput, DiagonalGaussian, Vecto
 from omnitok.models.encoding import Encoding, check_pixels, make_encoding
 from omnitok.models.streaming import DecoderStream, EncoderStream
 from omnitok.models.tiling import decode_tiles, encode_tiles
+from omnitok.models.transformer import Stack
 
 __all__ = ["Autoencoding", "Encoding", "OmniTokenizer", "TokenizerConfig"]
 
@@ -92,6 +93,23 @@ class OmniTokenizer(nn.Module):
         from omnitok.hub.folder import save_tokenizer
 
         return save_tokenizer(self, folder)
+
+    @property
+    def stacks(self) -> tuple[Stack, Stack, Stack, Stack]:
+        """The stacks of blocks in the order of computation."""
+        return self.encoder.spatial, self.encoder.temporal, self.decoder.temporal, self.decoder.spatial
+
+    def limit_blocks(self, limits: Sequence[float] | None) -> None:
+        """Set `TokenizerConfig.block_limits`, here and in the stacks.
+
+        Raises:
+            ValueError: not one positive number per block.
+        """
+        limits = None if limits is None else tuple(limits)
+        for part in (self, self.encoder, self.decoder):
+            part.config = dataclasses.replace(part.config, block_limits=limits)
+        for number, stack in enumerate(self.stacks):
+            stack.limits = self.config.limits_of(number)
 
     @property
     def device(self) -> torch.device:

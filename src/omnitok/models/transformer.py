@@ -4,7 +4,7 @@ The layout never changes between blocks: projections, norms and feed-forwards do
 reads it as (b t) (h w) d, temporal attention reads it strided, and only windows are gathered.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -306,12 +306,29 @@ class Block(nn.Module):
         return x + self.feedforward(x)
 
 
-class Stack(nn.Module):
-    """Blocks in a row, then a LayerNorm without bias where `normalize` says so."""
+def limit_length(x: Tensor, limit: float) -> Tensor:
+    """Tokens x (..., d) that are longer than `limit` shortened to it; others come back bit for bit."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return x * (limit / length.clamp_min(limit)).to(x.dtype)
 
-    def __init__(self, width: int, blocks: list[Block], normalize: bool = True) -> None:
+
+class Stack(nn.Module):
+    """Blocks in a row, then a LayerNorm without bias where `normalize` says so.
+
+    Args:
+        limits: the largest length of a token after each block (`limit_length`); None leaves tokens as they are.
+
+    What blocks add to a token is not bounded: a feed-forward sees a normalised token, but its value times its gate is
+    quadratic in it, and training shapes both only in the directions that its material has. Tokens of other material may
+    come out 50 times longer, and no later block, each of which adds a bounded amount, can make that good again.
+    """
+
+    def __init__(
+        self, width: int, blocks: list[Block], normalize: bool = True, limits: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
+        self.limits = limits
         self.norm = nn.LayerNorm(width, bias=False) if normalize else nn.Identity()
 
     def new_cache(self) -> list[BlockCache]:
@@ -322,4 +339,6 @@ class Stack(nn.Module):
         """x (b, t, h, w, d) -> same shape."""
         for i, block in enumerate(self.blocks):
             x = block(x, None if cache is None else cache[i])
+            if self.limits is not None:
+                x = limit_length(x, self.limits[i])
         return self.norm(x)

@@ -29,6 +29,7 @@ TINY_IMAGE = TrainConfig(
     weights={"log_l2": 0.25, "commitment": 2.0},
     steps=1100,
     quantize_after=300,
+    limit_room=1.5,
 )
 """Stage 1: pictures, 128 x 128."""
 

@@ -43,6 +43,8 @@ class DataConfig:
             the column `domain` of a manifest (also of a `manifest.csv` in the folder), or else file names up to the
             number at their end.
         pan_zoom: share of the clips of a batch that are made from pictures, by a window that moves over one.
+        drawn: share of the samples that are drawn by `omnitok.data.drawn` in place of a file: letters, lines, stripes,
+            codes, screens, plain colours and other things that photographs do not have.
         workers: loading processes; 0 loads in the training process.
     """
 
@@ -61,6 +63,7 @@ class DataConfig:
     flip: bool = True
     balance_domains: bool = False
     pan_zoom: float = 0.0
+    drawn: float = 0.0
     workers: int = 1
 
     @model_validator(mode="after")
@@ -72,8 +75,9 @@ class DataConfig:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, found {self.workers}")
-        if not 0 <= self.pan_zoom <= 1:
-            raise ValueError(f"pan_zoom must lie in [0, 1], found {self.pan_zoom}")
+        for name in ("pan_zoom", "drawn"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], found {getattr(self, name)}")
         if self.video_share is not None and not 0 <= self.video_share <= 1:
             raise ValueError(f"video_share must lie in [0, 1] or be null, found {self.video_share}")
         return self
@@ -273,6 +277,9 @@ class TrainConfig:
         steps: optimizer steps.
         quantize_after: steps at the start during which latents pass unquantized.
         seed: of weights, order of the data, crops, noise.
+        limit_room: at the end tokens are bounded to so many times the longest one after each block over the first
+            batches of the training (`TokenizerConfig.block_limits`), which keeps a decoder from breaking up over what
+            it was never shown; None leaves the limits of the start, if there are any.
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many of the latest stay.
         max_failures: share of samples that may be unreadable (and are replaced by others) before the run stops.
@@ -294,6 +301,7 @@ class TrainConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     log: LogConfig = field(default_factory=LogConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    limit_room: float | None = None
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     max_failures: float = 0.05
@@ -303,6 +311,8 @@ class TrainConfig:
         for name in ("steps", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.limit_room is not None and self.limit_room < 1:
+            raise ValueError(f"limit_room must be at least 1 or null, found {self.limit_room}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, found {self.seed}")
         if not any(self.weights.values()):

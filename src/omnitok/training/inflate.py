@@ -60,7 +60,8 @@ def grow_stacks(tokenizer: OmniTokenizer, target: TokenizerConfig) -> OmniTokeni
         if wanted < have or (have == 0 and wanted > 0):
             accepted = f"{have} or more" if have else "0"
             raise OmnitokError(f"model.{name} must be {accepted} to grow this model, found {wanted}")
-    grown = OmniTokenizer.from_config(dataclasses.replace(old, **{name: getattr(target, name) for name in _DEPTHS}))
+    depths = {name: getattr(target, name) for name in _DEPTHS}
+    grown = OmniTokenizer.from_config(dataclasses.replace(old, **depths, block_limits=None))  # of other blocks
     grown = grown.to(tokenizer.device)
     grown.load_state_dict(tokenizer.state_dict(), strict=False)  # lacks the further blocks alone
     for stack in ("encoder.spatial", "encoder.temporal", "decoder.temporal", "decoder.spatial"):

@@ -75,6 +75,7 @@ def build_dataset(
         processes.rank,
         processes.world_size,
         data.pan_zoom,
+        data.drawn,
     )
 
 

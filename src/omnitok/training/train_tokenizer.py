@@ -12,6 +12,7 @@ from omnitok.errors import OmnitokError
 from omnitok.hub.folder import fingerprint
 from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.training.block_limits import measure_block_limits
 from omnitok.training.config import TrainConfig
 from omnitok.training.inflate import grow_stacks, inflate_video_patches, swap_bottleneck
 from omnitok.training.latent_statistics import latent_statistics
@@ -25,7 +26,9 @@ from omnitok.training.stopping import Limits
 from omnitok.training.throughput import forward_flops
 from omnitok.training.tokenizer_step import TokenizerLearner, publish
 
-LATENT_STATISTICS_BATCHES = 32
+MEASURED_BATCHES = 32
+"""Batches that the statistics of latents and the limits of blocks are measured on."""
+NO_LIMIT = 1e30  # infinity has no place in JSON
 _FREE_ON_RESUME = (
     "steps",
     "engine",
@@ -165,6 +168,8 @@ def _outputs(
     def publish_model(step: int, last: bool) -> None:
         model = learner.snapshot()
         if model is not None:
+            if last and config.limit_room is not None:
+                model.limit_blocks(_block_limits(model, dataset, config))
             measure = last and model.config.bottleneck == "kl" and not config.init.keep_encoder
             statistics = _latent_statistics(model, dataset) if measure else None
             publish(model, run.out / "model", statistics)
@@ -198,7 +203,18 @@ def _outputs(
 
 def _latent_statistics(model: OmniTokenizer, dataset: StepDataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Over the first batches of the training data."""
-    return latent_statistics(model, (dataset.whole()[step].pixels for step in range(LATENT_STATISTICS_BATCHES)))
+    return latent_statistics(model, (dataset.whole()[step].pixels for step in range(MEASURED_BATCHES)))
+
+
+def _block_limits(model: OmniTokenizer, dataset: StepDataset, config: TrainConfig) -> tuple[float, ...]:
+    """Over the first batches of the training data; an encoder that is kept keeps its own, or none."""
+    assert config.limit_room is not None
+    batches = (dataset.whole()[step].pixels for step in range(MEASURED_BATCHES))
+    limits = measure_block_limits(model, batches, config.limit_room)
+    if not config.init.keep_encoder:
+        return limits
+    of_encoder = len(model.encoder.spatial.blocks) + len(model.encoder.temporal.blocks)
+    return (*(model.config.block_limits or [NO_LIMIT] * of_encoder)[:of_encoder], *limits[of_encoder:])
 
 
 def parameter_counts(config: TokenizerConfig) -> dict[str, int]:
