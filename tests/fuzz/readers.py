@@ -1,0 +1,242 @@
+"""What is fuzzed: for each reader of ours, how its files are made and damaged, and the call that reads them."""
+
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from fuzz.mutants import (
+    Mutate,
+    dump_json,
+    mutate_bytes,
+    mutate_json,
+    mutate_lines,
+    mutate_png,
+    mutate_value,
+    mutate_zip,
+)
+from helpers.small import SMALL
+from omnitok.data import TokenShards, VideoReader, read_image, write_video
+from omnitok.data.shard_format import FileFailure, TokenFormat, TokenRecord, read_json, write_json
+from omnitok.data.shard_writing import Token, begin_folder, pack, read_shard, write_index, write_shard
+from omnitok.hub.folder import save_tokenizer
+from omnitok.hub.names import load_tokenizer
+from omnitok.hub.released import convert_checkpoint
+from omnitok.models.tokenizer import OmniTokenizer
+
+PARITY = Path(__file__).parents[1] / "parity/data"
+
+MUTATORS: dict[str, Mutate] = {
+    ".json": mutate_json,
+    ".jsonl": mutate_lines,
+    ".csv": mutate_lines,
+    ".txt": mutate_lines,
+    ".png": mutate_png,
+    ".npz": mutate_zip,
+    ".ckpt": mutate_zip,
+}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One reader.
+
+    Attributes:
+        build: writes good files into a folder.
+        read: reads a mutant: the damaged file, or the folder with one damaged file.
+        is_folder: which of the two.
+        count: mutants in `make test`; about five seconds' worth.
+        mutators: by suffix, in place of the usual ones.
+    """
+
+    build: Callable[[Path], object]
+    read: Callable[[Path], object]
+    is_folder: bool = False
+    count: int = 300
+    mutators: Mapping[str, Mutate] | None = None
+    finish: Callable[[Path, Path, random.Random], object] | None = None
+
+    def make(self, place: Path, rng: random.Random) -> Path:
+        """Write a mutant; its path."""
+        good, mutant = place / "good", place / "mutant"
+        if not good.exists():
+            mutant.mkdir(parents=True)
+            building = place / "building"
+            building.mkdir(exist_ok=True)
+            self.build(building)
+            building.rename(good)
+        files = sorted(path for path in good.rglob("*") if path.is_file())
+        chosen = rng.choice(files)
+        for file in files if self.is_folder else ():
+            copy, status = mutant / file.relative_to(good), file.stat()
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if not copy.exists() or copy.stat().st_mtime_ns != status.st_mtime_ns:  # the last mutant's
+                shutil.copy2(file, copy)
+        changed = mutant / chosen.relative_to(good)
+        mutate = (self.mutators or {}).get(chosen.suffix) or MUTATORS.get(chosen.suffix, mutate_bytes)
+        changed.write_bytes(mutate(chosen.read_bytes(), rng))
+        if self.finish is not None:
+            self.finish(mutant, changed, rng)
+        return mutant if self.is_folder else changed
+
+
+# ---------------------------------------------------------------------------------------------------- images and videos
+
+
+def waves(frames: int, height: int, width: int) -> torch.Tensor:
+    """(3, frames, height, width) in [-1, 1]."""
+    small = torch.rand(1, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return torch.nn.functional.interpolate(small, (frames, height, width), mode="trilinear")[0]
+
+
+def build_images(folder: Path) -> None:
+    levels = ((waves(3, 24, 40) + 1) * 127.5).byte().permute(1, 2, 3, 0).numpy()
+    frames = [Image.fromarray(level) for level in levels]
+    for suffix in ("png", "jpg", "webp", "bmp", "tif", "ppm"):
+        frames[0].save(folder / f"a.{suffix}")
+    for suffix in ("gif", "webp"):
+        frames[0].save(folder / f"animated.{suffix}", save_all=True, append_images=frames[1:], duration=100)
+    Image.fromarray(levels[0, ..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    frames[0].quantize(16).save(folder / "palette.png")
+
+
+def build_videos(folder: Path) -> None:
+    for suffix in ("mp4", "mkv", "webm", "gif"):
+        write_video(folder / f"a.{suffix}", waves(12, 32, 48), fps=12)
+    levels = ((waves(12, 32, 48) + 1) * 127.5).byte().permute(1, 2, 3, 0).numpy()
+    for suffix, codec in (("avi", "mpeg4"), ("ts", "mpeg2video")):
+        with av.open(folder / f"a.{suffix}", "w") as container:
+            stream = container.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+            for level in levels:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(level, "rgb24")))
+            container.mux(stream.encode(None))
+
+
+def read_whole_video(path: Path) -> None:
+    for fps in (None, 10.0):
+        with VideoReader(path, fps) as reader:
+            for _ in reader:
+                pass
+
+
+# --------------------------------------------------------------------------------------------------------- token shards
+
+
+def build_shards(folder: Path) -> None:
+    format = TokenFormat("codes", "uint16", 64, "some-vq", "a" * 64, ("ape", "bee"), {"resolution": 24})
+    begin_folder(folder, format.to_json())
+    for number in range(2):
+        tokens = []
+        for i, grid in enumerate([(3, 3), (3, 3), (2, 3, 3)]):
+            frames = 1 if len(grid) == 2 else 5
+            record = TokenRecord(f"ape/{i}.png", i % 2, (frames, 24, 24), (30, 30), None, 0, 0, (0, 0, 30, 30), False)
+            tokens.append(Token(record, pack(torch.full(grid, i), format)))
+        write_shard(folder, number, format, tokens, [FileFailure(key="bad.png", reason="bad")])
+    write_index(folder, format, [report for n in range(2) if (report := read_shard(folder, n)) is not None])
+
+
+def mutate_stamped_json(data: bytes, rng: random.Random) -> bytes:
+    """JSON whose checksum of itself is right again, mostly."""
+    if rng.random() < 0.2:
+        return mutate_json(data, rng)
+    content = json.loads(data)
+    content.pop("sha256")
+    changed = mutate_value(content, rng)
+    if isinstance(changed, dict):
+        text = json.dumps(changed, sort_keys=True, separators=(",", ":"))
+        changed = {**changed, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return dump_json(changed)
+
+
+def restamp_sizes(folder: Path, changed: Path, rng: random.Random) -> None:
+    """Let the index have the sizes that files have now, so that more than these is looked at."""
+    if changed.suffix == ".json" or rng.random() < 0.2:
+        return
+    index = read_json(folder / "index.json")
+    for shard in index["shards"]:
+        for file in [*shard["arrays"], *shard["tables"]]:
+            file["bytes"] = (folder / shard["name"] / file["file"]).stat().st_size
+    write_json(folder / "index.json", index)
+
+
+def read_shards(path: Path) -> None:
+    for number in range(2):
+        read_shard(path, number)
+    shards = TokenShards(path)
+    for i in range(min(len(shards), 20)):
+        item = shards[i]
+        assert item.key is not None
+        assert item.size is not None
+    assert len(shards.labels) == len(shards)
+    for _ in shards.blocks():
+        pass
+    shards.verify()
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+
+
+def build_tokenizer(folder: Path) -> None:
+    torch.manual_seed(0)
+    save_tokenizer(OmniTokenizer.from_config(SMALL), folder / "model")
+
+
+def read_tokenizer(path: Path) -> None:
+    load_tokenizer(str(path / "model"))
+
+
+def build_released(folder: Path) -> None:
+    shutil.copy(PARITY / "vqvae_lightning.ckpt", folder)
+    shutil.copy(PARITY / "gpt.safetensors", folder)
+
+
+def mutate_safetensors(data: bytes, rng: random.Random) -> bytes:
+    """The JSON header with a right length before it, or the bytes."""
+    size = int.from_bytes(data[:8], "little")
+    if rng.random() < 0.3:
+        return mutate_bytes(data, rng)
+    header = mutate_json(data[8 : 8 + size], rng)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+MUTATORS[".safetensors"] = mutate_safetensors
+
+
+# ------------------------------------------------------------------------------------------------------------ trainings
+
+
+def mutate_yaml(data: bytes, rng: random.Random) -> bytes:
+    """YAML: the bytes, one thing in it replaced, or references that grow without end."""
+    if rng.random() < 0.3:
+        return mutate_bytes(data, rng)
+    changed = mutate_value(yaml.safe_load(data), rng)
+    if rng.random() < 0.1:
+        return b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
+            b"%s: &%s [%s]\n" % (n, n, b", ".join([b"*" + o] * 9)) for o, n in zip([b"a", *KEYS], KEYS, strict=False)
+        )
+    return dump_json(changed)
+
+
+KEYS = [b"optimizer", b"data", b"model", b"weights", b"log", b"engine", b"init", b"name"]
+MUTATORS[".yaml"] = mutate_yaml
+
+
+READERS = {
+    "images": Reader(build_images, read_image),
+    "videos": Reader(build_videos, read_whole_video, count=200),
+    "shards": Reader(
+        build_shards, read_shards, is_folder=True, mutators={".json": mutate_stamped_json}, finish=restamp_sizes
+    ),
+    "tokenizer": Reader(build_tokenizer, read_tokenizer, is_folder=True, count=200),
+    "released": Reader(build_released, convert_checkpoint, count=200),
+}
