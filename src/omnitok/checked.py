@@ -7,7 +7,7 @@ from typing import Any, TypeVar, dataclass_transform
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field, ValidationError
 
-from omnitok.errors import LONGEST_QUOTE, describe
+from omnitok.errors import reason
 
 T = TypeVar("T")
 
@@ -27,24 +27,7 @@ def checked(cls: type[T]) -> type[T]:
         try:
             validate(self, *args, **fields)
         except ValidationError as error:
-            raise ValueError(first_problem(error)) from error
+            raise ValueError(reason(error)) from error
 
     made.__init__ = init  # type: ignore[assignment, method-assign]
     return made  # type: ignore[return-value]
-
-
-def first_problem(error: ValidationError) -> str:
-    """What is wrong with the first bad field: its name, what it must be, and what was found."""
-    problem = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{name} {message}".strip()
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{name} is not a known field"
-    if problem["type"] in ("missing", "missing_argument"):
-        return f"{name} is missing"
-    message = message.replace("Input should", "must", 1)
-    found = problem["input"]
-    quoted = repr(found[:LONGEST_QUOTE]) if isinstance(found, str) else describe(found)
-    return f"{name} {message[0].lower()}{message[1:]}, found {quoted}"

@@ -4,7 +4,8 @@ import contextlib
 import errno
 import os
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 LONGEST_QUOTE = 200
 """Characters of a foreign value or message that one of ours quotes."""
@@ -67,13 +68,26 @@ def reason(error: BaseException) -> str:
         return "nested too deeply"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    if type(error).__module__.startswith("pydantic"):  # its own text has several lines, a type and a web address
-        problem = error.errors(include_url=False, include_context=False)[0]  # type: ignore[attr-defined]
-        place = ".".join(map(str, problem["loc"]))
-        found = "" if problem["type"] in ("missing", "value_error") else f", found {describe(problem['input'])}"
-        return describe(f"{place}: {problem['msg'].removeprefix('Value error, ')}{found}".removeprefix(": "))
+    if type(error).__module__.startswith("pydantic"):  # its own text has many lines, types and web addresses
+        return _first_problem(error.errors(include_url=False)[0])  # type: ignore[attr-defined]
     lines = str(error).strip().splitlines()
     return describe(lines[0]) if lines else type(error).__name__
+
+
+def _first_problem(problem: Mapping[str, Any]) -> str:
+    """What is wrong with the first bad field: its name, what it must be, and what was found."""
+    name = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{name} {message}".strip()
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{name} is not a known field"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{name} is missing"
+    message = message.replace("Input should", "must", 1)
+    found = problem["input"]
+    quoted = repr(found[:LONGEST_QUOTE]) if isinstance(found, str) else describe(found)
+    return f"{name} {message[0].lower()}{message[1:]}, found {quoted}"
 
 
 def is_disk_full(error: BaseException) -> bool:

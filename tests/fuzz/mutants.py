@@ -146,6 +146,8 @@ def mutate_png(data: bytes, rng: random.Random) -> bytes:
         size = int.from_bytes(data[place : place + 4], "big")
         chunks.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + size]))
         place += size + 12
+    if not chunks:
+        return mutate_bytes(data, rng)
     number = rng.randrange(len(chunks))
     kind, content = chunks[number]
     chunks[number] = (kind, mutate_bytes(content, rng)[: 2**20])

@@ -1,9 +1,12 @@
 """What is fuzzed: for each reader of ours, how its files are made and damaged, and the call that reads them."""
 
+import contextlib
 import hashlib
+import io
 import json
 import random
 import shutil
+import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +29,18 @@ from fuzz.mutants import (
 )
 from helpers.small import SMALL
 from omnitok.data import TokenShards, VideoReader, read_image, write_video
+from omnitok.data.index import build_index, sample_file
 from omnitok.data.shard_format import FileFailure, TokenFormat, TokenRecord, read_json, write_json
 from omnitok.data.shard_writing import Token, begin_folder, pack, read_shard, write_index, write_shard
+from omnitok.data.token_file import TokenHeader, open_tokens, write_tokens
+from omnitok.errors import MediaError
 from omnitok.hub.folder import save_tokenizer
 from omnitok.hub.names import load_tokenizer
 from omnitok.hub.released import convert_checkpoint
+from omnitok.metrics.frechet import load_statistics
 from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.recipes import RECIPES
+from omnitok.training.settings import write_config
 
 PARITY = Path(__file__).parents[1] / "parity/data"
 
@@ -231,6 +240,65 @@ KEYS = [b"optimizer", b"data", b"model", b"weights", b"log", b"engine", b"init",
 MUTATORS[".yaml"] = mutate_yaml
 
 
+def build_config(folder: Path) -> None:
+    write_config(RECIPES["tiny-lm"], folder / "generator.yaml")
+    write_config(RECIPES["tiny-joint"], folder / "tokenizer.yaml")
+
+
+# ------------------------------------------------------------------------------------------------ lists, tokens, arrays
+
+
+def build_lists(folder: Path) -> None:
+    names = [f"{i}.{suffix}" for i, suffix in enumerate(("png", "jpg", "mp4", "png"))]
+    for name in names:
+        (folder / "below" / name).parent.mkdir(exist_ok=True)
+        (folder / "below" / name).touch()
+    (folder / "a.txt").write_text("".join(f"below/{name}\t{i}\n" for i, name in enumerate(names)))
+    (folder / "a.csv").write_text("path,label,source\n" + "".join(f"below/{name},cat {name},x\n" for name in names))
+    (folder / "a.jsonl").write_text("".join(json.dumps({"path": f"below/{n}", "label": 3}) + "\n" for n in names))
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for i, name in enumerate(names):
+            for member, content in ((f"x/{name}", b"pixels"), (f"x/{i}.cls", b"7"), (f"x/{i}.json", b'{"label": 7}')):
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def read_lists(path: Path) -> None:
+    for name in ("a.txt", "a.csv", "a.jsonl", "a.tar"):
+        with contextlib.suppress(MediaError):  # one of them is damaged, and each is to be reached
+            for labels in ("auto", "folders"):
+                index = build_index([path / name], labels=labels)
+                for number in range(min(len(index), 10)):
+                    _, sample = index.locate(number)
+                    with contextlib.suppress(MediaError), sample_file(sample):
+                        pass
+    build_index([path / "a.txt", path / "a.csv", path / "a.jsonl", path / "a.tar"])
+
+
+def build_tokens(folder: Path) -> None:
+    codes = torch.arange(2 * 4 * 6).reshape(2, 4, 6)
+    header = TokenHeader("video", 5, 32, 48, "some-vq", "a" * 64, "a.mp4", 10.0)
+    write_tokens(folder / "video.safetensors", codes, header)
+    image = TokenHeader("image", 1, 32, 48, "some-vae", "a" * 64, "a.png")
+    write_tokens(folder / "image.safetensors", torch.zeros(8, 4, 6), image)
+
+
+def read_tokens(path: Path) -> None:
+    with open_tokens(path) as file:
+        if file.header.kind == "image":
+            file.tokens()
+        else:
+            for _ in file.pieces(2):
+                pass
+
+
+def build_arrays(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(folder / "statistics.npz", mu=rng.random(4), sigma=np.eye(4), n=10, network="inception")
+    np.savez_compressed(folder / "packed.npz", mu=rng.random(4), sigma=np.eye(4))
+
+
 READERS = {
     "images": Reader(build_images, read_image),
     "videos": Reader(build_videos, read_whole_video, count=200),
@@ -239,4 +307,7 @@ READERS = {
     ),
     "tokenizer": Reader(build_tokenizer, read_tokenizer, is_folder=True, count=200),
     "released": Reader(build_released, convert_checkpoint, count=200),
+    "lists": Reader(build_lists, read_lists, is_folder=True),
+    "tokens": Reader(build_tokens, read_tokens),
+    "statistics": Reader(build_arrays, load_statistics),
 }

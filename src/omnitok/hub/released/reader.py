@@ -29,7 +29,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from omnitok.errors import CheckpointError
+from omnitok.errors import CheckpointError, reason
 
 ACCEPTED = (
     "accepted are a released .ckpt (zip archive of torch 1.6 or newer) and a .safetensors file "
@@ -155,7 +155,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]
             names = [name for name in file.keys() if name.startswith(PREFIX)]  # noqa: SIM118 (not a dict)
             state_dict = {name.removeprefix(PREFIX): file.get_tensor(name) for name in names}
     except SafetensorError as error:
-        raise _Malformed(f"a corrupt or truncated safetensors file ({error})") from error
+        raise _Malformed(f"a corrupt or truncated safetensors file ({reason(error)})") from error
     if not state_dict:
         raise _Malformed(f"found a safetensors file without weights under '{PREFIX}'")
     try:
@@ -218,7 +218,7 @@ def _read_zip(file: BinaryIO) -> tuple[dict[str, Tensor], dict[str, object]]:
             # flags first: they are cheap, and tell a foreign file before its gigabytes are read
             return _read_tensors(archive, root, weights), _plain_flags(flags)
     except (zipfile.BadZipFile, EOFError) as error:
-        raise _Malformed(f"a corrupt or truncated checkpoint ({error})") from error
+        raise _Malformed(f"a corrupt or truncated checkpoint ({reason(error)})") from error
     except (
         NotImplementedError,
         RuntimeError,
