@@ -19,7 +19,7 @@ def test_without_ray_it_says_what_to_install(
     media: Path, tokenizer: OmniTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'omnitok\[ray\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'ray\[data\]'"):
         tokenize_on_ray(TokenizeJob(plan_of(media, tokenizer), tmp_path))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from omnitok.data.loading import Batch
+from omnitok.data.loader import Batch
 from omnitok.distributed import Processes
 from omnitok.errors import MissingWeightsError
 from omnitok.losses.discriminators import DiscriminatorConfig
@@ -103,7 +103,7 @@ def test_a_step_that_is_not_finite_changes_nothing(small_config: TrainConfig, wh
     made.step(clip_batch(1))
     bad = picture_batch(2)
     if where == "pixels":
-        bad.pixels[0, 0, 0, 0] = float("nan")
+        bad.inputs[0, 0, 0, 0] = float("nan")
     else:  # finite losses for the generator, but not for the discriminator
         made.adversary.discriminators["image"].to_logits[0].bias.data.fill_(float("inf"))  # type: ignore[union-attr, index]
     before = copy_of(made.state())
@@ -122,7 +122,7 @@ def test_a_step_that_is_not_finite_changes_nothing(small_config: TrainConfig, wh
 def test_the_run_goes_on_after_a_skipped_step(small_config: TrainConfig) -> None:
     made = learner(small_config)
     bad = picture_batch(0)
-    bad.pixels.fill_(float("nan"))
+    bad.inputs.fill_(float("nan"))
     made.step(bad)
     assert not made.tokenizer.bottleneck.initialised
     assert made.step(picture_batch(1)).applied
@@ -231,13 +231,13 @@ def test_the_temporal_perceptual_loss_is_of_change_that_the_clip_has_not(
     made = learner(replace(small_config, weights=weights, perceptual=PerceptualConfig(all_frames=all_frames)))
     assert not {"perceptual", "temporal_perceptual"} & set(made.step(picture_batch(0)).scalars)
     batch = clip_batch()
-    batch.pixels[:, :, :] = batch.pixels[:, :, :1]  # still, so that any change in the reconstruction is too much
+    batch.inputs[:, :, :] = batch.inputs[:, :, :1]  # still, so that any change in the reconstruction is too much
     first = made.step(batch).scalars["temporal_perceptual"]
     for _ in range(20):
         report = made.step(batch)
     assert 0 < report.scalars["temporal_perceptual"] < 0.5 * first
     assert "perceptual" not in report.scalars
-    loud = Batch(1, "video", 50 * clip_batch().pixels)  # more than a model at its beginning can make
+    loud = Batch(1, "video", 50 * clip_batch().inputs)  # more than a model at its beginning can make
     assert made.step(loud).scalars["temporal_perceptual"] == 0
 
 

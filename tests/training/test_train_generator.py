@@ -91,8 +91,8 @@ def test_classes_of_both_media_are_one_list(generator_configs: Configs) -> None:
     ready = prepare(generator_configs["lm"], ALONE)
     batches = list(ready.data.batches(0, 8))
     assert ready.data.facts.classes == ("a", "b", "c")
-    images = {int(n) for batch in batches if batch.medium == "image" for n in batch.labels}
-    videos = {int(n) for batch in batches if batch.medium == "video" for n in batch.labels}
+    images = {int(n) for batch in batches if batch.modality == "image" for n in batch.labels}
+    videos = {int(n) for batch in batches if batch.modality == "video" for n in batch.labels}
     assert images == {0, 1}
     assert videos == {1, 2}
 
@@ -157,16 +157,16 @@ def test_the_same_tokens_give_the_same_loss_from_shards_and_from_pixels(
     assert stored.config.model == pixels.config.model
     assert stored.settings == replace(pixels.settings, num_frames=stored.settings.num_frames)
     encoded, read = next(iter(pixels.data.batches(0, 1))), next(iter(stored.data.batches(0, 1)))
-    assert encoded.pixels == read.pixels == (8, 3, 16, 16)
-    order, other = (np.lexsort(batch.tokens.flatten(1).numpy().round(2).T) for batch in (encoded, read))
+    assert encoded.pixel_shape == read.pixel_shape == (8, 3, 16, 16)
+    order, other = (np.lexsort(batch.inputs.flatten(1).numpy().round(2).T) for batch in (encoded, read))
     assert torch.equal(encoded.labels[order], read.labels[other])
     torch.manual_seed(0)
     objective = objective_of(build_model(config := stored.config), stored.tokenizer.config).eval()
     losses = []
     for batch, chosen in ((encoded, order), (read, other)):
-        batch = replace(batch, tokens=batch.tokens[chosen], labels=batch.labels[chosen])
+        batch = replace(batch, inputs=batch.inputs[chosen], labels=batch.labels[chosen])
         draws = draw_for(objective, batch, config, ALONE)
-        losses.append(float(objective(batch.tokens, batch.labels, *draws)["loss"].detach()))
+        losses.append(float(objective(batch.inputs, batch.labels, *draws)["loss"].detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6 if kind == "lm" else 1e-3)  # latents are stored as float16
 
 

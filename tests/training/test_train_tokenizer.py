@@ -262,7 +262,7 @@ def test_data_that_is_not_there(small_config: TrainConfig, tmp_path: Path) -> No
     cases = {
         "nothing to train on": with_data(images=(), videos=()),
         "no such file": with_data(images=(str(tmp_path / "absent"),)),
-        "has no images": with_data(images=(str(tmp_path / "empty"),)),
+        "there are no images": with_data(images=(str(tmp_path / "empty"),)),
         "label must be an integer": with_data(images=(str(tmp_path / "labels.txt"),)),
         "data.image_batch=3 cannot be shared evenly": replace(
             with_data(image_batch=3), optimizer=replace(small_config.optimizer, accumulation=2)

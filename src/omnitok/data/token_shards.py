@@ -28,7 +28,7 @@ from omnitok.data.shard_format import (
     read_index,
     sha256_of,
 )
-from omnitok.data.token_batches import TokenDataset, TokenLoader
+from omnitok.data.token_loader import TokenLoader
 from omnitok.errors import ShardError, reading
 
 _INT64 = np.dtype(np.int64)
@@ -272,9 +272,18 @@ class TokenShards:
         grids: Sequence[Grid] | None = None,
         pin_memory: bool = False,
     ) -> TokenLoader:
-        """A shuffled, resumable loader of batches of one grid each; see `TokenLoader` and `TokenDataset`."""
-        dataset = TokenDataset(self, batch_size, seed, rank, world_size, full_batches, grids)
-        return TokenLoader(dataset, workers, pin_memory)
+        """A shuffled, resumable loader of batches of one grid each; see `TokenLoader`."""
+        return TokenLoader(
+            self,
+            batch_size,
+            seed,
+            rank=rank,
+            world_size=world_size,
+            workers=workers,
+            full_batches=full_batches,
+            grids=grids,
+            pin_memory=pin_memory,
+        )
 
     # ------------------------------------------------------------------------------------------------------- checks
 

@@ -218,7 +218,7 @@ class BinomialBlur(nn.Module):
 def frame_indices(batch: int, frames: int, seed: int, step: int) -> Tensor:
     """A random frame of each clip of step `step`, int64 (batch,), for the discriminator of pictures.
 
-    The same on every process: give the global batch size and keep the share `[rank::world_size]`, as `StepDataset`.
+    The same on every process: give the global batch size and keep the share `[rank::world_size]`, as `PixelDataset`.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
     return torch.randint(frames, (batch,), generator=generator)

@@ -1,12 +1,11 @@
 """The engine of one process that encodes, with processes that read ahead of it."""
 
-import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
-from omnitok.data.loading import leave_signals_to_the_parent
+from omnitok.data.loader import read_ahead
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization.encoding import GroupEncoder
 from omnitok.tokenization.job import Plan, Progress, TokenizeJob
@@ -35,20 +34,7 @@ def read_groups(plan: Plan, groups: Sequence[int], workers: int) -> Iterator[Pie
         for group in groups:
             yield from read_group(plan, group)
         return
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    readers = [
-        iter(
-            DataLoader(
-                _Groups(plan, groups[worker::workers]),
-                batch_size=None,
-                num_workers=1,
-                prefetch_factor=2,
-                multiprocessing_context=method,
-                worker_init_fn=leave_signals_to_the_parent,
-            )
-        )
-        for worker in range(workers)
-    ]
+    readers = [read_ahead(_Groups(plan, groups[worker::workers]), workers=1, prefetch=2) for worker in range(workers)]
     for turn in range(len(groups)):
         is_last = False
         while not is_last:

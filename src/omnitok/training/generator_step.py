@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from omnitok.data.loader import Batch
 from omnitok.diffusion import diffusion_losses, draw_times
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
@@ -15,7 +16,6 @@ from omnitok.models.tokenizer import TokenizerConfig
 from omnitok.training.blocks import prepare_blocks
 from omnitok.training.checkpoint import counter, keys_of_group
 from omnitok.training.generator_config import AnyGeneratorConfig, LanguageModelTrainConfig
-from omnitok.training.generator_data import GeneratorBatch
 from omnitok.training.optim import AveragedWeights, build_optimizer, learning_rate
 from omnitok.training.parallel import gather, gradient_sync, parallelize
 from omnitok.training.precision import autocast
@@ -136,7 +136,7 @@ class GeneratorLearner:
         self.updates = counter(0)
         self.skipped = counter(0)
 
-    def step(self, batch: GeneratorBatch) -> StepReport:
+    def step(self, batch: Batch) -> StepReport:
         """One forward and backward of the batch, then the update, unless something is not finite."""
         config = self.config
         torch.manual_seed(step_seed(config.seed, batch.step, self.processes.rank))  # of dropout
@@ -153,12 +153,12 @@ class GeneratorLearner:
         else:
             self.skipped += 1
         self._optimizer.zero_grad()
-        return StepReport(batch.step, batch.medium, batch.pixels, rate, applied, sums.values)
+        return StepReport(batch.step, batch.modality, batch.pixel_shape, rate, applied, sums.values)
 
-    def _backward(self, batch: GeneratorBatch) -> Sums:
+    def _backward(self, batch: Batch) -> Sums:
         config, device = self.config, self.processes.device
         draws = draw_for(self._objective, batch, config, self.processes)
-        whole = [tensor.to(device, non_blocking=True) for tensor in (batch.tokens, batch.labels, *draws)]
+        whole = [tensor.to(device, non_blocking=True) for tensor in (batch.inputs, batch.labels, *draws)]
         parts = [tensor.chunk(config.optimizer.accumulation) for tensor in whole]
         sums = Sums(len(parts[0]))
         for i, part in enumerate(zip(*parts, strict=True)):
@@ -204,7 +204,7 @@ class GeneratorLearner:
 
 
 def draw_for(
-    objective: Objective, batch: GeneratorBatch, config: AnyGeneratorConfig, processes: Processes
+    objective: Objective, batch: Batch, config: AnyGeneratorConfig, processes: Processes
 ) -> tuple[Tensor, ...]:
     """Which labels are dropped, and the objective's own random numbers, for this process's share of a batch.
 
@@ -213,6 +213,6 @@ def draw_for(
     """
     world_size, rank = processes.world_size, processes.rank
     generator = torch.Generator().manual_seed(step_seed(config.seed, batch.step, 2**20))  # no process has this rank
-    everywhere = batch.tokens[:1].cpu().expand(batch.size * world_size, *batch.tokens.shape[1:])
+    everywhere = batch.inputs[:1].cpu().expand(batch.size * world_size, *batch.inputs.shape[1:])
     drop = torch.rand(len(everywhere), generator=generator) < config.label_dropout
     return tuple(whole[rank::world_size] for whole in (drop, *objective.draw(everywhere, generator)))

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from omnitok.data.loading import Failure, FailureCounter
+from omnitok.data.loader import Failure, FailureCounter
 from omnitok.distributed import Processes
 from omnitok.training.checkpoint import Checkpoints, flatten_state
 from omnitok.training.logbook import Logbook, Row

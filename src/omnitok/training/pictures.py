@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from omnitok.data.image import write_image
-from omnitok.data.loading import StepDataset
+from omnitok.data.loader import PixelDataset
 from omnitok.data.modality import MODALITIES
 from omnitok.data.video_writer import write_video
 from omnitok.models.tokenizer import OmniTokenizer
@@ -14,13 +14,13 @@ from omnitok.models.tokenizer import OmniTokenizer
 FPS = 8.0
 
 
-def fixed_samples(dataset: StepDataset, count: int) -> list[Tensor]:
+def fixed_samples(dataset: PixelDataset, count: int) -> list[Tensor]:
     """Up to `count` pictures (n, 3, H, W) and clips (n, 3, T, H, W): those of the first batch of each medium."""
     samples: dict[str, Tensor] = {}
     for step in range(100):  # with a video share near 0 or 1 the other medium may come late
-        medium = dataset.sampler.medium(step)
+        medium = dataset.sampler.modality(step)
         if medium not in samples:
-            samples[medium] = dataset[step].pixels[:count]
+            samples[medium] = dataset[step].inputs[:count]
         if len(samples) == sum(1 for modality in MODALITIES if dataset.samples[modality]):
             break
     return list(samples.values())

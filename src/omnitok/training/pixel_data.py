@@ -4,8 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 from omnitok.data.index import NO_SOURCE, Index, Samples, build_index
-from omnitok.data.loading import StepDataset
-from omnitok.data.sampling import Sampler
+from omnitok.data.loader import PixelDataset
+from omnitok.data.sampler import Sampler
 from omnitok.data.video_reader import WindowSampling
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
@@ -39,7 +39,7 @@ def check_batches(data: DataConfig, accumulation: int, processes: Processes) -> 
 
 def build_dataset(
     data: DataConfig, accumulation: int, seed: int, processes: Processes, folder_labels: bool = False
-) -> StepDataset:
+) -> PixelDataset:
     """This process's share of the files of `data`, in the order they are drawn in.
 
     Args:
@@ -65,7 +65,7 @@ def build_dataset(
         _source_weights(samples.videos) if data.balance_domains and samples.videos else None,
         data.video_resolutions or None,
     )
-    return StepDataset(
+    return PixelDataset(
         samples,
         sampler,
         WindowSampling(data.frames, data.fps, data.stride),

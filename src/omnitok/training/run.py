@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from omnitok.data.loading import FailureCounter
+from omnitok.data.loader import FailureCounter
 from omnitok.distributed import Processes, join_processes
 from omnitok.training.checkpoint import Checkpoints, flatten_state
 from omnitok.training.logbook import Logbook

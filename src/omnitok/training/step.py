@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from omnitok.data.sampling import Medium
+from omnitok.data.modality import Modality
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class StepReport:
     """What one step did. Scalars are of this process."""
 
     step: int
-    medium: Medium
+    medium: Modality
     shape: tuple[int, ...]  # of the pixels of this process's share of the batch, or of those its tokens stand for
     rate: float
     applied: bool  # False: something was not finite, and nothing was updated

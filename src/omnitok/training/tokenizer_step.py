@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from omnitok.data.loading import Batch
+from omnitok.data.loader import Batch
 from omnitok.distributed import Processes
 from omnitok.losses.adversarial import adaptive_weight
 from omnitok.losses.discriminators import frame_indices, take_frames
@@ -100,7 +100,7 @@ class TokenizerLearner:
         self._optimizer.zero_grad()
         if self.adversary is not None:
             self.adversary.optimizer.zero_grad()
-        return StepReport(batch.step, batch.medium, tuple(batch.pixels.shape), rate, applied, sums.values)
+        return StepReport(batch.step, batch.modality, tuple(batch.inputs.shape), rate, applied, sums.values)
 
     def _backward(self, batch: Batch) -> tuple[Sums, Tensor | None]:
         """Gradients of one forward per part of the batch, for both sides of the game."""
@@ -116,12 +116,12 @@ class TokenizerLearner:
     def _parts(self, batch: Batch) -> list[_Part]:
         """What is computed at a time. Nothing random about a sample depends on the process that has it."""
         seed, step = self.config.seed, batch.step
-        pixels = batch.pixels.to(self.processes.device, non_blocking=True)
+        pixels = batch.inputs.to(self.processes.device, non_blocking=True)
         rank, world_size = self.processes.rank, self.processes.world_size
         everywhere = len(pixels) * world_size
         places = range(rank, everywhere, world_size)
         frames = None
-        if batch.medium == "video":
+        if batch.modality == "video":
             frames = frame_indices(everywhere, pixels.shape[2], seed, step)[rank::world_size]
         latents, noise = (sample_seeds(seed, step, places, use) for use in (1, 2))
         size = -(-len(pixels) // self.config.optimizer.accumulation)

@@ -294,8 +294,8 @@ def held_out_losses(model: AnyGenerator, ready: Prepared) -> dict[str, float]:
     counts: dict[str, int] = {}
     for batch in held_out_batches(shards, config, ready.data.facts.classes):
         draws = draw_for(objective, batch, config, alone)
-        tensors = [tensor.to(device) for tensor in (batch.tokens, batch.labels, *draws)]
-        name = f"{batch.medium}_loss"
+        tensors = [tensor.to(device) for tensor in (batch.inputs, batch.labels, *draws)]
+        name = f"{batch.modality}_loss"
         sums[name] = sums.get(name, 0.0) + float(objective(*tensors)["loss"]) * batch.size
         counts[name] = counts.get(name, 0) + batch.size
     return {name: total / counts[name] for name, total in sums.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from omnitok.data.loading import StepDataset, load_batches
+from omnitok.data.loader import PixelDataset, load_batches
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import fingerprint
 from omnitok.models.bottlenecks import VectorQuantizer
@@ -112,7 +112,7 @@ def resumed_config(config: TrainConfig, saved: TrainConfig, out: Path) -> TrainC
     return config
 
 
-def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -> OmniTokenizer:
+def initial_tokenizer(config: TrainConfig, dataset: PixelDataset | None = None) -> OmniTokenizer:
     """The weights that the run starts from: random, or `config.init.model` inflated, deeper, its bottleneck swapped.
 
     Args:
@@ -143,7 +143,7 @@ def initial_tokenizer(config: TrainConfig, dataset: StepDataset | None = None) -
             latent_mean=None,
             latent_std=None,
         )
-        tokenizer = swap_bottleneck(tokenizer, target, None if dataset is None else dataset.whole()[0].pixels)
+        tokenizer = swap_bottleneck(tokenizer, target, None if dataset is None else dataset.whole()[0].inputs)
     elif isinstance(tokenizer.bottleneck, VectorQuantizer) and not config.init.keep_encoder:
         quantizer = tokenizer.bottleneck
         quantizer.decay, quantizer.restart_threshold = config.model.codebook_decay, config.model.restart_threshold
@@ -158,7 +158,7 @@ def _outputs(
     config: TrainConfig,
     run: Run,
     learner: TokenizerLearner,
-    dataset: StepDataset,
+    dataset: PixelDataset,
     validation: Validation | None,
     progress: Callable[[int], None],
 ) -> Outputs:
@@ -201,15 +201,15 @@ def _outputs(
     return Outputs(publish_model, write_pictures, validate, row_details, run.tell, progress)
 
 
-def _latent_statistics(model: OmniTokenizer, dataset: StepDataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _latent_statistics(model: OmniTokenizer, dataset: PixelDataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Over the first batches of the training data."""
-    return latent_statistics(model, (dataset.whole()[step].pixels for step in range(MEASURED_BATCHES)))
+    return latent_statistics(model, (dataset.whole()[step].inputs for step in range(MEASURED_BATCHES)))
 
 
-def _block_limits(model: OmniTokenizer, dataset: StepDataset, config: TrainConfig) -> tuple[float, ...]:
+def _block_limits(model: OmniTokenizer, dataset: PixelDataset, config: TrainConfig) -> tuple[float, ...]:
     """Over the first batches of the training data; an encoder that is kept keeps its own, or none."""
     assert config.limit_room is not None
-    batches = (dataset.whole()[step].pixels for step in range(MEASURED_BATCHES))
+    batches = (dataset.whole()[step].inputs for step in range(MEASURED_BATCHES))
     limits = measure_block_limits(model, batches, config.limit_room)
     if not config.init.keep_encoder:
         return limits

@@ -5,18 +5,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from omnitok.data.sampling import BLOCK_STEPS, LARGEST_TABLE, Draw, Sampler, _feistel
+from omnitok.data.sampler import BLOCK_STEPS, LARGEST_TABLE, Draw, Sampler, _feistel
 
 
 def indices(sampler: Sampler, medium: str, steps: int) -> list[int]:
     plans = [sampler.plan(k) for k in range(steps)]
-    return [draw.index for plan in plans if plan.medium == medium for draw in plan.draws]
+    return [draw.index for plan in plans if plan.modality == medium for draw in plan.draws]
 
 
 def test_draws_never_change() -> None:
     """Frozen values: trained models are repeatable from their recipe only while these stay."""
     plan = Sampler(47, 13, 4, 3, (96, 128, 160), seed=11).plan(26)
-    assert (plan.medium, plan.resolution) == ("image", 128)
+    assert (plan.modality, plan.resolution) == ("image", 128)
     assert plan.draws == (
         Draw(9, 3562929131678711475),
         Draw(4, 752339432130089532),
@@ -47,13 +47,13 @@ def test_every_file_once_an_epoch_also_across_batches(share: float | None) -> No
 
 def test_media_alternate() -> None:
     sampler = Sampler(5, 5, 1, 1, (64,), 0)
-    assert [sampler.medium(k) for k in range(4)] == ["image", "video", "image", "video"]
+    assert [sampler.modality(k) for k in range(4)] == ["image", "video", "image", "video"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 1 / 3, 0.8, 1.0])
 def test_mixture_is_exact(share: float) -> None:
     sampler = Sampler(5, 5, 1, 1, (64,), 3, video_share=share)
-    media = [sampler.medium(k) for k in range(100 * BLOCK_STEPS)]
+    media = [sampler.modality(k) for k in range(100 * BLOCK_STEPS)]
     for blocks in range(101):
         videos = media[: blocks * BLOCK_STEPS].count("video")
         assert abs(videos - share * blocks * BLOCK_STEPS) <= 0.5
@@ -66,18 +66,18 @@ def test_mixture_far_into_the_run_is_found_without_replaying_it() -> None:
     step = 10**12
     before = sampler.steps_before(step, "video")
     assert abs(before - step / 4) <= BLOCK_STEPS
-    assert sampler.steps_before(step + 1, "video") == before + (sampler.medium(step) == "video")
+    assert sampler.steps_before(step + 1, "video") == before + (sampler.modality(step) == "video")
     assert before + sampler.steps_before(step, "image") == step
 
 
 def test_one_medium_alone() -> None:
-    assert Sampler(5, 0, 1, 1, (64,), 0, video_share=0.9).medium(1) == "image"
-    assert Sampler(0, 5, 1, 1, (64,), 0).medium(0) == "video"
+    assert Sampler(5, 0, 1, 1, (64,), 0, video_share=0.9).modality(1) == "image"
+    assert Sampler(0, 5, 1, 1, (64,), 0).modality(0) == "video"
 
 
 def test_resolution_is_one_for_the_batch_and_of_its_medium() -> None:
     sampler = Sampler(5, 5, 2, 2, (64, 96), 0, video_resolutions=(32,))
-    seen = {(plan.medium, plan.resolution) for plan in map(sampler.plan, range(40))}
+    seen = {(plan.modality, plan.resolution) for plan in map(sampler.plan, range(40))}
     assert seen == {("image", 64), ("image", 96), ("video", 32)}
 
 

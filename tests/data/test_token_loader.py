@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from omnitok.data import TokenShards
+from omnitok.data.loader import Batch
+from omnitok.data.sampler import EpochOrder
 from omnitok.data.shard_format import TokenFormat
-from omnitok.data.token_batches import TokenBatch, TokenDataset, TokenSampler
+from omnitok.data.token_loader import TokenDataset, TokenLoader
 from omnitok.errors import ShardError
 
 from .test_shards import cut, write
@@ -23,19 +25,19 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
     return TokenShards(write(tmp_path_factory.mktemp("shards"), format, [grids[k : k + 5] for k in range(0, 31, 5)]))
 
 
-def same(a: TokenBatch, b: TokenBatch) -> bool:
-    return (a.step, a.indices) == (b.step, b.indices) and torch.equal(a.tokens, b.tokens)
+def same(a: Batch, b: Batch) -> bool:
+    return (a.step, a.indices) == (b.step, b.indices) and torch.equal(a.inputs, b.inputs)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 50])
 @pytest.mark.parametrize("full", [False, True])
 def test_epochs(batch: int, full: bool) -> None:
-    sampler = TokenSampler(COUNTS, batch, seed=3, full_batches=full)
+    sampler = EpochOrder(COUNTS, batch, seed=3, full_batches=full)
     seen: Counter[tuple[object, int]] = Counter()
     orders = []
     for epoch in range(4):
         steps = range(sampler.steps_before(epoch), sampler.steps_before(epoch + 1))
-        plans = [sampler.plan(step) for step in steps]
+        plans = [sampler.places(step) for step in steps]
         assert [sampler.epoch_of(step) for step in steps] == [epoch] * len(steps)
         assert not full or all(len(places) == batch for _, places in plans)
         drawn = [(grid, place) for grid, places in plans for place in places.tolist()]
@@ -51,7 +53,7 @@ def test_epochs(batch: int, full: bool) -> None:
 
 def test_the_order_never_changes() -> None:
     """Frozen values: trained generators are repeatable only while these stay."""
-    grid, places = TokenSampler(COUNTS, 4, seed=3, full_batches=True).plan(9)
+    grid, places = EpochOrder(COUNTS, 4, seed=3, full_batches=True).places(9)
     assert (grid, places.tolist()) == ((3, 4, 4), [5, 2, 6, 0])
 
 
@@ -64,7 +66,7 @@ def test_batches_are_of_one_grid(shards: TokenShards) -> None:
         assert batch.codes is not None
         assert torch.equal(batch.codes, torch.stack([shards[i].codes for i in batch.indices]))
         assert batch.labels.tolist() == [shards[i].label for i in batch.indices]
-        assert batch.medium == ("video" if batch.codes.ndim == 4 else "image")
+        assert batch.modality == ("video" if batch.codes.ndim == 4 else "image")
         assert batch.size == len(batch.codes)
     assert loader.epoch == 1
     assert [batch.indices for batch in loader] != [batch.indices for batch in batches]
@@ -85,14 +87,14 @@ def test_resumed_in_the_middle_it_gives_exactly_the_rest(shards: TokenShards, wo
 
 def test_ranks_share_each_batch(shards: TokenShards) -> None:
     for step in range(9):
-        whole = TokenDataset(shards, 4, 1, full_batches=False)[step]
-        shares = [TokenDataset(shards, 4, 1, rank, 2, full_batches=False)[step] for rank in range(2)]
+        whole = shards.loader(4, 1).dataset[step]
+        shares = [shards.loader(4, 1, rank=rank, world_size=2).dataset[step] for rank in range(2)]
         assert all(share.indices == whole.indices[rank::2] for rank, share in enumerate(shares))
-        assert all(share.tokens.shape[1:] == whole.tokens.shape[1:] for share in shares)
+        assert all(share.inputs.shape[1:] == whole.inputs.shape[1:] for share in shares)
 
 
 def test_some_grids_only(shards: TokenShards) -> None:
-    assert {batch.tokens.shape[1:] for batch in shards.loader(4, grids=[(3, 4, 4)])} == {(3, 4, 4)}
+    assert {batch.inputs.shape[1:] for batch in shards.loader(4, grids=[(3, 4, 4)])} == {(3, 4, 4)}
     with pytest.raises(ValueError, match=r"no items of grid \(9, 9\)"):
         shards.loader(4, grids=[(9, 9)])
 
@@ -106,15 +108,15 @@ def test_another_order_is_refused(shards: TokenShards) -> None:
 
 def test_nonsense_is_told(shards: TokenShards) -> None:
     with pytest.raises(ValueError, match="nothing to sample"):
-        TokenSampler({}, 4, 0)
+        EpochOrder({}, 4, 0)
     with pytest.raises(ValueError, match="batch size"):
-        TokenSampler(COUNTS, 0, 0)
+        EpochOrder(COUNTS, 0, 0)
     with pytest.raises(ValueError, match="seed"):
-        TokenSampler(COUNTS, 1, -1)
+        EpochOrder(COUNTS, 1, -1)
     with pytest.raises(ValueError, match="shared evenly"):
-        TokenDataset(shards, 5, 0, 0, 2)
+        TokenLoader(shards, 5, world_size=2)
     with pytest.raises(ValueError, match="rank"):
-        TokenDataset(shards, 4, 0, 2, 2)
+        TokenDataset(shards, EpochOrder(COUNTS, 4, 0), 2, 2)
 
 
 def test_damage_is_one_sentence_from_a_worker_too(tmp_path: Path) -> None:

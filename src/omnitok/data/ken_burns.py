@@ -1,4 +1,4 @@
-"""Clips made from pictures: a window that pans and zooms over a still, smoothly."""
+"""Videos made from images, named after the documentary film maker: a window pans and zooms over a still, smoothly."""
 
 import os
 
@@ -10,14 +10,15 @@ from torch import Tensor
 from omnitok.data.image import read_image
 from omnitok.data.transforms import resize
 
-_MARGIN = 1.15  # the picture is at least so many windows wide and high, so that there is room to move
+_MARGIN = 1.15  # the image is at least so many windows wide and high, so that there is room to move
+_LONGEST = 16  # times as long as its short side an image may be; the rest is cut off
 _CLOSEST = 0.87  # the smallest window's side, in pixels of the result: a slight enlargement
-_ZOOM = 0.15  # largest change of the logarithm of the window's side over a clip
-_TRAVEL = 0.2  # mean way of the window over a clip, in window sides; exponential, so that many clips are nearly still
+_ZOOM = 0.15  # largest change of the logarithm of the window's side over a video
+_TRAVEL = 0.2  # mean way of the window over a video, in window sides; exponential, so that many videos are nearly still
 _EASE = 1.7  # the window's progress is time to a power between 1 / this and this
 
 
-def load_moving_picture(path: str | os.PathLike[str], frames: int, resolution: int, flip: bool, seed: int) -> Tensor:
+def load_ken_burns(path: str | os.PathLike[str], frames: int, resolution: int, flip: bool, seed: int) -> Tensor:
     """`move_over` the image of a file.
 
     Raises:
@@ -26,26 +27,27 @@ def load_moving_picture(path: str | os.PathLike[str], frames: int, resolution: i
     return move_over(read_image(path), frames, resolution, flip, seed)
 
 
-def move_over(picture: Tensor, frames: int, resolution: int, flip: bool, seed: int) -> Tensor:
-    """A clip (3, frames, resolution, resolution) in [-1, 1] of a window that moves over an image (3, H, W).
+def move_over(image: Tensor, frames: int, resolution: int, flip: bool, seed: int) -> Tensor:
+    """A video (3, frames, resolution, resolution) in [-1, 1] of a window that moves over an image (3, H, W).
 
     Way, zoom, pace and flip depend on `seed` only. The window never leaves the image.
     """
     rng = np.random.default_rng(seed)
-    height, width = picture.shape[-2:]
-    short = min(height, width)
+    short = min(image.shape[-2:])
+    image = image[:, : _LONGEST * short, : _LONGEST * short]  # a line of pixels would be enlarged beyond all memory
+    height, width = image.shape[-2:]
     side = max(_MARGIN * resolution, rng.uniform(_MARGIN * resolution, max(short, _MARGIN * resolution)))
     size = (round(height * side / short), round(width * side / short))
-    picture = resize(picture.unsqueeze(1), *size).squeeze(1)
+    image = resize(image.unsqueeze(1), *size).squeeze(1)
     windows = _windows(rng, frames, resolution, *size)
-    clip = torch.stack([_cut(picture, *window, resolution) for window in windows], dim=1)
-    return clip.flip(-1) if flip and rng.random() < 0.5 else clip
+    video = torch.stack([_cut(image, *window, resolution) for window in windows], dim=1)
+    return video.flip(-1) if flip and rng.random() < 0.5 else video
 
 
 def _windows(
     rng: np.random.Generator, frames: int, resolution: int, height: int, width: int
 ) -> list[tuple[float, float, float]]:
-    """Centre (row, column) and side of the window in each frame, in pixels of a picture of this size."""
+    """Centre (row, column) and side of the window in each frame, in pixels of an image of this size."""
     low, high = np.log(_CLOSEST * resolution), np.log(min(height, width))
     first = rng.uniform(low, high)
     last = np.clip(first + rng.uniform(-_ZOOM, _ZOOM), low, high)
@@ -60,11 +62,11 @@ def _windows(
     return [(float(y), float(x), float(s)) for (y, x), s in zip(centres, sides, strict=True)]
 
 
-def _cut(picture: Tensor, row: float, column: float, side: float, resolution: int) -> Tensor:
-    """The square window of picture (3, H, W) around (row, column), bicubic: (3, resolution, resolution)."""
-    height, width = picture.shape[-2:]
+def _cut(image: Tensor, row: float, column: float, side: float, resolution: int) -> Tensor:
+    """The square window of an image (3, H, W) around (row, column), bicubic: (3, resolution, resolution)."""
+    height, width = image.shape[-2:]
     offsets = (torch.arange(resolution, dtype=torch.float64) + 0.5) / resolution - 0.5
     y, x = ((c + offsets * side) * (2 / n) - 1 for c, n in ((row, height), (column, width)))
     grid = torch.stack([x.expand(resolution, -1), y[:, None].expand(-1, resolution)], dim=-1).float()
-    sampled = F.grid_sample(picture[None], grid[None], "bicubic", padding_mode="reflection", align_corners=False)
+    sampled = F.grid_sample(image[None], grid[None], "bicubic", padding_mode="reflection", align_corners=False)
     return sampled[0].clamp(-1, 1)

@@ -1,6 +1,9 @@
 """Batches: resumed anywhere, shared by any number of processes, with bad files replaced and counted."""
 
+import os
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,11 +11,11 @@ import torch
 
 from omnitok.data import read_video, write_image, write_video
 from omnitok.data.index import Index, build_index
-from omnitok.data.loading import MAX_REPLACEMENTS, Batch, FailureCounter, StepDataset, load_batches
-from omnitok.data.sampling import Sampler
+from omnitok.data.loader import MAX_REPLACEMENTS, Batch, FailureCounter, PixelDataset, load_batches
+from omnitok.data.sampler import Sampler
 from omnitok.data.video_reader import WindowSampling, read_window
 from omnitok.data.videos import load_training_video
-from omnitok.errors import MediaError
+from omnitok.errors import MediaError, OmnitokError
 
 IMAGES, VIDEOS = 7, 3
 
@@ -42,18 +45,18 @@ def counting_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def dataset(media: Path, rank: int = 0, world_size: int = 1, **changes: object) -> StepDataset:
+def dataset(media: Path, rank: int = 0, world_size: int = 1, **changes: object) -> PixelDataset:
     index = build_index(media / "img", labels="folders")
     index = Index(index.images, build_index(videos=media / "vid").videos, index.classes)
     sampler = Sampler(len(index.images), len(index.videos), 4, 2, (16, 24), seed=5)
     policies = ("random_resized_crop", "random_resized_crop")
-    return StepDataset(index, sampler, 5, *policies, True, rank, world_size)
+    return PixelDataset(index, sampler, 5, *policies, True, rank, world_size)
 
 
 def same(a: Batch, b: Batch) -> bool:
     return (
-        (a.step, a.medium, a.failures) == (b.step, b.medium, b.failures)
-        and torch.equal(a.pixels, b.pixels)
+        (a.step, a.modality, a.failures) == (b.step, b.modality, b.failures)
+        and torch.equal(a.inputs, b.inputs)
         and torch.equal(a.labels, b.labels)
     )
 
@@ -65,11 +68,11 @@ def numbers_of(clip: torch.Tensor) -> list[int]:
 
 def test_shapes_ranges_and_labels(media: Path) -> None:
     image, video = dataset(media)[0], dataset(media)[1]
-    assert (image.medium, video.medium) == ("image", "video")
-    assert image.pixels.shape == (4, 3, *image.pixels.shape[-2:])
-    assert video.pixels.shape[:3] == (2, 3, 5)
-    assert image.pixels.dtype == torch.float32
-    assert image.pixels.abs().max() <= 1
+    assert (image.modality, video.modality) == ("image", "video")
+    assert image.inputs.shape == (4, 3, *image.inputs.shape[-2:])
+    assert video.inputs.shape[:3] == (2, 3, 5)
+    assert image.inputs.dtype == torch.float32
+    assert image.inputs.abs().max() <= 1
     assert image.labels.dtype == torch.int64
     assert set(image.labels.tolist()) == {0, 1}
     assert video.labels.tolist() == [-1, -1]
@@ -93,16 +96,16 @@ def test_any_number_of_processes_shares_the_same_batch(media: Path) -> None:
     for step in range(4):
         whole = dataset(media)[step]
         shares = [dataset(media, rank, 2)[step] for rank in range(2)]
-        assert {share.pixels.shape[-1] for share in shares} == {whole.pixels.shape[-1]}  # one resolution for all
+        assert {share.inputs.shape[-1] for share in shares} == {whole.inputs.shape[-1]}  # one resolution for all
         for rank, share in enumerate(shares):
-            assert torch.equal(share.pixels, whole.pixels[rank::2])
+            assert torch.equal(share.inputs, whole.inputs[rank::2])
             assert torch.equal(share.labels, whole.labels[rank::2])
 
 
 def test_plain_paths_do(media: Path) -> None:
     paths = sorted((media / "img").rglob("*.png"))
-    plain = StepDataset(Index.of_paths(paths, []), Sampler(7, 0, 4, 1, (16,), 5), 5, "squash", "squash", False)
-    assert plain[0].pixels.shape == (4, 3, 16, 16)
+    plain = PixelDataset(Index.of_paths(paths, []), Sampler(7, 0, 4, 1, (16,), 5), 5, "squash", "squash", False)
+    assert plain[0].inputs.shape == (4, 3, 16, 16)
 
 
 def test_bad_files_are_replaced_counted_and_named(media: Path, tmp_path: Path) -> None:
@@ -112,7 +115,7 @@ def test_bad_files_are_replaced_counted_and_named(media: Path, tmp_path: Path) -
     empty = tmp_path / "vid/0.mp4"
     empty.write_bytes(b"")
     batches = list(load_batches(dataset(tmp_path), 0, 12))
-    assert all(torch.isfinite(batch.pixels).all() for batch in batches)
+    assert all(torch.isfinite(batch.inputs).all() for batch in batches)
     failures = [failure for batch in batches for failure in batch.failures]
     assert {path for path, _ in failures} == {str(bad), str(empty)}
     assert all(reason.startswith(path) for path, reason in failures)
@@ -120,24 +123,24 @@ def test_bad_files_are_replaced_counted_and_named(media: Path, tmp_path: Path) -
     for rank in range(2):
         for batch in batches:
             share = dataset(tmp_path, rank, 2)[batch.step]
-            assert torch.equal(share.pixels, batch.pixels[rank::2])
+            assert torch.equal(share.inputs, batch.inputs[rank::2])
 
 
 def test_no_black_frames_where_a_clip_is_too_short(media: Path, tmp_path: Path) -> None:
     shutil.copytree(media / "vid", tmp_path / "vid")
     videos = build_index(videos=tmp_path / "vid")
     sampler = Sampler(0, 3, 1, 3, (16,), 5)
-    batch = StepDataset(videos, sampler, 9, "squash", "squash", False)[0]  # the first has 8 frames
+    batch = PixelDataset(videos, sampler, 9, "squash", "squash", False)[0]  # the first has 8 frames
     assert [Path(path).name for path, _ in batch.failures].count("0.mp4") >= 1
     assert "8 frames, at least 9 are needed" in batch.failures[0][1]
-    assert batch.pixels.shape == (3, 3, 9, 16, 16)
+    assert batch.inputs.shape == (3, 3, 9, 16, 16)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_readable_stops_in_one_sentence(tmp_path: Path, workers: int) -> None:
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"junk")
-    data = StepDataset(build_index(tmp_path), Sampler(3, 0, 2, 1, (16,), 0), 5, "squash", "squash", False)
+    data = PixelDataset(build_index(tmp_path), Sampler(3, 0, 2, 1, (16,), 0), 5, "squash", "squash", False)
     with pytest.raises(
         MediaError, match=rf"^{MAX_REPLACEMENTS} files in a row could not be read as images; the last: "
     ) as e:
@@ -166,12 +169,15 @@ def test_failure_counter() -> None:
 
 def test_mismatched_datasets_are_told() -> None:
     sampler = Sampler(2, 0, 4, 1, (16,), 0)
+    one, two = (Index.of_paths(paths, []) for paths in (["a.png"], ["a.png", "b.png"]))
     with pytest.raises(ValueError, match="for 2 images, but there are 1"):
-        StepDataset(Index.of_paths(["a.png"], []), sampler, 5, "squash", "squash", False)
+        PixelDataset(one, sampler, 5, "squash", "squash", False)
     with pytest.raises(ValueError, match="batch of 4 images cannot be shared evenly by 3"):
-        StepDataset(Index.of_paths(["a.png", "b.png"], []), sampler, 5, "squash", "squash", False, world_size=3)
+        PixelDataset(two, sampler, 5, "squash", "squash", False, world_size=3)
     with pytest.raises(ValueError, match="rank"):
-        StepDataset(Index.of_paths(["a.png", "b.png"], []), sampler, 5, "squash", "squash", False, rank=2, world_size=2)
+        PixelDataset(
+            Index.of_paths(["a.png", "b.png"], []), sampler, 5, "squash", "squash", False, rank=2, world_size=2
+        )
 
 
 @pytest.mark.parametrize(
@@ -225,6 +231,34 @@ def test_bad_sampling_is_told() -> None:
 
 
 def test_a_sample_list_survives_into_workers(media: Path) -> None:
-    data = StepDataset(build_index(media / "img"), Sampler(7, 0, 7, 1, (16,), 0), 5, "squash", "squash", False)
+    data = PixelDataset(build_index(media / "img"), Sampler(7, 0, 7, 1, (16,), 0), 5, "squash", "squash", False)
     (alone,), (worker,) = list(load_batches(data, 2, 3)), list(load_batches(data, 2, 3, workers=1))
     assert same(alone, worker)
+
+
+class Suicidal(torch.utils.data.Dataset[int]):
+    """Its worker dies at the third item, as if the system ended it."""
+
+    def __getitem__(self, item: int) -> int:
+        if item == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+
+def test_a_worker_that_is_killed_is_one_sentence() -> None:
+    with pytest.raises(OmnitokError, match="a process that reads data was ended from outside"):
+        list(load_batches(Suicidal(), 0, 5, workers=1))
+
+
+def test_too_few_open_files_are_told_before_a_worker_hangs(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (12, 12))
+    with pytest.raises(OmnitokError, match="may open 12 files"):
+        next(load_batches(dataset(media), 0, 2, workers=1))
+    assert len(list(load_batches(dataset(media), 0, 2))) == 2
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (12, allowed[1]))
+    changed: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: changed.append(limits))
+    assert len(list(load_batches(dataset(media), 0, 2, workers=1))) == 2
+    assert changed
+    assert changed[0][0] >= 64

@@ -1,0 +1,348 @@
+"""Batches for training: step number -> tensors, with what could not be read counted and listed."""
+
+import copy
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from omnitok.data.drawn import drawn_image
+from omnitok.data.images import load_training_image
+from omnitok.data.index import NO_LABEL, Index, Sample, read_sample
+from omnitok.data.ken_burns import load_ken_burns, move_over
+from omnitok.data.modality import MODALITIES, Modality
+from omnitok.data.sampler import Draw, Sampler
+from omnitok.data.transforms import CropPolicy
+from omnitok.data.video_reader import WindowSampling
+from omnitok.data.videos import load_training_video
+from omnitok.errors import MediaError, OmnitokError
+
+try:
+    import resource
+except ImportError:  # Windows, which has no such limit
+    resource = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+
+MAX_REPLACEMENTS = 20  # files tried in place of one that cannot be read
+_FILES_PER_BATCH = 8  # that are open while a batch travels between processes: one for each of its tensors, and a pipe
+_FILES_BESIDE = 64  # that everything else may have open
+DRAWN_MARGIN = 1.5  # the side of a drawn image that a video moves over, in sides of the video
+
+Failure = tuple[str, str]  # path, reason
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a step.
+
+    Attributes:
+        step: counted from 0.
+        modality: "image" or "video".
+        inputs: what is learnt from: pixels (b, 3, H, W) or (b, 3, T, H, W), float32 in [-1, 1]; or codes (b, h, w) or
+            (b, t, h, w), int64; or latents (b, c, h, w) or (b, c, t, h, w), float32.
+        labels: (b,), int64, -1 where there is none; empty where nobody asked.
+        pixel_shape: of the pixels that it holds or stands for.
+        failures: (path, reason) of each file that could not be read and was replaced by another.
+        indices: which items of token shards these are.
+    """
+
+    step: int
+    modality: Modality
+    inputs: Tensor
+    labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    pixel_shape: tuple[int, ...] = ()
+    failures: Sequence[Failure] = field(default_factory=list)
+    indices: tuple[int, ...] = ()
+
+    @property
+    def codes(self) -> Tensor | None:
+        """The inputs, where they are integers."""
+        return None if self.inputs.is_floating_point() else self.inputs
+
+    @property
+    def latents(self) -> Tensor | None:
+        """The inputs, where they are latents."""
+        return self.inputs if self.inputs.is_floating_point() else None
+
+    @property
+    def size(self) -> int:
+        """Samples in it."""
+        return len(self.inputs)
+
+    def pin_memory(self) -> "Batch":
+        """The same in page-locked memory; a DataLoader with `pin_memory` calls this."""
+        return replace(self, inputs=self.inputs.pin_memory(), labels=self.labels.pin_memory())
+
+
+def check_share(rank: int, world_size: int) -> None:
+    """Raise ValueError unless there is such a process."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"the rank must lie in [0, {world_size}), found {rank}")
+
+
+class PixelDataset(Dataset[Batch]):
+    """`dataset[step]` is this process's share of the batch of that step; see `Sampler`.
+
+    Args:
+        samples: the images and videos.
+        sampler: made for `len(samples.images)` and `len(samples.videos)`.
+        frames: length of a video, or a `WindowSampling`.
+        image_policy, video_policy: how frames become squares.
+        flip: mirror half of the samples.
+        rank, world_size: this process's share is every world_size-th sample from the rank-th on.
+        pan_zoom: share of the videos that are made from images (`load_ken_burns`) in place of the drawn file; they have
+            no label.
+        drawn: share of the samples that are drawn (`drawn_image`; videos move over one) in place of the file; they have
+            no label.
+
+    Raises:
+        ValueError: the sampler is for other numbers of files, or a batch cannot be shared evenly.
+    """
+
+    def __init__(
+        self,
+        samples: Index,
+        sampler: Sampler,
+        frames: int | WindowSampling,
+        image_policy: CropPolicy,
+        video_policy: CropPolicy,
+        flip: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        pan_zoom: float = 0.0,
+        drawn: float = 0.0,
+    ) -> None:
+        for modality in MODALITIES:
+            found, wanted, batch = len(samples[modality]), sampler.counts[modality], sampler.batch[modality]
+            if found != wanted:
+                raise ValueError(f"the sampler is for {wanted} {modality}s, but there are {found}")
+            if found and batch % world_size:
+                raise ValueError(f"a batch of {batch} {modality}s cannot be shared evenly by {world_size} processes")
+        check_share(rank, world_size)
+        if pan_zoom and not samples.images:
+            raise ValueError(f"pan_zoom is {pan_zoom}, but there are no images to make videos from")
+        self.samples, self.sampler = samples, sampler
+        self.sampling = WindowSampling(frames) if isinstance(frames, int) else frames
+        self.image_policy, self.video_policy = image_policy, video_policy
+        self.flip, self.pan_zoom, self.drawn = flip, pan_zoom, drawn
+        self.rank, self.world_size = rank, world_size
+
+    def whole(self) -> "PixelDataset":
+        """The same batches unshared, for what must not depend on the number of processes."""
+        whole = copy.copy(self)
+        whole.rank, whole.world_size = 0, 1
+        return whole
+
+    def __getitem__(self, step: int) -> Batch:
+        """The share of one step.
+
+        Raises:
+            MediaError: too many files in a row cannot be read.
+        """
+        plan = self.sampler.plan(step)
+        failures: list[Failure] = []
+        loaded = [
+            self._load(plan.modality, draw, plan.resolution, failures)
+            for draw in plan.draws[self.rank :: self.world_size]
+        ]
+        pixels = torch.stack([pixels for pixels, _ in loaded])
+        labels = torch.tensor([label for _, label in loaded], dtype=torch.int64)
+        return Batch(step, plan.modality, pixels, labels, tuple(pixels.shape), failures)
+
+    def _load(self, modality: Modality, draw: Draw, resolution: int, failures: list[Failure]) -> tuple[Tensor, int]:
+        """Pixels and label of the drawn sample, or of the next ones that its seed gives while files cannot be read."""
+        if self.drawn and np.random.default_rng((draw.seed, 3)).random() < self.drawn:
+            return self._draw(modality, draw, resolution), NO_LABEL
+        if modality == "video" and (moving := self._load_ken_burns(draw, resolution, failures)) is not None:
+            return moving, NO_LABEL
+        samples = self.samples[modality]
+        index = draw.index
+        replacements: list[int] = []
+        for attempt in range(MAX_REPLACEMENTS):
+            sample = samples[index]
+            try:
+                return self._read(modality, sample, resolution, draw.seed), sample.label
+            except MediaError as error:
+                failures.append((sample.name, str(error)))
+                replacements = replacements or self.sampler.replacements(modality, draw, MAX_REPLACEMENTS)
+                index = replacements[attempt]
+        reason = failures[-1][1]
+        raise MediaError(f"{MAX_REPLACEMENTS} files in a row could not be read as {modality}s; the last: {reason}")
+
+    def _draw(self, modality: Modality, draw: Draw, resolution: int) -> Tensor:
+        if modality == "image":
+            return drawn_image(resolution, draw.seed)
+        image = drawn_image(round(DRAWN_MARGIN * resolution), draw.seed)
+        return move_over(image, self.sampling.frames, resolution, flip=False, seed=draw.seed)
+
+    def _load_ken_burns(self, draw: Draw, resolution: int, failures: list[Failure]) -> Tensor | None:
+        """A video made from an image, where the draw's seed says so and the image can be read."""
+        rng = np.random.default_rng((draw.seed, 2))
+        if rng.random() >= self.pan_zoom:
+            return None
+        sample = self.samples.images[int(rng.integers(len(self.samples.images)))]
+        try:
+            return read_sample(
+                sample, lambda path: load_ken_burns(path, self.sampling.frames, resolution, self.flip, draw.seed)
+            )
+        except MediaError as error:
+            failures.append((sample.name, str(error)))
+            return None
+
+    def _read(self, modality: Modality, sample: Sample, resolution: int, seed: int) -> Tensor:
+        if modality == "image":
+            return read_sample(
+                sample, lambda path: load_training_image(path, resolution, self.image_policy, self.flip, seed)
+            )
+        return read_sample(
+            sample,
+            lambda path: load_training_video(path, self.sampling, resolution, self.video_policy, self.flip, seed),
+        )
+
+
+class FailureCounter:
+    """Stops a run whose data cannot be read, and not one with a few bad files.
+
+    Args:
+        maximum_share: of the samples tried that may fail.
+        patience: judged as if at least so many samples had been tried, so that one bad file at the start is fine.
+    """
+
+    EXAMPLES = 5
+
+    def __init__(self, maximum_share: float, patience: int = 100) -> None:
+        if not 0 <= maximum_share <= 1:
+            raise ValueError(f"the share of failures must lie in [0, 1], found {maximum_share}")
+        self.maximum_share, self.patience = maximum_share, patience
+        self.loaded = self.failed = 0
+        self.examples: list[Failure] = []
+
+    def count(self, loaded: int, failures: Sequence[Failure]) -> None:
+        """Take in a batch: how many samples it has, and what failed on the way."""
+        self.loaded += loaded
+        self.failed += len(failures)
+        self.examples += list(failures)[: self.EXAMPLES - len(self.examples)]
+
+    def check(self) -> None:
+        """Raise if too many failed. In a distributed run, first put the sums over processes into `loaded` and `failed`.
+
+        Raises:
+            MediaError: how many of how many failed, how many may, and examples.
+        """
+        tried = self.loaded + self.failed
+        if self.failed <= self.maximum_share * max(tried, self.patience):
+            return
+        reasons = "; ".join(reason for _, reason in self.examples)
+        raise MediaError(
+            f"{self.failed} of {tried} files could not be read, at most {self.maximum_share:.1%} may fail; "
+            f"such as {reasons or 'those listed by other processes'}"
+        )
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    """An error of the data on its way out of a loading process, where raising it would wrap it into a traceback."""
+
+    kind: type[OmnitokError]
+    message: str
+
+
+class _Guarded(Dataset[T | _Unreadable]):
+    def __init__(self, dataset: Dataset[T]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, step: int) -> T | _Unreadable:
+        try:
+            return self.dataset[step]
+        except OmnitokError as error:
+            return _Unreadable(type(error), str(error))
+
+
+def load_batches(
+    dataset: Dataset[T], start: int, stop: int, workers: int = 0, prefetch: int = 4, pin_memory: bool = False
+) -> Iterator[T]:
+    """The batches of steps start, ..., stop - 1 in order, loaded ahead by worker processes; the same for any number.
+
+    Args:
+        dataset: `dataset[step]` is the batch of a step.
+        workers: loading processes; 0 loads in this one.
+        prefetch: batches that each worker is ahead.
+        pin_memory: for copies to a GPU that do not block.
+
+    Raises:
+        OmnitokError: what the dataset raises (MediaError: too many files in a row cannot be read); in its own words,
+            also from a worker. A worker was ended from outside, or may not open enough files.
+    """
+    for batch in read_ahead(_Guarded(dataset), workers, prefetch, range(start, stop), pin_memory):
+        if isinstance(batch, _Unreadable):
+            raise batch.kind(batch.message)
+        yield batch
+
+
+def read_ahead(
+    dataset: Dataset[T], workers: int, prefetch: int, items: Sequence[int] | None = None, pin_memory: bool = False
+) -> Iterator[T]:
+    """What a dataset gives, read ahead by worker processes.
+
+    Args:
+        dataset: `dataset[item]`, or an `IterableDataset`, which each worker goes through on its own.
+        workers: loading processes; 0 loads in this one.
+        prefetch: what each worker is ahead by.
+        items: those wanted, in order; None for an `IterableDataset`.
+        pin_memory: for copies to a GPU that do not block.
+
+    Raises:
+        OmnitokError: a worker was ended from outside, or this process may not open enough files.
+    """
+    _allow_open_files(workers * (prefetch + 1) * _FILES_PER_BATCH + _FILES_BESIDE if workers else 0)
+    fork = "fork" in multiprocessing.get_all_start_methods()
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=None if isinstance(dataset, IterableDataset) else items,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        multiprocessing_context="fork" if workers and fork else None,
+        worker_init_fn=_leave_signals_to_the_parent,
+        pin_memory=pin_memory,
+    )
+    return _whole_sentences(iter(loader))  # the workers start here
+
+
+def _whole_sentences(batches: Iterator[T]) -> Iterator[T]:
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OmnitokError(
+            "a process that reads data was ended from outside; if memory ran short, fewer workers take less"
+        ) from error
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's own limit where the system lets it: a worker that cannot open a file hangs in silence."""
+    if not count or resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise OmnitokError(
+            f"this process may open {hard} files (`ulimit -Hn`), but reading ahead with workers needs {count}; "
+            "0 workers need no more than this"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the process that started the workers ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler that a forked worker inherits
