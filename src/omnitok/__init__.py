@@ -7,8 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from omnitok import data as data
+    from omnitok import diffusion as diffusion
+    from omnitok import distributed as distributed
+    from omnitok import hub as hub
+    from omnitok import losses as losses
+    from omnitok import metrics as metrics
+    from omnitok import models as models
     from omnitok.generation.loading import load_generator
-    from omnitok.hub.names import list_models
+    from omnitok.hub.names import list_models, load_tokenizer
     from omnitok.hub.released import convert_checkpoint
     from omnitok.models.bottlenecks import DiagonalGaussian, VectorQuantizer
     from omnitok.models.code_sequence import LanguageModelConfig
@@ -52,7 +59,7 @@ _HOME_OF = {
 }
 
 # Rooms reached as attributes: `omnitok.data.read_image` works after `import omnitok`.
-_ROOMS = ("data", "diffusion", "hub", "losses", "metrics", "models")
+_ROOMS = ("data", "diffusion", "distributed", "hub", "losses", "metrics", "models")
 
 
 def __getattr__(name: str) -> object:

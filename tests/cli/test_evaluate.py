@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 import omnitok
 from omnitok.cli import main
+from omnitok.cli.measuring import short_names
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "../shared/weights"
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the shared weights are not here")
@@ -44,7 +46,7 @@ def media(tmp_path: Path, make_picture: MakeMedia, make_clip: MakeMedia) -> Path
 
 
 def rows_of(captured: str) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(row["metric"], row["medium"]): row for row in json.loads(captured)}
+    return {(row["metric"], row["modality"]): row for row in json.loads(captured)}
 
 
 @pytest.mark.parametrize("action", FLAGS)
@@ -91,7 +93,7 @@ def documents(text: str) -> list[dict[tuple[str, str], dict[str, Any]]]:
     found = []
     while text := text.strip():
         rows, end = json.JSONDecoder().raw_decode(text)
-        found.append({(row["metric"], row["medium"]): row for row in rows})
+        found.append({(row["metric"], row["modality"]): row for row in rows})
         text = text[end:]
     return found
 
@@ -198,6 +200,7 @@ def test_nonsense_is_a_usage_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
     words = line.split()
     if words[0] == "reconstruction" and len(words) > 1:
         words += ["--model", str(vq_folder)]
@@ -224,7 +227,7 @@ def test_short_clips_are_named(
 ) -> None:
     make_clip(tmp_path / "in/short.mp4", frames=6)
     assert evaluate("reconstruction", "--model", vq_folder, "--data", tmp_path / "in") == 1
-    assert "short.mp4: the clip has 6 frames, but the measurement takes 17" in capsys.readouterr().err
+    assert "short.mp4: the video has 6 frames, but the measurement takes 17" in capsys.readouterr().err
 
 
 def test_pairs_need_no_weights(tmp_path: Path, make_picture: MakeMedia, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,24 +266,59 @@ def test_statistics_once_then_fidelity(
     assert "biased upwards" in captured.err
 
 
-def test_compare_writes_a_report_that_needs_nothing_else(
+def test_compare_shows_runs_side_by_side(
     vq_folder: Path, vae_folder: Path, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
-    line = ["compare", vq_folder, vae_folder, "--data", media, "-o", out, "--resolution", 32, "--frames", 3]
-    assert evaluate(*line, "--pictures", 1, "--json") == 0
+    """Models of two runs are called by their runs, and may stand after the names of metrics."""
+    for run, folder in (("a", vq_folder), ("b", vae_folder)):
+        shutil.copytree(folder, tmp_path / "runs" / run / "model")
+    models, out = [tmp_path / "runs" / run / "model" for run in ("a", "b")], tmp_path / "out"
+    line = ["--data", media, "-o", out, "--resolution", 32, "--frames", 3, "--pictures", 1]
+    assert main(list(map(str, ["compare", *line, "--json", "--metrics", "psnr", "ssim", *models]))) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert len(rows) == 8  # two models, two metrics, two media
+    assert len(rows) == 8  # two models, two metrics, two modalities
+    assert {row["model"] for row in rows} == set(map(str, models))
     table = (out / "table.md").read_text()
     assert "| model | sha256 | psnr (images) | ssim (images) | psnr (videos) | ssim (videos) |" in table
-    assert len(re.findall(r"^\| (vq|vae) ", table, flags=re.MULTILINE)) == 2
-    page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
-    assert not re.search(r"https?://|<script|<link", page)
+    assert re.findall(r"^\| (\w) \|", table, flags=re.MULTILINE) == ["a", "b"]
+    assert re.search(r"!\[0.png: original \| a: [\d.]+ dB \| b: [\d.]+ dB\]\(pictures/image-000-0.png\)", table)
     assert sorted(path.name for path in (out / "pictures").iterdir()) == ["image-000-0.png", "video-000-0.png"]
-    from omnitok.data import read_image
+    assert omnitok.data.read_image(out / "pictures/image-000-0.png").shape == (3, 32, 3 * 32 + 2 * 4)
+    assert evaluate("compare", *models, *line, "--metrics", "psnr,ssim") == 0
+    assert re.search(r"^psnr +image +a ", capsys.readouterr().out, flags=re.MULTILINE)
 
-    assert read_image(out / "pictures/image-000-0.png").shape == (3, 32, 3 * 32 + 2 * 4)
+
+@pytest.mark.parametrize(
+    "models, short",
+    [
+        (["runs/a/model", "runs/b/model"], ["a", "b"]),
+        (["x/a/model", "y/a/model"], ["x/a", "y/a"]),
+        (["omnitok-tiny-vq", "folder/mine"], ["omnitok-tiny-vq", "mine"]),
+        (["model", "a/model"], ["model", "a"]),
+        (["a/model", "a"], ["a/model", "a"]),
+    ],
+)
+def test_models_are_told_apart_by_as_little_as_possible(models: list[str], short: list[str]) -> None:
+    assert list(short_names(models).values()) == short
+
+
+def test_metrics_may_have_spaces_between_them(vq_folder: Path, media: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["reconstruction", "--model", vq_folder, "--data", media, "--resolution", 32, "--frames", 2, "--json"]
+    assert evaluate(*line, "--metrics", "ssim", "psnr") == 0
+    assert [metric for metric, _ in rows_of(capsys.readouterr().out)] == ["ssim", "psnr"] * 2
+
+
+@pytest.mark.parametrize(
+    "line", ["reconstruction --data none", "fidelity --real none --fake .", "compare a --data none"]
+)
+def test_a_missing_folder_is_told_before_torch_is_imported(line: str) -> None:
+    code = (
+        f"import sys; from omnitok.cli import main; code = main(['evaluate', *{line.split()!r}])\n"
+        "sys.exit(code if 'torch' not in sys.modules else 99)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "omnitok: error: none: no such file or folder\n"
 
 
 def test_protocols_are_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from helpers.small import SMALL
 from omnitok.data import write_video
-from omnitok.metrics.evaluate import EvaluatedModel
-from omnitok.metrics.networks import FeatureNetwork, Features
+from omnitok.metrics import EvaluatedModel
+from omnitok.metrics.networks import Features, Network
 from omnitok.models.tokenizer import OmniTokenizer
 
 
@@ -45,7 +45,7 @@ def make_clip(path: Path, frames: int, side: int = 32) -> Path:
     return path
 
 
-def pooled(classes: int = 0) -> FeatureNetwork:
+def pooled(classes: int = 0) -> Network:
     """A real if humble feature network: 3 x 2 x 2 means of the pixels; logits are the first of them, sharpened."""
 
     def extract(pixels: Tensor) -> Features:
@@ -53,4 +53,4 @@ def pooled(classes: int = 0) -> FeatureNetwork:
         features = torch.nn.functional.adaptive_avg_pool2d(frames, 2).flatten(1) / 255  # (n, 12)
         return Features(features, 20 * features[:, :classes] if classes else None)
 
-    return FeatureNetwork("pooled", "cd" * 32, 12, extract, classes)
+    return Network("pooled", "cd" * 32, extract, 12, classes)

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,28 +12,28 @@ from PIL import Image
 from omnitok.data import read_image
 from omnitok.errors import MediaError, MissingWeightsError, OmnitokError
 from omnitok.metrics import LPIPS, codebook_statistics, frechet_distance, gaussian_statistics, psnr, ssim
-from omnitok.metrics.evaluate import (
-    Networks,
-    ReconstructionSettings,
-    check_reconstruction,
-    evaluate_reconstruction,
-    load_networks,
-    needed_networks,
-)
-from omnitok.metrics.networks import PairNetwork
+from omnitok.metrics.evaluate import EvaluationConfig, Progress
+from omnitok.metrics.networks import Network, load_networks
 from omnitok.metrics.protocols import CLEAN, OFFICIAL, PROTOCOLS, Protocol
+from omnitok.metrics.reconstruction import check_frames, check_reconstruction, evaluate_reconstruction
+from omnitok.metrics.registry import check_metrics, networks_for
 from omnitok.metrics.results import Result
 from omnitok.metrics.samples import (
-    files_by_medium,
-    load_clip,
-    load_picture,
+    files_by_modality,
+    jpeg_roundtrip,
+    load_sample,
     quantize_original,
     quantize_reconstruction,
     read_ahead,
-    through_jpeg,
 )
 
-NONE = Networks({}, {})
+
+def load_image(path: Path, resolution: int, protocol: Protocol) -> torch.Tensor:
+    return load_sample(path, "image", protocol, resolution, 1)
+
+
+def load_video(path: Path, frames: int, resolution: int | None, protocol: Protocol) -> torch.Tensor:
+    return load_sample(path, "video", protocol, resolution, frames)
 
 
 def values(results: list[Result]) -> dict[str, float]:
@@ -43,8 +42,8 @@ def values(results: list[Result]) -> dict[str, float]:
 
 def test_clean_numbers_are_those_made_by_hand(tmp_path: Path) -> None:
     files, model = make_pictures(tmp_path, 5), small_model()
-    settings = ReconstructionSettings(("psnr", "ssim", "usage"), CLEAN, resolution=32, batch_size=2)
-    results = evaluate_reconstruction(model, files, "image", settings, NONE, "five")
+    metrics, settings = ("psnr", "ssim", "usage"), EvaluationConfig(CLEAN, resolution=32, batch_size=2)
+    results = evaluate_reconstruction(model, {"image": files}, metrics, settings, networks={}, name="five")
 
     originals, codes = [], []
     for path in files:
@@ -74,26 +73,26 @@ def test_clean_numbers_are_those_made_by_hand(tmp_path: Path) -> None:
 
 def test_clips_are_their_first_frames_per_frame_then_mean(tmp_path: Path) -> None:
     files, model = [make_clip(tmp_path / f"{i}.mp4", 9 + i) for i in range(2)], small_model()
-    settings = ReconstructionSettings(("psnr",), CLEAN, resolution=16, frames=5)
-    (result,) = evaluate_reconstruction(model, files, "video", settings, NONE, "two")
-    clips = torch.stack([load_clip(path, 5, 16, CLEAN) for path in files])
+    metrics, settings = ("psnr",), EvaluationConfig(CLEAN, resolution=16, frames=5)
+    (result,) = evaluate_reconstruction(model, {"video": files}, metrics, settings, networks={}, name="two")
+    clips = torch.stack([load_video(path, 5, 16, CLEAN) for path in files])
     with torch.no_grad():
         assert result.value == pytest.approx(psnr(clips, model.tokenizer(clips).clamp(-1, 1)), rel=1e-5)
-    assert (result.n, result.frames, result.medium) == (2, 5, "video")
+    assert (result.n, result.frames, result.modality) == (2, 5, "video")
 
 
 @pytest.mark.parametrize("total, frames, first", [(20, 17, 2), (19, 17, 1), (18, 4, 7), (17, 17, 0)])
 def test_official_takes_the_frames_the_authors_take(tmp_path: Path, total: int, frames: int, first: int) -> None:
     """center = n // 2; range(center - k // 2, center + k // 2 + 1) of the released code."""
-    clip = load_clip(make_clip(tmp_path / "a.mp4", total), frames, None, OFFICIAL)
+    clip = load_video(make_clip(tmp_path / "a.mp4", total), frames, None, OFFICIAL)
     shown = ((clip.mean((0, 2, 3)) + 1) * 127.5 / 8).round().tolist()
     assert shown == list(range(first, first + frames))
-    assert load_clip(tmp_path / "a.mp4", 3, None, CLEAN).shape == (3, 3, 32, 32)
+    assert load_video(tmp_path / "a.mp4", 3, None, CLEAN).shape == (3, 3, 32, 32)
 
 
 def test_official_squashes_with_pillow_on_8_bits(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.png", levels(40, 60, seed=0))
-    loaded = load_picture(path, 24, OFFICIAL)
+    loaded = load_image(path, 24, OFFICIAL)
     expected = np.asarray(Image.open(path).resize((24, 24), Image.Resampling.BICUBIC))
     assert torch.equal(((loaded + 1) * 127.5).round().byte().permute(1, 2, 0), torch.from_numpy(expected.copy()))
 
@@ -118,15 +117,15 @@ def test_official_sees_jpegs_through_jpeg_and_others_not(tmp_path: Path) -> None
     distances = {}
     for suffix in (".png", ".jpeg"):
         files = [write_picture(tmp_path / suffix / f"{i}{suffix}", picture) for i, picture in enumerate(noisy)]
-        settings = ReconstructionSettings(("fd_mobilenet_v2",), OFFICIAL, resolution=32)
-        networks = Networks({"fd_mobilenet_v2": network}, {})
-        (result,) = evaluate_reconstruction(model, files, "image", settings, networks, "noise")
-        x = torch.stack([load_picture(path, 32, OFFICIAL) for path in files])
+        metrics, settings = ("fd_mobilenet_v2",), EvaluationConfig(OFFICIAL, resolution=32)
+        networks = {"mobilenet_v2": network}
+        (result,) = evaluate_reconstruction(model, {"image": files}, metrics, settings, networks=networks, name="noise")
+        x = torch.stack([load_image(path, 32, OFFICIAL) for path in files])
         with torch.no_grad():
             y = quantize_reconstruction(model.tokenizer(x), OFFICIAL)
         x = quantize_original(x, OFFICIAL)
         if suffix == ".jpeg":
-            x, y = through_jpeg(x, 75), through_jpeg(y, 75)
+            x, y = jpeg_roundtrip(x, 75), jpeg_roundtrip(y, 75)
         statistics = [gaussian_statistics(network.extract(pixels).features) for pixels in (x, y)]
         assert result.value == pytest.approx(frechet_distance(*statistics), rel=1e-6, abs=1e-9)
         distances[suffix] = result.value
@@ -138,10 +137,10 @@ def test_official_sees_jpegs_through_jpeg_and_others_not(tmp_path: Path) -> None
 
 def test_samples_of_a_vae_do_not_depend_on_batches(tmp_path: Path) -> None:
     files, model = make_pictures(tmp_path, 5), small_model("kl")
-    base = ReconstructionSettings(("psnr",), OFFICIAL, resolution=32, batch_size=5)
+    metrics, base = ("psnr",), EvaluationConfig(OFFICIAL, resolution=32, batch_size=5)
 
-    def measure(settings: ReconstructionSettings) -> float:
-        return evaluate_reconstruction(model, files, "image", settings, NONE, "five")[0].value
+    def measure(settings: EvaluationConfig) -> float:
+        return evaluate_reconstruction(model, {"image": files}, metrics, settings, networks={}, name="five")[0].value
 
     assert measure(base) == pytest.approx(measure(replace(base, batch_size=2)), rel=1e-4)
     assert measure(base) != measure(replace(base, seed=1))
@@ -150,10 +149,10 @@ def test_samples_of_a_vae_do_not_depend_on_batches(tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", [OFFICIAL, CLEAN])
 def test_rfvd_is_float32_where_the_authors_are(tmp_path: Path, protocol: Protocol) -> None:
     files, model, network = [make_clip(tmp_path / f"{i}.mp4", 10 + i) for i in range(3)], small_model(), pooled()
-    settings = ReconstructionSettings(("rfvd",), protocol, resolution=16, frames=9)
-    networks = Networks({"rfvd": network}, {})
-    (result,) = evaluate_reconstruction(model, files, "video", settings, networks, "three")
-    x = torch.stack([load_clip(path, 9, 16, protocol) for path in files])
+    metrics, settings = ("rfvd",), EvaluationConfig(protocol, resolution=16, frames=9)
+    networks = {"i3d": network}
+    (result,) = evaluate_reconstruction(model, {"video": files}, metrics, settings, networks=networks, name="three")
+    x = torch.stack([load_video(path, 9, 16, protocol) for path in files])
     with torch.no_grad():
         y = quantize_reconstruction(model.tokenizer(x), protocol)
     a, b = (gaussian_statistics(network.extract(z).features) for z in (quantize_original(x, protocol), y))
@@ -166,10 +165,10 @@ def test_lpips_is_the_networks_mean(tmp_path: Path) -> None:
     g = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter.data = torch.randn(parameter.shape, generator=g).abs() / max(parameter[0].numel(), 1)
-    settings = ReconstructionSettings(("lpips_alex",), CLEAN, resolution=32)
-    networks = Networks({}, {"lpips_alex": PairNetwork("lpips_alex", "ef" * 32, network)})
-    (result,) = evaluate_reconstruction(model, files, "image", settings, networks, "three")
-    x = torch.stack([load_picture(path, 32, CLEAN) for path in files])
+    metrics, settings = ("lpips_alex",), EvaluationConfig(CLEAN, resolution=32)
+    networks = {"lpips_alex": Network("lpips_alex", "ef" * 32, network)}
+    (result,) = evaluate_reconstruction(model, {"image": files}, metrics, settings, networks=networks, name="three")
+    x = torch.stack([load_image(path, 32, CLEAN) for path in files])
     with torch.no_grad():
         expected = network(x, model.tokenizer(x).clamp(-1, 1)).mean().item()
     assert result.value == pytest.approx(expected, rel=1e-5)
@@ -181,12 +180,8 @@ class Stopped(Exception):
     pass
 
 
-def stop_after(n: int) -> Callable[[int], None]:
-    done = 0
-
-    def progress(more: int) -> None:
-        nonlocal done
-        done += more
+def stop_after(n: int) -> Progress:
+    def progress(done: int, total: int) -> None:
         if done > n:
             raise Stopped
 
@@ -195,32 +190,48 @@ def stop_after(n: int) -> Callable[[int], None]:
 
 def test_a_stopped_run_continues_and_gives_the_same_numbers(tmp_path: Path) -> None:
     files, model = make_pictures(tmp_path / "in", 7), small_model()
-    settings = ReconstructionSettings(("psnr", "usage", "fd_mobilenet_v2"), CLEAN, resolution=32, batch_size=1)
-    networks = Networks({"fd_mobilenet_v2": pooled()}, {})
-    whole = evaluate_reconstruction(model, files, "image", settings, networks, "seven")
+    metrics, settings = ("psnr", "usage", "fd_mobilenet_v2"), EvaluationConfig(CLEAN, resolution=32, batch_size=1)
+    networks = {"mobilenet_v2": pooled()}
+    whole = evaluate_reconstruction(model, {"image": files}, metrics, settings, networks=networks, name="seven")
 
-    def run(progress: Callable[[int], None]) -> list[Result]:
+    def run(progress: Progress) -> list[Result]:
         out = tmp_path / "state"
         return evaluate_reconstruction(
-            model, files, "image", settings, networks, "seven", out, progress, save_seconds=0
+            model,
+            {"image": files},
+            metrics,
+            settings,
+            networks=networks,
+            name="seven",
+            state_folder=out,
+            progress=progress,
+            save_seconds=0,
         )
 
     with pytest.raises(Stopped):
         run(stop_after(3))
     assert len(list((tmp_path / "state").iterdir())) == 1
     told: list[int] = []
-    assert values(run(told.append)) == pytest.approx(values(whole), rel=1e-12)
-    assert told == [3, 1, 1, 1, 1]  # three were kept
+    assert values(run(lambda done, total: told.append(done))) == pytest.approx(values(whole), rel=1e-12)
+    assert told == [3, 4, 5, 6, 7]  # three were kept
     assert not list((tmp_path / "state").iterdir())
 
 
 def test_the_state_of_other_files_or_settings_is_not_used(tmp_path: Path) -> None:
     files, model = make_pictures(tmp_path / "in", 4), small_model()
-    settings = ReconstructionSettings(("psnr",), CLEAN, resolution=32, batch_size=1)
+    metrics, settings = ("psnr",), EvaluationConfig(CLEAN, resolution=32, batch_size=1)
 
-    def run(settings: ReconstructionSettings, progress: Callable[[int], None]) -> list[Result]:
+    def run(settings: EvaluationConfig, progress: Progress) -> list[Result]:
         return evaluate_reconstruction(
-            model, files, "image", settings, NONE, "four", tmp_path / "state", progress, save_seconds=0
+            model,
+            {"image": files},
+            metrics,
+            settings,
+            networks={},
+            name="four",
+            state_folder=tmp_path / "state",
+            progress=progress,
+            save_seconds=0,
         )
 
     for change in ("file", "settings", "damage"):
@@ -232,48 +243,66 @@ def test_the_state_of_other_files_or_settings_is_not_used(tmp_path: Path) -> Non
             next((tmp_path / "state").iterdir()).write_bytes(b"not a state")
         told: list[int] = []
         chosen = replace(settings, seed=1) if change == "settings" else settings
-        run(chosen, told.append)
-        assert told == [1, 1, 1, 1], change
+        run(chosen, lambda done, total, told=told: told.append(done))
+        assert told == [0, 1, 2, 3, 4], change
 
 
 def test_one_unreadable_file_stops_the_measurement(tmp_path: Path) -> None:
     files = make_pictures(tmp_path, 3)
     files[1].write_bytes(files[1].read_bytes()[:200])
-    settings = ReconstructionSettings(("psnr",), CLEAN, resolution=32)
+    metrics, settings = ("psnr",), EvaluationConfig(CLEAN, resolution=32)
     with pytest.raises(MediaError, match=r"001\.png"):
-        evaluate_reconstruction(small_model(), files, "image", settings, NONE, "three")
+        evaluate_reconstruction(small_model(), {"image": files}, metrics, settings, networks={}, name="three")
 
 
 def test_a_model_that_answers_nan_is_named(tmp_path: Path) -> None:
     model = small_model()
     with torch.no_grad():
         model.tokenizer.decoder.to_image.bias.fill_(torch.nan)
-    settings = ReconstructionSettings(("psnr",), CLEAN, resolution=32)
+    metrics, settings = ("psnr",), EvaluationConfig(CLEAN, resolution=32)
     with pytest.raises(OmnitokError, match="small-vq answers NaN"):
-        evaluate_reconstruction(model, make_pictures(tmp_path, 2), "image", settings, NONE, "two")
+        evaluate_reconstruction(
+            model, {"image": make_pictures(tmp_path, 2)}, metrics, settings, networks={}, name="two"
+        )
+
+
+def test_features_that_are_not_finite_name_the_network(tmp_path: Path) -> None:
+    broken = Network("broken", "", lambda pixels: torch.full((len(pixels), 4), torch.nan), 4)
+    with pytest.raises(OmnitokError, match=r"000\.png: the network broken answers NaN"):
+        evaluate_reconstruction(
+            small_model(), {"image": make_pictures(tmp_path, 2)}, ["fd_mobilenet_v2"], networks={"mobilenet_v2": broken}
+        )
+
+
+def test_a_tokenizer_and_a_folder_are_enough(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    rows = evaluate_reconstruction(small_model().tokenizer, tmp_path, config=EvaluationConfig(resolution=32))
+    assert [row.metric for row in rows] == ["psnr", "ssim", "usage", "perplexity", "entropy"]
+    assert (rows[0].model, rows[0].data) == ("OmniTokenizer", str(tmp_path))
+    assert len(rows[0].model_sha256 or "") == 64
 
 
 def test_short_clips_are_one_sentence(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "a.mp4", 5)
     for protocol in PROTOCOLS.values():
         with pytest.raises(MediaError, match="has 5 frames, but the measurement takes 17"):
-            load_clip(path, 17, 16, protocol)
+            load_video(path, 17, 16, protocol)
     with pytest.raises(ValueError, match="at least 9 frames, but frames is 8"):
-        ReconstructionSettings(("rfvd",), CLEAN, frames=8)
+        check_frames(["rfvd"], EvaluationConfig(frames=8))
 
 
 @pytest.mark.parametrize(
     "metrics, said",
     [
-        (("rfvd",), "rfvd needs clips, but there are only pictures"),
-        (("fd_mobilenet_v2",), "at least 2 files of its kind, but there is 1"),
+        (("rfvd",), "rfvd needs videos, but there are only images"),
+        (("fd_mobilenet_v2",), "at least 2 images, but there is 1"),
         (("usage",), "this model is a VAE"),
     ],
 )
 def test_metrics_without_anything_to_measure(tmp_path: Path, metrics: tuple[str, ...], said: str) -> None:
     make_pictures(tmp_path, 1)
     with pytest.raises(OmnitokError, match=said):
-        check_reconstruction(ReconstructionSettings(metrics, CLEAN), files_by_medium(tmp_path), "kl", "folder")
+        check_reconstruction(metrics, EvaluationConfig(), files_by_modality(tmp_path), False, "folder")
 
 
 def test_lists_keep_their_order_and_folders_sort(tmp_path: Path) -> None:
@@ -281,36 +310,33 @@ def test_lists_keep_their_order_and_folders_sort(tmp_path: Path) -> None:
     files = make_pictures(tmp_path / "in", 3)
     make_clip(tmp_path / "in/a.mp4", 2)
     (tmp_path / "val.txt").write_text("in/002.png\t7\nin/000.png\t1\nin/a.mp4\t0\n")
-    found = files_by_medium(tmp_path / "val.txt")
+    found = files_by_modality(tmp_path / "val.txt")
     assert found == {"image": [files[2], files[0]], "video": [tmp_path / "in/a.mp4"]}
-    assert files_by_medium(tmp_path / "in")["image"] == files
+    assert files_by_modality(tmp_path / "in")["image"] == files
 
 
 def test_empty_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="no images or videos"):
-        files_by_medium(tmp_path)
+    with pytest.raises(MediaError, match=r"there are no images .* or videos"):
+        files_by_modality(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "metrics, options, said",
-    [
-        (("foo",), {}, "found foo"),
-        ((), {}, "found none"),
-        (("psnr",), {"resolution": 0}, "resolution"),
-        (("psnr",), {"frames": 0}, "frames"),
-        (("psnr",), {"batch_size": 0}, "batch_size"),
-    ],
-)
-def test_settings_that_make_no_sense(metrics: tuple[str, ...], options: dict[str, int], said: str) -> None:
+@pytest.mark.parametrize("options", [{"resolution": 0}, {"frames": 0}, {"batch_size": 0}, {"samples": 1}, {"seed": -1}])
+def test_configs_that_make_no_sense(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be greater than or equal"):
+        EvaluationConfig(**options)
+
+
+@pytest.mark.parametrize("metrics, said", [(("psnr", "foo"), "psnr, ssim, .*found foo"), ((), "found none")])
+def test_metrics_that_there_are_not(metrics: tuple[str, ...], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        ReconstructionSettings(metrics, CLEAN, **options)
+        check_metrics(metrics, "reconstruction")
 
 
 def test_all_missing_weights_are_named_at_once(tmp_path: Path) -> None:
-    settings = ReconstructionSettings(("lpips", "rfid", "rfvd", "fd_mobilenet_v2"), OFFICIAL)
+    metrics = ("lpips", "rfid", "rfvd", "fd_mobilenet_v2")
     (tmp_path / "mobilenet_v2.safetensors").write_bytes(b"wrong")
     with pytest.raises(MissingWeightsError) as caught:
-        load_networks(needed_networks(settings), tmp_path)
+        load_networks(networks_for(metrics, OFFICIAL), tmp_path)
     for part in ("vgg16-397923af.pth", "lpips_heads/vgg.pth", "pt_inception", "i3d_pretrained_400.pt"):
         assert part in str(caught.value)
     assert "mobilenet_v2.safetensors has the sha256" in str(caught.value)

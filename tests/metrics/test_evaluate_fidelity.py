@@ -19,21 +19,21 @@ from omnitok.metrics import (
     psnr,
     save_statistics,
 )
-from omnitok.metrics.evaluate import Networks
-from omnitok.metrics.fidelity import FidelitySettings, check_fidelity, compute_statistics, evaluate_fidelity
+from omnitok.metrics.evaluate import EvaluationConfig, Progress
+from omnitok.metrics.fidelity import compute_statistics, evaluate_fidelity
+from omnitok.metrics.networks import Network
 from omnitok.metrics.protocols import CLEAN, OFFICIAL
 from omnitok.metrics.results import Result
 from omnitok.metrics.sample_sets import Preparation, open_samples
-from omnitok.metrics.samples import from_levels
+from omnitok.metrics.samples import from_uint8
 
-PICTURES = Preparation("image", CLEAN)
 CLIPS = Preparation("video", CLEAN, frames=4)
 ALL = ("fid", "is", "precision", "recall", "kid", "psnr")
 
 
-def networks(metrics: tuple[str, ...] = ALL) -> Networks:
-    network = pooled(classes=5)
-    return Networks({metric: network for metric in metrics if metric != "psnr"}, {})
+def networks() -> dict[str, Network]:
+    """The same humble network wherever one is asked for."""
+    return dict.fromkeys(("inception_tf1", "mobilenet_v2_video", "i3d"), pooled(classes=5))
 
 
 def values(results: list[Result]) -> dict[str, float]:
@@ -67,13 +67,10 @@ def test_every_metric_is_that_of_the_features(tmp_path: Path) -> None:
         "precision": manifolds.precision,
         "recall": manifolds.recall,
         "kid": kid(a.features, b.features).mean,
-        "psnr": psnr(from_levels(real), from_levels(fake)),
+        "psnr": psnr(from_uint8(real), from_uint8(fake)),
     }
-    sets = (
-        open_samples(write_folder(tmp_path / "r", real), PICTURES),
-        open_samples(write_folder(tmp_path / "f", fake), PICTURES),
-    )
-    results = evaluate_fidelity(*sets, FidelitySettings(ALL, CLEAN), networks())
+    sets = write_folder(tmp_path / "r", real), write_folder(tmp_path / "f", fake)
+    results = evaluate_fidelity(*sets, ALL, networks=networks())
     assert values(results) == pytest.approx(expected, rel=1e-6)
     assert [result.metric for result in results] == list(ALL)
     assert all(result.n == 20 for result in results)
@@ -81,49 +78,39 @@ def test_every_metric_is_that_of_the_features(tmp_path: Path) -> None:
     assert (fid.reference, fid.n_reference, fid.network) == (str(tmp_path / "r"), 20, "pooled")
     assert fid.resolution is None
 
-    arrays = [open_samples(write_array(tmp_path / f"{i}.npz", x), PICTURES) for i, x in enumerate((real, fake))]
-    assert values(evaluate_fidelity(*arrays, FidelitySettings(ALL, CLEAN, batch_size=7), networks())) == pytest.approx(
-        expected, rel=1e-5
-    )
+    arrays = [write_array(tmp_path / f"{i}.npz", x) for i, x in enumerate((real, fake))]
+    found = evaluate_fidelity(*arrays, ALL, EvaluationConfig(batch_size=7), networks=networks())
+    assert values(found) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_set_is_at_no_distance_from_itself(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "a", batch(range(15)))
-    sets = open_samples(folder, PICTURES), open_samples(folder, PICTURES)
-    found = values(
-        evaluate_fidelity(*sets, FidelitySettings(("fid", "precision", "recall", "psnr"), CLEAN), networks())
-    )
+    found = values(evaluate_fidelity(folder, folder, ("fid", "precision", "recall", "psnr"), networks=networks()))
     assert found["fid"] < 1e-8
     assert (found["precision"], found["recall"], found["psnr"]) == (1, 1, float("inf"))
 
 
 def test_saved_statistics_stand_for_the_set(tmp_path: Path) -> None:
     real, fake = write_folder(tmp_path / "r", batch(range(9))), write_folder(tmp_path / "f", batch(range(50, 59)))
-    settings = FidelitySettings(("fid",), CLEAN)
-    statistics = compute_statistics(open_samples(real, PICTURES), pooled(classes=5), settings)
+    statistics = compute_statistics(real, "fid", networks=networks())
     assert statistics.n == 9
     save_statistics(tmp_path / "s.npz", statistics)
-    other = open_samples(fake, PICTURES)
-    (whole,) = evaluate_fidelity(open_samples(real, PICTURES), other, settings, networks())
-    (saved,) = evaluate_fidelity(open_samples(tmp_path / "s.npz", PICTURES), other, settings, networks())
+    (whole,) = evaluate_fidelity(real, fake, ["fid"], networks=networks())
+    (saved,) = evaluate_fidelity(tmp_path / "s.npz", fake, ["fid"], networks=networks())
     assert saved.value == pytest.approx(whole.value, rel=1e-12)
     assert saved.n_reference == 9
     with pytest.raises(OmnitokError, match="kid needs the samples themselves"):
-        evaluate_fidelity(
-            open_samples(tmp_path / "s.npz", PICTURES), other, FidelitySettings(("kid",), CLEAN), networks()
-        )
+        evaluate_fidelity(tmp_path / "s.npz", fake, ["kid"], networks=networks())
 
 
 def test_statistics_of_another_network_are_refused(tmp_path: Path) -> None:
     other = FrechetAccumulator(12, "another network")
     other.update(torch.rand(20, 12))
     save_statistics(tmp_path / "s.npz", other.compute())
-    sets = (
-        open_samples(tmp_path / "s.npz", PICTURES),
-        open_samples(write_folder(tmp_path / "f", batch(range(9))), PICTURES),
-    )
     with pytest.raises(OmnitokError, match="of another network, not of pooled"):
-        evaluate_fidelity(*sets, FidelitySettings(("fid",), CLEAN), networks())
+        evaluate_fidelity(
+            tmp_path / "s.npz", write_folder(tmp_path / "f", batch(range(9))), ["fid"], networks=networks()
+        )
 
 
 def test_adm_references_give_their_statistics_to_fid_and_their_samples_to_the_rest(tmp_path: Path) -> None:
@@ -131,14 +118,7 @@ def test_adm_references_give_their_statistics_to_fid_and_their_samples_to_the_re
     mean, covariance = np.full(12, 0.25), np.eye(12)
     reference = write_array(tmp_path / "r.npz", pixels, mu=mean, sigma=covariance)
     fake = write_folder(tmp_path / "f", pixels)
-    found = values(
-        evaluate_fidelity(
-            open_samples(reference, PICTURES),
-            open_samples(fake, PICTURES),
-            FidelitySettings(("fid", "precision"), CLEAN),
-            networks(),
-        )
-    )
+    found = values(evaluate_fidelity(reference, fake, ("fid", "precision"), networks=networks()))
     assert found["precision"] == 1
     assert found["fid"] > 1  # from mu and sigma, not from the equal samples
 
@@ -146,29 +126,27 @@ def test_adm_references_give_their_statistics_to_fid_and_their_samples_to_the_re
 def test_order_changes_nothing_but_the_splits(tmp_path: Path) -> None:
     real, fake = batch(range(20)), batch(range(100, 120))
     metrics = ("fid", "is", "precision", "recall", "kid")
-    settings = FidelitySettings(metrics, CLEAN)
     found = []
     for name, order in (("a", torch.arange(20)), ("b", torch.randperm(20, generator=torch.Generator().manual_seed(0)))):
         sets = (write_folder(tmp_path / f"{name}{i}", pixels[order]) for i, pixels in enumerate((real, fake)))
-        found.append(values(evaluate_fidelity(*(open_samples(s, PICTURES) for s in sets), settings, networks())))
+        found.append(values(evaluate_fidelity(*sets, metrics, networks=networks())))
     plain, permuted = found
     assert plain.pop("is") != permuted.pop("is")
     assert permuted == pytest.approx(plain, rel=1e-6)
 
 
 def test_other_counts_than_the_official_ones_are_said(tmp_path: Path) -> None:
-    samples = open_samples(write_folder(tmp_path / "a", batch(range(15))), PICTURES)
-    (result,) = evaluate_fidelity(samples, samples, FidelitySettings(("fid",), OFFICIAL), networks())
+    samples = write_folder(tmp_path / "a", batch(range(15)))
+    (result,) = evaluate_fidelity(samples, samples, ["fid"], EvaluationConfig(OFFICIAL), networks=networks())
     assert result.warning == "fid of the official protocol is over 50000 samples, not 15"
 
 
 def test_samples_are_drawn_by_seed_and_keep_their_order(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "a", batch(range(30)))
-    samples = open_samples(folder, PICTURES)
-    settings = FidelitySettings(("is", "fid"), CLEAN, samples=20)
-    first = evaluate_fidelity(samples, samples, settings, networks())
+    settings = EvaluationConfig(samples=20)
+    first, second = (evaluate_fidelity(folder, folder, ("is", "fid"), settings, networks=networks()) for _ in range(2))
     assert [result.n for result in first] == [20, 20]
-    assert values(evaluate_fidelity(samples, samples, settings, networks())) == values(first)
+    assert values(second) == values(first)
     chosen = sorted(np.random.default_rng(0).choice(30, 20, replace=False))
     logits = pooled(classes=5).extract(batch(range(30))[torch.tensor(chosen)]).logits
     assert logits is not None
@@ -180,20 +158,35 @@ def test_clips_from_folders_and_arrays(tmp_path: Path) -> None:
         make_clip(tmp_path / f"r/{i}.mp4", 6 + i)
         make_clip(tmp_path / f"f/{i}.mp4", 12)
     metrics = ("fd_mobilenet_v2_video", "psnr")
-    settings = FidelitySettings(metrics, CLEAN, "video")
-    sets = open_samples(tmp_path / "r", CLIPS), open_samples(tmp_path / "f", CLIPS)
-    found = values(evaluate_fidelity(*sets, settings, networks(metrics)))
+    sets = tmp_path / "r", tmp_path / "f"
+
+    def evaluate(frames: int, metrics: tuple[str, ...] = metrics) -> dict[str, float]:
+        config = EvaluationConfig(frames=frames)
+        return values(evaluate_fidelity(*sets, metrics, config, modality="video", networks=networks()))
+
+    found = evaluate(4)
     assert found["psnr"] > 35  # the first four frames are alike
     clips = torch.arange(6, dtype=torch.uint8).view(1, 1, 6, 1, 1).expand(3, 3, 6, 8, 8)
     path = write_array(tmp_path / "a.npz", clips)
     (shown,) = open_samples(path, replace(CLIPS, protocol=OFFICIAL)).iterate([1], 1)
-    assert shown.levels[0, 0, :, 0, 0].tolist() == [1, 2, 3, 4]  # the centre
+    assert shown[0, 0, :, 0, 0].tolist() == [1, 2, 3, 4]  # the centre
     with pytest.raises(OmnitokError, match="have 6 frames, but the measurement takes 17"):
         open_samples(path, replace(CLIPS, frames=17))
     with pytest.raises(MediaError, match="has 6 frames, but the measurement takes 9"):
-        check_fidelity(settings, *(open_samples(tmp_path / "r", replace(CLIPS, frames=9)) for _ in range(2)))
+        evaluate(9)
     with pytest.raises(OmnitokError, match="at least 9 frames"):
-        check_fidelity(FidelitySettings(("fvd",), CLEAN, "video"), *sets)
+        evaluate(4, ("fvd",))
+
+
+def test_a_folder_of_generated_samples_is_its_samples(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", batch(range(4)))
+    for i, file in enumerate(sorted(folder.iterdir())):
+        file.rename(folder / f"{i:06d}-red_cat.png")
+    (folder / "generate.json").write_text("{}")
+    write_picture(folder / "grid.png", levels(50, 70, 0))
+    make_clip(folder / "grid.mp4", 3)
+    (result,) = evaluate_fidelity(folder, folder, ["psnr"], networks={})
+    assert result.n == 4
 
 
 def one_picture(folder: Path) -> tuple[Path, Path]:
@@ -258,19 +251,19 @@ def nothing(folder: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize(
     "make, metric, said",
     [
-        (one_picture, "fid", "at least 2 pictures are needed, but there is 1"),
+        (one_picture, "fid", "fid needs at least 2 images, but there are 1"),
         (mixed_sizes, "fid", "20 x 24 pixels, but .*000.png is 24 x 20 pixels; a set has one size"),
         (sizes_that_differ, "fid", "20x24 and .* of 40x48: give --resolution"),
         (unequal_counts, "psnr", "has 5 samples and .*b 6"),
         (unequal_names, "psnr", "has 003 where .*b has 004"),
-        (empty, "fid", "no pictures or clips"),
-        (clips_among_pictures, "fid", "only pictures are wanted, but there are 1 clips"),
+        (empty, "fid", "no images"),
+        (clips_among_pictures, "fid", "only images are wanted, but there are 1 videos"),
         (floating_array, "fid", r"uint8 \(n, H, W, 3\), but arr_0.npy is float32"),
         (pickled_array, "fid", "but arr_0.npy is object"),
         (nan_statistics, "fid", "NaN"),
-        (foreign_file, "fid", "not an .npz file"),
+        (foreign_file, "fid", r"b\.npz: cannot be read as an? \.npz file"),
         (nothing, "fid", "no such file or folder"),
-        (unequal_counts, "is", "10 splits and needs as many pictures, but there are 6"),
+        (unequal_counts, "is", "is needs at least 10 images, but there are 6"),
     ],
 )
 def test_sets_that_cannot_be_compared_are_one_sentence(
@@ -278,29 +271,24 @@ def test_sets_that_cannot_be_compared_are_one_sentence(
 ) -> None:
     real, fake = make(tmp_path)
     with pytest.raises(OmnitokError, match=said) as caught:
-        evaluate_fidelity(
-            open_samples(real, PICTURES), open_samples(fake, PICTURES), FidelitySettings((metric,), CLEAN), networks()
-        )
+        evaluate_fidelity(real, fake, [metric], networks=networks())
     assert "\n" not in str(caught.value)
 
 
 def test_resolution_brings_mixed_sizes_to_one(tmp_path: Path) -> None:
     real, fake = mixed_sizes(tmp_path)
-    how = replace(PICTURES, resolution=16)
-    found = evaluate_fidelity(
-        open_samples(real, how), open_samples(fake, how), FidelitySettings(("fid",), CLEAN), networks()
-    )
+    found = evaluate_fidelity(real, fake, ["fid"], EvaluationConfig(resolution=16), networks=networks())
     assert found[0].resolution == 16
     assert found[0].value > 0
 
 
-def test_too_few_neighbours_and_settings_without_sense(tmp_path: Path) -> None:
-    samples = open_samples(write_folder(tmp_path / "a", batch(range(3))), PICTURES)
-    with pytest.raises(OmnitokError, match="recall needs more than 3 pictures, but got 3"):
-        check_fidelity(FidelitySettings(("recall",), CLEAN), samples, samples)
-    for metrics, samples_used in ((("fvd",), None), ((), None), (("fid",), 1)):
+def test_too_few_neighbours_and_metrics_without_sense(tmp_path: Path) -> None:
+    samples = write_folder(tmp_path / "a", batch(range(3)))
+    with pytest.raises(OmnitokError, match="recall needs at least 4 images, but there are 3"):
+        evaluate_fidelity(samples, samples, ["recall"], networks=networks())
+    for metrics in (["fvd"], []):
         with pytest.raises(ValueError, match="found"):
-            FidelitySettings(metrics, CLEAN, samples=samples_used)
+            evaluate_fidelity(samples, samples, metrics)
 
 
 class Stopped(Exception):
@@ -308,24 +296,28 @@ class Stopped(Exception):
 
 
 def test_a_stopped_comparison_continues(tmp_path: Path) -> None:
-    real = open_samples(write_folder(tmp_path / "r", batch(range(12))), PICTURES)
-    fake = open_samples(write_folder(tmp_path / "f", batch(range(50, 62))), PICTURES)
-    metrics = ("fid", "is", "precision", "recall")
-    settings = FidelitySettings(metrics, CLEAN, batch_size=3)
-    whole = evaluate_fidelity(real, fake, settings, networks())
-    done = 0
-
-    def stop(more: int) -> None:
-        nonlocal done
-        done += more
-        if done > 16:  # in the second set
-            raise Stopped
-
+    sets = write_folder(tmp_path / "r", batch(range(12))), write_folder(tmp_path / "f", batch(range(50, 62)))
+    metrics = ("fid", "is", "precision", "recall", "psnr")
+    config = EvaluationConfig(batch_size=3)
+    whole = evaluate_fidelity(*sets, metrics, config, networks=networks())
     state = tmp_path / "state"
-    with pytest.raises(Stopped):
-        evaluate_fidelity(real, fake, settings, networks(), state, stop, save_seconds=0)
-    told: list[int] = []
-    again = evaluate_fidelity(real, fake, settings, networks(), state, told.append, save_seconds=0)
-    assert told == [12, 3, 3, 3, 3]
-    assert values(again) == pytest.approx(values(whole), rel=1e-12)
+
+    def run(progress: Progress) -> dict[str, float]:
+        rows = evaluate_fidelity(
+            *sets, metrics, config, networks=networks(), state_folder=state, progress=progress, save_seconds=0
+        )
+        return values(rows)
+
+    for last in (16, 26):  # in the second set, then among the pairs
+
+        def stop(done: int, total: int, last: int = last) -> None:
+            if done > last:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            run(stop)
+    told: list[tuple[int, int]] = []
+    again = run(lambda done, total: told.append((done, total)))
+    assert told == [(done, 36) for done in range(26, 37)]
+    assert again == pytest.approx(values(whole), rel=1e-12)
     assert not list(state.iterdir())

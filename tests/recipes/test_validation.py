@@ -11,8 +11,7 @@ from helpers.small import SMALL
 from omnitok.cli import main
 from omnitok.data.video_writer import write_video
 from omnitok.errors import MissingWeightsError, OmnitokError
-from omnitok.metrics.evaluate import Networks
-from omnitok.metrics.networks import FeatureNetwork, Features
+from omnitok.metrics.networks import Features, Network
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.recipes import validation
 from omnitok.recipes.run import describe, run_recipe
@@ -69,14 +68,14 @@ def test_frechet_distances_of_both_media(
 ) -> None:
     """By the way of rFID and rFVD, whose networks are not at hand."""
 
-    def colours(name: str) -> FeatureNetwork:
-        return FeatureNetwork(name, "00", 3, lambda pixels: Features(pixels.double().flatten(2).mean(2)))
+    def colours(name: str) -> Network:
+        return Network(name, "00", lambda pixels: Features(pixels.double().flatten(2).mean(2)), 3)
 
-    loaded: list[dict[str, str]] = []
+    loaded: list[list[str]] = []
 
-    def load(needed: dict[str, str], *_: object) -> Networks:
+    def load(needed: list[str], *_: object) -> dict[str, Network]:
         loaded.append(needed)
-        return Networks({metric: colours(name) for metric, name in needed.items()}, {})
+        return {name: colours(name) for name in needed}
 
     monkeypatch.setattr(validation, "require_weights", lambda *_: None)
     monkeypatch.setattr(validation, "load_networks", load)
@@ -85,7 +84,7 @@ def test_frechet_distances_of_both_media(
     assert not loaded
     scores = validate(tokenizer)
     assert validate(tokenizer) == scores
-    assert loaded == [{"rfid": "inception_pytorch_fid", "rfvd": "i3d"}]
+    assert loaded == [["inception_pytorch_fid", "i3d"]]
     assert scores["image_rfid"] > 0
     assert scores["video_rfvd"] > 0
     assert scores["video_psnr"] > 0
@@ -137,10 +136,10 @@ def test_what_cannot_be_measured_is_said_before_the_first_step(media: Path, tmp_
     assert "pt_inception-2015-12-05-6726825d.pth" in told
     assert "i3d_pretrained_400.pt" in told
     assert "mobilenet_v2.safetensors" in told
-    assert "validation: metrics must be some of psnr" in refused(config_of(media, metrics=("fid",)))
-    assert "rfvd needs clips of at least 9 frames" in refused(config_of(media, frames=5, metrics=("rfvd",)))
-    assert "rfvd needs clips, but there are only pictures" in refused(config_of(media, videos=(), metrics=("rfvd",)))
+    assert "validation: metrics are psnr, ssim" in refused(config_of(media, metrics=("fid",)))
+    assert "rfvd needs videos of at least 9 frames" in refused(config_of(media, frames=5, metrics=("rfvd",)))
+    assert "rfvd needs videos, but there are only images" in refused(config_of(media, videos=(), metrics=("rfvd",)))
     assert "validation.metrics needs files" in refused(config_of(media, images=(), videos=(), metrics=("rfid",)))
     assert "the clip has 9 frames, but validation measures clips of data.frames=17" in refused(config_of(media, 17))
     pictures = str(media / "0.png")
-    assert "validation.videos names no clips" in refused(config_of(media, videos=(pictures,)))
+    assert "validation.videos names no videos" in refused(config_of(media, videos=(pictures,)))

@@ -1,5 +1,129 @@
-"""`omnitok compare`: the same as `omnitok evaluate compare`."""
+"""`omnitok compare` (also `omnitok evaluate compare`): several tokenizers on one set."""
 
-from omnitok.cli.evaluate import Compare
+from __future__ import annotations
 
-__all__ = ["Compare"]
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+import omnitok
+from omnitok.atomic import atomic_path
+from omnitok.cli.failures import UsageError
+from omnitok.cli.measuring import (
+    Count,
+    EvaluateOptions,
+    Names,
+    Pixels,
+    load_model,
+    parse_names,
+    progress,
+    short_names,
+    show_results,
+    usage,
+)
+from omnitok.cli.options import require_paths, resolve_device
+from omnitok.cli.report import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from omnitok.metrics import EvaluatedModel, EvaluationConfig, Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(EvaluateOptions):
+    """Measure several tokenizers on one set: a table, and images side by side.
+
+    OUT gets results.json, pictures/ (the original and every model's result next to each other; of videos the middle
+    frame), and table.md, which shows the table and the pictures.
+    """
+
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
+    """Tokenizers, as for `evaluate reconstruction`."""
+    data: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder of images, videos or both."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("omnitok-comparison")
+    """Folder for everything."""
+    metrics: Names = ()
+    """As for `evaluate reconstruction` (default: psnr,ssim)."""
+    resolution: Pixels = None
+    """Side of images and videos (default: the protocol's)."""
+    frames: Count = None
+    """Frames of each video (default: the protocol's 17)."""
+    pictures: Annotated[int, tyro.conf.arg(metavar="N")] = 8
+    """So many images, and as many videos, are shown side by side."""
+
+    def run(self) -> int:
+        """Measure and write; the exit code."""
+        self.check_common()
+        if self.pictures < 0:
+            raise UsageError(f"--pictures must be at least 0, found {self.pictures}")
+        require_paths(self.data)
+        names, models = self.metrics, self.models
+        if not models:  # they may have come after the names of metrics
+            split = next((i for i, part in enumerate(names) if not omnitok.metrics.is_metric(part)), len(names))
+            names, models = names[:split], names[split:]
+        metrics = parse_names(names) or ("psnr", "ssim")
+        if not models:
+            raise UsageError("give at least one model; `omnitok models` lists them")
+        device, config = resolve_device(self.device), self.config(resolution=self.resolution, frames=self.frames)
+        loaded = [load_model(name, device) for name in dict.fromkeys(models)]
+        with usage():
+            needed = omnitok.metrics.networks_for(
+                omnitok.metrics.check_metrics(metrics, "reconstruction"), config.protocol
+            )
+        networks = omnitok.metrics.load_networks(needed, self.weights_dir, device)
+        results: list[Result] = []
+        for model in loaded:
+            with progress(model.name) as advance, usage():
+                results += omnitok.metrics.evaluate_reconstruction(
+                    model, self.data, metrics, config, networks=networks, state_folder=self.out, progress=advance
+                )
+        shown = self._side_by_side(loaded, config)
+        self._write_table(results, shown)
+        show_results(results, config.protocol, self.out, self.json)
+        say(f"the table and the pictures are in {self.out / 'table.md'}")
+        return 0
+
+    def _side_by_side(self, models: Sequence[EvaluatedModel], config: EvaluationConfig) -> list[tuple[Path, str]]:
+        """A PNG, and its caption, for each of the first images and of the first videos (their middle frame)."""
+        names = short_names([model.name for model in models])
+        shown: list[tuple[Path, str]] = []
+        for modality, files in omnitok.metrics.files_by_modality(self.data).items():
+            for number, file in enumerate(files[: self.pictures]):
+                frames: list[Tensor] = []
+                captions = [f"{file.name}: original"]
+                for model in models:
+                    original, result = omnitok.metrics.reconstruct_frame(model, file, modality, config)
+                    frames = frames or [original]
+                    decibels = omnitok.metrics.psnr(original[None], result[None])
+                    frames.append(result)
+                    captions.append(f"{names[model.name]}: {decibels:.2f} dB")
+                target = self.out / "pictures" / f"{modality}-{number:03d}-{file.stem}.png"
+                omnitok.data.write_image(target, omnitok.metrics.side_by_side(frames))
+                shown.append((target, " | ".join(captions)))
+        return shown
+
+    def _write_table(self, results: Sequence[Result], shown: Sequence[tuple[Path, str]]) -> None:
+        """table.md: a row per model, a column per metric and modality, the conditions, the pictures."""
+        columns = list(dict.fromkeys((result.metric, result.modality) for result in results))
+        names = short_names([result.model or "-" for result in results])
+        rows: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+        for result in results:
+            spread = f" ± {result.spread:.2g}" if result.row()["spread"] is not None else ""
+            row = rows.setdefault((names[result.model or "-"], (result.model_sha256 or "")[:12]), {})
+            row[result.metric, result.modality] = f"{result.value:.5g}{spread}"
+        titles = ["model", "sha256", *(f"{metric} ({modality}s)" for metric, modality in columns)]
+        lines = [titles, ["---"] * len(titles)]
+        lines += [[*model, *(row.get(column, "-") for column in columns)] for model, row in rows.items()]
+        counted = dict.fromkeys((r.n, r.modality, r.frames, r.resolution) for r in results)
+        first, sets = results[0], [f"{n} {kind}s ({frames}x{side}x{side})" for n, kind, frames, side in counted]
+        text = [f"| {' | '.join(line)} |" for line in lines]
+        text += ["", f"Protocol {first.protocol}: {'; '.join(sets)}. omnitok {first.version}, seed {first.seed}.", ""]
+        for path, caption in shown:
+            text += [f"![{caption}](pictures/{path.name})", "", caption, ""]
+        with atomic_path(self.out / "table.md") as temporary:
+            temporary.write_text("\n".join(text), encoding="utf-8")

@@ -6,7 +6,7 @@ import torch
 
 from omnitok.cli.failures import UsageError
 from omnitok.cli.options import ModelOptions
-from omnitok.errors import OmnitokError
+from omnitok.cli.options import resolve_device as resolve_device
 from omnitok.models.tiling import spans
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
@@ -57,35 +57,3 @@ def check_tile(config: TokenizerConfig, tile: int | None) -> None:
         spans(1, tile, config)
     except ValueError as error:
         raise UsageError(f"--{error}") from error
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of that name, or for "auto" the best there is.
-
-    Raises:
-        UsageError: not a device's name.
-        OmnitokError: this machine has no such device.
-    """
-    available = _available_devices()
-    if name == "auto":
-        return torch.device(available[-1])
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"--device must be auto, cpu, cuda, cuda:N or mps, found {name!r}") from error
-    exists = device.type in available and (device.type != "cuda" or (device.index or 0) < torch.cuda.device_count())
-    if not exists:
-        raise OmnitokError(
-            f"--device {name}: this machine or this build of torch has no such device, only {', '.join(available)}"
-        )
-    return device
-
-
-def _available_devices() -> list[str]:
-    """From the plainest to the best."""
-    devices = ["cpu"]
-    if torch.backends.mps.is_available():
-        devices.append("mps")
-    if torch.cuda.is_available():
-        devices.append("cuda")
-    return devices

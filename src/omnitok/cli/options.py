@@ -1,13 +1,19 @@
 """Options that verbs share. Frozen dataclasses; tyro turns fields into flags and their docstrings into help."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from omnitok.cli.failures import UsageError
+from omnitok.errors import OmnitokError
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_MODEL = "omnitok-tiny-vq"
 
@@ -77,3 +83,42 @@ def parse_part(text: str) -> tuple[int, int]:
     if not (separator and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
         raise UsageError(f"--shard must be I/N with I from 0 to N - 1, such as 0/2, found {text}")
     return int(part), int(parts)
+
+
+def require_paths(*paths: Path) -> None:
+    """Say at once, before torch is imported, which file or folder does not exist.
+
+    Raises:
+        OmnitokError: there is none of that name.
+    """
+    for path in paths:
+        if not path.exists():
+            raise OmnitokError(f"{path}: no such file or folder")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name, or for "auto" the best there is.
+
+    Raises:
+        UsageError: not a device's name.
+        OmnitokError: this machine has no such device.
+    """
+    import torch
+
+    available = ["cpu"]  # from the plainest to the best
+    if torch.backends.mps.is_available():
+        available.append("mps")
+    if torch.cuda.is_available():
+        available.append("cuda")
+    if name == "auto":
+        return torch.device(available[-1])
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device must be auto, cpu, cuda, cuda:N or mps, found {name!r}") from error
+    exists = device.type in available and (device.type != "cuda" or (device.index or 0) < torch.cuda.device_count())
+    if not exists:
+        raise OmnitokError(
+            f"--device {name}: this machine or this build of torch has no such device, only {', '.join(available)}"
+        )
+    return device

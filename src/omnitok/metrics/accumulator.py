@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
 from omnitok.distributed import all_reduce_sum
+from omnitok.metrics.protocols import Protocol
+from omnitok.metrics.results import Setup
 
 
 class Accumulator(ABC):
@@ -16,6 +18,16 @@ class Accumulator(ABC):
     """
 
     SUMS: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    @abstractmethod
+    def of(cls, setup: Setup) -> Self:
+        """One for an evaluation."""
+
+    @classmethod
+    def minimum(cls, protocol: Protocol) -> int:
+        """Samples that a set must have."""
+        return 1
 
     @abstractmethod
     def what(self) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from omnitok.metrics.accumulator import Accumulator
+from omnitok.metrics.results import Gathered, Score, Setup
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class AverageAccumulator(Accumulator):
 
     def __init__(self) -> None:
         self.sums = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares
+
+    @classmethod
+    def of(cls, setup: Setup) -> "AverageAccumulator":
+        return cls()
 
     def what(self) -> str:
         return "an average"
@@ -45,3 +50,9 @@ class AverageAccumulator(Accumulator):
             return Average(mean, math.nan, int(n))
         variance = max(squares - n * mean * mean, 0.0) / (n - 1)
         return Average(mean, math.sqrt(variance / n), int(n))
+
+
+def average_score(gathered: Gathered) -> list[Score]:
+    """The mean with its standard error."""
+    average: Average = gathered.fake
+    return [Score(average.mean, average.standard_error, "standard error over samples")]

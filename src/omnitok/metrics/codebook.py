@@ -6,17 +6,20 @@ import torch
 from torch import Tensor
 
 from omnitok.metrics.accumulator import Accumulator
+from omnitok.metrics.results import Gathered, Score, Setup
 
 
 @dataclass(frozen=True)
 class CodebookStatistics:
     """`usage`: share of the codes seen at least once, in [0, 1]; `entropy` in bits, at most log2(size);
-    `perplexity` = 2 ^ entropy, the size of an evenly used codebook of that entropy; `tokens` counted."""
+    `perplexity` = 2 ^ entropy, the size of an evenly used codebook of that entropy; `tokens` counted, and
+    the codebook's `size`."""
 
     usage: float
     entropy: float
     perplexity: float
     tokens: int
+    size: int
 
 
 class CodebookAccumulator(Accumulator):
@@ -28,6 +31,10 @@ class CodebookAccumulator(Accumulator):
         if size < 1:
             raise ValueError(f"a codebook has at least 1 code, but size is {size}")
         self.counts = torch.zeros(size, dtype=torch.long, device=device)
+
+    @classmethod
+    def of(cls, setup: Setup) -> "CodebookAccumulator":
+        return cls(setup.vocab_size)
 
     def what(self) -> str:
         return f"a codebook of {len(self.counts)} codes"
@@ -51,7 +58,9 @@ class CodebookAccumulator(Accumulator):
         p = self.counts.double() / tokens
         entropy = -torch.xlogy(p, p).sum().item() / torch.log(torch.tensor(2.0, dtype=torch.float64)).item()
         entropy = max(entropy, 0.0)  # not -0.0
-        return CodebookStatistics((self.counts > 0).double().mean().item(), entropy, 2.0**entropy, tokens)
+        return CodebookStatistics(
+            (self.counts > 0).double().mean().item(), entropy, 2.0**entropy, tokens, len(self.counts)
+        )
 
 
 def codebook_statistics(codes: Tensor, size: int) -> CodebookStatistics:
@@ -59,3 +68,16 @@ def codebook_statistics(codes: Tensor, size: int) -> CodebookStatistics:
     accumulator = CodebookAccumulator(size, codes.device)
     accumulator.update(codes)
     return accumulator.compute()
+
+
+def codebook_scores(gathered: Gathered) -> list[Score]:
+    """Usage, perplexity and entropy."""
+    codes: CodebookStatistics = gathered.fake
+    warning = None
+    if codes.tokens < 10 * codes.size:
+        warning = f"{codes.tokens} tokens are few for {codes.size} codes: usage grows with more data"
+    return [
+        Score(codes.usage, warning=warning, name="usage"),
+        Score(codes.perplexity, name="perplexity"),
+        Score(codes.entropy, name="entropy"),
+    ]

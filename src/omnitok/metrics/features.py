@@ -8,6 +8,8 @@ from torch import Tensor
 
 from omnitok.distributed import all_gather_rows
 from omnitok.metrics.accumulator import Accumulator
+from omnitok.metrics.protocols import Protocol
+from omnitok.metrics.results import Setup
 
 
 def check_features(features: Tensor, dimension: int | None = None, what: str = "features") -> None:
@@ -29,6 +31,14 @@ class FeatureSet(Accumulator):
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
         self.batches: list[Tensor] = []
+
+    @classmethod
+    def of(cls, setup: Setup) -> "FeatureSet":
+        return cls(setup.dimension)
+
+    @classmethod
+    def minimum(cls, protocol: Protocol) -> int:
+        return protocol.nearest + 1
 
     def what(self) -> str:
         return f"sets of features of {self.dimension} dimensions"

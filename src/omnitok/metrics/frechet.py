@@ -18,7 +18,11 @@ from omnitok.atomic import atomic_path
 from omnitok.errors import OmnitokError, reading
 from omnitok.metrics.accumulator import Accumulator
 from omnitok.metrics.features import check_features
+from omnitok.metrics.protocols import Protocol
+from omnitok.metrics.results import Gathered, Score, Setup
 
+_ARRAYS = ("mu", "sigma", "n", "network")
+_LARGEST = 2**30  # bytes of them in a file: enough for 11 000 dimensions
 _ROWS = 256  # converted to float64 at a time, to bound the working memory
 
 
@@ -65,6 +69,14 @@ class FrechetAccumulator(Accumulator):
         self.count = torch.zeros((), dtype=torch.long)
         self.sum = torch.zeros(dimension, dtype=torch.float64, device=device)
         self.outer = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
+
+    @classmethod
+    def of(cls, setup: Setup) -> "FrechetAccumulator":
+        return cls(setup.dimension, setup.network)
+
+    @classmethod
+    def minimum(cls, protocol: Protocol) -> int:
+        return 2
 
     @property
     def n(self) -> int:
@@ -120,6 +132,29 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics, float32_compa
     mixed = torch.linalg.svdvals(_factor(a.covariance).T @ _factor(b.covariance)).sum()
     distance = means + a.covariance.trace() + b.covariance.trace() - 2 * mixed
     return max(distance.item(), 0.0)  # below zero only by rounding
+
+
+def frechet_score(gathered: Gathered, float32: bool = False) -> list[Score]:
+    """The distance, with a warning where there are too few samples or other ones than the protocol asks for."""
+    a: GaussianStatistics = gathered.real
+    b: GaussianStatistics = gathered.fake
+    dimension, fewest = len(a.mean), min((n for n in (a.n, b.n) if n), default=None)
+    warning = None
+    if fewest is not None and fewest <= dimension:
+        warning = (
+            f"{gathered.metric} over {fewest} samples is biased upwards: the features have {dimension} dimensions, so "
+            f"compare it only with numbers over the same {fewest} samples"
+        )
+    elif gathered.expected is not None and b.n not in (0, gathered.expected):
+        warning = (
+            f"{gathered.metric} of the {gathered.protocol.name} protocol is over {gathered.expected} samples, not {b.n}"
+        )
+    return [Score(frechet_distance(a, b, float32), warning=warning, n=b.n, n_reference=a.n)]
+
+
+def fvd_score(gathered: Gathered) -> list[Score]:
+    """`frechet_score` by the authors' float32 formula where the protocol says so."""
+    return frechet_score(gathered, gathered.protocol.float32_fvd)
 
 
 def _factor(covariance: Tensor) -> Tensor:
@@ -191,7 +226,10 @@ def load_statistics(path: str | os.PathLike[str]) -> GaussianStatistics:
     """
     with reading(path, what="statistics file (.npz with mu and sigma)"), np.load(path, allow_pickle=False) as arrays:
         if "mu" not in arrays or "sigma" not in arrays:
-            raise ValueError(f"it needs the arrays mu and sigma, but holds {', '.join(arrays.files) or 'none'}")
+            raise ValueError(f"it holds the arrays {', '.join(arrays.files) or 'none'}")
+        stored = sum(arrays.zip.getinfo(f"{key}.npy").file_size for key in _ARRAYS if key in arrays)
+        if stored > _LARGEST:
+            raise ValueError(f"its arrays take {stored} bytes, and at most {_LARGEST} are read")
         mean, covariance = (torch.from_numpy(arrays[key].astype(np.float64)) for key in ("mu", "sigma"))
         n = int(arrays["n"]) if "n" in arrays else 0
         network = str(arrays["network"]) if "network" in arrays else ""

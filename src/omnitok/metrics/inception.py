@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from omnitok.hub.weights import read_weights
 from omnitok.losses.frozen_network import FrozenNetwork, load_exactly
 from omnitok.metrics.pixels import to_float_pixels
+from omnitok.metrics.protocols import Resize
 
-Resize = Literal["pytorch_fid", "tf1"]
 _SIZE = 299
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from omnitok.metrics.accumulator import Accumulator
 from omnitok.metrics.features import check_features
+from omnitok.metrics.protocols import Protocol
+from omnitok.metrics.results import Gathered, Score, Setup
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,14 @@ class InceptionScoreAccumulator(Accumulator):
         self.times_seen = torch.zeros(n, dtype=torch.long, device=device)
         self.probabilities = torch.zeros(splits, classes, dtype=torch.float64, device=device)  # sum of p
         self.negative_entropies = torch.zeros(splits, dtype=torch.float64, device=device)  # sum of p · log p
+
+    @classmethod
+    def of(cls, setup: Setup) -> "InceptionScoreAccumulator":
+        return cls(setup.n, setup.classes, setup.protocol.splits)
+
+    @classmethod
+    def minimum(cls, protocol: Protocol) -> int:
+        return protocol.splits
 
     def what(self) -> str:
         return f"an Inception score of {self.n} samples in {self.splits} splits, {self.classes} classes"
@@ -81,3 +91,9 @@ def inception_score(logits: Tensor, splits: int = 10) -> InceptionScore:
     accumulator = InceptionScoreAccumulator(len(logits), logits.shape[1], splits, logits.device)
     accumulator.update(logits, torch.arange(len(logits)))
     return accumulator.compute()
+
+
+def inception_scores(gathered: Gathered) -> list[Score]:
+    """The score with its deviation."""
+    score: InceptionScore = gathered.fake
+    return [Score(score.mean, score.std, f"deviation over {gathered.protocol.splits} splits")]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from omnitok.metrics.features import canonical_order, check_features
+from omnitok.metrics.results import Gathered, Score
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,10 @@ def _squared_mmd(x: Tensor, y: Tensor) -> float:
 
     within = sum((k.sum() - k.trace()) / (n * (n - 1)) for k in (kernel(x, x), kernel(y, y)))
     return float(within - 2 * kernel(x, y).mean())
+
+
+def kid_score(gathered: Gathered) -> list[Score]:
+    """KID over the protocol's number of subsets."""
+    subsets = gathered.protocol.kid_subsets
+    distance = kid(gathered.real, gathered.fake, subsets=subsets, seed=gathered.seed)
+    return [Score(distance.mean, distance.std, f"deviation over {subsets} subsets of {distance.subset_size}")]

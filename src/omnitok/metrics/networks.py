@@ -1,75 +1,88 @@
-"""The feature network behind every metric's name, with the files it needs; all of them are checked before any work."""
+"""The feature networks behind the metrics, by name; their files are all checked before any work."""
 
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from omnitok.errors import MissingWeightsError
 from omnitok.hub.weights import file_sha256, find_weights
-from omnitok.losses.lpips import LPIPS, load_lpips
+from omnitok.losses.lpips import load_lpips
 from omnitok.losses.perceptual import load_mobilenet_v2
 from omnitok.metrics.i3d import load_i3d, load_i3d_torchscript
-from omnitok.metrics.inception import load_inception
+from omnitok.metrics.inception import InceptionOutput, load_inception
 from omnitok.metrics.mobilenet import MobileNetImageFeatures, MobileNetVideoFeatures
 
-NetworkName = Literal[
-    "inception_pytorch_fid", "inception_tf1", "i3d", "i3d_torchscript", "mobilenet_v2", "mobilenet_v2_video"
-]
+WeightsDir = str | os.PathLike[str] | None
 
-_WEIGHTS_OF_NETWORK: dict[str, tuple[str, ...]] = {
-    "inception_pytorch_fid": ("inception",),
-    "inception_tf1": ("inception",),
-    "i3d": ("i3d",),
-    "i3d_torchscript": ("i3d_torchscript",),
-    "mobilenet_v2": ("mobilenet_v2",),
-    "mobilenet_v2_video": ("mobilenet_v2",),
-    "lpips_vgg": ("vgg16", "lpips_vgg"),
-    "lpips_alex": ("alexnet", "lpips_alex"),
-    "lpips_squeeze": ("squeezenet", "lpips_squeeze"),
+
+@dataclass(frozen=True)
+class _Source:
+    """The files that a network needs (keys of `omnitok.hub.weights.WEIGHTS`), and the function that loads it."""
+
+    files: tuple[str, ...]
+    load: Callable[[WeightsDir], torch.nn.Module]
+
+
+_NETWORKS = {
+    "inception_pytorch_fid": _Source(("inception",), lambda folder: load_inception("pytorch_fid", folder)),
+    "inception_tf1": _Source(("inception",), lambda folder: load_inception("tf1", folder)),
+    "i3d": _Source(("i3d",), load_i3d),
+    "i3d_torchscript": _Source(("i3d_torchscript",), load_i3d_torchscript),
+    "mobilenet_v2": _Source(("mobilenet_v2",), lambda folder: MobileNetImageFeatures(load_mobilenet_v2(folder))),
+    "mobilenet_v2_video": _Source(("mobilenet_v2",), lambda folder: MobileNetVideoFeatures(load_mobilenet_v2(folder))),
+    "lpips_vgg": _Source(("vgg16", "lpips_vgg"), lambda folder: load_lpips("vgg", folder)),
+    "lpips_alex": _Source(("alexnet", "lpips_alex"), lambda folder: load_lpips("alex", folder)),
+    "lpips_squeeze": _Source(("squeezenet", "lpips_squeeze"), lambda folder: load_lpips("squeeze", folder)),
 }
 
 
 @dataclass(frozen=True)
 class Features:
-    """`features` (n, d) of n samples, and (n, classes) `logits` where the metric has a use for them."""
+    """`features` (n, d) of n samples, and (n, classes) `logits` where the network has them."""
 
     features: Tensor
     logits: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class FeatureNetwork:
-    """A network as metrics use it: uint8 pictures (n, 3, H, W) or clips (n, 3, T, H, W) in, `Features` out."""
+class Network:
+    """A network as metrics use it.
+
+    Attributes:
+        sha256: of the file of weights; of several, joined with "+" (LPIPS: backbone, then heads).
+        run: uint8 images (n, 3, H, W) or videos (n, 3, T, H, W) to features (n, d), or to `InceptionOutput`; LPIPS:
+            two equal float shapes in [-1, 1] to a distance per frame.
+        dimension: of the features.
+        classes: of the logits.
+    """
 
     name: str
-    sha256: str  # of the file of weights
-    dimension: int
-    extract: Callable[[Tensor], Features]
-    classes: int = 0  # of the logits
+    sha256: str
+    run: Callable[..., Any]
+    dimension: int = 0
+    classes: int = 0
 
     @property
     def identity(self) -> str:
         """What statistics files remember, so that those of two networks are never compared."""
         return f"{self.name} {self.sha256[:16]}"
 
-
-@dataclass(frozen=True)
-class PairNetwork:
-    """LPIPS as metrics use it: a distance per frame between equal float shapes in [-1, 1]."""
-
-    name: str
-    sha256: str
-    distance: LPIPS
+    def extract(self, pixels: Tensor) -> Features:
+        """Features of samples, not LPIPS."""
+        output = self.run(pixels)
+        if isinstance(output, InceptionOutput):
+            return Features(output.features, output.logits_unbiased)
+        return output if isinstance(output, Features) else Features(output)
 
 
-def require_weights(networks: Iterable[str], weights_dir: str | os.PathLike[str] | None = None) -> None:
+def require_weights(networks: Iterable[str], weights_dir: WeightsDir = None) -> None:
     """Raise one MissingWeightsError that names every file which these networks need and which is not there."""
     problems: dict[str, None] = {}
-    for weights in dict.fromkeys(key for network in networks for key in _WEIGHTS_OF_NETWORK[network]):
+    for weights in dict.fromkeys(key for network in networks for key in _NETWORKS[network].files):
         try:
             find_weights(weights, weights_dir)
         except MissingWeightsError as error:
@@ -78,39 +91,26 @@ def require_weights(networks: Iterable[str], weights_dir: str | os.PathLike[str]
         raise MissingWeightsError("; also missing: ".join(problems))
 
 
-def weights_sha256(network: str, weights_dir: str | os.PathLike[str] | None = None) -> str:
-    """The sha256 of the network's file; of several, joined with "+" (LPIPS: backbone, then heads)."""
-    return "+".join(file_sha256(find_weights(key, weights_dir)) for key in _WEIGHTS_OF_NETWORK[network])
+def load_networks(
+    names: Iterable[str], weights_dir: WeightsDir = None, device: torch.device | str = "cpu"
+) -> dict[str, Network]:
+    """Networks by name, each loaded once.
+
+    Raises:
+        MissingWeightsError: naming all missing files at once, before anything is loaded.
+    """
+    names = list(dict.fromkeys(names))
+    require_weights(names, weights_dir)
+    return {name: _load(name, weights_dir, device) for name in names}
 
 
-def load_feature_network(
-    name: NetworkName, weights_dir: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu"
-) -> FeatureNetwork:
-    """The network with its published weights; MissingWeightsError where the file is absent or has another hash."""
-    sha256 = weights_sha256(name, weights_dir)
-    if name == "inception_pytorch_fid" or name == "inception_tf1":
-        inception = load_inception("tf1" if name == "inception_tf1" else "pytorch_fid", weights_dir).to(device)
+def _load(name: str, weights_dir: WeightsDir, device: torch.device | str) -> Network:
+    source = _NETWORKS[name]
+    sha256 = "+".join(file_sha256(find_weights(key, weights_dir)) for key in source.files)
+    network = source.load(weights_dir).to(device)
 
-        def extract_inception(pixels: Tensor) -> Features:
-            output = inception(pixels.to(device))
-            return Features(output.features, output.logits_unbiased)
+    def run(*pixels: Tensor) -> Any:
+        return network(*(x.to(device) for x in pixels))
 
-        return FeatureNetwork(name, sha256, inception.dimension, extract_inception, classes=1008)
-    if name == "i3d" or name == "i3d_torchscript":
-        i3d = (load_i3d if name == "i3d" else load_i3d_torchscript)(weights_dir).to(device)
-        return FeatureNetwork(name, sha256, i3d.dimension, lambda clips: Features(i3d(clips.to(device))))
-    mobilenet = load_mobilenet_v2(weights_dir)
-    stand_in = (MobileNetImageFeatures if name == "mobilenet_v2" else MobileNetVideoFeatures)(mobilenet).to(device)
-    return FeatureNetwork(name, sha256, stand_in.dimension, lambda pixels: Features(stand_in(pixels.to(device))))
-
-
-def load_pair_network(
-    name: str, weights_dir: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu"
-) -> PairNetwork:
-    """LPIPS by name: lpips_vgg, lpips_alex or lpips_squeeze."""
-    nets: dict[str, Literal["vgg", "alex", "squeeze"]] = {
-        "lpips_vgg": "vgg",
-        "lpips_alex": "alex",
-        "lpips_squeeze": "squeeze",
-    }
-    return PairNetwork(name, weights_sha256(name, weights_dir), load_lpips(nets[name], weights_dir).to(device))
+    classes = 1008 if name.startswith("inception") else 0
+    return Network(name, sha256, run, getattr(network, "dimension", 0), classes)

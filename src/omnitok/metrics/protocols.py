@@ -8,7 +8,7 @@ recommended for new measurements.
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from omnitok.metrics.inception import Resize
+Resize = Literal["pytorch_fid", "tf1"]
 
 
 @dataclass(frozen=True)
@@ -16,22 +16,22 @@ class Protocol:
     """All choices of a measurement; the comments give what each value stands for."""
 
     name: str
-    image_resolution: int  # pixels a side of pictures, unless --resolution says otherwise
-    video_resolution: int  # the same for clips
-    fit: Literal["squash", "center_crop"]  # the whole picture whatever its aspect, or its largest centred square
+    image_resolution: int  # pixels per side of images, unless --resolution says otherwise
+    video_resolution: int  # the same for videos
+    fit: Literal["squash", "center_crop"]  # the whole image whatever its aspect, or its largest centred square
     resize: Literal["bicubic_8bit", "bicubic_float"]  # both antialiased: Pillow on 8 bits, or in float without rounding
-    frames: int  # consecutive ones of each clip, at the clip's own rate
+    frames: int  # consecutive ones of each video, at its own rate
     frame_choice: Literal["center", "first"]  # which of them
     posterior: Literal["sample", "mode"]  # the latents of a VAE that are decoded; samples are drawn by --seed
     quantize: Literal["truncate", "round"]  # how float pixels become 8 bits
-    jpeg_quality: int | None  # feature networks see pictures after JPEG (4:2:0) where the source is one; None: never
+    jpeg_quality: int | None  # feature networks see images after JPEG (4:2:0) where the source is one; None: never
     pixel_metrics_on: Literal["uint8", "float"]  # PSNR, SSIM, LPIPS: on quantized (before JPEG) or on float pixels
     rfid_resize: Resize  # Inception's own resizing for rfid
     fid_resize: Resize  # Inception's own resizing for fid, is, precision, recall, kid
     float32_fvd: bool  # rfvd and fvd by the authors' float32 formula instead of float64
-    generated_images: int  # pictures that a generator is judged on
-    generated_clips: int  # clips that a generator is judged on
-    generated_clip_resolutions: str  # their sizes, by data set
+    generated_images: int  # images that a generator is judged on
+    generated_videos: int  # videos that a generator is judged on
+    generated_video_resolutions: str  # their sizes, by data set
     splits: int = 10  # of the Inception score, in the order of the set
     nearest: int = 3  # k of precision and recall
     kid_subsets: int = 100  # of 1000 samples, drawn by --seed
@@ -57,8 +57,8 @@ OFFICIAL = Protocol(
     fid_resize="tf1",  # the ADM evaluator
     float32_fvd=True,
     generated_images=50_000,
-    generated_clips=2048,
-    generated_clip_resolutions="UCF-101 128, Kinetics-600 64",
+    generated_videos=2048,
+    generated_video_resolutions="UCF-101 128, Kinetics-600 64",
 )
 
 CLEAN = Protocol(
@@ -77,8 +77,8 @@ CLEAN = Protocol(
     fid_resize="tf1",
     float32_fvd=False,
     generated_images=50_000,
-    generated_clips=2048,
-    generated_clip_resolutions="as they are",
+    generated_videos=2048,
+    generated_video_resolutions="as they are",
 )
 
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (OFFICIAL, CLEAN)}

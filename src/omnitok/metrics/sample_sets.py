@@ -1,7 +1,9 @@
-"""Sets of samples to compare: folders of pictures or clips, `.npz` arrays in the ADM layout, reference statistics."""
+"""Sets of samples to compare: folders of images or videos, `.npz` arrays in the ADM layout, reference statistics."""
 
+import contextlib
 import math
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,38 +15,32 @@ import torch
 from torch import Tensor
 
 from omnitok.data.lists import LIST_SUFFIXES, TABLE_SUFFIXES
-from omnitok.errors import OmnitokError
+from omnitok.data.modality import Modality
+from omnitok.errors import OmnitokError, describe, reading
+from omnitok.limits import MAX_PIXELS
 from omnitok.metrics.frechet import GaussianStatistics, load_statistics
 from omnitok.metrics.protocols import Protocol
 from omnitok.metrics.samples import (
-    Medium,
     batches,
-    files_by_medium,
+    files_by_modality,
     fit_frames,
-    from_levels,
-    load_clip,
-    load_picture,
+    from_uint8,
+    load_sample,
     read_ahead,
-    to_levels,
+    to_uint8,
 )
+
+_GENERATED = re.compile(r"[0-9]{6}(-.*)?\.(png|mp4)")  # what `omnitok generate` names samples; its grids are none
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How samples are read: their medium, `frames` of each clip, and the size they are brought to (None: their own)."""
+    """How samples are read: `frames` of each video, and the size they are brought to (None: their own)."""
 
-    medium: Medium
+    modality: Modality
     protocol: Protocol
     resolution: int | None = None
     frames: int = 17
-
-
-@dataclass(frozen=True)
-class Batch:
-    """uint8 pictures (n, 3, H, W) or clips (n, 3, T, H, W), and the position of each in the set."""
-
-    levels: Tensor
-    positions: list[int]
 
 
 class SampleSet:
@@ -72,29 +68,27 @@ class SampleSet:
 
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample, (3, H, W) or (3, T, H, W)."""
-        return tuple(next(self.iterate([0], 1)).levels.shape[1:])
+        return tuple(next(self.iterate([0], 1)).shape[1:])
 
-    def iterate(self, positions: Sequence[int], batch_size: int) -> Iterator[Batch]:
-        """Batches of the samples at these ascending positions."""
+    def iterate(self, positions: Sequence[int], batch_size: int) -> Iterator[Tensor]:
+        """Batches, uint8 (n, 3, H, W) or (n, 3, T, H, W), of the samples at these ascending positions."""
         raise OmnitokError(f"{self.name}: holds statistics only, but the samples themselves are needed")
-
-    def what(self) -> str:
-        """ "pictures" or "clips"."""
-        return "pictures" if self.preparation.medium == "image" else "clips"
 
 
 class FolderSet(SampleSet):
-    """The pictures, or the clips, of a folder, sorted by path, or of a list, in its order."""
+    """The images, or the videos, of a folder, sorted by path, or of a list, in its order."""
 
     def __init__(self, path: Path, preparation: Preparation) -> None:
         super().__init__(path, preparation)
-        found = files_by_medium(path)
-        if list(found) != [preparation.medium]:
-            others = "pictures" if preparation.medium == "video" else "clips"
-            number = len(found.get("image" if preparation.medium == "video" else "video", []))
-            hint = "leave --video out" if preparation.medium == "video" else "give --video to compare clips"
-            raise OmnitokError(f"{path}: only {self.what()} are wanted, but there are {number} {others}; {hint}")
-        self._files = found[preparation.medium]
+        found = files_by_modality(path)
+        if (path / "generate.json").is_file():
+            found = {kind: [file for file in files if _GENERATED.fullmatch(file.name)] for kind, files in found.items()}
+        wanted = preparation.modality
+        self._files = found.pop(wanted, [])
+        for other, files in found.items():
+            if files:
+                hint = "leave --video out" if wanted == "video" else "give --video to compare videos"
+                raise OmnitokError(f"{path}: only {wanted}s are wanted, but there are {len(files)} {other}s; {hint}")
         self.n = len(self._files)
 
     @property
@@ -106,31 +100,29 @@ class FolderSet(SampleSet):
         root = self.path if self.path.is_dir() else os.path.commonpath([file.parent for file in self._files])
         return [str(file.relative_to(root).with_suffix("")) for file in self._files]
 
-    def iterate(self, positions: Sequence[int], batch_size: int) -> Iterator[Batch]:
-        first: tuple[Path, tuple[int, ...]] | None = None
+    def iterate(self, positions: Sequence[int], batch_size: int) -> Iterator[Tensor]:
+        first: tuple[Path, Tensor] | None = None
         loaded = read_ahead(self._load, positions)
         for part in batches(positions, batch_size):
             samples = []
             for position in part:
                 sample = next(loaded)
-                first = first or (self._files[position], tuple(sample.shape))
-                if tuple(sample.shape) != first[1]:
+                first = first or (self._files[position], sample)
+                if sample.shape != first[1].shape:
                     raise OmnitokError(
-                        f"{self._files[position]}: {_size(sample.shape)}, but {first[0]} is {_size(first[1])}; "
+                        f"{self._files[position]}: {_size(sample.shape)}, but {first[0]} is {_size(first[1].shape)}; "
                         "a set has one size: give --resolution to bring all to one"
                     )
                 samples.append(sample)
-            yield Batch(torch.stack(samples), list(part))
+            yield torch.stack(samples)
 
     def _load(self, position: int) -> Tensor:
-        path, how = self._files[position], self.preparation
-        if how.medium == "image":
-            return to_levels(load_picture(path, how.resolution, how.protocol))
-        return to_levels(load_clip(path, how.frames, how.resolution, how.protocol))
+        how = self.preparation
+        return to_uint8(load_sample(self._files[position], how.modality, how.protocol, how.resolution, how.frames))
 
 
 class ArraySet(SampleSet):
-    """The array of an `.npz`: uint8 (n, H, W, 3) pictures, as ADM writes them, or (n, T, H, W, 3) clips.
+    """The array of an `.npz`: uint8 (n, H, W, 3) images, as ADM writes them, or (n, T, H, W, 3) videos.
 
     Read in pieces, never as a whole; pickled arrays are refused. The mu and sigma of an ADM reference come along.
     """
@@ -140,57 +132,66 @@ class ArraySet(SampleSet):
     ) -> None:
         super().__init__(path, preparation, statistics)
         self._member = member
-        with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
-            self._shape = self._read_header(stream)
+        with self._open() as (_, shape):
+            self._shape = shape
         self.n = self._shape[0]
-        if preparation.medium == "video" and self._shape[1] < preparation.frames:
+        if preparation.modality == "video" and self._shape[1] < preparation.frames:
             raise OmnitokError(
-                f"{path}: its clips have {self._shape[1]} frames, but the measurement takes {preparation.frames}; give "
-                "fewer --frames (FVD needs at least 9)"
+                f"{path}: its videos have {self._shape[1]} frames, but the measurement takes {preparation.frames}; "
+                "give fewer --frames (FVD needs at least 9)"
             )
         if not self.n:
             raise OmnitokError(f"{path}: the array {member} is empty")
+        # Bytes, not floats: eight times as many as of an image that is held whole.
+        MAX_PIXELS.check(math.prod(self._shape[1:-1]), f"{path}: samples of {self._shape[1:]} bytes", times=8)
 
-    def _read_header(self, stream: IO[bytes]) -> tuple[int, ...]:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
-        rank = 4 if self.preparation.medium == "image" else 5
-        if dtype != np.uint8 or fortran or len(shape) != rank or shape[-1] != 3:
-            wanted = "(n, H, W, 3)" if rank == 4 else "(n, T, H, W, 3)"
-            raise OmnitokError(f"{self.path}: {self.what()} are uint8 {wanted}, but {self._member} is {dtype} {shape}")
-        return shape
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+        """The stream behind the array's header, and the array's shape."""
+        with (
+            reading(self.path, what=".npz file"),
+            zipfile.ZipFile(self.path) as archive,
+            archive.open(self._member) as stream,
+        ):
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(stream)
+            rank = 4 if self.preparation.modality == "image" else 5
+            if dtype != np.uint8 or fortran or len(shape) != rank or shape[-1] != 3:
+                wanted = "(n, H, W, 3)" if rank == 4 else "(n, T, H, W, 3)"
+                kind = self.preparation.modality
+                raise OmnitokError(
+                    f"{self.path}: {kind}s are uint8 {wanted}, but {self._member} is {describe(f'{dtype} {shape}')}"
+                )
+            yield stream, shape
 
-    def iterate(self, positions: Sequence[int], batch_size: int) -> Iterator[Batch]:
+    def iterate(self, positions: Sequence[int], batch_size: int) -> Iterator[Tensor]:
         size = math.prod(self._shape[1:])
-        with zipfile.ZipFile(self.path) as archive, archive.open(self._member) as stream:
-            self._read_header(stream)
+        with self._open() as (stream, _):
             at = 0
             for part in batches(positions, batch_size):
                 samples = []
                 for position in part:
-                    while at < position:
-                        stream.read(size)
-                        at += 1
+                    stream.seek((position - at) * size, os.SEEK_CUR)
                     data = stream.read(size)
                     if len(data) < size:
                         raise OmnitokError(f"{self.path}: ends within sample {position} of {self.n}")
-                    at += 1
+                    at = position + 1
                     samples.append(self._prepare(np.frombuffer(data, np.uint8).reshape(self._shape[1:])))
-                yield Batch(torch.stack(samples), list(part))
+                yield torch.stack(samples)
 
     def _prepare(self, sample: np.ndarray) -> Tensor:
         levels = torch.from_numpy(sample.copy()).movedim(-1, 0)  # (3, [T,] H, W)
         how = self.preparation
-        if how.medium == "video":
+        if how.modality == "video":
             total = levels.shape[1]
             skip = total // 2 - how.frames // 2 if how.protocol.frame_choice == "center" else 0
             levels = levels[:, min(skip, total - how.frames) :][:, : how.frames]
         if how.resolution is None:
             return levels
-        frames = from_levels(levels if how.medium == "video" else levels[:, None])
-        fitted = to_levels(fit_frames(frames, how.resolution, how.protocol))
-        return fitted if how.medium == "video" else fitted[:, 0]
+        frames = from_uint8(levels if how.modality == "video" else levels[:, None])
+        fitted = to_uint8(fit_frames(frames, how.resolution, how.protocol))
+        return fitted if how.modality == "video" else fitted[:, 0]
 
 
 def open_samples(path: str | os.PathLike[str], preparation: Preparation) -> SampleSet:
@@ -206,16 +207,15 @@ def open_samples(path: str | os.PathLike[str], preparation: Preparation) -> Samp
         raise OmnitokError(f"{path}: no such file or folder")
     if path.suffix != ".npz":
         raise OmnitokError(f"{path}: a set is a folder, a list, or an .npz with samples (arr_0) or with mu and sigma")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-        statistics = load_statistics(path) if {"mu.npy", "sigma.npy"} <= set(members) else None
-        if "arr_0.npy" in members:
-            return ArraySet(path, preparation, "arr_0.npy", statistics)
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise OmnitokError(f"{path}: not an .npz file ({error})") from error
+    with reading(path, what=".npz file"), zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
+    statistics = load_statistics(path) if {"mu.npy", "sigma.npy"} <= set(members) else None
+    if "arr_0.npy" in members:
+        return ArraySet(path, preparation, "arr_0.npy", statistics)
     if statistics is None:
-        raise OmnitokError(f"{path}: needs arr_0, or mu and sigma, but holds {', '.join(members) or 'nothing'}")
+        raise OmnitokError(
+            f"{path}: needs arr_0, or mu and sigma, but holds {describe(', '.join(members)) or 'nothing'}"
+        )
     return SampleSet(path, preparation, statistics)
 
 

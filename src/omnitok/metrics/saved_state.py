@@ -1,27 +1,21 @@
 """Sums of an unfinished evaluation on disk, so that it continues where it was stopped."""
 
+import contextlib
 import hashlib
 import json
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from omnitok.atomic import atomic_path
 from omnitok.distributed import rank, world_size
-
-
-class Resumable(Protocol):
-    """An accumulator."""
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
+from omnitok.errors import OmnitokError, reading
+from omnitok.metrics.accumulator import Accumulator
 
 
 def run_key(settings: Mapping[str, Any], files: Sequence[Path]) -> str:
@@ -33,7 +27,7 @@ def run_key(settings: Mapping[str, Any], files: Sequence[Path]) -> str:
 class SavedState:
     """The accumulators of one process, saved now and then; with `folder` None nothing is ever written or read.
 
-    A state of other files, settings, model or number of processes is ignored and overwritten.
+    A state of other files, settings, model or number of processes is ignored and overwritten, and so is a damaged one.
     """
 
     def __init__(self, folder: Path | None, name: str, key: str, seconds: float = 60.0) -> None:
@@ -41,28 +35,26 @@ class SavedState:
         self.path = folder / f"{name}-{place}.safetensors" if folder is not None else None
         self._key, self._seconds, self._saved_at = f"{key}-{place}", seconds, time.monotonic()
 
-    def load(self, accumulators: Mapping[str, Resumable]) -> int:
-        """Fill the accumulators from a state of the very same run; the number of samples in it, 0 without one."""
+    def load(self, accumulators: Mapping[str, Accumulator], total: int) -> int:
+        """Fill the accumulators from a state of the very same run of `total` samples; how many are in it."""
         if self.path is None or not self.path.is_file():
             return 0
-        try:
+        empty = {name: accumulator.state_dict() for name, accumulator in accumulators.items()}
+        with contextlib.suppress(OmnitokError), reading(self.path, what="saved evaluation"):
             with safe_open(self.path, "pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("key") != self._key:
+                if metadata.get("key") != self._key or not 0 < int(metadata["done"]) <= total:
                     return 0
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-        except (SafetensorError, OSError):
-            return 0  # not ours, or damaged: the run starts over
-        for name, accumulator in accumulators.items():
-            prefix = f"{name}:"
-            accumulator.load_state_dict(
-                {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            )
-        return int(metadata["done"])
+                for name, state in empty.items():
+                    accumulators[name].load_state_dict({key: file.get_tensor(f"{name}:{key}") for key in state})
+            return int(metadata["done"])
+        for name, accumulator in accumulators.items():  # some may have been filled before the damage showed
+            accumulator.load_state_dict(empty[name])
+        return 0
 
-    def save(self, accumulators: Mapping[str, Resumable], done: int, force: bool = False) -> None:
-        """Write the sums over the first `done` samples, if the last time is long enough ago or `force` says so."""
-        if self.path is None or (not force and time.monotonic() - self._saved_at < self._seconds):
+    def save(self, accumulators: Mapping[str, Accumulator], done: int) -> None:
+        """Write the sums over the first `done` samples, if the last time is long enough ago."""
+        if self.path is None or time.monotonic() - self._saved_at < self._seconds:
             return
         tensors = {
             f"{name}:{key}": value.cpu().contiguous()

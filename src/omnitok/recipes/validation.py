@@ -13,21 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from omnitok.data.index import list_media
+from omnitok.data.modality import Modality
 from omnitok.data.video_reader import VideoReader, media_kind
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.metrics.average import AverageAccumulator
-from omnitok.metrics.evaluate import (
+from omnitok.metrics.evaluate import EvaluationConfig
+from omnitok.metrics.networks import Network, load_networks, require_weights
+from omnitok.metrics.reconstruction import (
     EvaluatedModel,
-    Networks,
-    ReconstructionSettings,
+    check_frames,
     check_reconstruction,
     evaluate_reconstruction,
-    load_networks,
-    needed_networks,
 )
-from omnitok.metrics.networks import require_weights
-from omnitok.metrics.protocols import CLEAN
-from omnitok.metrics.samples import Medium
+from omnitok.metrics.registry import METRICS, check_metrics, networks_for
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import TrainConfig, ValidationConfig
 from omnitok.training.tokenizer_step import load_perceptual
@@ -50,70 +48,72 @@ def validation_of(config: TrainConfig) -> Validation | None:
         MissingWeightsError: the files of a network are missing or have another hash.
     """
     chosen, weights_dir = config.validation, config.perceptual.weights_dir
-    found: dict[Medium, list[Path]] = {
+    found: dict[Modality, list[Path]] = {
         "image": _files(chosen.images, "image", chosen.samples),
         "video": _files(chosen.videos, "video", chosen.samples),
     }
-    files = {medium: paths for medium, paths in found.items() if paths}
+    files = {modality: paths for modality, paths in found.items() if paths}
     if not files:
         if chosen.metrics:
             raise OmnitokError("validation.metrics needs files: --set validation.images=DIR or validation.videos=DIR")
         return None
-    whole = _settings(chosen, config.model.bottleneck, config.data.frames)
-    check_reconstruction(whole, files, config.model.bottleneck, "validation")
+    whole = EvaluationConfig(frames=config.data.frames)
+    metrics = _metrics(chosen, config.model.bottleneck, whole)
+    check_reconstruction(metrics, whole, files, config.model.bottleneck == "vq", "validation")
     for path in files.get("video", []):
-        _check_length(path, whole.clip_frames)
-    needed = needed_networks(whole)
-    require_weights(needed.values(), weights_dir)
+        _check_length(path, whole.video_frames)
+    needed = networks_for(metrics, whole.protocol)
+    require_weights(needed, weights_dir)
     distance = None
     if chosen.perceptual is not None:
         distance = load_perceptual(replace(config.perceptual, network=chosen.perceptual))
-    sizes: dict[Medium, int] = {"image": chosen.image_resolution, "video": chosen.video_resolution}
-    settings = {medium: replace(whole, metrics=whole.of_medium(medium), resolution=sizes[medium]) for medium in files}
+    sizes: dict[Modality, int] = {"image": chosen.image_resolution, "video": chosen.video_resolution}
 
     @cache
-    def networks(device: torch.device) -> Networks:  # each process learns of its device when it has joined the others
+    def networks(
+        device: torch.device,
+    ) -> dict[str, Network]:  # each process learns of its device when it has joined the others
         return load_networks(needed, None if weights_dir is None else Path(weights_dir), device)
 
     def validate(tokenizer: OmniTokenizer) -> Mapping[str, float]:
         model = EvaluatedModel(tokenizer, config.name, sha256="")
         scores: dict[str, float] = {}
-        for medium, paths in files.items():
+        for modality, paths in files.items():
             observed = None if distance is None else _Distance(distance.to(tokenizer.device), tokenizer.device)
             results = evaluate_reconstruction(
                 model,
-                paths,
-                medium,
-                settings[medium],
-                networks(tokenizer.device),
-                "validation",
+                {modality: paths},
+                [name for name in metrics if modality in METRICS[name].modalities],
+                replace(whole, resolution=sizes[modality]),
+                networks=networks(tokenizer.device),
                 observe=observed,
             )
             for result in results:
                 if result.metric not in _LEFT_OUT:
-                    scores[f"{medium}_{_NAMES.get(result.metric, result.metric)}"] = result.value
+                    scores[f"{modality}_{_NAMES.get(result.metric, result.metric)}"] = result.value
             if observed is not None:
-                scores[f"{medium}_perceptual"] = observed.mean()
+                scores[f"{modality}_perceptual"] = observed.mean()
         return scores
 
     return validate
 
 
-def _files(sources: Sequence[str], medium: Medium, count: int) -> list[Path]:
-    """The first `count` files of this medium."""
+def _files(sources: Sequence[str], modality: Modality, count: int) -> list[Path]:
+    """The first `count` files of this modality."""
     if not sources:
         return []
-    files = list(islice((path for path in list_media(sources) if media_kind(path) == medium), count))
+    files = list(islice((path for path in list_media(sources) if media_kind(path) == modality), count))
     if not files:
-        kind = "pictures" if medium == "image" else "clips"
-        raise MediaError(f"{', '.join(sources)}: validation.{medium}s names no {kind}")
+        raise MediaError(f"{', '.join(sources)}: validation.{modality}s names no {modality}s")
     return files
 
 
-def _settings(chosen: ValidationConfig, bottleneck: str, frames: int) -> ReconstructionSettings:
+def _metrics(chosen: ValidationConfig, bottleneck: str, config: EvaluationConfig) -> tuple[str, ...]:
     always = ("psnr", "ssim", *(("usage",) if bottleneck == "vq" else ()))
     try:
-        return ReconstructionSettings(tuple(dict.fromkeys((*always, *chosen.metrics))), CLEAN, frames=frames)
+        metrics = check_metrics((*always, *chosen.metrics), "reconstruction")
+        check_frames(metrics, config)
+        return metrics
     except ValueError as error:
         raise OmnitokError(f"validation: {error}") from error
 

@@ -1,0 +1,150 @@
+"""What the ways of measuring share: their options, the table, and results.json."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+import omnitok
+from omnitok.atomic import atomic_path
+from omnitok.cli.failures import UsageError
+from omnitok.cli.memory import keep_freed_blocks
+from omnitok.cli.options import CommonOptions
+from omnitok.cli.report import Column, Report, Row, progress_bar, say
+
+if TYPE_CHECKING:
+    import torch
+
+    from omnitok.metrics import EvaluatedModel, EvaluationConfig, Protocol, Result
+    from omnitok.metrics.evaluate import Progress
+
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+OutFolder = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
+Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAMES")]
+Pixels = Annotated[int | None, tyro.conf.arg(metavar="PIXELS")]
+Count = Annotated[int | None, tyro.conf.arg(metavar="N")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(CommonOptions):
+    """What every way of evaluating takes."""
+
+    protocol: Literal["official", "clean"] = "clean"
+    """How numbers are made: official as the authors' released code, clean as recommended; `omnitok evaluate protocols`
+    spells both out. Numbers of different protocols cannot be compared."""
+    weights_dir: OptionalFolder = None
+    """Folder with the weights of LPIPS, Inception, I3D or MobileNetV2 (default: the one OMNITOK_WEIGHTS names)."""
+    batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 8
+    """Images at a time."""
+
+    def config(self, **chosen: int | None) -> EvaluationConfig:
+        """The options as the library takes them.
+
+        Raises:
+            UsageError: a number out of bounds.
+        """
+        keep_freed_blocks()
+        protocol = omnitok.metrics.PROTOCOLS[self.protocol]
+        try:
+            return omnitok.metrics.EvaluationConfig(protocol, seed=self.seed, batch_size=self.batch_size, **chosen)
+        except ValueError as error:
+            raise UsageError(f"--{str(error).replace('batch_size', 'batch-size')}") from error
+
+
+def parse_names(given: Sequence[str]) -> tuple[str, ...] | None:
+    """The names after --metrics, with commas or spaces between them; None where there are none.
+
+    Raises:
+        UsageError: commas alone.
+    """
+    names = tuple(name for part in given for name in part.replace(",", " ").split())
+    if given and not names:
+        raise UsageError("--metrics names no metric; --help shows them")
+    return names or None
+
+
+def load_model(name: str, device: torch.device) -> EvaluatedModel:
+    """The tokenizer of that name in float32.
+
+    Raises:
+        OmnitokError: there is none.
+    """
+    tokenizer = omnitok.load_tokenizer(name, device="cpu")
+    return omnitok.metrics.EvaluatedModel(tokenizer.to(device), name, omnitok.hub.folder.fingerprint(tokenizer))
+
+
+@contextlib.contextmanager
+def usage() -> Iterator[None]:
+    """Arguments that the library refuses are errors of the command line."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def progress(what: str, is_main: bool = True) -> Iterator[Progress | None]:
+    """A bar's update; None, and no bar, where another process has it."""
+    if not is_main:
+        yield None
+        return
+    with progress_bar(None, what, "sample") as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield advance
+
+
+def show_results(results: Sequence[Result], protocol: Protocol, out: Path | None, as_json: bool) -> None:
+    """Warnings on stderr, the rows as a table or as JSON on stdout, and results.json in OUT."""
+    for result in results:
+        if result.warning:
+            say(f"warning: {result.modality} {result.warning}")
+    names = short_names([result.model or "-" for result in results])
+    report = Report(COLUMNS, as_json, name_key="metric")
+    for result in results:
+        report.add(result.row() | ({} if as_json else {"model": names[result.model or "-"]}))
+    report.finish(f"`omnitok evaluate protocols` spells out what {protocol.name} means")
+    if out is not None:
+        with atomic_path(out / "results.json") as temporary:
+            content = {"results": [result.row() for result in results], "protocol": protocol.describe()}
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Names for a table: as little of each path's end as tells them apart, without the `model` folder of a run."""
+    parts = {}
+    for model in models:
+        path = PurePath(model)
+        parts[model] = path.parts[:-1] if path.name == "model" and len(path.parts) > 1 else path.parts or (model,)
+    length = 1
+    while True:
+        short = {model: "/".join(own[-length:]) for model, own in parts.items()}
+        if len(set(short.values())) == len(short) or length > max(map(len, parts.values())):
+            return short if len(set(short.values())) == len(short) else {model: model for model in models}
+        length += 1
+
+
+def _size(row: Row) -> str:
+    side = "own" if row["resolution"] is None else str(row["resolution"])
+    return side if row["frames"] == 1 else f"{row['frames']}x{side}"
+
+
+COLUMNS = (
+    Column("of", lambda row: row["modality"]),
+    Column("model", lambda row: row["model"]),
+    Column("value", lambda row: "inf or -" if row["value"] is None else f"{row['value']:.5g}"),
+    Column("±", lambda row: "-" if row["spread"] is None else f"{row['spread']:.2g}"),
+    Column("n", lambda row: str(row["n"])),
+    Column("size", _size),
+    Column("protocol", lambda row: row["protocol"]),
+    Column("network", lambda row: row["network"] or "-"),
+)

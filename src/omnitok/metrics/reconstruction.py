@@ -1,0 +1,248 @@
+"""How well a tokenizer gives images and videos back: PSNR, SSIM, LPIPS, rFID, rFVD, codebook usage."""
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from omnitok.data.modality import Modality
+from omnitok.distributed import shard
+from omnitok.errors import OmnitokError
+from omnitok.hub.folder import fingerprint
+from omnitok.metrics.evaluate import Batch, EvaluationConfig, Progress, Side, Source, measured
+from omnitok.metrics.networks import Network, WeightsDir, load_networks
+from omnitok.metrics.registry import METRICS, check_metrics, networks_for
+from omnitok.metrics.results import Result
+from omnitok.metrics.samples import (
+    JPEG_SUFFIXES,
+    batches,
+    files_by_modality,
+    from_uint8,
+    jpeg_roundtrip,
+    load_sample,
+    quantize_original,
+    quantize_reconstruction,
+    read_ahead,
+)
+from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.version import VERSION
+
+Files = Mapping[Modality, Sequence[Path]]
+Observe = Callable[[Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A tokenizer and who it is."""
+
+    tokenizer: OmniTokenizer
+    name: str
+    sha256: str
+
+
+def default_metrics(tokenizer: OmniTokenizer) -> tuple[str, ...]:
+    """Those that need no weights."""
+    return ("psnr", "ssim", "usage") if is_discrete(tokenizer) else ("psnr", "ssim")
+
+
+def is_discrete(tokenizer: OmniTokenizer) -> bool:
+    """Whether the tokenizer has codes."""
+    return tokenizer.config.bottleneck == "vq"
+
+
+def check_reconstruction(
+    metrics: Sequence[str], config: EvaluationConfig, files: Files, discrete: bool, data: str
+) -> None:
+    """Raise OmnitokError where a metric has nothing to measure in these files or with this tokenizer."""
+    for name in metrics:
+        metric = METRICS[name]
+        if name == "usage" and not discrete:
+            raise OmnitokError("usage counts the codes of a quantizer, but this model is a VAE: leave usage out")
+        if not set(metric.modalities) & set(files):
+            wanted, found = " or ".join(metric.modalities), " and ".join(files)
+            raise OmnitokError(f"{data}: {name} needs {wanted}s, but there are only {found}s")
+        minimum = metric.accumulator.minimum(config.protocol)
+        for modality in files:
+            if modality in metric.modalities and len(files[modality]) < minimum:
+                raise OmnitokError(
+                    f"{data}: {name} needs at least {minimum} {modality}s, but there is {len(files[modality])}"
+                )
+
+
+def check_frames(metrics: Sequence[str], config: EvaluationConfig) -> None:
+    """Raise ValueError where the videos would be too short for a metric."""
+    for name in metrics:
+        if METRICS[name].minimum_frames > config.video_frames:
+            raise ValueError(
+                f"{name} needs videos of at least {METRICS[name].minimum_frames} frames, but frames is "
+                f"{config.video_frames}"
+            )
+
+
+def evaluate_reconstruction(
+    tokenizer: OmniTokenizer | EvaluatedModel,
+    data: str | os.PathLike[str] | Files,
+    metrics: Sequence[str] | None = None,
+    config: EvaluationConfig | None = None,
+    *,
+    weights_dir: WeightsDir = None,
+    networks: Mapping[str, Network] | None = None,
+    name: str | None = None,
+    state_folder: Path | None = None,
+    progress: Progress | None = None,
+    observe: Observe | None = None,
+    save_seconds: float = 60.0,
+) -> list[Result]:
+    """Metrics over the images, then over the videos, of a set.
+
+    Args:
+        data: a folder or list of files, or the files by modality.
+        metrics: names of `omnitok.metrics.registry.METRICS` (default: those that need no weights).
+        weights_dir: where the weights of feature networks are (default: the folder that OMNITOK_WEIGHTS names).
+        networks: loaded before, by `load_networks`, on the tokenizer's device; then no weights are looked for.
+        name: what the set is called in the results.
+        state_folder: where unfinished sums are kept, so that a stopped run continues.
+        progress: told how many samples are done, and of how many.
+        observe: given each batch as PSNR sees it, originals and reconstructions (b, 3, H, W) or (b, 3, T, H, W) in
+            [-1, 1] on the CPU; what it gathers is not kept in `state_folder`.
+
+    Raises:
+        OmnitokError: a file that cannot be read (a number over fewer files would be another number), nothing to
+            measure, missing weights, or NaN from the tokenizer.
+        ValueError: a metric that there is not, or videos that are too short for one.
+    """
+    config = config or EvaluationConfig()
+    if not isinstance(tokenizer, EvaluatedModel):
+        tokenizer = EvaluatedModel(tokenizer, type(tokenizer).__name__, fingerprint(tokenizer))
+    name = name or ("files" if isinstance(data, Mapping) else os.fspath(data))
+    chosen = check_metrics(metrics if metrics is not None else default_metrics(tokenizer.tokenizer), "reconstruction")
+    check_frames(chosen, config)
+    files = data if isinstance(data, Mapping) else files_by_modality(data)
+    check_reconstruction(chosen, config, files, is_discrete(tokenizer.tokenizer), name)
+    if networks is None:
+        networks = load_networks(networks_for(chosen, config.protocol), weights_dir, tokenizer.tokenizer.device)
+    sources = [
+        Reconstructions(tokenizer, files[modality], modality, config, name, observe)
+        for modality in sorted(files)
+        if any(modality in METRICS[metric].modalities for metric in chosen)
+    ]
+    total, before = sum(source.total for source in sources), 0
+    results: list[Result] = []
+    for source in sources:
+
+        def advance(done: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + done, total)
+
+        state_name = f"{source.modality}-{tokenizer.sha256[:12]}"
+        with measured(source, chosen, config, networks, state_folder, state_name, advance, save_seconds) as measurement:
+            results += measurement.results()
+        before += source.total
+    return results
+
+
+@torch.no_grad()
+def reconstruct_frame(
+    model: EvaluatedModel, file: Path, modality: Modality, config: EvaluationConfig
+) -> tuple[Tensor, Tensor]:
+    """A file and what the tokenizer makes of it, (3, H, W) in [-1, 1] each; of a video the middle frame."""
+    original = load_sample(file, modality, config.protocol, config.side(modality), config.video_frames)
+    result = model.tokenizer(original[None].to(model.tokenizer.device))[0].float().clamp(-1, 1).cpu()
+    if modality == "image":
+        return original, result
+    return original[:, original.shape[1] // 2], result[:, result.shape[1] // 2]
+
+
+def side_by_side(images: Sequence[Tensor], gap: int = 4) -> Tensor:
+    """Images (3, H, W) in [-1, 1] from left to right, with `gap` white pixels between them."""
+    white = torch.ones(3, images[0].shape[1], gap)
+    return torch.cat([part for image in images for part in (white, image)][1:], dim=2)
+
+
+class Reconstructions(Source):
+    """Files of one modality beside what a tokenizer makes of them."""
+
+    def __init__(
+        self,
+        model: EvaluatedModel,
+        files: Sequence[Path],
+        modality: Modality,
+        config: EvaluationConfig,
+        name: str,
+        observe: Observe | None = None,
+    ) -> None:
+        self.model, self.files, self.modality, self.config = model, files, modality, config
+        self.name, self.observe = name, observe
+        self.resolution = config.side(modality)
+        self.n = len(files)
+        self.total = len(shard(self.n))
+        self._has_features = False
+        self.vocab_size = model.tokenizer.config.codebook_size
+
+    def select(self, needs: Collection[Side | Literal["pairs"]]) -> None:
+        self._has_features = "real" in needs
+
+    def identity(self) -> str:
+        return self.model.sha256
+
+    def row(self) -> Result:
+        return Result(
+            metric="",
+            value=0.0,
+            protocol=self.config.protocol.name,
+            n=self.n,
+            modality=self.modality,
+            resolution=self.resolution,
+            frames=1 if self.modality == "image" else self.config.video_frames,
+            model=self.model.name,
+            model_sha256=self.model.sha256,
+            data=self.name,
+            seed=self.config.seed,
+            version=VERSION,
+        )
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        own = list(shard(self.n))[start:]
+        loaded = read_ahead(self._load, own)
+        for part in batches(own, self.config.batch_size if self.modality == "image" else 1):
+            yield self._reconstruct(torch.stack([next(loaded) for _ in part]), part)
+
+    def _load(self, index: int) -> Tensor:
+        config = self.config
+        return load_sample(self.files[index], self.modality, config.protocol, self.resolution, config.video_frames)
+
+    @torch.no_grad()
+    def _reconstruct(self, pixels: Tensor, indices: Sequence[int]) -> Batch:
+        """Samples (b, 3, H, W) or (b, 3, T, H, W) in [-1, 1] as the protocol's metrics see them and their results."""
+        protocol, tokenizer, paths = self.config.protocol, self.model.tokenizer, [self.files[i] for i in indices]
+        encoding = tokenizer.encode(pixels.to(tokenizer.device), check_range=False)
+        latents = encoding.latents
+        if encoding.posterior is not None and protocol.posterior == "sample":
+            latents = encoding.posterior.mean + (0.5 * encoding.posterior.logvar).exp() * self._noise(latents, indices)
+        result = tokenizer.decode(latents, encoding.size).float()
+        if not torch.isfinite(result).all():
+            raise OmnitokError(f"{paths[0]}: the model {self.model.name} answers NaN or infinite pixels")
+        result = result.clamp(-1, 1).cpu()
+        original8, result8 = quantize_original(pixels, protocol), quantize_reconstruction(result, protocol)
+        if protocol.pixel_metrics_on == "uint8":
+            pixels, result = from_uint8(original8), from_uint8(result8)
+        if self.observe is not None:
+            self.observe(pixels, result)
+        if self._has_features and self.modality == "image" and protocol.jpeg_quality is not None:
+            for i, path in enumerate(paths):
+                if path.suffix.lower() in JPEG_SUFFIXES:
+                    original8[i : i + 1] = jpeg_roundtrip(original8[i : i + 1], protocol.jpeg_quality)
+                    result8[i : i + 1] = jpeg_roundtrip(result8[i : i + 1], protocol.jpeg_quality)
+        return Batch(indices, str(paths[0]), original8, result8, (pixels, result), encoding.codes)
+
+    def _noise(self, latents: Tensor, indices: Sequence[int]) -> Tensor:
+        # By the sample's own index, so that neither batches nor processes change it.
+        noise = []
+        for index in indices:
+            generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + index) % 2**63)
+            noise.append(torch.randn(latents.shape[1:], generator=generator))
+        return torch.stack(noise).to(latents)
