@@ -92,7 +92,7 @@ def test_bad_files_are_counted_and_tolerated_up_to_a_number(
     assert tokenize(data, vq_folder, tmp_path / "strict", "--json", "--workers", "0") == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out)["skipped"] == 1
-    assert "x/bad.png: not a picture" in captured.err
+    assert "x/bad.png: not an image" in captured.err
     assert tokenize(data, vq_folder, tmp_path / "lax", "--max-errors", "1", "--workers", "0") == 0
     assert "x/bad.png" in (tmp_path / "lax/errors.jsonl").read_text()
     (tmp_path / "junk").mkdir()

@@ -177,7 +177,7 @@ def test_shards_beside_files(tmp_path: Path) -> None:
 def test_unreadable_members_are_named_as_such(tmp_path: Path) -> None:
     write_shard(tmp_path / "s.tar", [("k.png", b"no picture"), ("l.png", b"x" * 2000)])
     found = find_samples(tmp_path / "s.tar", "image")
-    with pytest.raises(MediaError, match=r"s\.tar/k\.png: not a picture"):
+    with pytest.raises(MediaError, match=r"s\.tar/k\.png: not an image"):
         read_sample(found[0], read_image)
     os.truncate(tmp_path / "s.tar", found[1].offset + 10)
     with pytest.raises(MediaError, match=r"s\.tar/l\.png: 10 of 2000 bytes"):

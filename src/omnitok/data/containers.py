@@ -111,8 +111,8 @@ class Clock:
     def time(self, stamp: float | None, length: float) -> float:
         """The time of what has this stamp and is `length` seconds long."""
         expected = max(self._last + self._length, 0.0)
-        if self.offset is None:
-            self.offset = stamp
+        if self.offset is None and stamp is not None:
+            self.offset = stamp - expected
         time = expected if stamp is None or self.offset is None else stamp - self.offset
         if self._last > -math.inf:
             self._ties = self._ties + 1 if time <= self._last else 0
@@ -206,7 +206,8 @@ class VideoFile:
         count = 0
         for stamp, frame in decoded:
             length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else usual
-            length = length if length < self._longest_gap else usual
+            if length > self._longest_gap or (rounds and abs(length - usual) < MILLISECOND):
+                length = usual
             time = clock.time(None if self._is_counted else stamp, length)
             on_grid = round(time * self.fps) * usual
             if rounds and abs(on_grid - time) < min(MILLISECOND, usual / 4):
@@ -315,7 +316,8 @@ def _decoder(stream: Any) -> Any:
     """The stream's own decoder, or one that knows of alpha where the container says that there is some."""
     context = stream.codec_context
     name = _ALPHA_DECODERS.get(context.name)
-    if name is None or stream.metadata.get("alpha_mode") != "1" or name not in av.codecs_available:
+    has_alpha = any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items())
+    if name is None or not has_alpha or name not in av.codecs_available:
         return context
     decoder: Any = av.CodecContext.create(name, "r")
     decoder.extradata = context.extradata
