@@ -58,5 +58,8 @@ MAX_ANIMATION_PIXELS = Limit("OMNITOK_MAX_ANIMATION_PIXELS", 2**33)
 """Pixels of all frames of a GIF, WebP, APNG or AVIF, whose frames compress to nothing; each counts as at least 2**14.
 Videos have no such bound: their files grow with their frames, and they are streamed."""
 
+MAX_TEXT = Limit("OMNITOK_MAX_TEXT", 2**20)
+"""Bytes of a line of a list, or of a label in a tar."""
+
 MAX_REPEATS = Limit("OMNITOK_MAX_REPEATS", 10_000)
 """Frames that sampling at a rate may repeat because nothing new is shown, beyond 60 for each decoded frame."""

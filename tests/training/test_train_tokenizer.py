@@ -150,7 +150,7 @@ def test_limits_of_blocks_are_measured_at_the_end_and_never_widened(small_config
     first = OmniTokenizer.from_pretrained(train(config, tmp_path / "first").model)
     limits = first.config.block_limits
     assert limits is not None
-    pixels = build_dataset(config.data, 1, config.seed, Processes(0, 1, torch.device("cpu")))[0].pixels
+    pixels = build_dataset(config.data, 1, config.seed, Processes(0, 1, torch.device("cpu")))[0].inputs
     free = OmniTokenizer.from_pretrained(tmp_path / "first" / "model")
     free.limit_blocks(None)
     assert torch.equal(first(pixels), free(pixels))  # nothing that was trained on is near its limit

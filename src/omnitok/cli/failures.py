@@ -61,6 +61,9 @@ def _environment(causes: list[BaseException]) -> str | None:
         return "out of memory; use --tile (such as --tile 512), a smaller --fps or --batch-size, or another --device"
     if any(is_disk_full(cause) for cause in causes):
         return "the disk is full; nothing half-written is left"
+    # torch raises it wherever the main process happens to be when the worker dies.
+    if any(isinstance(cause, RuntimeError) and str(cause).startswith("DataLoader worker") for cause in causes):
+        return "a process that reads data was ended from outside; if memory ran short, fewer workers take less"
     return None
 
 

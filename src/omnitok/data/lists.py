@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnitok.errors import MediaError, describe, reading
+from omnitok.limits import MAX_TEXT
 
 LIST_SUFFIXES = frozenset({".txt", ".tsv", ".lst"})
 TABLE_SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson"})
 SOURCE_KEYS = ("domain", "source")
 _PATH_KEYS, _LABEL_KEYS = ("path", "file"), ("label", "class")
-_MAX_TEXT = 2**20
 
 # Spreadsheets write 10.0 for 10 where another cell of the column is empty.
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0*)?")
@@ -46,18 +46,6 @@ class Entry:
     size: int | None = None
 
 
-def max_text() -> int:
-    """Bytes that a line of a list or a label in a tar may have; the environment's OMNITOK_MAX_TEXT sets another bound.
-
-    Raises:
-        MediaError: the environment has no number there.
-    """
-    text = os.environ.get("OMNITOK_MAX_TEXT", str(_MAX_TEXT))
-    if not text.isdecimal() or len(text) > 18:
-        raise MediaError(f"OMNITOK_MAX_TEXT must be a number of bytes, found {describe(text)}")
-    return int(text)
-
-
 def require_regular(path: str | os.PathLike[str]) -> None:
     """Raise MediaError unless `path` is a regular file: opening a pipe or a device can block for ever."""
     with reading(path, MediaError, "file"):
@@ -75,7 +63,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
     - `.jsonl`, `.ndjson`: one JSON object per line with the same keys.
 
     Raises:
-        MediaError: not such a file, or a line longer than `max_text` allows.
+        MediaError: not such a file, or a line longer than `MAX_TEXT` allows.
     """
     suffix = path.suffix.lower()
     rows: Iterable[tuple[int, str | list[str]]] = _lines(path)
@@ -137,16 +125,12 @@ def parse_label(value: object, where: str, names: bool = True) -> int | str | No
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines without their ends. Bytes that are not UTF-8 become surrogates, as they do in file names."""
     require_regular(path)
-    bound = max_text()
+    bound = MAX_TEXT.value
     with reading(path, MediaError, "list"), open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         number = 0
         while line := file.readline(bound + 1):
             number += 1
-            if len(line) > bound:
-                raise MediaError(
-                    f"{path}, line {number}: is longer than {bound} bytes; a list has one path per line (a larger "
-                    "OMNITOK_MAX_TEXT in the environment allows longer lines)"
-                )
+            MAX_TEXT.check(len(line), f"{path}, line {number}: a line of {len(line)} bytes or more", MediaError)
             if number == 1 and line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
                 raise MediaError(f"{path}: is UTF-16 text; save the list as UTF-8")
             yield number, line.rstrip("\n")
@@ -214,7 +198,7 @@ def _open_csv(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
 
 
 def _csv_rows(path: Path, lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    length, bound = 0, 2 * max_text()  # of the row so far: a quotation mark that is never closed swallows all lines
+    length, bound = 0, 2 * MAX_TEXT.value  # of the row so far: a quotation mark that is never closed swallows all lines
 
     def text() -> Iterator[str]:
         nonlocal length

@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 MAX_REPLACEMENTS = 20  # files tried in place of one that cannot be read
 _FILES_PER_BATCH = 8  # that are open while a batch travels between processes: one for each of its tensors, and a pipe
+_WORKER_DEATH = "DataLoader worker"  # what torch's message of a worker that is gone begins with
 _FILES_BESIDE = 64  # that everything else may have open
 DRAWN_MARGIN = 1.5  # the side of a drawn image that a video moves over, in sides of the video
 
@@ -320,7 +321,7 @@ def _whole_sentences(batches: Iterator[T]) -> Iterator[T]:
     try:
         yield from batches
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not str(error).startswith(_WORKER_DEATH):
             raise
         raise OmnitokError(
             "a process that reads data was ended from outside; if memory ran short, fewer workers take less"

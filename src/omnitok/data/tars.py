@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from omnitok.data.lists import Entry, max_text, parse_label, require_regular
+from omnitok.data.lists import Entry, parse_label, require_regular
 from omnitok.data.modality import Modality
 from omnitok.errors import MediaError, describe, reading
+from omnitok.limits import MAX_TEXT
 
 _LONGEST_READ = 2**24  # bytes that tarfile may ask for at once: a header can claim any length for its own fields
 
@@ -110,11 +111,7 @@ def _read_headers(path: str, modality_of: Callable[[str], Modality | None]) -> _
 def _add_label(contents: _Contents, tar: tarfile.TarFile, member: tarfile.TarInfo, where: str, stem: str) -> None:
     try:
         with reading(where, MediaError, "label"):
-            if member.size > max_text():
-                raise MediaError(
-                    f"{where}: a label of {member.size} bytes; at most {max_text()} are read (a larger "
-                    "OMNITOK_MAX_TEXT in the environment allows more)"
-                )
+            MAX_TEXT.check(member.size, f"{where}: a label of {member.size} bytes", MediaError)
             file = tar.extractfile(member)
             text = file.read(member.size).decode("utf-8") if file is not None else ""
             value: object = text

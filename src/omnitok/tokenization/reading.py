@@ -6,20 +6,20 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from omnitok.data.image import read_image
+from omnitok.data.image import ImageReader
 from omnitok.data.index import Sample, sample_file
 from omnitok.data.modality import Modality
 from omnitok.data.shard_format import FileFailure, TokenRecord
 from omnitok.data.video_reader import VideoReader
 from omnitok.errors import MediaError
+from omnitok.tokenization.augmentations import Augmentation, draw_augmentations
 from omnitok.tokenization.job import Plan, ReadError, TokenizeSettings
-from omnitok.tokenization.views import View, draw_views
 
 PIECE_BYTES = 2**26
 """A piece is handed on when its pixels reach this."""
 
 CHUNK_FRAMES = 64
-"""Whole clips of more frames are streamed in chunks of so many."""
+"""Whole videos of more frames are streamed in chunks of so many."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _Item:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an item belongs: the sample's number, the view, and the number of the window in the clip."""
+    """Where an item belongs: the numbers of the sample, of the augmentation, and of the window in the video."""
 
     sample: int
     view: int
@@ -40,7 +40,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Pixels:
-    """An item to be encoded: (3, H, W) of a picture, (3, T, H, W) of a clip."""
+    """An item to be encoded: (3, H, W) of an image, (3, T, H, W) of a video."""
 
     place: Place
     record: TokenRecord
@@ -49,7 +49,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some frames (3, n, H, W) of a clip that is encoded as a stream; `record` comes with the last."""
+    """Some frames (3, n, H, W) of a video that is encoded as a stream; `record` comes with the last."""
 
     place: Place
     frames: Tensor
@@ -103,30 +103,28 @@ def read_group(plan: Plan, group: int) -> Iterator[Piece]:
 def _read(item: _Item, settings: TokenizeSettings) -> Iterator[Pixels | Chunk]:
     with sample_file(item.sample) as path:
         if item.modality == "image":
-            yield from _read_picture(item, path, settings)
+            yield from _read_image(item, path, settings)
         else:
-            yield from _read_clip(item, path, settings)
+            yield from _read_video(item, path, settings)
 
 
-def _read_picture(item: _Item, path: str, settings: TokenizeSettings) -> Iterator[Pixels]:
-    picture = read_image(path)
-    height, width = picture.shape[1:]
-    seed = (settings.seed, item.number)
-    for view in draw_views(settings.views, height, width, settings.resolution, 0, seed, settings.crop_range):
-        pixels = view.apply(picture[:, None]).squeeze(1)
-        record = _record(item, view, 1, (height, width), None, 0)
-        yield Pixels(Place(item.number, view.number, 0), record, pixels)
+def _read_image(item: _Item, path: str, settings: TokenizeSettings) -> Iterator[Pixels]:
+    with ImageReader(path, whole=settings.resolution is None) as reader:
+        source, seed = (reader.height, reader.width), (settings.seed, item.number)
+        for drawn in draw_augmentations(settings.views, *source, settings.resolution, 0, seed, settings.crop_range):
+            pixels = drawn.mirror(reader.crop(drawn.box, *drawn.size))
+            yield Pixels(Place(item.number, drawn.number, 0), _record(item, drawn, 1, source, None, 0), pixels)
 
 
-def _read_clip(item: _Item, path: str, settings: TokenizeSettings) -> Iterator[Pixels | Chunk]:
+def _read_video(item: _Item, path: str, settings: TokenizeSettings) -> Iterator[Pixels | Chunk]:
     with VideoReader(path, settings.fps) as reader:
         source = (reader.height, reader.width)
         # A later start must leave a window; headers may promise more frames than there are, then the view has fewer.
         spare = max((reader.frame_count or 0) - settings.frames, 0)
         latest = min(spare, settings.frames - 1) if settings.frames else 0
         seed = (settings.seed, item.number)
-        views = draw_views(settings.views, *source, settings.resolution, latest, seed, settings.crop_range)
-        cutters = [_Cutter(item, view, source, reader.fps, settings.frames) for view in views]
+        drawn = draw_augmentations(settings.views, *source, settings.resolution, latest, seed, settings.crop_range)
+        cutters = [_Cutter(item, one, source, reader.fps, settings.frames) for one in drawn]
         count = 0
         for frame in reader:
             for cutter in cutters:
@@ -139,34 +137,34 @@ def _read_clip(item: _Item, path: str, settings: TokenizeSettings) -> Iterator[P
 
 
 class _Cutter:
-    """Cuts the frames of one view of a clip into windows, or hands a whole clip on in chunks."""
+    """Cuts the frames of an augmented video into windows, or hands a whole video on in chunks."""
 
-    def __init__(self, item: _Item, view: View, source: tuple[int, int], fps: float, frames: int) -> None:
-        self.item, self.view, self.source, self.fps, self.frames = item, view, source, fps, frames
+    def __init__(self, item: _Item, drawn: Augmentation, source: tuple[int, int], fps: float, frames: int) -> None:
+        self.item, self.drawn, self.source, self.fps, self.frames = item, drawn, source, fps, frames
         self.windows = self.streamed = 0
         self._held: list[Tensor] = []
 
     def push(self, number: int, frame: Tensor) -> Iterator[Pixels | Chunk]:
         """Take frame (3, 1, H, W) of that number."""
-        if number < self.view.start:
+        if number < self.drawn.start:
             return
-        if not self.frames and len(self._held) == CHUNK_FRAMES:  # and there is one more: the clip is a long one
-            yield Chunk(Place(self.item.number, self.view.number, 0), self._take(), None)
+        if not self.frames and len(self._held) == CHUNK_FRAMES:  # and there is one more: the video is a long one
+            yield Chunk(Place(self.item.number, self.drawn.number, 0), self._take(), None)
             self.streamed += CHUNK_FRAMES
-        self._held.append(self.view.apply(frame))
+        self._held.append(self.drawn.apply(frame))
         if len(self._held) == self.frames:
-            start = self.view.start + self.windows * self.frames
-            record = _record(self.item, self.view, self.frames, self.source, self.fps, start)
-            yield Pixels(Place(self.item.number, self.view.number, self.windows), record, self._take())
+            start = self.drawn.start + self.windows * self.frames
+            record = _record(self.item, self.drawn, self.frames, self.source, self.fps, start)
+            yield Pixels(Place(self.item.number, self.drawn.number, self.windows), record, self._take())
             self.windows += 1
 
     def finish(self) -> Iterator[Pixels | Chunk]:
-        """The rest of a whole clip; what is left of windows is less than one, and dropped."""
+        """The rest of a whole video; what is left of windows is less than one, and dropped."""
         if self.frames:
             return
         total = self.streamed + len(self._held)
-        record = _record(self.item, self.view, total, self.source, self.fps, self.view.start)
-        place = Place(self.item.number, self.view.number, 0)
+        record = _record(self.item, self.drawn, total, self.source, self.fps, self.drawn.start)
+        place = Place(self.item.number, self.drawn.number, 0)
         yield Chunk(place, self._take(), record) if self.streamed else Pixels(place, record, self._take())
 
     def _take(self) -> Tensor:
@@ -176,7 +174,7 @@ class _Cutter:
 
 
 def _record(
-    item: _Item, view: View, frames: int, source: tuple[int, int], fps: float | None, start: int
+    item: _Item, drawn: Augmentation, frames: int, source: tuple[int, int], fps: float | None, start: int
 ) -> TokenRecord:
-    size = (frames, *view.size)
-    return TokenRecord(item.sample.key, item.sample.label, size, source, fps, view.number, start, view.crop, view.flip)
+    key, label, size = item.sample.key, item.sample.label, (frames, *drawn.size)
+    return TokenRecord(key, label, size, source, fps, drawn.number, start, drawn.box, drawn.flip)

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
+from omnitok.tokenization.augmentations import draw_augmentations
 from omnitok.tokenization.job import TokenizeSettings
-from omnitok.tokenization.views import draw_views
 
 
 def test_crops_lie_inside_and_are_as_large_as_the_range_says() -> None:
     sides = {}
     for crop_range in (None, 1.1, 1.0):
-        views = draw_views(200, 120, 160, 64, 0, (0, 7), crop_range)
-        assert views[0].crop == (0, 20, 120, 120)
-        crops = np.array([view.crop for view in views[1:]])
+        views = draw_augmentations(200, 120, 160, 64, 0, (0, 7), crop_range)
+        assert views[0].box == (0, 20, 120, 120)
+        crops = np.array([view.box for view in views[1:]])
         assert (crops >= 0).all()
         assert (crops[:, 0] + crops[:, 2] <= 120).all()
         assert (crops[:, 1] + crops[:, 3] <= 160).all()
@@ -22,8 +22,8 @@ def test_crops_lie_inside_and_are_as_large_as_the_range_says() -> None:
 
 
 def test_small_files_are_taken_whole() -> None:
-    assert {view.crop[2] for view in draw_views(20, 40, 50, 64, 0, (0, 1))} == {40}
-    assert min(view.crop[2] for view in draw_views(50, 40, 50, 64, 0, (0, 1), 2.0)) == 20
+    assert {view.box[2] for view in draw_augmentations(20, 40, 50, 64, 0, (0, 1))} == {40}
+    assert min(view.box[2] for view in draw_augmentations(50, 40, 50, 64, 0, (0, 1), 2.0)) == 20
 
 
 @pytest.mark.parametrize("settings", [{"crop_range": 0.5}, {"crop_range": float("nan")}, {"views": 1}])
