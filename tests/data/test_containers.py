@@ -253,10 +253,10 @@ def test_smaller_as_bytes_is_the_same_image(tmp_path: Path, orientation: int, su
 def test_animations_are_bounded_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [Image.new("RGB", (64, 64), (9 * index, 0, 0)) for index in range(20)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)
-    monkeypatch.setenv("OMNITOK_MAX_ANIMATION_PIXELS", str(19 * 2**14))
+    monkeypatch.setenv("OMNITOK_MAX_ANIMATION_PIXELS", str(19 * 2**15))
     with pytest.raises(MediaError, match=r"a\.gif: an animation of 20 frames of 64x64.* OMNITOK_MAX_ANIMATION_PIXELS"):
         VideoReader(tmp_path / "a.gif")
-    monkeypatch.setenv("OMNITOK_MAX_ANIMATION_PIXELS", str(20 * 2**14))
+    monkeypatch.setenv("OMNITOK_MAX_ANIMATION_PIXELS", str(20 * 2**15))
     assert len(list(VideoReader(tmp_path / "a.gif"))) == 20
 
 

@@ -38,8 +38,8 @@ _WRITERS = {
 _LARGE = 2**22  # pixels from which an image is made smaller as bytes; below, floats cost little and round nothing
 _REDUCED_TIMES = 8  # as many pixels as `MAX_PIXELS` may such an image have
 _STRIP_PIXELS = 2**22  # converted at a time
-_LEAST_FRAME_PIXELS = 2**14  # what the overhead of a frame of an animation costs
-_TIMED_FRAMES = 240  # of an animation, of which its rate is the average
+_LEAST_FRAME_PIXELS = 2**15  # what the overhead of a frame of an animation costs
+_TIMED_FRAMES, _TIMED_PIXELS = 240, 2**28  # of an animation, of which its rate is the average
 # EXIF orientation (EXIF 2.3, tag 0x0112) -> how an image is shown: turned by, and the rows and columns exchanged,
 # then mirrored, that lead from shown to stored places.
 _ORIENTATION_TAG, _PHOTOMETRIC_TAG = 0x0112, 262
@@ -386,7 +386,9 @@ class AnimatedImage:
             what = f"{path}: an animation of {self.frame_count} frames of {size}, which count as {pixels} pixels,"
             MAX_ANIMATION_PIXELS.check(pixels, what, MediaError)
             self.height, self.width = decode_image(path, next(self._frames(image))).shape[-2:]
-            timed = itertools.islice(self._frames(image), _TIMED_FRAMES)
+            timed = itertools.islice(
+                self._frames(image), min(_TIMED_FRAMES, 2 + _TIMED_PIXELS * self.frame_count // pixels)
+            )
             with reading(path, MediaError, "animation"):
                 durations = [1.0] if self.is_still else [_duration(frame) for frame in timed]
         self.fps = len(durations) / sum(durations)
