@@ -17,9 +17,8 @@ import torch
 
 from omnitok import OmniTokenizer
 from omnitok.data import list_media
-from omnitok.data.images import load_training_image
+from omnitok.data.loader import load_training_image, load_training_video
 from omnitok.data.video_reader import WindowSampling
-from omnitok.data.videos import load_training_video
 from omnitok.losses.perceptual import load_mobilenet_v2
 from omnitok.metrics import (
     FrechetAccumulator,

@@ -227,7 +227,7 @@ def test_short_clips_are_named(
 ) -> None:
     make_clip(tmp_path / "in/short.mp4", frames=6)
     assert evaluate("reconstruction", "--model", vq_folder, "--data", tmp_path / "in") == 1
-    assert "short.mp4: the video has 6 frames, but the measurement takes 17" in capsys.readouterr().err
+    assert "short.mp4: the video has 6 frames, at least 17 are needed" in capsys.readouterr().err
 
 
 def test_pairs_need_no_weights(tmp_path: Path, make_picture: MakeMedia, capsys: pytest.CaptureFixture[str]) -> None:

@@ -212,7 +212,7 @@ def write_blank_png(path: Path, width: int, height: int) -> None:
 PEAK = """
 import resource, sys
 from omnitok.data import read_image
-from omnitok.data.images import load_training_image
+from omnitok.data.loader import load_training_image
 if sys.argv[2] == "read":
     pixels = read_image(sys.argv[1], size=32)
 else:

@@ -11,10 +11,9 @@ import torch
 
 from omnitok.data import read_video, write_image, write_video
 from omnitok.data.index import Index, build_index
-from omnitok.data.loader import MAX_REPLACEMENTS, Batch, FailureCounter, PixelDataset, load_batches
+from omnitok.data.loader import MAX_REPLACEMENTS, Batch, FailureCounter, PixelDataset, load_batches, load_training_video
 from omnitok.data.sampler import Sampler
 from omnitok.data.video_reader import WindowSampling, read_window
-from omnitok.data.videos import load_training_video
 from omnitok.errors import MediaError, OmnitokError
 
 IMAGES, VIDEOS = 7, 3

@@ -134,15 +134,23 @@ def test_one_pixel_clip(tmp_path: Path) -> None:
     assert read_video(tmp_path / "a.mp4").shape == (3, 2, 2, 2)
 
 
-@pytest.mark.parametrize("name", ["shots/", "shots", "shots/frame_%04d.png"])
-def test_png_sequence(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["shots/", "shots"])
+def test_folder_of_images(tmp_path: Path, name: str) -> None:
     x = moving_clip(3)
     write_video(f"{tmp_path}/{name}", x, fps=10)
     names = sorted(p.name for p in (tmp_path / "shots").iterdir())
-    assert names == [f"frame_{i:04d}.png" if "frame" in name else f"{i:05d}.png" for i in range(3)]
+    assert names == [f"{i:05d}.png" for i in range(3)]
     assert [p.name for p in tmp_path.iterdir()] == ["shots"]
     assert (read_video(tmp_path / "shots" / names[2])[:, 0] - x[:, 2]).abs().max() < 1.01 / 127.5
     write_video(f"{tmp_path}/{name}", x[:, :3], fps=10)  # again, over its own result
+
+
+def test_percent_signs_are_parts_of_names(tmp_path: Path) -> None:
+    write_video(tmp_path / "50%discount.mp4", moving_clip(3), fps=10)
+    assert [path.name for path in tmp_path.iterdir()] == ["50%discount.mp4"]
+    assert read_video(tmp_path / "50%discount.mp4").shape[1] == 3
+    with pytest.raises(MediaError, match=r"frame_%05d\.png: videos are written as \.mp4"):
+        write_video(tmp_path / "frame_%05d.png", moving_clip(3), fps=10)
 
 
 def test_png_sequence_does_not_replace_a_folder_of_other_things(tmp_path: Path) -> None:
@@ -179,7 +187,7 @@ def test_variable_rate_is_sampled_by_time(tmp_path: Path) -> None:
     assert seen == pytest.approx([0, 50, 50, 50, 50, 100, 150, 150, 150, 200], abs=2)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".gif"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".gif", ".webp", ".apng"])
 def test_frame_times_survive_writing(tmp_path: Path, suffix: str) -> None:
     x, durations = grey_clip([0, 50, 100, 150]), [2.0, 0.1, 0.1, 1.0]
     write_video(tmp_path / f"a{suffix}", x, fps=1.25, durations=durations)
@@ -511,7 +519,7 @@ def write_until(path: str, error: BaseException) -> None:
         raise error
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a/", "a_%03d.png"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a/"])
 def test_interrupted_writing_leaves_nothing(tmp_path: Path, name: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_until(f"{tmp_path}/{name}", KeyboardInterrupt())
@@ -554,7 +562,7 @@ from omnitok.data import write_image, write_video
 from omnitok.errors import MediaError
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # writes beyond fail, as on a full disk
 noise = torch.rand(3, 30, 128, 128) * 2 - 1
-for name in ("a.mp4", "a.webm", "a.gif", "a.mkv", "a/"):
+for name in ("a.mp4", "a.webm", "a.gif", "a.apng", "a.mkv", "a/"):
     try:
         write_video(sys.argv[1] + "/" + name, noise, fps=10)
         sys.exit(f"{name} was written")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omnitok import OmniTokenizer, load_generator
 from omnitok.data import VideoReader, list_media
-from omnitok.data.images import load_training_image
+from omnitok.data.loader import load_training_image
 from omnitok.data.transforms import fit_square
 from omnitok.hub.folder import fingerprint
 from omnitok.hub.names import BUNDLED_FOLDER, bundled_models, model_info

@@ -285,7 +285,7 @@ def test_a_tokenizer_and_a_folder_are_enough(tmp_path: Path) -> None:
 def test_short_clips_are_one_sentence(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "a.mp4", 5)
     for protocol in PROTOCOLS.values():
-        with pytest.raises(MediaError, match="has 5 frames, but the measurement takes 17"):
+        with pytest.raises(MediaError, match="has 5 frames, at least 17 are needed"):
             load_video(path, 17, 16, protocol)
     with pytest.raises(ValueError, match="at least 9 frames, but frames is 8"):
         check_frames(["rfvd"], EvaluationConfig(frames=8))

@@ -172,7 +172,7 @@ def test_clips_from_folders_and_arrays(tmp_path: Path) -> None:
     assert shown[0, 0, :, 0, 0].tolist() == [1, 2, 3, 4]  # the centre
     with pytest.raises(OmnitokError, match="have 6 frames, but the measurement takes 17"):
         open_samples(path, replace(CLIPS, frames=17))
-    with pytest.raises(MediaError, match="has 6 frames, but the measurement takes 9"):
+    with pytest.raises(MediaError, match="has 6 frames, at least 9 are needed"):
         evaluate(9)
     with pytest.raises(OmnitokError, match="at least 9 frames"):
         evaluate(4, ("fvd",))

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnitok.data.images import load_training_image
+from omnitok.data.loader import load_training_image, load_training_video
 from omnitok.data.video_reader import WindowSampling
-from omnitok.data.videos import load_training_video
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import InitConfig, OptimizerConfig, TrainConfig
 from omnitok.training.train_tokenizer import train

@@ -2,6 +2,7 @@
 
 import copy
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,14 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from omnitok.data.drawn import drawn_image
-from omnitok.data.images import load_training_image
+from omnitok.data.image import ImageReader
 from omnitok.data.index import NO_LABEL, Index, Sample, read_sample
 from omnitok.data.ken_burns import load_ken_burns, move_over
 from omnitok.data.modality import MODALITIES, Modality
 from omnitok.data.sampler import Draw, Sampler
-from omnitok.data.transforms import CropPolicy
-from omnitok.data.video_reader import WindowSampling
-from omnitok.data.videos import load_training_video
+from omnitok.data.transforms import CropPolicy, choose_crop, fit_square
+from omnitok.data.video_reader import WindowSampling, read_window
 from omnitok.errors import MediaError, OmnitokError
 
 try:
@@ -206,6 +206,42 @@ class PixelDataset(Dataset[Batch]):
             sample,
             lambda path: load_training_video(path, self.sampling, resolution, self.video_policy, self.flip, seed),
         )
+
+
+def load_training_image(
+    path: str | os.PathLike[str], resolution: int, policy: CropPolicy, flip: bool, seed: int
+) -> Tensor:
+    """An image as (3, resolution, resolution) in [-1, 1]; crop and flip depend on `seed` only.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    rng = np.random.default_rng(seed)
+    with ImageReader(path) as reader:
+        box = choose_crop(reader.height, reader.width, resolution, policy, rng)
+        pixels = reader.crop(box, resolution, resolution)
+    return pixels.flip(-1) if flip and rng.random() < 0.5 else pixels
+
+
+def load_training_video(
+    path: str | os.PathLike[str],
+    sampling: WindowSampling,
+    resolution: int,
+    policy: CropPolicy,
+    flip: bool,
+    seed: int,
+) -> Tensor:
+    """A window of a video as (3, frames, resolution, resolution) in [-1, 1].
+
+    Start, crop and flip depend on `seed` only and are the same for all frames.
+
+    Raises:
+        MediaError: the file cannot be read or has fewer frames.
+    """
+    rng = np.random.default_rng(seed)
+    window = read_window(path, sampling, position=rng.random())
+    pixels = fit_square(window.pixels, resolution, policy, rng)
+    return pixels.flip(-1) if flip and rng.random() < 0.5 else pixels
 
 
 class FailureCounter:

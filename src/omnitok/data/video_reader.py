@@ -337,7 +337,8 @@ def read_window(path: str | os.PathLike[str], sampling: WindowSampling, position
         if total < skip + sampling.span and sampling.start == "center":
             held, _ = _read_span(reader, sampling.skipped(total, position), sampling.span)
     if len(held) < sampling.span:
-        raise MediaError(f"{path}: {len(held)} frames, at least {sampling.span} are needed")
+        found = f"{path}: the video has {len(held)} frames, at least {sampling.span} are needed"
+        raise MediaError(f"{found}; leave it out, or take fewer frames of each")
     return _to_window(held, sampling, fps)
 
 

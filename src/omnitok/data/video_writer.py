@@ -1,11 +1,11 @@
-"""Writing videos: mp4, mov, mkv, webm, gif, webp, apng and numbered PNGs, atomic, each frame at its time."""
+"""Writing videos: mp4, mov, mkv, webm, gif, webp, apng and folders of PNGs, atomic, each frame at its time."""
 
 import contextlib
 import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +44,6 @@ _SOUND = {
 _HIGHEST_RATE = 1000
 _LARGEST_DENOMINATOR = 1001  # of frame rates: holds 30000/1001 and its kin exactly
 _FINE_TICKS = 90000  # per second, at least, where frames have their own times
-_NUMBER = re.compile(r"%(0\d+)?d(?=\.png$)", re.IGNORECASE)
 _WRITE_ERRORS = (av.error.FFmpegError, OSError, ValueError)
 
 
@@ -63,11 +62,10 @@ class VideoWriter:
 
     The suffix chooses: .mp4, .m4v, .mov, .mkv (H.264, yuv420p, which every browser plays in mp4), .webm (VP9), .gif
     (a palette per frame, times in whole hundredths of a second), .webp and .apng (held in memory as bytes, times in
-    milliseconds). A name that ends in "/", has no suffix, or has a number before .png such as `frame_%05d.png` gives
-    PNG images numbered from 0 (a folder gets `%05d.png`), without times.
+    milliseconds). A name that ends in "/" or has no suffix gives a folder of PNG images 00000.png, 00001.png and so on,
+    without times.
 
-    Nothing appears under `path` before the block ends without an error; after an error nothing is left. A number
-    pattern names many files: they appear one by one, each complete, at the end.
+    Nothing appears under `path` before the block ends without an error; after an error nothing is left.
 
     H.264 in yuv420p has even sizes only: an odd width or height is padded by repeating the last column or row, so
     that the file is one pixel larger. The others keep the size. Colors are BT.709, limited range, and tagged so.
@@ -103,8 +101,8 @@ class VideoWriter:
         highest = 100 if suffix == ".gif" else _HIGHEST_RATE
         if fps > highest:
             raise ValueError(f"{path}: holds at most {highest} frames per second, got fps={fps:g}")
-        self._is_numbered = _is_numbered(path)
-        if not self._is_numbered and suffix not in _ENCODERS | _ANIMATIONS:
+        self._is_folder = not suffix or os.fspath(path).endswith(("/", os.sep))
+        if not self._is_folder and suffix not in _ENCODERS | _ANIMATIONS:
             accepted = ", ".join(_ENCODERS | _ANIMATIONS)
             raise MediaError(f"{path}: videos are written as {accepted} or a folder of PNGs, not {self.path.suffix!r}")
         self.frames_written = 0
@@ -125,8 +123,8 @@ class VideoWriter:
         return self
 
     def _open(self) -> "_Target":
-        if self._is_numbered:
-            return _NumberedImages(self.path, self._sound, self._stack)
+        if self._is_folder:
+            return _ImageFolder(self.path, self._sound, self._stack)
         if self.path.suffix.lower() in _ANIMATIONS:
             return _Animation(self.path, self._sound, self._stack)
         return _EncodedVideo(self.path, self._rate, (self.width, self.height), self._sound, self._stack)
@@ -139,7 +137,7 @@ class VideoWriter:
 
         Args:
             durations: seconds that each of the n frames is shown, such as `VideoReader.durations` tells; None is
-                1 / fps each. Numbered PNG images do not keep them.
+                1 / fps each. Folders of PNG images do not keep them.
         """
         if self._target is None:
             raise ValueError("VideoWriter.write works only inside its `with` block")
@@ -198,21 +196,11 @@ def write_video(
         writer.write(x, durations)
 
 
-def _is_numbered(path: str | os.PathLike[str]) -> bool:
-    name = os.fspath(path)
-    return name.endswith(("/", os.sep)) or not Path(name).suffix or bool(_NUMBER.search(Path(name).name))
-
-
-class _NumberedImages:
-    """Numbered PNG files: gathered in a temporary folder, then given their names."""
+class _ImageFolder:
+    """A folder of numbered PNG files."""
 
     def __init__(self, path: Path, sound: "_Sound | None", stack: contextlib.ExitStack) -> None:
-        number = _NUMBER.search(path.name)
-        self._digits = int(number[1] or 1) if number else 5
-        self._names = (path.name[: number.start()], path.name[number.end() :]) if number else None
-        self._folder = path.parent if number else path
-        self._count = 0
-        if not number and path.exists():
+        if path.exists():
             if not path.is_dir():
                 raise MediaError(f"{path}: is a file; the folder of PNG images cannot replace it")
             others = [entry.name for entry in path.iterdir() if not re.fullmatch(r"\d+\.png", entry.name)]
@@ -220,31 +208,16 @@ class _NumberedImages:
                 raise MediaError(f"{path}: the folder holds other files ({others[0]}); give a new or empty folder")
         if sound is not None:
             sound.leave_out(path)
-        target = path.with_name("".join(self._names)) if self._names else path
-        self._temporary = stack.enter_context(_scratch(target) if number else atomic_path(target))
-        self._temporary.mkdir(parents=True)
+        self._folder = stack.enter_context(atomic_path(path))
+        self._folder.mkdir(parents=True)
+        self._count = 0
 
     def add(self, pixels: np.ndarray, start: float, stop: float) -> None:
-        Image.fromarray(pixels).save(self._temporary / f"{self._count:0{self._digits}d}.png", compress_level=4)
+        Image.fromarray(pixels).save(self._folder / f"{self._count:05d}.png", compress_level=4)
         self._count += 1
 
     def finish(self, stop: float) -> None:
-        if self._names:
-            for index in range(self._count):
-                number = f"{index:0{self._digits}d}"
-                os.replace(self._temporary / f"{number}.png", self._folder / number.join(self._names))
-
-
-@contextlib.contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that never takes its name."""
-    with contextlib.suppress(_Discarded), atomic_path(target) as temporary:
-        yield temporary
-        raise _Discarded
-
-
-class _Discarded(Exception):
-    """Makes `atomic_path` drop an emptied folder instead of naming it."""
+        """Nothing is left to do."""
 
 
 class _Animation:

@@ -1,7 +1,6 @@
 """Images and videos as a protocol wants them: files to pixels of one size, pixels to the 8 bits that are judged."""
 
 import io
-import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,8 +16,8 @@ from torch import Tensor
 from omnitok.data.image import read_image
 from omnitok.data.index import build_index
 from omnitok.data.modality import MODALITIES, Modality
-from omnitok.data.transforms import fit_square
-from omnitok.data.video_reader import VideoReader
+from omnitok.data.transforms import choose_crop, fit_square
+from omnitok.data.video_reader import WindowSampling, read_window
 from omnitok.errors import MediaError
 from omnitok.metrics.protocols import Protocol
 
@@ -66,20 +65,8 @@ def load_segment(path: str | os.PathLike[str], frames: int, resolution: int | No
     Raises:
         MediaError: the file cannot be read, or is shorter: nothing is padded (the authors' code pads with black).
     """
-    with VideoReader(path) as reader:
-        skip = 0
-        if protocol.frame_choice == "center":
-            skip = max((reader.frame_count or sum(1 for _ in reader)) // 2 - frames // 2, 0)
-        found = list(itertools.islice(reader, skip, skip + frames))
-        if len(found) < frames and skip:  # the header promised more frames than there are
-            skip = max(sum(1 for _ in reader) // 2 - frames // 2, 0)
-            found = list(itertools.islice(reader, skip, skip + frames))
-    if len(found) < frames:
-        raise MediaError(
-            f"{path}: the video has {len(found)} frames, but the measurement takes {frames} of each video; leave it "
-            "out or give fewer --frames (FVD needs at least 9)"
-        )
-    return fit_frames(torch.stack(found, dim=1), resolution, protocol)
+    window = read_window(path, WindowSampling(frames, start=protocol.frame_choice))
+    return fit_frames(window.pixels, resolution, protocol)
 
 
 def fit_frames(frames: Tensor, resolution: int | None, protocol: Protocol) -> Tensor:
@@ -89,12 +76,10 @@ def fit_frames(frames: Tensor, resolution: int | None, protocol: Protocol) -> Te
     if protocol.resize == "bicubic_float":
         return fit_square(frames, resolution, protocol.fit)
     height, width = frames.shape[-2:]
-    short = min(height, width)
-    left, top = (width - short) // 2, (height - short) // 2
-    box = (0, 0, width, height) if protocol.fit == "squash" else (left, top, left + short, top + short)
+    top, left, h, w = choose_crop(height, width, resolution, protocol.fit)
     resized = []
     for frame in to_uint8(frames).permute(1, 2, 3, 0).numpy():  # (H, W, 3)
-        image = Image.fromarray(np.ascontiguousarray(frame)).crop(box)
+        image = Image.fromarray(np.ascontiguousarray(frame)).crop((left, top, left + w, top + h))
         resized.append(np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC)))
     return from_uint8(torch.from_numpy(np.stack(resized)).permute(3, 0, 1, 2))
 
