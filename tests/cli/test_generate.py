@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import traceback
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +17,22 @@ import torch
 
 import omnitok
 from omnitok import load_generator
+from omnitok.atomic import lock_folder
 from omnitok.cli import main
-from omnitok.data import read_image, read_video, write_video
-from omnitok.errors import CheckpointError
+from omnitok.data import list_media, read_image, read_video, write_video
+from omnitok.errors import CheckpointError, OmnitokError
+from omnitok.generation import sample_folder
 from omnitok.hub import names
 from omnitok.hub.folder import fingerprint, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import load_tokenizer
 from omnitok.models.code_sequence import LanguageModelConfig
-from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
-from omnitok.models.language_model import LanguageModel
+from omnitok.models.diffusion_transformer import (
+    DiffusionBlock,
+    DiffusionTransformer,
+    DiffusionTransformerConfig,
+)
+from omnitok.models.language_model import LanguageModel, LanguageModelBlock
 from omnitok.models.tokenizer import OmniTokenizer
 
 from .conftest import SMALL, moving_gradient
@@ -188,7 +196,7 @@ def test_a_clip_is_continued_and_its_frames_marked(
         ("lm", "--count 0", 2, "--count must be at least 1"),
         ("lm", "--mark", 2, "--mark is for --video"),
         ("dit", "--guidance-interval 0.6 0.2", 2, "--guidance-interval must be two fractions in order, found 0.6 0.2"),
-        ("lm", "--frames 5 --npz", 2, "--npz is for pictures"),
+        ("lm", "--frames 5 --npz", 2, "--npz is for images"),
         ("lm", "--shard 2/2", 2, "--shard must be I/N"),
         ("dit", "--sampler ddpm", 1, "ddpm"),
         ("lm", "--video missing.mp4", 1, "missing.mp4"),
@@ -223,3 +231,62 @@ def test_generators_are_listed(lm: str, monkeypatch: pytest.MonkeyPatch, capsys:
     assert row["parameters"] > 1000
     assert main(["models"]) == 0
     assert "language model" in capsys.readouterr().out
+
+
+def test_a_grid_is_no_sample(lm: str, tmp_path: Path) -> None:
+    assert generate(lm, "--labels", "all", "--count", "2", "--grid", "--npz", "-o", tmp_path) == 0
+    assert (tmp_path / "grid.png").exists()
+    assert [path.name for path in list_media(tmp_path)] == [path.name for path in sorted(tmp_path.glob("0*.png"))]
+    (tmp_path / "generate.json").unlink()
+    assert len(list_media(tmp_path)) == 5  # any folder of images
+
+
+def test_two_runs_in_one_folder(lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with lock_folder(tmp_path, "omnitok generate"):
+        assert generate(lm, "--seed", "1", "-o", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "is writing to this folder" in error
+    assert f"process {os.getpid()}" in error
+    assert generate(lm, "--seed", "1", "-o", tmp_path) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.png", "generate.json"]
+
+
+def test_parts_with_different_seeds_that_begin_at_once(tmp_path: Path) -> None:
+    """Parts share a folder and hold no lock: the first note counts."""
+    outcomes = list[str]()
+    barrier = threading.Barrier(8)
+
+    def begin(seed: int) -> None:
+        barrier.wait()
+        try:
+            sample_folder._note(tmp_path, {"seed": seed})
+            outcomes.append("done")
+        except OmnitokError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=begin, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count("done") == 1
+    assert sum("holds samples made with seed" in outcome for outcome in outcomes) == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["generate.json"]
+
+
+@pytest.mark.parametrize("kind, block", [("lm", LanguageModelBlock), ("dit", DiffusionBlock)])
+def test_the_walk_to_the_first_block_is_short(
+    kind: str, block: type, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks = list[list[str]]()
+    forward = block.forward
+
+    def count(self: Any, *args: Any) -> Any:
+        source = str(Path(omnitok.__file__).parent)
+        walks.append([f.name for f in traceback.extract_stack() if f.filename.startswith(source)])
+        return forward(self, *args)
+
+    monkeypatch.setattr(block, "forward", count)
+    assert generate(request.getfixturevalue(kind), "--labels", "cat", "-o", tmp_path) == 0
+    assert walks[0][:3] == ["main", "run", "sample"]
+    assert len(walks[0]) <= 6

@@ -303,6 +303,7 @@ def test_ring_forgets_what_left_the_window():
             g.model, torch.tensor([1]), codes[:, :1], item_keys(0, [0]), TokenSampling(temperature=0), window=2
         )
         with torch.inference_mode():
+            sampler.codes(0)
             g.model(codes[:, 0].flatten(1)[:, -1:] + g.model.config.code_offset, sampler.cache)
             g.model(codes[:, 1].flatten(1) + g.model.config.code_offset, sampler.cache)
             sampler.cache.slide()

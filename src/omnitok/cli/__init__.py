@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminable(), warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _print_warning
-            code = _run(list(sys.argv[1:] if argv is None else argv))
+            verb = _parse(list(sys.argv[1:] if argv is None else argv))
+            code = 0 if verb is None else verb.run()
             sys.stdout.flush()
         return code
     except SystemExit as leaving:  # --help gives 0, a command line that cannot be parsed 2
@@ -77,25 +78,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
-def _run(arguments: list[str]) -> int:
+def _parse(arguments: list[str]) -> Verb | None:
+    """The verb with its options; None where the answer is printed already."""
     verb = arguments[0] if arguments else ""
     if verb in ("-h", "--help"):
         print(_overview())
-        return 0
+        return None
     if verb == "--version":
         print(f"omnitok {omnitok.__version__}")
-        return 0
+        return None
     if verb not in VERBS:
         raise UsageError(_unknown(verb))
     options: type[Verb] = getattr(import_module(f"omnitok.cli.{verb}"), verb.capitalize())
-    parsed = tyro.cli(
+    return tyro.cli(
         options,
         prog=f"omnitok {verb}",
         args=arguments[1:],
         config=(tyro.conf.FlagCreatePairsOff,),
         use_underscores=False,
     )
-    return parsed.run()
 
 
 def _overview() -> str:

@@ -73,13 +73,13 @@ def require_some(paths: tuple[Path, ...], what: str) -> None:
         raise UsageError(f"give at least one {what}; --help shows the options")
 
 
-def parse_part(text: str) -> tuple[int, int]:
-    """I and N of --shard I/N.
+def parse_part(text: str | None) -> tuple[int, int]:
+    """I and N of --shard I/N; 0 and 1 without it.
 
     Raises:
         UsageError: anything else.
     """
-    part, separator, parts = text.partition("/")
+    part, separator, parts = (text or "0/1").partition("/")
     if not (separator and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
         raise UsageError(f"--shard must be I/N with I from 0 to N - 1, such as 0/2, found {text}")
     return int(part), int(parts)

@@ -13,6 +13,7 @@ then, and so is a line of a list that makes no sense.
 
 import hashlib
 import os
+import re
 import tempfile
 import warnings
 from array import array
@@ -43,7 +44,10 @@ from omnitok.errors import MediaError, reading, reason
 NO_LABEL = -1
 NO_SOURCE = -1
 MANIFEST = "manifest.csv"
+SAMPLE_NOTE = "generate.json"
+"""Beside the samples of `omnitok generate`; in its folder only files named as samples count, so no grid does."""
 
+_SAMPLE_NAME = re.compile(r"\d{6,}(-.*)?\.(png|mp4)", re.DOTALL)
 _MODALITY_FOLDERS = frozenset({"image", "images", "video", "videos"})
 _PROBED_FILES = 16
 _MOST_BAD_LINES = 1000
@@ -374,8 +378,9 @@ def walk(folder: str | os.PathLike[str], suffixes: frozenset[str]) -> list[str]:
                 raise MediaError(f"{parent}: cannot be listed ({reason(error)})") from error
             warnings.warn(f"{parent}: cannot be listed ({reason(error)}); what it holds is left out", stacklevel=2)
             continue
+        is_of_samples = any(entry.name == SAMPLE_NOTE for entry in inside)
         for entry in inside:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or (is_of_samples and not _SAMPLE_NAME.fullmatch(entry.name)):
                 continue
             if entry.is_symlink():
                 if os.path.isdir(entry.path):

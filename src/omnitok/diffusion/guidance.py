@@ -23,7 +23,7 @@ def guided(
     """Classifier-free guidance (Ho & Salimans, 2022): unconditional + scale (conditional - unconditional).
 
     At scale 1, and at times outside the interval, only the conditional half is computed. A learned variance is the
-    conditional one's, as in DiT.
+    conditional one's, as in DiT. What a model of lower precision answers is brought to that of x first.
 
     Args:
         model: called as ``model(x, t, labels)``.
@@ -46,7 +46,7 @@ def guided(
     if interval is not None and not interval[0] <= interval[1]:
         raise ValueError(f"a guidance interval is (low, high), found {interval}")
     if scale == 1:
-        return lambda x, t: model(x, t, labels)
+        return lambda x, t: model(x, t, labels).to(x.dtype)
     if labels is None or null_label is None:
         raise ValueError(f"guidance with scale {scale} needs labels and a conditional model; scale 1 is without")
     both = torch.cat([labels, torch.full_like(labels, null_label)])
@@ -55,8 +55,8 @@ def guided(
         if interval is not None:
             low, high = (float(v) for v in t.aminmax())
             if low < interval[0] or high > interval[1]:  # a sampler's items share their time
-                return model(x, t, labels)
-        conditional, unconditional = model(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+                return model(x, t, labels).to(x.dtype)
+        conditional, unconditional = model(torch.cat([x, x]), torch.cat([t, t]), both).to(x.dtype).chunk(2)
         count = x.shape[1] if channels is None else min(channels, x.shape[1])
         guided_part = torch.lerp(unconditional[:, :count], conditional[:, :count], scale)
         return torch.cat([guided_part, conditional[:, count:]], dim=1)

@@ -95,7 +95,7 @@ class CodeSampler:
     ) -> None:
         self._config, self._step = model.config, model if step is None else step
         self._keys, self._sampling, self._position, self._advance = keys, sampling, position, advance
-        self._grid = (prompt.shape[2], prompt.shape[3])
+        self._grid, self._prompt = (prompt.shape[2], prompt.shape[3]), prompt
         if sampling.is_guided:
             labels, prompt = torch.cat([labels, torch.full_like(labels, -1)]), torch.cat([prompt, prompt])
         ids, hidden = _prefix(self._config, labels)
@@ -104,8 +104,7 @@ class CodeSampler:
             self._cache.hide_first(hidden)
         # The last token of the prompt is left for the first step, which then is a step like all others.
         tokens = torch.cat([ids, prompt.flatten(1) + self._config.code_offset], dim=1)
-        if tokens.shape[1] > 1:
-            model.features(tokens[:, :-1], self._cache)
+        self._model, self._unread = model, tokens[:, :-1]
         self._next = tokens[:, -1:].contiguous()  # as in all later steps, or a compiled step is compiled twice
 
     @property
@@ -113,8 +112,15 @@ class CodeSampler:
         """The keys and values of what was sampled."""
         return self._cache
 
-    def frame(self) -> Tensor:
-        """The codes (b, h, w) of the next latent frame."""
+    def codes(self, count: int, with_prompt: bool = False) -> Tensor:
+        """The codes (b, count, h, w) of the next latent frames, or (b, t + count, h, w) with the prompt's before."""
+        if self._unread.shape[1]:
+            self._model.features(self._unread, self._cache)
+            self._unread = self._unread[:, :0]
+        known = self._prompt if with_prompt else self._prompt[:, :0]
+        return torch.cat([known, *(self._frame()[:, None] for _ in range(count))], dim=1)
+
+    def _frame(self) -> Tensor:
         height, width = self._grid
         codes = []
         for index in range(height * width):
@@ -185,12 +191,10 @@ class _CodeDraw:
             lambda: self._tracker.add(len(labels)),
         )
 
-    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Tensor:
-        """Known and drawn codes (b, t, h, w)."""
-        sampler = self.sampler(batch, known, grid, first_frame)
-        frames = [sampler.frame() for _ in range(grid[0] - (0 if known is None else known.shape[1]))]
-        drawn = torch.stack(frames, dim=1)
-        return drawn if known is None else torch.cat([known.expand(len(drawn), -1, -1, -1), drawn], dim=1)
+    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:
+        """What draws codes (b, t, h, w) that begin with the known ones."""
+        count = grid[0] - (0 if known is None else known.shape[1])
+        return partial(self.sampler(batch, known, grid, first_frame).codes, count, with_prompt=True)
 
 
 class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
@@ -243,7 +247,7 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
         for batch in batches:
             codes = None if prompt_codes is None else prompt_codes[batch].to(self.device)
             with memory_guard(batch.stop - batch.start, self._bytes_per_item(grid, options), self.device):
-                parts.append(draw(batch, codes, grid, known))
+                parts.append(draw(batch, codes, grid, known)())
         return torch.cat(parts)
 
     def _begin(
@@ -336,6 +340,6 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
                 done = request.prompt.shape[2]
                 yield request.prompt.to(self.tokenizer.device).float()
             while done < request.size[0]:
-                pixels = decoder.push(sampler.frame()[:, None])[:, :, : request.size[0] - done]
+                pixels = decoder.push(sampler.codes(1))[:, :, : request.size[0] - done]
                 done += pixels.shape[2]
                 yield pixels.float().clamp(-1, 1)

@@ -78,8 +78,8 @@ class Request(Generic[Options]):
 class Draw(Protocol):
     """Draws tokens for the items of a batch; holds the state of one call."""
 
-    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Tensor:
-        """Tokens (b, …) over the grid that begin with the latent frames of `known`.
+    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:
+        """What draws tokens (b, …) over the grid that begin with the latent frames of `known`.
 
         Args:
             first_frame: number of the first drawn latent frame within its whole video.
@@ -205,7 +205,12 @@ class Generator(ABC, Generic[Model, Options]):
         known, grid = self._grid(request.size, request.prompt)
         self._check_grid(grid, known, num_frames)
         draw = self._begin(request, grid, len(request.batches), grid[0] - known)
-        pixels = torch.cat([self._extend(draw, request, b, request.prompt, request.size) for b in request.batches])
+        parts = []
+        for batch in request.batches:
+            with memory_guard(batch.stop - batch.start, self._bytes_per_item(grid, request.sampling), self.device):
+                walk, finish = self._extend(draw, batch, request.prompt, request.size)
+                parts.append(finish(walk()))
+        pixels = torch.cat(parts)
         return pixels.squeeze(2) if num_frames == 1 and request.prompt is None else pixels
 
     def continue_video(
@@ -317,7 +322,9 @@ class Generator(ABC, Generic[Model, Options]):
             given = config.num_frames(known) if known else 0
             frames = given + new * stride if known else config.num_frames(new)
             size = (frames, *request.size[1:])
-            context = self._extend(draw, request, everything, context, size, drawn or None)
+            with memory_guard(everything.stop, self._bytes_per_item(grid, request.sampling), self.device):
+                walk, finish = self._extend(draw, everything, context, size, drawn or None)
+                context = finish(walk())
             drawn = (drawn or known) + new
             piece = context[:, :, given:][:, :, : end - done]
             done += piece.shape[2]
@@ -333,28 +340,28 @@ class Generator(ABC, Generic[Model, Options]):
     def _extend(
         self,
         draw: Draw,
-        request: Request[Options],
         batch: slice,
         prompt: Tensor | None,
         size: tuple[int, int, int],
         first_frame: int | None = None,
-    ) -> Tensor:
-        """Videos (b, 3, *size) in [-1, 1] of a batch that begin with its part of the prompt (b, 3, T0, H, W).
+    ) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
+        """What draws a batch's tokens, and what makes videos (b, 3, *size) in [-1, 1] of them that begin with its part
+        of the prompt (b, 3, T0, H, W).
 
         Args:
             first_frame: number of the first drawn latent frame, where the prompt is not the beginning.
         """
-        config = self.tokenizer.config
         first, grid = self._grid(size, prompt)
-        count = len(range(*batch.indices(len(request.indices))))
-        with memory_guard(count, self._bytes_per_item(grid, request.sampling), self.device):
-            if prompt is None:
-                return self._decode(draw(batch, None, grid, 0), size).float().clamp(-1, 1)
-            prompt, shown = prompt[batch], config.num_frames(first)
-            known = self._encode(prompt[:, :, -shown:])
-            tokens = draw(batch, known, grid, first if first_frame is None else first_frame)
-            pixels = self._decode(tokens, (shown + size[0] - prompt.shape[2], *size[1:])).float().clamp(-1, 1)
-            return torch.cat([prompt.to(pixels), pixels[:, :, shown:]], dim=2)
+        if prompt is None:
+            return draw(batch, None, grid, 0), lambda tokens: self._decode(tokens, size).float().clamp(-1, 1)
+        given, shown = prompt[batch], self.tokenizer.config.num_frames(first)
+        known = self._encode(given[:, :, -shown:])
+
+        def finish(tokens: Tensor) -> Tensor:
+            pixels = self._decode(tokens, (shown + size[0] - given.shape[2], *size[1:])).float().clamp(-1, 1)
+            return torch.cat([given.to(pixels), pixels[:, :, shown:]], dim=2)
+
+        return draw(batch, known, grid, first if first_frame is None else first_frame), finish
 
     def _grid(self, size: tuple[int, int, int], prompt: Tensor | None) -> tuple[int, Grid]:
         """Latent frames of the prompt, and the grid of a video of `size` that begins with it."""

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -48,8 +49,8 @@ class _LatentDraw:
         self._tracker = ProgressTracker(request.progress, -1 if draws is None else self._steps * draws)
         self._schedule = linear_schedule(TRAINED_STEPS) if model.config.objective == "epsilon" else None
 
-    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Tensor:
-        """Latents (b, c, *grid) that begin with known ones (b, c, t0, h, w)."""
+    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:
+        """What draws latents (b, c, *grid) that begin with known ones (b, c, t0, h, w)."""
         shape = (self._model.config.latent_channels, *grid)
         if known is None:
             return self.latents(batch, shape)
@@ -58,16 +59,14 @@ class _LatentDraw:
         mask[:, :, : known.shape[2]] = True
         return self.latents(batch, shape, (padded, mask))
 
-    def latents(self, batch: slice, shape: tuple[int, ...], held: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Latents (b, *shape) float32; `held` are known latents and the mask of where they count."""
-        model, sampling = self._model, self._request.sampling
-        generators = self._generators[batch]
+    def latents(
+        self, batch: slice, shape: tuple[int, ...], held: tuple[Tensor, Tensor] | None = None
+    ) -> Callable[[], Tensor]:
+        """What draws latents (b, *shape) float32; `held` are known latents and the mask of where they count."""
+        model, sampling, generators = self._model, self._request.sampling, self._generators[batch]
 
         def noise(x: Tensor) -> Tensor:
             return item_noise(generators, shape).to(model.device)
-
-        def network(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-            return self._network(x.to(model.dtype), t, y).float()
 
         def report(done: int, total: int) -> None:
             self._tracker.add(1)
@@ -75,7 +74,7 @@ class _LatentDraw:
         top = TRAINED_STEPS - 1 if self._schedule is not None else 1
         low, high = (share * top for share in sampling.guidance_interval)
         denoise = guided(
-            network,
+            self._network,
             self._request.labels[batch] if model.config.num_classes else None,
             model.config.null_label,
             sampling.guidance_scale,
@@ -87,14 +86,14 @@ class _LatentDraw:
         x = noise(torch.empty(0))
         if self._schedule is None:
             walk = flow_euler if sampling.sampler == "euler" else flow_heun
-            return walk(denoise, x, flow_times(self._steps, sampling.shift), report)
+            return partial(walk, denoise, x, flow_times(self._steps, sampling.shift), report)
         spacing = sampling.spacing or ("linspace" if sampling.sampler == "ddpm" else "trailing")
         schedule = respace(self._schedule, self._steps, spacing)
         if sampling.sampler == "ddpm":
-            return ddpm(denoise, x, schedule, noise, report)
+            return partial(ddpm, denoise, x, schedule, noise, report)
         if sampling.sampler == "ddim":
-            return ddim(denoise, x, schedule, sampling.eta, noise, report)
-        return dpm_solver_2m(denoise, x, schedule, report)
+            return partial(ddim, denoise, x, schedule, sampling.eta, noise, report)
+        return partial(dpm_solver_2m, denoise, x, schedule, report)
 
 
 class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
@@ -198,7 +197,7 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
         for batch in batches:
             held = None if known is None or mask is None else (known[batch], mask[batch])
             with memory_guard(batch.stop - batch.start, self._bytes_per_item(grid, options), self.device):
-                parts.append(draw.latents(batch, shape, held))
+                parts.append(draw.latents(batch, shape, held)())
         return self.denormalize(torch.cat(parts))
 
     # ------------------------------------------------------------------------------------------------------- pixels
@@ -252,8 +251,8 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
                 known = self._encode(hidden[batch])
                 kept = ~self._latent_mask(holes[batch]).to(self.device)
                 kept = (kept.squeeze(2) if is_image else kept).expand(known.shape)
-                latents = draw.latents(batch, tuple(known.shape[1:]), (known, kept))
-                parts.append(self._decode(latents, size).float().clamp(-1, 1))
+                walk = draw.latents(batch, tuple(known.shape[1:]), (known, kept))
+                parts.append(self._decode(walk(), size).float().clamp(-1, 1))
         filled = torch.cat(parts)
         return torch.where(mask.to(filled.device), filled, pixels.to(filled))
 

@@ -14,12 +14,12 @@ from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.tokenizer import OmniTokenizer
 
-Generator = LanguageModelGenerator | DiffusionGenerator
+AnyGenerator = LanguageModelGenerator | DiffusionGenerator
 
 
 def make_generator(
     model: LanguageModel | DiffusionTransformer, tokenizer: OmniTokenizer, settings: GeneratorSettings
-) -> Generator:
+) -> AnyGenerator:
     """The generator of this kind of model.
 
     Raises:
@@ -35,7 +35,7 @@ def load_generator(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     tokenizer: str | os.PathLike[str] | None = None,
-) -> Generator:
+) -> AnyGenerator:
     """A trained generator with its tokenizer, ready to `sample`.
 
     Args:

@@ -222,7 +222,7 @@ class DiffusionTransformer(nn.Module):
         """
         self._check(x, t, labels)
         is_image = x.ndim == 4
-        video = x.unsqueeze(2) if is_image else x  # b c t h w
+        video = (x.unsqueeze(2) if is_image else x).to(self.dtype)  # b c t h w
         frames, height, width = video.shape[2:]
         p = self.config.patch_size
         if height % p or width % p:
@@ -231,28 +231,22 @@ class DiffusionTransformer(nn.Module):
 
         tokens = self.embed(rearrange(video, "b c t (h p) (w q) -> b t (h w) (c p q)", p=p, q=p))  # b t n d
         condition = F.silu(self._condition(t, labels))  # b d
-        tokens = self._run_blocks(tokens, condition, grid)
+        in_space: Rotary | None = None
+        in_time: Rotary | None = None
+        if self.config.position == "rotary":
+            in_space = rotary_2d(*grid[1:], self.config.head_dim, tokens.device)
+            in_time = rotary_1d(frames, self.config.head_dim, tokens.device) if self.config.temporal else None
+        else:
+            tokens = tokens + sincos_2d(*grid[1:], self.config.width, tokens.device).to(tokens.dtype)
+        for index, block in enumerate(self.blocks):
+            if index == 1 and self.config.position != "rotary" and self.config.temporal:  # as released
+                tokens = tokens + sincos_1d(frames, self.config.width, tokens.device).to(tokens.dtype)[:, None]
+            tokens = block(tokens, condition, in_time if block.over_time else in_space)
         shift, scale = self.modulation(condition)[:, None, None].chunk(2, dim=-1)
         patches = self.head(modulate(self.norm(tokens), shift, scale))
         out = rearrange(patches, "b t (h w) (p q c) -> b c t (h p) (w q)", h=grid[1], p=p, q=p)
         out = out[..., :height, :width]
         return out.squeeze(2) if is_image else out
-
-    def _run_blocks(self, tokens: Tensor, condition: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        frames, height, width = grid
-        config, device = self.config, tokens.device
-        if config.position == "rotary":
-            in_space = rotary_2d(height, width, config.head_dim, device)
-            in_time = rotary_1d(frames, config.head_dim, device) if config.temporal else None
-            for block in self.blocks:
-                tokens = block(tokens, condition, in_time if block.over_time else in_space)
-            return tokens
-        tokens = tokens + sincos_2d(height, width, config.width, device).to(tokens.dtype)
-        for index, block in enumerate(self.blocks):
-            if index == 1 and config.temporal:  # before the first temporal block, as released
-                tokens = tokens + sincos_1d(frames, config.width, device).to(tokens.dtype)[:, None]
-            tokens = block(tokens, condition)
-        return tokens
 
     def _condition(self, t: Tensor, labels: Tensor | None) -> Tensor:
         scale = FLOW_TIME_SCALE if self.config.objective == "flow" else 1.0

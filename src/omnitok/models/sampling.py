@@ -21,7 +21,7 @@ ALIASES = {"clip_guidance_scale": "video_guidance_scale"}
 
 def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
     if interval[0] > interval[1]:
-        raise ValueError(f"must be two fractions in order, found {interval}")
+        raise ValueError(f"must be two fractions in order, found {interval[0]} {interval[1]}")
     return interval
 
 
@@ -108,7 +108,7 @@ class DiffusionSampling(Sampling):
     guided_channels: Annotated[
         int | None, Field(ge=1, description="Guide only so many latent channels, the first ones; by default all.")
     ] = None
-    eta: Annotated[float, Field(ge=0, le=1, description="Of ddim: 0 is deterministic, 1 is as random as ddpm.")] = 0.0
+    eta: Annotated[float, Field(ge=0, le=1, description="With ddim, 0 is deterministic, 1 is as random as ddpm.")] = 0.0
     spacing: Annotated[
         Literal["linspace", "leading", "trailing"] | None,
         Field(description="Of the steps kept from the trained ones (default linspace for ddpm, else trailing)."),

@@ -1,0 +1,264 @@
+"""A folder of generated samples: which files there are to be, what they were made with, grids, and the .npz.
+
+The note `generate.json` says what the samples were made with. Where it lies, only files that are named as samples count
+as images or videos (`omnitok.data.index`), so that a grid beside them is none.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omnitok.atomic import atomic_path, lock_folder
+from omnitok.data import VideoReader, VideoWriter, read_image, read_video, write_image, write_video
+from omnitok.data.index import SAMPLE_NOTE
+from omnitok.data.transforms import fit_square, resize
+from omnitok.errors import OmnitokError, reading
+from omnitok.generation.loading import AnyGenerator
+from omnitok.hub.folder import fingerprint
+from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.models.sampling import choose_sampling
+
+GRID_NAME, NPZ_NAME = "grid", "samples.npz"
+GRID_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class SampleFile:
+    """One sample: its number decides its random numbers and its label."""
+
+    index: int
+    label: int | None
+    path: Path
+
+
+def class_name(label: int | None, settings: GeneratorSettings) -> str | None:
+    """The name of a class, or its number where it has none."""
+    if label is None:
+        return None
+    return settings.classes[label] if label < len(settings.classes) else str(label)
+
+
+def parse_labels(texts: Sequence[str], settings: GeneratorSettings, num_classes: int) -> list[int | None]:
+    """Classes by name, by number, or "all"; without any, one None, which is any class.
+
+    Raises:
+        ValueError: an unknown class, with some known ones.
+    """
+    if not texts:
+        return [None]
+    if not num_classes:
+        raise ValueError("labels: this model has no classes")
+    numbers: list[int | None] = []
+    for text in texts:
+        if text in settings.classes:
+            numbers.append(settings.classes.index(text))
+        elif text == "all":
+            numbers.extend(range(num_classes))
+        elif text.isdecimal() and len(text) < 10 and int(text) < num_classes:
+            numbers.append(int(text))
+        else:
+            known = ", ".join(settings.classes[:20]) + (" …" if len(settings.classes) > 20 else "")
+            listed = f", or one of {known}" if known else ""
+            raise ValueError(f"labels: found {text!r}; a class is a number from 0 to {num_classes - 1}{listed}")
+    return list(dict.fromkeys(numbers))
+
+
+def plan_files(
+    generator: AnyGenerator, texts: Sequence[str], count: int, out: Path, frames: int | None, video: Path | None
+) -> list[SampleFile]:
+    """What there is to be in the end: `count` samples per class, or continuations of a video.
+
+    Args:
+        texts: classes, see `parse_labels`.
+        out: folder, or the file of one continuation.
+        frames: of the videos; None for images.
+
+    Raises:
+        ValueError: an unknown class, or continuations that cannot have that name.
+    """
+    labels = parse_labels(texts, generator.settings, generator.model.config.num_classes)
+    if video is not None:
+        return _plan_continuations(video, labels[0], count, out)
+    return _plan_samples(labels, count, generator.settings, out, ".png" if frames is None else ".mp4")
+
+
+def _plan_samples(
+    labels: Sequence[int | None], count: int, settings: GeneratorSettings, folder: Path, suffix: str
+) -> list[SampleFile]:
+    """The labels take turns, so that a larger count keeps the samples of a smaller one."""
+    files = []
+    for index in range(count * len(labels)):
+        label = labels[index % len(labels)]
+        name = class_name(label, settings)
+        slug = "" if name is None else "-" + re.sub(r"[^\w.-]+", "_", name)[:60]
+        files.append(SampleFile(index, label, folder / f"{index:06d}{slug}{suffix}"))
+    return files
+
+
+def _plan_continuations(video: Path, label: int | None, count: int, out: Path) -> list[SampleFile]:
+    if out.suffix.lower() in (".mp4", ".webm", ".mkv", ".gif") and not out.is_dir():
+        if count > 1:
+            raise ValueError(f"out {out} names one file, but there are {count} continuations: give a folder")
+        paths = [out]
+    else:
+        paths = [out / f"{video.stem}{f'-{n:03d}' if count > 1 else ''}.mp4" for n in range(count)]
+    if any(path.resolve() == video.resolve() for path in paths):
+        raise ValueError(f"out {out} is the place of the video itself: give another name")
+    return [SampleFile(index, label, path) for index, path in enumerate(paths)]
+
+
+@contextlib.contextmanager
+def hold_folder(
+    folder: Path | None, generator: AnyGenerator, run: Mapping[str, Any], options: Mapping[str, Any], is_shared: bool
+) -> Iterator[None]:
+    """Note what the samples in a folder are made with, or compare with what is noted; keep other processes away.
+
+    Args:
+        folder: None for files in no folder of their own.
+        run, options: what is noted beside the hash of the model: arguments of the run, and sampling options.
+        is_shared: whether several processes share the samples, which then only note: the first one's note counts.
+
+    Raises:
+        OmnitokError: the folder holds samples made with other settings, or another process writes to it.
+    """
+    if folder is None:
+        yield
+        return
+    with contextlib.nullcontext() if is_shared else lock_folder(folder, "omnitok generate"):
+        sampling = choose_sampling(generator.sampling, options, is_video=(run["frames"] or 1) > 1).chosen()
+        _note(folder, {"model_sha256": fingerprint(generator.model), **run, **sampling})
+        yield
+
+
+def _note(folder: Path, settings: dict[str, Any]) -> None:
+    settings = json.loads(json.dumps(settings))  # as it will be read: lists for tuples
+    path = folder / SAMPLE_NOTE
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{secrets.token_hex(4)}.{SAMPLE_NOTE}")
+        try:
+            draft.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            os.link(draft, path)  # fails where another process was first; a rename would replace its note
+            return
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink(missing_ok=True)
+    with reading(path, what="note of samples"):
+        noted = dict(json.loads(path.read_text(encoding="utf-8")))
+    for name in settings.keys() | noted.keys():
+        if noted.get(name) != settings.get(name):
+            raise OmnitokError(
+                f"{folder}: holds samples made with {name} {noted.get(name)}, found {settings.get(name)}; choose "
+                "another -o"
+            )
+
+
+def write_sample(path: Path, sample: Tensor, fps: float) -> None:
+    """Write an image (3, H, W) or a video (3, T, H, W); an image under a video's name is one of one frame."""
+    if path.suffix == ".png":
+        write_image(path, sample)
+    else:
+        write_video(path, sample if sample.ndim == 4 else sample[:, None], fps=fps)
+
+
+def write_stream(path: Path, pieces: Iterable[Tensor], fps: float) -> None:
+    """Write a video of pieces (1, 3, n, H, W) as they come."""
+    pieces = iter(pieces)
+    first = next(pieces)  # tells the size
+    with VideoWriter(path, fps, first.shape[-1], first.shape[-2]) as writer:
+        for piece in chain([first], pieces):
+            writer.write(piece[0].cpu().float())
+
+
+def read_prompt(path: Path, frames: int, settings: GeneratorSettings) -> tuple[Tensor, float]:
+    """The first frames of a video, (1, 3, frames, H, W) in the generator's size, and its frames per second.
+
+    Raises:
+        OmnitokError: the video cannot be read, or is shorter.
+    """
+    with VideoReader(path) as reader:
+        read = list(islice(reader, frames))
+        fps = reader.fps
+    if len(read) < frames:
+        raise OmnitokError(f"{path}: has {len(read)} frames, fewer than the {frames} that are to be given")
+    video = torch.stack(read, dim=1)  # 3 T0 H W
+    if settings.height == settings.width:
+        return fit_square(video, settings.height, "center_crop")[None], fps
+    return resize(video, settings.height, settings.width)[None], fps
+
+
+def write_extras(files: Sequence[SampleFile], folder: Path, fps: float, grid: bool, npz: bool) -> bool:
+    """Write the grid and the .npz; False where samples are missing, which another process makes."""
+    if not all(file.path.exists() for file in files):
+        return False
+    if grid:
+        write_grid(files, folder, fps)
+    if npz:
+        write_npz(files, folder / NPZ_NAME)
+    return True
+
+
+def write_npz(files: Sequence[SampleFile], path: Path) -> None:
+    """All images, by number, as the evaluator of ADM reads them: `arr_0`, uint8 (n, H, W, 3). One at a time."""
+    first = _to_bytes(read_image(files[0].path))
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *first.shape)}
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as array,
+    ):
+        np.lib.format.write_array_header_1_0(array, header)
+        for file in files:
+            array.write(_to_bytes(read_image(file.path)).tobytes())
+
+
+def _to_bytes(pixels: Tensor) -> np.ndarray:
+    """(3, H, W) in [-1, 1] -> uint8 (H, W, 3); exact for what was read from a PNG."""
+    return (pixels.permute(1, 2, 0) * 127.5 + 127.5).round().to(torch.uint8).numpy()
+
+
+def write_grid(files: Sequence[SampleFile], folder: Path, fps: float) -> None:
+    """The first samples of each label side by side, a row per label: `grid.png`, or `grid.mp4` of videos."""
+    rows: dict[int | None, list[SampleFile]] = {}
+    for file in files:
+        row = rows.setdefault(file.label, [])
+        if len(row) < GRID_COLUMNS:
+            row.append(file)
+    columns = max(len(row) for row in rows.values())
+    suffix = files[0].path.suffix
+    read = read_image if suffix == ".png" else read_video
+    grid = torch.cat([_row([read(file.path) for file in row], columns) for row in rows.values()], dim=-2)
+    write_sample(folder / f"{GRID_NAME}{suffix}", grid, fps)
+
+
+def _row(samples: list[Tensor], columns: int) -> Tensor:
+    blank = [torch.ones_like(samples[0])] * (columns - len(samples))
+    return torch.cat([*samples, *blank], dim=-1)
+
+
+def mark_given(pieces: Iterable[Tensor], given: int) -> Iterator[Tensor]:
+    """Pieces (1, 3, n, H, W) of a video with a red border on its first `given` frames."""
+    start = 0
+    for piece in pieces:
+        marked = min(max(given - start, 0), piece.shape[2])
+        start += piece.shape[2]
+        if marked:
+            piece = piece.clone()
+            border = max(2, round(min(piece.shape[-2:]) / 32))  # two pixels share their colour in H.264
+            red = torch.tensor([1.0, -1.0, -1.0], device=piece.device).to(piece.dtype)[:, None, None, None]
+            for edge in (slice(None, border), slice(-border, None)):
+                piece[0, :, :marked, edge] = piece[0, :, :marked, :, edge] = red
+        yield piece
