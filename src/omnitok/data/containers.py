@@ -13,6 +13,7 @@ import av
 import av.error
 import numpy as np
 import torch
+from av.sidedata.sidedata import Type as SideDataType
 
 from omnitok.data.color import frame_to_rgb
 from omnitok.data.image import from_uint8
@@ -372,14 +373,13 @@ def _display_turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     The matrix (ISO/IEC 14496-12, 8.2.2) maps coded to shown places: x' = a x + c y, y' = b x + d y.
     """
     try:
-        side_data: Any = list(frame.side_data)  # PyAV's stub calls it a mapping; it is a sequence
+        matrix: Any = frame.side_data.get(SideDataType.DISPLAYMATRIX)
     except ValueError:  # a kind of side data that this PyAV has no name for, such as EXIF; the angle is still told
         turns = {90: (True, True, False), 180: (False, True, True), 270: (True, False, True)}
         return turns.get(round(frame.rotation / 90) * 90 % 360, (False, False, False))
-    for data in side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
-            if abs(a) + abs(d) >= abs(b) + abs(c):
-                return False, d < 0, a < 0
-            return True, b < 0, c < 0
-    return False, False, False
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, d < 0, a < 0
+    return True, b < 0, c < 0
