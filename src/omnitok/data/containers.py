@@ -373,7 +373,8 @@ def _display_turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     The matrix (ISO/IEC 14496-12, 8.2.2) maps coded to shown places: x' = a x + c y, y' = b x + d y.
     """
     try:
-        matrix: Any = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+        side_data: Any = frame.side_data  # PyAV's stub takes its keys for names
+        matrix = side_data.get(SideDataType.DISPLAYMATRIX)
     except ValueError:  # a kind of side data that this PyAV has no name for, such as EXIF; the angle is still told
         turns = {90: (True, True, False), 180: (False, True, True), 270: (True, False, True)}
         return turns.get(round(frame.rotation / 90) * 90 % 360, (False, False, False))
