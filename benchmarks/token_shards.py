@@ -29,7 +29,7 @@ from omnitok.data import TokenShards, write_image
 from omnitok.data.index import build_index
 from omnitok.data.shard_format import TokenFormat, TokenRecord
 from omnitok.data.shard_writing import Token, read_shard, write_index, write_shard
-from omnitok.hub.folder import fingerprint
+from omnitok.models.protocol import fingerprint
 from omnitok.tokenization.encoding import encode_batch
 from omnitok.tokenization.job import Plan, TokenizeJob, TokenizeSettings, make_plan
 from omnitok.tokenization.local import tokenize_here
@@ -50,7 +50,7 @@ def make_pictures(folder: Path, count: int, side: int, different: int = 16) -> N
 
 def plan_of(folder: Path, tokenizer: OmniTokenizer, resolution: int) -> Plan:
     settings = TokenizeSettings(resolution=resolution, shard_size=128)
-    return make_plan(build_index([folder], labels="auto"), settings, tokenizer.config, MODEL, fingerprint(tokenizer))
+    return make_plan(build_index([folder], labels="auto"), settings, tokenizer, MODEL, fingerprint(tokenizer))
 
 
 def throughput(pictures: int, resolution: int, repeats: int) -> dict[str, object]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from omnitok import metrics as metrics
     from omnitok import models as models
     from omnitok.generation.loading import load_generator
-    from omnitok.hub.names import list_models, load_tokenizer
+    from omnitok.hub.folder import load_tokenizer
+    from omnitok.hub.names import list_models
     from omnitok.hub.released import convert_checkpoint
     from omnitok.models.bottlenecks import DiagonalGaussian, VectorQuantizer
     from omnitok.models.code_sequence import LanguageModelConfig
@@ -55,7 +56,7 @@ _HOME_OF = {
     "convert_checkpoint": "omnitok.hub.released",
     "list_models": "omnitok.hub.names",
     "load_generator": "omnitok.generation.loading",
-    "load_tokenizer": "omnitok.hub.names",
+    "load_tokenizer": "omnitok.hub.folder",
 }
 
 # Rooms reached as attributes: `omnitok.data.read_image` works after `import omnitok`.

@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, TypeVar, dataclass_transform
 
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field, ValidationError
+from pydantic_core import ArgsKwargs
 
 from omnitok.errors import reason
 
@@ -31,3 +33,10 @@ def checked(cls: type[T]) -> type[T]:
 
     made.__init__ = init  # type: ignore[assignment, method-assign]
     return made  # type: ignore[return-value]
+
+
+def renamed(given: Any, names: Mapping[str, str]) -> Any:
+    """The fields with older names (the keys of `names`) under their new ones, for `model_validator(mode="before")`."""
+    if isinstance(given, ArgsKwargs):
+        return ArgsKwargs(given.args, renamed(given.kwargs or {}, names))
+    return {names.get(k, k): value for k, value in given.items()} if isinstance(given, Mapping) else given

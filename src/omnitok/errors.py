@@ -27,6 +27,10 @@ class CheckpointError(OmnitokError):
     """A model file that is corrupt, foreign, incomplete or of another architecture."""
 
 
+class NotFiniteError(OmnitokError, ValueError):
+    """Pixels, features or latents that hold NaN or infinity; says which of them."""
+
+
 class MissingWeightsError(OmnitokError):
     """Weights of a feature network that are absent or have the wrong hash; says file, hash, source and option."""
 
@@ -74,6 +78,14 @@ def reason(error: BaseException) -> str:
     return describe(lines[0]) if lines else type(error).__name__
 
 
+_PLAINER = {
+    "Input should": "must",
+    "String should": "must",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
+
+
 def _first_problem(problem: Mapping[str, Any]) -> str:
     """What is wrong with the first bad field: its name, what it must be, and what was found."""
     name = ".".join(map(str, problem["loc"]))
@@ -84,7 +96,8 @@ def _first_problem(problem: Mapping[str, Any]) -> str:
         return f"{name} is not a known field"
     if problem["type"] in ("missing", "missing_argument"):
         return f"{name} is missing"
-    message = message.replace("Input should", "must", 1)
+    for theirs, ours in _PLAINER.items():
+        message = message.replace(theirs, ours, 1)
     found = problem["input"]
     quoted = repr(found[:LONGEST_QUOTE]) if isinstance(found, str) else describe(found)
     return f"{name} {message[0].lower()}{message[1:]}, found {quoted}"

@@ -1,6 +1,5 @@
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from omnitok.cli import main
 from omnitok.data import VideoReader, read_image, read_video
-from omnitok.hub.folder import fingerprint
+from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 
 Make = Callable[..., Path]
@@ -121,7 +120,7 @@ def test_a_tokenizer_with_another_decoder_decodes_the_same_tokens(
     vq_folder: Path, tmp_path: Path, make_picture: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = OmniTokenizer.from_pretrained(vq_folder)
-    other.config = replace(other.config, tokens_of=(fingerprint(other),))
+    other.compatible_tokenizers = (fingerprint(other),)
     with torch.no_grad():
         other.decoder.to_image.bias.add_(0.1)
     other.save_pretrained(tmp_path / "other")

@@ -23,9 +23,9 @@ from omnitok.data import list_media, read_image, read_video, write_video
 from omnitok.errors import CheckpointError, OmnitokError
 from omnitok.generation import sample_folder
 from omnitok.hub import names
-from omnitok.hub.folder import fingerprint, save_generator
+from omnitok.hub.folder import load_tokenizer, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
-from omnitok.hub.names import load_tokenizer
+from omnitok.models.bottlenecks import KLConfig
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import (
     DiffusionBlock,
@@ -33,6 +33,7 @@ from omnitok.models.diffusion_transformer import (
     DiffusionTransformerConfig,
 )
 from omnitok.models.language_model import LanguageModel, LanguageModelBlock
+from omnitok.models.protocol import LatentStatistics, fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 
 from .conftest import SMALL, moving_gradient
@@ -59,9 +60,10 @@ def lm(vq_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def dit(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("generators")
     torch.manual_seed(0)
-    channels = SMALL.latent_channels
-    vae = replace(SMALL, bottleneck="kl", latent_mean=(0.0,) * channels, latent_std=(1.0,) * channels)
-    OmniTokenizer.from_config(vae).eval().save_pretrained(folder / "vae")
+    channels = SMALL.bottleneck.latent_channels
+    vae = OmniTokenizer.from_config(replace(SMALL, bottleneck=KLConfig(latent_channels=channels))).eval()
+    vae.latent_statistics = LatentStatistics((0.0,) * channels, (1.0,) * channels)
+    vae.save_pretrained(folder / "vae")
     config = DiffusionTransformerConfig(
         latent_channels=channels, patch_size=1, width=32, depth=2, heads=2, num_classes=2, temporal=True,
         objective="flow", learn_sigma=False,
@@ -87,13 +89,13 @@ def test_guidance_in_an_interval_is_noted_with_the_samples(lm: str, tmp_path: Pa
 
 def test_another_decoder_of_the_same_tokens_may_decode(lm: str, vq_folder: Path, tmp_path: Path) -> None:
     other = load_tokenizer(vq_folder)
-    other.config = replace(other.config, tokens_of=(fingerprint(other),))
+    other.compatible_tokenizers = (fingerprint(other),)
     with torch.no_grad():
         other.decoder.to_image.bias.add_(0.1)
     other.save_pretrained(tmp_path)
     plain, changed = (load_generator(lm, tokenizer=name).sample(["cat"], seed=1) for name in (vq_folder, tmp_path))
     assert not torch.equal(plain, changed)
-    OmniTokenizer.from_config(replace(other.config, tokens_of=())).save_pretrained(tmp_path / "foreign")
+    OmniTokenizer.from_config(other.config).save_pretrained(tmp_path / "foreign")
     with pytest.raises(CheckpointError, match="was trained on the tokenizer"):
         load_generator(lm, tokenizer=tmp_path / "foreign")
 

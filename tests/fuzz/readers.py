@@ -34,8 +34,7 @@ from omnitok.data.shard_format import FileFailure, TokenFormat, TokenRecord, rea
 from omnitok.data.shard_writing import Token, begin_folder, pack, read_shard, write_index, write_shard
 from omnitok.data.token_file import TokenHeader, open_tokens, write_tokens
 from omnitok.errors import MediaError
-from omnitok.hub.folder import save_tokenizer
-from omnitok.hub.names import load_tokenizer
+from omnitok.hub.folder import load_tokenizer, save_tokenizer
 from omnitok.hub.released import convert_checkpoint
 from omnitok.metrics.frechet import load_statistics
 from omnitok.models.tokenizer import OmniTokenizer

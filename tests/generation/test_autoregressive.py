@@ -331,7 +331,7 @@ def test_bad_requests_are_one_sentence():
         ({"prompt_frames": clip(1)[:, :1]}, "must be .*found .*1, 1, 16, 24"),
         ({"prompt_frames": clip(1) * 9}, "pixels lie in"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"top_p": 2.0}, "top_p must be less than or equal to 1, found 2"),
+        ({"top_p": 2.0}, "top_p must be at most 1, found 2"),
     ]
     for arguments, message in bad:
         with pytest.raises(ValueError, match=message):

@@ -12,6 +12,7 @@ from omnitok.errors import OmnitokError
 from omnitok.generation.diffusion import DiffusionGenerator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
+from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 TOKENIZER = TokenizerConfig(
@@ -27,9 +28,8 @@ TOKENIZER = TokenizerConfig(
     window_size=2,
     bottleneck="kl",
     latent_channels=4,
-    latent_mean=(0.5, -0.5, 0.0, 1.0),
-    latent_std=(0.5, 1.0, 2.0, 1.5),
 )
+STATISTICS = LatentStatistics((0.5, -0.5, 0.0, 1.0), (0.5, 1.0, 2.0, 1.5))
 MODEL = DiffusionTransformerConfig(
     latent_channels=4, patch_size=1, width=16, depth=2, heads=2, num_classes=3, temporal=True
 )
@@ -47,6 +47,7 @@ def build(**changes: Any) -> DiffusionGenerator:
     """`changes` of the model's configuration, or of `settings` and `tokenizer`."""
     torch.manual_seed(0)
     tokenizer = OmniTokenizer.from_config(dataclasses.replace(TOKENIZER, **changes.pop("tokenizer", {})))
+    tokenizer.latent_statistics = changes.pop("statistics", STATISTICS)
     settings = dataclasses.replace(SETTINGS, **changes.pop("settings", {}))
     model = DiffusionTransformer(dataclasses.replace(MODEL, **changes))
     for parameter in model.parameters():
@@ -298,7 +299,7 @@ def test_stream_goes_on_from_frames(generator: DiffusionGenerator, given: int) -
         (lambda g: g.sample(0, num_frames=0), "must be at least 1"),
         (lambda g: g.sample(0, batch_size=0), "batch_size must be at least 1, found 0"),
         (lambda g: g.sample(0, sampler="heun"), "'heun' is not for models of objective 'epsilon'; .* ddpm, ddim, dpm"),
-        (lambda g: g.sample(0, steps=0), "steps must be greater than or equal to 1, found 0"),
+        (lambda g: g.sample(0, steps=0), "steps must be at least 1, found 0"),
         (lambda g: g.sample(0, guided_channels=5), "guided_channels must be at most 4"),
         (lambda g: g.sample_latents(0, grid=(4,)), r"a grid is \(h, w\) or \(t, h, w\)"),
         (lambda g: g.sample_latents(0, known=torch.zeros(1, 4, 4, 4)), "go together"),
@@ -345,11 +346,11 @@ def test_unknown_arguments(generator: DiffusionGenerator) -> None:
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"tokenizer": {"bottleneck": "vq", "latent_mean": None, "latent_std": None}}, "is a quantizer"),
+        ({"tokenizer": {"bottleneck": "vq"}}, "is a quantizer"),
         ({"latent_channels": 8}, "has 4 latent channels, .* trained on 8: they do not belong together"),
         ({"settings": {"sampling": {"top_k": 5}}}, "top_k is not a known field"),
         ({"num_classes": 5}, "the settings name 3 classes, the model has 5"),
-        ({"tokenizer": {"latent_mean": None, "latent_std": None}}, "no latent_mean and latent_std .*0.18215"),
+        ({"statistics": None}, "no latent_statistics .*0.18215"),
     ],
 )
 def test_parts_that_do_not_fit(changes: dict[str, Any], message: str) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from omnitok.errors import OmnitokError
 from omnitok.hub.adapters import DiffusersAutoencoder
+from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 CONFIG = TokenizerConfig(
@@ -22,14 +23,15 @@ CONFIG = TokenizerConfig(
     window_size=2,
     bottleneck="kl",
     latent_channels=8,
-    latent_mean=tuple(i / 4 for i in range(8)),
-    latent_std=tuple(0.5 + i / 8 for i in range(8)),
 )
+STATISTICS = LatentStatistics(tuple(i / 4 for i in range(8)), tuple(0.5 + i / 8 for i in range(8)))
 
 
-def tokenizer(**changes: Any) -> OmniTokenizer:
+def tokenizer(statistics: LatentStatistics | None = STATISTICS, **changes: Any) -> OmniTokenizer:
     torch.manual_seed(0)
-    return OmniTokenizer.from_config(dataclasses.replace(CONFIG, **changes)).eval().requires_grad_(False)
+    made = OmniTokenizer.from_config(dataclasses.replace(CONFIG, **changes)).eval().requires_grad_(False)
+    made.latent_statistics = statistics
+    return made
 
 
 def pixels(*shape: int) -> Tensor:
@@ -47,7 +49,7 @@ def test_round_trip_is_the_tokenizers(shape: tuple[int, ...], scaling_factor: fl
     torch.testing.assert_close(vae(x).sample, tok(x))
     latents = tok.encode(x).latents
     if scaling_factor is None:
-        mean, std = (torch.tensor(v).reshape(-1, *[1] * (x.ndim - 2)) for v in (CONFIG.latent_mean, CONFIG.latent_std))
+        mean, std = (torch.tensor(v).reshape(-1, *[1] * (x.ndim - 2)) for v in (STATISTICS.mean, STATISTICS.std))
         torch.testing.assert_close(scaled, (latents - mean) / std)
     else:
         torch.testing.assert_close(scaled, latents * scaling_factor)
@@ -60,7 +62,7 @@ def test_round_trip_is_the_tokenizers(shape: tuple[int, ...], scaling_factor: fl
 def test_distribution() -> None:
     tok = tokenizer()
     normal, plain = (DiffusersAutoencoder(tok, f).encode(pixels(1, 3, 8, 8)).latent_dist for f in (None, 1.0))
-    std = torch.tensor(CONFIG.latent_std).reshape(-1, 1, 1)
+    std = torch.tensor(STATISTICS.std).reshape(-1, 1, 1)
     torch.testing.assert_close(normal.std * std, plain.std)
     torch.testing.assert_close(normal.var, normal.std**2)
     draws = [d.sample(torch.Generator().manual_seed(3)) - d.mean for d in (normal, plain)]
@@ -103,8 +105,8 @@ def test_inside_diffusers_dit_pipeline() -> None:
 @pytest.mark.parametrize(
     "changes, factor, error, message",
     [
-        ({"bottleneck": "vq", "latent_mean": None, "latent_std": None}, 1.0, OmnitokError, "is a quantizer"),
-        ({"latent_mean": None, "latent_std": None}, None, OmnitokError, "say scaling_factor="),
+        ({"bottleneck": "vq"}, 1.0, OmnitokError, "is a quantizer"),
+        ({"statistics": None}, None, OmnitokError, "say scaling_factor="),
         ({}, 0.0, ValueError, "scaling_factor must be positive and finite, found 0.0"),
     ],
 )

@@ -13,9 +13,11 @@ import omnitok
 from omnitok.errors import CheckpointError
 from omnitok.hub import folder as folder_module
 from omnitok.hub import names
-from omnitok.hub.folder import fingerprint, read_config, save_tokenizer
-from omnitok.hub.names import list_models, load_tokenizer, model_info
+from omnitok.hub.folder import load_tokenizer, read_config, save_tokenizer
+from omnitok.hub.names import TokenInfo, list_models, model_info
 from omnitok.hub.released import convert_checkpoint
+from omnitok.models.bottlenecks import VQConfig
+from omnitok.models.protocol import LatentStatistics, fingerprint
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 CHECKPOINT = Path(__file__).parents[1] / "parity/data/vqvae_lightning.ckpt"
@@ -51,11 +53,14 @@ def edit_config(folder: Path, **changes: object) -> None:
 
 @pytest.mark.parametrize("bottleneck", ("vq", "kl"))
 def test_round_trip(tmp_path: Path, bottleneck: str) -> None:
-    statistics = {"latent_mean": (0.5,) * 4, "latent_std": (1.5,) * 4} if bottleneck == "kl" else {}
-    saved = OmniTokenizer.from_config(dataclasses.replace(TINY, bottleneck=bottleneck, **statistics))
+    saved = OmniTokenizer.from_config(dataclasses.replace(TINY, bottleneck=bottleneck, latent_channels=4))
+    saved.latent_statistics = LatentStatistics((0.5,) * 4, (1.5,) * 4) if bottleneck == "kl" else None
+    saved.compatible_tokenizers = ("a" * 64,)
     assert saved.save_pretrained(tmp_path / "m") == tmp_path / "m"
     loaded = OmniTokenizer.from_pretrained(tmp_path / "m")
     assert loaded.config == saved.config
+    assert loaded.latent_statistics == saved.latent_statistics
+    assert loaded.compatible_tokenizers == saved.compatible_tokenizers
     assert not loaded.training
     assert fingerprint(loaded) == fingerprint(saved)
     assert all(parameter.requires_grad for parameter in loaded.parameters())
@@ -106,7 +111,7 @@ def test_failed_save_leaves_the_old_model(folder: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(folder_module, "save_file", full_disk)
-    with pytest.raises(CheckpointError, match=r"cannot be written here \(No space left on device\)"):
+    with pytest.raises(CheckpointError, match=r"cannot be written here \(no space left on device\)"):
         save_tokenizer(load_tokenizer(folder), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -211,7 +216,7 @@ def test_missing_file(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=f"holds no {name}"):
         load_tokenizer(folder)
-    with pytest.raises(CheckpointError, match=f"{name}: no such file"):
+    with pytest.raises(CheckpointError, match=f"holds no {name}; a model is a folder"):
         model_info(str(folder))
 
 
@@ -219,7 +224,7 @@ def test_missing_file(folder: Path, name: str) -> None:
 def test_truncated_weights(folder: Path, length: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: corrupt or truncated"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read as a safetensors file"):
         load_tokenizer(folder)
 
 
@@ -227,16 +232,16 @@ def test_header_that_claims_more_than_the_file_holds(folder: Path) -> None:
     claim = {"encoder.x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
     header = json.dumps(claim).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
-    with pytest.raises(CheckpointError, match="corrupt or truncated"):
+    with pytest.raises(CheckpointError, match="cannot be read as a safetensors file"):
         load_tokenizer(folder)
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**62) + header)
-    with pytest.raises(CheckpointError, match="corrupt or truncated"):
+    with pytest.raises(CheckpointError, match="cannot be read as a safetensors file"):
         load_tokenizer(folder)
 
 
 def test_text_as_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    with pytest.raises(CheckpointError, match="corrupt or truncated"):
+    with pytest.raises(CheckpointError, match="cannot be read as a safetensors file"):
         load_tokenizer(folder)
 
 
@@ -259,6 +264,7 @@ def test_wrong_dtype(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["bottleneck.initialised"] = torch.tensor(1.0)
     save_file(weights, folder / "model.safetensors")
+    edit_config(folder, weights_sha256=None)
     with pytest.raises(
         CheckpointError, match=r"bottleneck\.initialised has dtype torch\.float32 instead of torch\.bool"
     ):
@@ -268,7 +274,7 @@ def test_wrong_dtype(folder: Path) -> None:
 @pytest.mark.parametrize("content", ("", "{", "[" * 100_000, "\xff", "no"))
 def test_config_that_is_not_json(folder: Path, content: str) -> None:
     (folder / "config.json").write_text(content, encoding="latin-1")
-    with pytest.raises(CheckpointError, match=r"config\.json: not JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read as a JSON file"):
         load_tokenizer(folder)
 
 
@@ -288,23 +294,26 @@ def test_huge_config(folder: Path) -> None:
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"architecture": "ViT"}, "field architecture is 'ViT'; this version loads 'OmniTokenizer'"),
+        ({"architecture": "ViT"}, "field architecture is 'ViT', where a tokenizer .'OmniTokenizer'. is wanted"),
         ({"architecture": None}, "field architecture is None"),
-        ({"depth": 3, "layers": 4}, "unknown fields depth, layers; accepted are patch_size"),
-        ({"width": "16"}, "field width must be a whole number up to 2147483647, found '16'"),
-        ({"width": 16.0}, "field width must be a whole number"),
-        ({"width": True}, "field width must be a whole number"),
-        ({"width": 10**30}, "field width must be a whole number"),
+        ({"depth": 3, "layers": 4}, "depth is not a known field"),
+        ({"width": "16"}, "width must be a valid integer, found '16'"),
+        ({"width": 16.0}, "width must be a valid integer"),
+        ({"width": True}, "width must be a valid integer"),
+        ({"width": 10**30}, "width must be at most 2147483647"),
         ({"width": 0}, "width must be at least 1"),
-        ({"causal": 1}, "field causal must be true or false"),
-        ({"pixel_scale": float("nan")}, "field pixel_scale must be a finite number"),
-        ({"pixel_scale": 0}, "pixel_scale must be positive"),
-        ({"encoder_blocks": ["t"]}, "field encoder_blocks must be text"),
-        ({"bottleneck": "fsq"}, "bottleneck must be one of vq, kl"),
-        ({"bottleneck": 1}, "field bottleneck must be one of vq, kl, found 1"),
-        ({"temporal_window": "5"}, "field temporal_window must be a whole number up to 2147483647 or null"),
-        ({"latent_mean": [0, "x", 0, 0]}, "field latent_mean must be a list of finite numbers or null"),
-        ({"latent_mean": [0.0]}, "latent_mean must have 4 values, found 1"),
+        ({"causal": 2}, "causal must be a valid boolean"),
+        ({"pixel_scale": float("nan")}, "pixel_scale must be a finite number"),
+        ({"pixel_scale": 0}, "pixel_scale must be greater than 0"),
+        ({"encoder_blocks": ["t"]}, "encoder_blocks must be a valid string"),
+        ({"bottleneck": "fsq"}, "bottleneck .*'fsq'.*'vq', 'kl'"),
+        ({"bottleneck": 1}, "bottleneck .*, found 1"),
+        ({"temporal_window": "5"}, "temporal_window must be a valid integer, found '5'"),
+        ({"latent_mean": [0, "x", 0, 0], "latent_std": [1] * 4}, "mean.1 must be a valid number.*, found 'x'"),
+        ({"latent_statistics": {"mean": [0.0], "std": [1.0]}}, "must have 4 channels, found 1"),
+        ({"latent_statistics": {"mean": [0.0], "std": []}}, "as many means as deviations"),
+        ({"compatible_tokenizers": [3]}, "must be a valid string, found 3"),
+        ({"weights_sha256": 3}, "weights_sha256 must be text"),
     ],
 )
 def test_config_fields_are_checked(folder: Path, changes: dict[str, object], message: str) -> None:
@@ -334,12 +343,65 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(folder: Path, cha
 
 def test_null_optional_fields_and_absent_fields(folder: Path) -> None:
     fields = json.loads((folder / "config.json").read_text())
-    fields.update(temporal_window=None, latent_std=[1, 2, 3, 4.5])
-    del fields["restart_threshold"], fields["omnitok_version"]
+    fields.update(temporal_window=None)
+    del fields["bottleneck"]["restart_threshold"], fields["omnitok_version"], fields["weights_sha256"]
     (folder / "config.json").write_text(json.dumps(fields))
-    config = load_tokenizer(folder).config
-    assert config.temporal_window is None
-    assert config.latent_std == (1.0, 2.0, 3.0, 4.5)
+    assert load_tokenizer(folder).config.temporal_window is None
+
+
+def test_files_of_version_0_1(folder: Path) -> None:
+    """The bottleneck's fields stood beside the others, with measured statistics and tokenizers of the same tokens."""
+    fields = json.loads((folder / "config.json").read_text())
+    for name in ("weights_sha256", "tokens", "latent_statistics", "compatible_tokenizers"):
+        del fields[name]
+    fields.update(bottleneck="vq", latent_channels=4, codebook_size=32, codebook_decay=0.9, normalize_codes=True)
+    fields.update(restart_threshold=0.2, latent_mean=[0, 0, 0, 1], latent_std=[1, 2, 3, 4.5], tokens_of=["b" * 64])
+    (folder / "config.json").write_text(json.dumps(fields))
+    loaded = load_tokenizer(folder)
+    bottleneck = VQConfig(latent_channels=4, codebook_size=32, decay=0.9, restart_threshold=0.2)
+    assert loaded.config == dataclasses.replace(TINY, bottleneck=bottleneck)
+    assert loaded.latent_statistics == LatentStatistics((0.0, 0.0, 0.0, 1.0), (1.0, 2.0, 3.0, 4.5))
+    assert loaded.compatible_tokenizers == ("b" * 64,)
+    assert model_info(str(folder)).tokens == TokenInfo(32, 4, 5.0, (2, 4, 4))
+
+
+@pytest.mark.parametrize("place", (0.3, 0.6, 0.99))
+def test_a_flipped_bit_of_the_weights_is_said(folder: Path, place: float) -> None:
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[int(place * len(content))] ^= 4
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is damaged or not the file that was saved"):
+        load_tokenizer(folder)
+
+
+def test_a_save_cut_short_loads_with_either_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    other = OmniTokenizer.from_config(TINY)
+    known = {fingerprint(load_tokenizer(folder)), fingerprint(other)}
+
+    write = folder_module._write_config
+
+    def write_once(folder: Path, fields: dict[str, object]) -> None:
+        if "weights_sha256" in fields:  # the new weights are there, their hash is not
+            raise KeyboardInterrupt
+        write(folder, fields)
+
+    monkeypatch.setattr(folder_module, "_write_config", write_once)
+    with pytest.raises(KeyboardInterrupt):
+        save_tokenizer(other, folder)
+    monkeypatch.undo()
+    assert fingerprint(load_tokenizer(folder)) in known
+
+
+def test_the_folder_of_a_run_is_the_model_in_it(folder: Path) -> None:
+    run = folder.parent / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("name: x")
+    folder.rename(run / "model")
+    assert fingerprint(load_tokenizer(run)) == fingerprint(load_tokenizer(run / "model"))
+    with pytest.raises(CheckpointError, match=r"holds no config\.json; .* its subfolder model"):
+        load_tokenizer(folder.parent)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")

@@ -15,9 +15,9 @@ from omnitok import OmniTokenizer, load_generator
 from omnitok.data import VideoReader, list_media
 from omnitok.data.loader import load_training_image
 from omnitok.data.transforms import fit_square
-from omnitok.hub.folder import fingerprint
 from omnitok.hub.names import BUNDLED_FOLDER, bundled_models, model_info
 from omnitok.metrics import psnr
+from omnitok.models.protocol import fingerprint
 
 # dB on every 12th file of the evaluation sets, pictures and clips; those of the whole sets are in the models' cards.
 HELD_OUT_PSNR = {"omnitok-tiny-vq": (27.2, 24.9), "omnitok-tiny-vae": (30.6, 26.4)}

@@ -32,7 +32,7 @@ TINY = TokenizerConfig(
 def tiny_tokenizer(**changes: object) -> OmniTokenizer:
     generator_state = torch.get_rng_state()
     torch.manual_seed(0)
-    tokenizer = OmniTokenizer.from_config(dataclasses.replace(TINY, **changes)).eval()
+    tokenizer = OmniTokenizer.from_config(dataclasses.replace(TINY, **{"latent_channels": 4} | changes)).eval()
     torch.set_rng_state(generator_state)
     return tokenizer.requires_grad_(False)
 

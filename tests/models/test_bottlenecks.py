@@ -2,6 +2,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.models.bottlenecks import DiagonalGaussian, GaussianPosterior, VectorQuantizer
+from omnitok.models.bottlenecks import DiagonalGaussian, GaussianPosterior, KLConfig, VectorQuantizer, VQConfig
 from omnitok.models.tokenizer import OmniTokenizer
 
 WIDTH, DIM, SIZE = 12, 4, 32
@@ -21,7 +22,7 @@ def features() -> Tensor:
 
 
 def quantizer(**options: object) -> VectorQuantizer:
-    return VectorQuantizer(WIDTH, DIM, SIZE, **options)
+    return VectorQuantizer(WIDTH, VQConfig(latent_channels=DIM, codebook_size=SIZE, **options))
 
 
 def initialised(**options: object) -> VectorQuantizer:
@@ -153,7 +154,7 @@ def test_dead_codes_are_moved_onto_features(features: Tensor) -> None:
 
 def test_codebook_learns_clusters() -> None:
     """On features of four directions, sixteen codes find all, though the first batch has only one."""
-    vq = VectorQuantizer(WIDTH, DIM, 16, decay=0.8, restart_threshold=0.1).train()
+    vq = VectorQuantizer(WIDTH, VQConfig(latent_channels=DIM, codebook_size=16, decay=0.8)).train()
     centres = F.normalize(torch.randn(4, WIDTH), dim=-1)
     vq(centres[0].expand(1, 1, 8, 8, WIDTH))
     for _ in range(60):
@@ -201,14 +202,14 @@ def test_buffers_survive_a_round_trip(features: Tensor) -> None:
 
 SCRIPT = """
 import sys, torch, torch.distributed as dist
-from omnitok.models.bottlenecks import VectorQuantizer
+from omnitok.models.bottlenecks import VQConfig
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
 vq, batches = torch.load(f"{folder}/given.pt", weights_only=False)
 torch.manual_seed(100 + rank)
 for from_data in (False, True):
     vq.initialised.fill_(not from_data)
-    vq.restart_threshold = 0.3 if from_data else 0.0
+    vq.config = VQConfig(latent_channels=4, codebook_size=32, restart_threshold=0.3 if from_data else 0.0)
     for i, batch in enumerate(batches):
         vq(batch[rank::2], seeds=[10 * i + rank, 10 * i + rank + 2])
     torch.save(vq.state_dict(), f"{folder}/{'data' if from_data else 'plain'}{rank}.pt")
@@ -237,7 +238,8 @@ def test_two_processes_share_one_codebook(tmp_path: Path) -> None:
     joined = {}
     for run in ("plain", "data"):
         vq.initialised.fill_(run == "plain")
-        vq.restart_threshold = 0.3 if run == "data" else 0.0
+        threshold = 0.3 if run == "data" else 0.0
+        vq.config = VQConfig(latent_channels=DIM, codebook_size=SIZE, restart_threshold=threshold)
         for i, batch in enumerate(batches):
             torch.manual_seed(7 if run == "plain" else 8)  # not what decides
             vq(batch, seeds=[10 * i + j for j in range(4)])
@@ -260,13 +262,13 @@ def test_restarts_follow_the_seeds_of_the_samples_and_nothing_else(features: Ten
         books.append(other.codebook)
     assert torch.allclose(books[0], books[1], atol=1e-6)
     assert not torch.allclose(books[0], books[2], atol=1e-2)
-    for bottleneck in (vq, DiagonalGaussian(WIDTH, DIM).train()):
+    for bottleneck in (vq, DiagonalGaussian(WIDTH, KLConfig(latent_channels=DIM)).train()):
         with pytest.raises(ValueError, match=r"batch of 2.*found 3"):
             bottleneck(features, seeds=[1, 2, 3])
 
 
 def test_noise_follows_the_seeds_of_the_samples(features: Tensor) -> None:
-    kl = DiagonalGaussian(WIDTH, DIM).train()
+    kl = DiagonalGaussian(WIDTH, KLConfig(latent_channels=DIM)).train()
     latents = kl(features, seeds=[3, 4]).latents
     assert torch.equal(kl(features.flip(0), seeds=[4, 3]).latents.flip(0), latents)
     assert torch.allclose(kl(features[1:], seeds=[4]).latents, latents[1:], atol=1e-6)
@@ -277,7 +279,7 @@ def test_noise_follows_the_seeds_of_the_samples(features: Tensor) -> None:
 # ------------------------------------------------------------------------------------------------------- precision
 
 
-@pytest.mark.parametrize("make", (quantizer, lambda: DiagonalGaussian(WIDTH, DIM)), ids=("vq", "kl"))
+@pytest.mark.parametrize("make", (quantizer, lambda: DiagonalGaussian(WIDTH, KLConfig())), ids=("vq", "kl"))
 def test_float32_whatever_surrounds_it(make: Callable[[], torch.nn.Module], features: Tensor) -> None:
     bottleneck = make().eval()
     expected = bottleneck.encode(features.bfloat16().float())
@@ -329,7 +331,7 @@ def test_posterior_samples() -> None:
 
 
 def test_gaussian_bottleneck(features: Tensor) -> None:
-    kl = DiagonalGaussian(WIDTH, DIM)
+    kl = DiagonalGaussian(WIDTH, KLConfig(latent_channels=DIM))
     mean, logvar = kl.project_in(features).chunk(2, dim=-1)
     out = kl.encode(features)
     assert out.codes is None
@@ -352,12 +354,11 @@ def test_gaussian_bottleneck(features: Tensor) -> None:
 
 def test_swapping_the_bottleneck_keeps_the_rest(tiny: Callable[..., OmniTokenizer]) -> None:
     vq = tiny()
-    vae = OmniTokenizer(vq.encoder, DiagonalGaussian(16, 6), vq.decoder).eval()
-    assert (vae.config.bottleneck, vae.config.latent_channels) == ("kl", 6)
+    vae = OmniTokenizer(vq.encoder, DiagonalGaussian(16, KLConfig(latent_channels=6)), vq.decoder).eval()
+    assert vae.config.bottleneck == KLConfig(latent_channels=6)
     assert vae.encoder is vq.encoder
     assert vae.decoder is vq.decoder
-    kept = {"bottleneck", "latent_channels"}
-    assert all(getattr(vae.config, f) == getattr(vq.config, f) for f in vars(vq.config) if f not in kept)
+    assert replace(vae.config, bottleneck=vq.config.bottleneck) == vq.config
     x = torch.rand(1, 3, 3, 8, 8) - 0.5
     assert vae.encode(x).latents.shape == (1, 6, 2, 2, 2)
     assert vae(x).shape == x.shape
@@ -365,12 +366,12 @@ def test_swapping_the_bottleneck_keeps_the_rest(tiny: Callable[..., OmniTokenize
     assert back.config == vq.config
     assert torch.equal(back.encode(x).codes, vq.encode(x).codes)
     with pytest.raises(ValueError, match=r"width.* 16 .*8"):
-        OmniTokenizer(vq.encoder, DiagonalGaussian(8, 6), vq.decoder)
+        OmniTokenizer(vq.encoder, DiagonalGaussian(8, KLConfig(latent_channels=6)), vq.decoder)
 
 
 @pytest.mark.parametrize("codes", [64, 128, 200, 1024])
 def test_nearest_is_the_plain_argmin_also_of_ties_and_for_any_chunk(codes: int) -> None:
-    quantizer = VectorQuantizer(16, 4, codes)
+    quantizer = VectorQuantizer(16, VQConfig(latent_channels=4, codebook_size=codes))
     torch.manual_seed(0)
     quantizer.codebook.copy_(F.normalize(torch.randn(codes, 4), dim=-1))
     quantizer.codebook[codes // 2 :] = quantizer.codebook[: codes - codes // 2].clone()  # every code twice

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import omnitok
-from omnitok.hub.folder import fingerprint
 from omnitok.hub.released.reader import PREFIX
 from omnitok.models.diffusion_transformer import DiffusionTransformer
+from omnitok.models.protocol import fingerprint
 
 DATA = Path(__file__).parent / "data"
 NAMES = ("dit", "latte", "latte_unconditional")

@@ -58,7 +58,7 @@ def check(tokenizer: OmniTokenizer, values: dict[str, Tensor], medium: str) -> N
     expected_pixels = values[f"{medium}.reconstruction"] * 2
     with torch.no_grad():
         encoding = tokenizer.encode(pixels)
-        if tokenizer.config.bottleneck == "vq":
+        if tokenizer.is_discrete:
             codes = ours(values[f"{medium}.indices"].long(), 1)
             assert encoding.codes is not None
             assert torch.equal(encoding.codes, codes)

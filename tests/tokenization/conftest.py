@@ -9,7 +9,8 @@ import torch
 from helpers.small import SMALL
 from omnitok.data import write_image, write_video
 from omnitok.data.index import build_index
-from omnitok.hub.folder import fingerprint, save_tokenizer
+from omnitok.hub.folder import save_tokenizer
+from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.tokenization.job import Plan, TokenizeSettings, make_plan
 
@@ -56,7 +57,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan_of(media: Path, tokenizer: OmniTokenizer, latent_dtype: str = "float16", **changes: object) -> Plan:
     settings = replace(TokenizeSettings(resolution=24, frames=5, batch_size=2, shard_size=4), **changes)
     collection = build_index([media], labels="auto")
-    return make_plan(collection, settings, tokenizer.config, "small", fingerprint(tokenizer), latent_dtype)
+    return make_plan(collection, settings, tokenizer, "small", fingerprint(tokenizer), latent_dtype)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers.small import SMALL
+from omnitok.models.bottlenecks import KLConfig
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.tokenization.coding import bits_per_pixel, decode_video, encode_video, frames_at_once, token_count
 from omnitok.tokenization.files import _HeldFrames
@@ -52,10 +53,12 @@ def test_pieces_are_whole_latent_frames_and_smaller_for_larger_frames() -> None:
 
 
 def test_counts_of_tokens_and_bits() -> None:
-    assert token_count(SMALL, 1, 16, 24) == 6
-    assert token_count(SMALL, 17, 9, 8) == 5 * 2 * 1
-    assert bits_per_pixel(SMALL, 1, 8, 8) == 6 / 64  # 64 codes are 6 bits
-    assert bits_per_pixel(replace(SMALL, bottleneck="kl", latent_channels=4), 1, 8, 8) == 4 * 16 / 64
+    vq = OmniTokenizer.from_config(SMALL)
+    vae = OmniTokenizer.from_config(replace(SMALL, bottleneck=KLConfig(latent_channels=4)))
+    assert token_count(vq, 1, 16, 24) == 6
+    assert token_count(vq, 17, 9, 8) == 5 * 2 * 1
+    assert bits_per_pixel(vq, 1, 8, 8) == 6 / 64  # 64 codes are 6 bits
+    assert bits_per_pixel(vae, 1, 8, 8) == 4 * 16 / 64
 
 
 def test_held_frames_come_back_in_order_and_no_more_than_there_are() -> None:

@@ -12,8 +12,10 @@ from PIL import Image
 import helpers.small
 from omnitok.data.image import write_image
 from omnitok.data.video_writer import write_video
+from omnitok.models.bottlenecks import KLConfig
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
+from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig, TrainConfig
 from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
@@ -99,9 +101,12 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Folders of a quantizer ("vq") and of a VAE ("kl"), untrained."""
     folder = tmp_path_factory.mktemp("tokenizers")
     torch.manual_seed(0)
-    statistics = {"latent_mean": (0.0,) * SMALL.latent_channels, "latent_std": (1.5,) * SMALL.latent_channels}
-    for kind, changes in (("vq", {}), ("kl", {"bottleneck": "kl", **statistics})):
-        OmniTokenizer.from_config(replace(SMALL, **changes)).eval().save_pretrained(folder / kind)
+    for kind in ("vq", "kl"):
+        config = SMALL if kind == "vq" else replace(SMALL, bottleneck=KLConfig())
+        tokenizer = OmniTokenizer.from_config(config).eval()
+        if kind == "kl":
+            tokenizer.latent_statistics = LatentStatistics((0.0,) * 8, (1.5,) * 8)
+        tokenizer.save_pretrained(folder / kind)
     return {kind: str(folder / kind) for kind in ("vq", "kl")}
 
 

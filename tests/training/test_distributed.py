@@ -14,7 +14,7 @@ import torch
 
 from helpers.processes import on_two_processes
 from helpers.runs import assert_same_losses, rows
-from omnitok.hub.names import load_generator_model
+from omnitok.hub.folder import load_generator_model
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.recipes.validation import validation_of

@@ -10,9 +10,9 @@ import torch
 from helpers.runs import assert_same_run
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
-from omnitok.hub.folder import save_generator
-from omnitok.hub.names import load_generator_model, load_tokenizer
+from omnitok.hub.folder import load_generator_model, load_tokenizer, save_generator
 from omnitok.models.language_model import LanguageModel
+from omnitok.models.protocol import LatentStatistics
 from omnitok.training.generator_config import AnyGeneratorConfig
 from omnitok.training.settings import apply_settings
 from omnitok.training.stopping import Limits
@@ -98,13 +98,16 @@ def test_what_does_not_fit_is_said_in_a_sentence(
         larger = replace(tokenizer.config, codebook_size=64)
         wrong = "the model knows 32 codes, and the tokens have 64"
     else:
-        larger = replace(tokenizer.config, latent_channels=16, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
+        larger = replace(tokenizer.config, latent_channels=16)
         wrong = r"embed\S* should have the shape \(48, 16\S*, found the shape \(48, 8"
         scaled = tmp_path / "scaled"
         save_generator(source.model, replace(source.settings, latent_scale=0.18215), scaled)
         with pytest.raises(OmnitokError, match=r"knows latents times 0.18215"):
             prepare(replace(config, init=str(scaled)), ALONE)
-    type(tokenizer).from_config(larger).save_pretrained(tmp_path / "larger")
+    larger_tokenizer = type(tokenizer).from_config(larger)
+    if kind == "dit":
+        larger_tokenizer.latent_statistics = LatentStatistics((0.0,) * 16, (1.0,) * 16)
+    larger_tokenizer.save_pretrained(tmp_path / "larger")
     ready = prepare(replace(config, tokenizer=str(tmp_path / "larger")), ALONE)
     with pytest.raises(OmnitokError, match=wrong):
         initial_generator(ready)

@@ -7,7 +7,8 @@ import torch
 from einops import rearrange
 
 from omnitok.errors import OmnitokError
-from omnitok.models.bottlenecks import DiagonalGaussian, VectorQuantizer
+from omnitok.models.bottlenecks import DiagonalGaussian, KLConfig, VectorQuantizer
+from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.training.inflate import grow_stacks, inflate_video_patches, swap_bottleneck
 
@@ -55,8 +56,8 @@ def test_vq_becomes_vae_and_keeps_encoder_decoder_and_projections(small_model: T
     tok = tokenizer(small_model)
     features = torch.randn(1, 1, 2, 2, small_model.width)
     before = tok.bottleneck.project_in(features)
-    swapped = swap_bottleneck(tok, replace(tok.config, bottleneck="kl"))
-    assert swapped.config.bottleneck == "kl"
+    swapped = swap_bottleneck(tok, KLConfig())
+    assert swapped.config.bottleneck == KLConfig()
     assert swapped.encoder is tok.encoder
     assert swapped.decoder is tok.decoder
     posterior = swapped.bottleneck.encode(features).posterior
@@ -68,29 +69,28 @@ def test_vq_becomes_vae_and_keeps_encoder_decoder_and_projections(small_model: T
 def test_means_start_on_the_sphere_that_the_decoder_knows(small_model: TokenizerConfig) -> None:
     tok = tokenizer(small_model)
     pictures = torch.rand(4, 3, 32, 32) * 2 - 1
-    swapped = swap_bottleneck(tok, replace(tok.config, bottleneck="kl"), pictures)
+    swapped = swap_bottleneck(tok, KLConfig(), pictures)
     lengths = swapped.encode(pictures, check_range=False).latents.norm(dim=1)
     assert lengths.mean().item() == pytest.approx(1, abs=1e-4)
 
 
 def test_vae_becomes_vq_for_the_reverse_order(small_model: TokenizerConfig) -> None:
     torch.manual_seed(0)
-    vae = OmniTokenizer.from_config(
-        replace(small_model, bottleneck="kl", latent_mean=(0.0,) * 8, latent_std=(1.0,) * 8)
-    )
+    vae = OmniTokenizer.from_config(replace(small_model, bottleneck=KLConfig()))
+    vae.latent_statistics = LatentStatistics((0.0,) * 8, (1.0,) * 8)
     assert isinstance(vae.bottleneck, DiagonalGaussian)
     mean_weight = vae.bottleneck.project_in.weight[:8].clone()
-    swapped = swap_bottleneck(vae, small_model)
+    swapped = swap_bottleneck(vae, small_model.bottleneck)
     assert isinstance(swapped.bottleneck, VectorQuantizer)
     assert torch.equal(swapped.bottleneck.project_in.weight, mean_weight)
-    assert swapped.config.latent_mean is None
+    assert swapped.latent_statistics is None
     assert not swapped.bottleneck.initialised
 
 
 def test_other_number_of_channels_starts_fresh(small_model: TokenizerConfig) -> None:
     tok = tokenizer(small_model)
-    swapped = swap_bottleneck(tok, replace(tok.config, bottleneck="kl", latent_channels=4), torch.zeros(1, 3, 8, 8))
-    assert swapped.config.latent_channels == 4
+    swapped = swap_bottleneck(tok, KLConfig(latent_channels=4), torch.zeros(1, 3, 8, 8))
+    assert swapped.latent_channels == 4
     assert swapped(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)
 
 

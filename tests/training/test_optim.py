@@ -132,7 +132,8 @@ def test_latent_statistics_include_the_noise(small_model: TokenizerConfig) -> No
     torch.manual_seed(0)
     tokenizer = OmniTokenizer.from_config(replace(small_model, bottleneck="kl")).eval()
     batches = [torch.rand(8, 3, 32, 32) * 2 - 1, torch.rand(2, 3, 5, 32, 32) * 2 - 1]
-    mean, std = latent_statistics(tokenizer, batches)
+    statistics = latent_statistics(tokenizer, batches)
+    mean, std = statistics.mean, statistics.std
     draws = []
     with torch.no_grad():
         for pixels in batches:

@@ -44,9 +44,9 @@ def measure(model: Path, config: TrainConfig) -> tuple[float, float, float]:
     pictures = torch.stack([load_training_image(path, 32, "center_crop", False, 0) for path in images])
     clips = torch.stack([load_training_video(path, WindowSampling(5), 32, "center_crop", False, 0) for path in videos])
     usage = 0.0
-    if tokenizer.config.bottleneck == "vq":
+    if tokenizer.is_discrete:
         codes = [tokenizer.encode(x, check_range=False).codes for x in (pictures, clips)]
-        usage = len(torch.cat([c.flatten() for c in codes if c is not None]).unique()) / tokenizer.config.codebook_size
+        usage = len(torch.cat([c.flatten() for c in codes if c is not None]).unique()) / tokenizer.vocab_size
     return decibels(tokenizer(pictures), pictures), decibels(tokenizer(clips), clips), usage
 
 

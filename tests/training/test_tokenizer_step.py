@@ -184,7 +184,7 @@ def test_entropy_is_learnt_where_it_has_a_weight(small_config: TrainConfig) -> N
     made = learner(config)
     values = [float(made.step(replace(picture_batch(0), step=step)).scalars["entropy"]) for step in range(16)]
     assert values[0] == 0  # nothing is quantized yet
-    assert -math.log(config.model.codebook_size) < values[-1] < values[1] - 0.05
+    assert -math.log(config.model.bottleneck.codebook_size) < values[-1] < values[1] - 0.05
     assert "entropy" not in learner(small_config).step(picture_batch(0)).scalars
     with pytest.raises(ValueError, match="has no such loss"):
         replace(config, model=replace(config.model, bottleneck="kl"))

@@ -14,8 +14,8 @@ from helpers.runs import assert_same_run, rows
 from omnitok.cli import main
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
-from omnitok.hub.folder import fingerprint
-from omnitok.hub.names import load_generator_model, load_tokenizer
+from omnitok.hub.folder import load_generator_model, load_tokenizer
+from omnitok.models.protocol import fingerprint
 from omnitok.models.sampling import narrow
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import DataConfig, OptimizerConfig
@@ -161,7 +161,7 @@ def test_the_same_tokens_give_the_same_loss_from_shards_and_from_pixels(
     order, other = (np.lexsort(batch.inputs.flatten(1).numpy().round(2).T) for batch in (encoded, read))
     assert torch.equal(encoded.labels[order], read.labels[other])
     torch.manual_seed(0)
-    objective = objective_of(build_model(config := stored.config), stored.tokenizer.config).eval()
+    objective = objective_of(build_model(config := stored.config), stored.tokenizer.latent_statistics).eval()
     losses = []
     for batch, chosen in ((encoded, order), (read, other)):
         batch = replace(batch, inputs=batch.inputs[chosen], labels=batch.labels[chosen])
@@ -207,7 +207,8 @@ def test_shards_from_before_and_after_the_decoder_was_trained_on_are_read_togeth
     labelled_media: Path, tokenizers: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = load_tokenizer(tokenizers["vq"])
-    new = OmniTokenizer.from_config(replace(old.config, tokens_of=(fingerprint(old),))).eval()
+    new = OmniTokenizer.from_config(old.config).eval()
+    new.compatible_tokenizers = (fingerprint(old),)
     new.load_state_dict(old.state_dict())
     with torch.no_grad():
         next(new.decoder.parameters()).mul_(1.5)

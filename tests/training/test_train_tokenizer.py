@@ -17,9 +17,9 @@ from omnitok.data.image import read_image
 from omnitok.data.video_reader import read_video
 from omnitok.distributed import Processes
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
-from omnitok.hub.folder import fingerprint
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.bottlenecks import VectorQuantizer
+from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig
 from omnitok.training.pixel_data import build_dataset
@@ -139,10 +139,10 @@ def test_a_vae_gets_its_latent_statistics(small_config: TrainConfig, tmp_path: P
         init=InitConfig(str(stage2)),
     )
     tokenizer = OmniTokenizer.from_pretrained(train(config, tmp_path / "vae").model)
-    assert tokenizer.config.bottleneck == "kl"
-    assert tokenizer.config.latent_mean is not None
-    assert len(tokenizer.config.latent_mean) == 8
-    assert min(tokenizer.config.latent_std or ()) > 0
+    assert not tokenizer.is_discrete
+    assert tokenizer.latent_statistics is not None
+    assert len(tokenizer.latent_statistics.mean) == 8
+    assert min(tokenizer.latent_statistics.std) > 0
 
 
 def test_limits_of_blocks_are_measured_at_the_end_and_never_widened(small_config: TrainConfig, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_how_the_codebook_learns_is_the_recipes(small_config: TrainConfig, tmp_p
     model = replace(small_config.model, codebook_decay=0.75, restart_threshold=0.0)
     tokenizer = initial_tokenizer(replace(small_config, model=model, init=InitConfig(str(first))))
     assert isinstance(tokenizer.bottleneck, VectorQuantizer)
-    assert (tokenizer.bottleneck.decay, tokenizer.bottleneck.restart_threshold) == (0.75, 0.0)
+    assert tokenizer.bottleneck.config == model.bottleneck
     assert tokenizer.config == replace(
         OmniTokenizer.from_pretrained(first).config, codebook_decay=0.75, restart_threshold=0.0
     )
@@ -210,7 +210,8 @@ def test_the_decoder_alone_can_be_trained_further(small_config: TrainConfig, tmp
     config = replace(config, init=InitConfig(str(first), keep_encoder=True))
     before = OmniTokenizer.from_pretrained(first)
     after = OmniTokenizer.from_pretrained(train(config, tmp_path / "second").model)
-    assert after.config == replace(before.config, tokens_of=(fingerprint(before),))
+    assert after.config == before.config
+    assert after.compatible_tokenizers == (fingerprint(before),)
     old, new = before.state_dict(), after.state_dict()
     changed = {name for name in old if not torch.equal(old[name], new[name])}
     assert {name for name in new if name.startswith("decoder.") and name.endswith("weight")} <= changed
@@ -218,9 +219,9 @@ def test_the_decoder_alone_can_be_trained_further(small_config: TrainConfig, tmp
     assert {name.split(".")[1] for name in changed if name.startswith("bottleneck.")} == {"project_out"}
     third = replace(config, init=InitConfig(str(tmp_path / "second" / "model"), keep_encoder=True), steps=1)
     again = OmniTokenizer.from_pretrained(train(third, tmp_path / "third").model)
-    assert again.config.tokens_of == (fingerprint(after), fingerprint(before))
+    assert again.compatible_tokenizers == (fingerprint(after), fingerprint(before))
     whole = replace(third, init=InitConfig(str(tmp_path / "second" / "model")))
-    assert initial_tokenizer(whole).config.tokens_of == ()
+    assert initial_tokenizer(whole).compatible_tokenizers == ()
     other = replace(
         config, model=replace(config.model, bottleneck="kl" if bottleneck == "vq" else "vq"), weights={"l1": 1}
     )

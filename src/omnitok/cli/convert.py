@@ -58,7 +58,7 @@ class Convert(CommonOptions):
             {
                 "input": str(self.file),
                 "output": str(self.out),
-                "kind": "tokenizer (VQ)" if model.config.bottleneck == "vq" else "tokenizer (VAE)",
+                "kind": "tokenizer (VQ)" if model.is_discrete else "tokenizer (VAE)",
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "seconds": round(time.perf_counter() - started, 3),
             }
@@ -68,7 +68,7 @@ class Convert(CommonOptions):
     def _verify(self, model: OmniTokenizer) -> None:
         import torch
 
-        from omnitok.hub.names import load_tokenizer
+        from omnitok.hub.folder import load_tokenizer
 
         side = 2 * model.config.patch_size * model.config.window_size
         generator = torch.Generator().manual_seed(self.seed)

@@ -28,8 +28,8 @@ def inspect_shards(
         CheckpointError: the tokenizer that the shards name cannot be loaded.
     """
     loaded = load_named(model or TokenShards(folders[0]).tokenizer, resolve_device(device), dtype)
-    tokens_of = loaded.tokenizer.config.tokens_of
-    shards = TokenShards.of_tokenizer(folders, loaded.name, loaded.sha256, tokens_of, verify=True)
+    compatible = loaded.tokenizer.compatible_tokenizers
+    shards = TokenShards.of_tokenizer(folders, loaded.name, loaded.sha256, compatible, verify=True)
     picture = picture or Path(f"{folders[0].resolve().name}-sample.png")
     row: Row = {
         "items": len(shards),

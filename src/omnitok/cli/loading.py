@@ -41,8 +41,8 @@ def load_named(name: str, device: torch.device, dtype: str) -> LoadedModel:
     Raises:
         OmnitokError: there is none.
     """
-    from omnitok.hub.folder import fingerprint
-    from omnitok.hub.names import load_tokenizer
+    from omnitok.hub.folder import load_tokenizer
+    from omnitok.models.protocol import fingerprint
 
     tokenizer = load_tokenizer(name, device="cpu", dtype=torch.float32)
     sha256 = fingerprint(tokenizer)

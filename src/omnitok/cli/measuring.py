@@ -76,7 +76,7 @@ def load_model(name: str, device: torch.device) -> EvaluatedModel:
         OmnitokError: there is none.
     """
     tokenizer = omnitok.load_tokenizer(name, device="cpu")
-    return omnitok.metrics.EvaluatedModel(tokenizer.to(device), name, omnitok.hub.folder.fingerprint(tokenizer))
+    return omnitok.metrics.EvaluatedModel(tokenizer.to(device), name, omnitok.models.protocol.fingerprint(tokenizer))
 
 
 @contextlib.contextmanager

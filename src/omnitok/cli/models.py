@@ -1,17 +1,10 @@
 """`omnitok models`: what can be given to --model."""
 
-from __future__ import annotations
-
-import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from omnitok.cli.options import CommonOptions
 from omnitok.cli.report import Column, Report, Row, cell
-
-if TYPE_CHECKING:
-    from omnitok.hub.names import ModelInfo
-    from omnitok.models.tokenizer import TokenizerConfig
+from omnitok.hub.names import ModelInfo, list_models, model_info
 
 COLUMNS = (
     Column("kind", cell("kind")),
@@ -38,8 +31,6 @@ class Models(CommonOptions):
     def run(self) -> int:
         """Print the table; the exit code."""
         self.check_common()
-        from omnitok.hub.names import list_models, model_info
-
         report = Report(COLUMNS, self.json, name_key="name")
         for name in list_models():
             report.add(_row(model_info(name)))
@@ -53,36 +44,12 @@ def _patch(row: Row) -> str:
 
 
 def _row(info: ModelInfo) -> Row:
-    from omnitok.tokenization.coding import bits_per_pixel
-
-    if info.kind != "tokenizer":
-        empty = dict.fromkeys(("bottleneck", "patch_size", "temporal_patch_size", "bits_per_token", "bits_per_pixel"))
-        told = {"name": info.name, "kind": info.kind, "parameters": info.parameters}
-        return {**told, **empty, "description": info.description, "source": info.source}
-
-    config = _config_of(info)
-    bits = bits_per_pixel(config, 1, config.patch_size, config.patch_size)
-    return {
-        "name": info.name,
-        "kind": info.kind,
-        "parameters": info.parameters,
-        "bottleneck": "VQ" if config.bottleneck == "vq" else "VAE",
-        "patch_size": config.patch_size,
-        "temporal_patch_size": config.temporal_patch_size,
-        "bits_per_token": round(bits * config.patch_size**2, 3),
-        "bits_per_pixel": round(bits, 6),
-        "description": info.description,
-        "source": info.source,
-    }
-
-
-def _config_of(info: ModelInfo) -> TokenizerConfig:
-    """Of a bundled model its own; of the authors', which may not be on this machine, what they all have in common."""
-    from omnitok.hub.folder import read_config
-    from omnitok.hub.names import bundled_models
-    from omnitok.models.presets import preset
-
-    bundled = bundled_models()
-    if info.name in bundled:
-        return read_config(bundled[info.name] / "config.json")
-    return dataclasses.replace(preset("released"), bottleneck="kl" if info.bottleneck == "kl" else "vq")
+    row: Row = {"name": info.name, "kind": info.kind, "parameters": info.parameters}
+    columns = ("bottleneck", "patch_size", "temporal_patch_size", "bits_per_token", "bits_per_pixel")
+    row |= dict.fromkeys(columns)
+    if info.tokens is not None:
+        frames, height, width = info.tokens.downsample
+        bits = info.tokens.bits_per_token
+        name = "VAE" if info.bottleneck == "kl" else str(info.bottleneck).upper()
+        row |= dict(zip(columns, (name, height, frames, round(bits, 3), round(bits / height / width, 6)), strict=True))
+    return row | {"description": info.description, "source": info.source}

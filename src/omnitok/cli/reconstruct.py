@@ -96,5 +96,5 @@ def note_if_whole(tokenizer: OmniTokenizer, source: Path) -> None:
     """Say that a video will be in memory as a whole, where the tokenizer cannot stream."""
     from omnitok.data import VIDEO_SUFFIXES
 
-    if not tokenizer.config.streamable and source.suffix.lower() in VIDEO_SUFFIXES:
+    if not tokenizer.causal and source.suffix.lower() in VIDEO_SUFFIXES:
         say(f"note: {source}: this model cannot stream (not causal), so the whole video is in memory; --fps thins it")

@@ -148,7 +148,7 @@ class Tokenize(CommonOptions):
             precision=self.dtype,
         )
         collection = build_index(self.data, labels=self.labels)
-        plan = make_plan(collection, settings, model.tokenizer.config, model.name, model.sha256, self.latent_dtype)
+        plan = make_plan(collection, settings, model.tokenizer, model.name, model.sha256, self.latent_dtype)
         if parts > plan.shard_count:
             say(f"there are {plan.shard_count} shards for {parts} parts; a smaller --shard-size gives more")
         return TokenizeJob(plan, self.out or Path("omnitok-shards"), part, parts, self.resume)

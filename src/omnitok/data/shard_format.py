@@ -150,7 +150,7 @@ class TokenFormat:
         kind: "codes" of a quantizer or "latents" (the posterior's mean) of a VAE.
         dtype: how they are stored: uint16, uint32, float16 or bfloat16.
         size: number of codes in the codebook, or channels of the latents.
-        tokenizer, tokenizer_sha256: who made them; `omnitok.hub.folder.fingerprint` of its float32 weights.
+        tokenizer, tokenizer_sha256: who made them; `omnitok.models.protocol.fingerprint` of its float32 weights.
         classes: names of the classes, by label; empty where labels came as numbers, or where there are none.
         settings: how they were made (resolution, frames, views, ...), for the record and for `--resume` to compare.
 

@@ -204,12 +204,12 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
     any_class = -1
 
     def _check_parts(self) -> None:
-        config = self.tokenizer.config
-        if config.bottleneck != "vq":
+        tokenizer = self.tokenizer
+        if not tokenizer.is_discrete:
             raise OmnitokError("the tokenizer is a VAE, which has no codes for a language model")
-        if config.codebook_size != self.model.config.codebook_size:
+        if tokenizer.vocab_size != self.model.config.codebook_size:
             raise OmnitokError(
-                f"the tokenizer has {config.codebook_size} codes, the language model was trained on "
+                f"the tokenizer has {tokenizer.vocab_size} codes, the language model was trained on "
                 f"{self.model.config.codebook_size}: they do not belong together"
             )
 

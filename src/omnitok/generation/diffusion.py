@@ -110,17 +110,17 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
         self.any_class = model.config.num_classes
 
     def _check_parts(self) -> None:
-        config = self.tokenizer.config
-        if config.bottleneck != "kl":
+        tokenizer = self.tokenizer
+        if tokenizer.is_discrete:
             raise OmnitokError("the tokenizer is a quantizer; a diffusion model needs the Gaussian latents of a VAE")
-        if config.latent_channels != self.model.config.latent_channels:
+        if tokenizer.latent_channels != self.model.config.latent_channels:
             raise OmnitokError(
-                f"the tokenizer has {config.latent_channels} latent channels, the diffusion model was trained on "
+                f"the tokenizer has {tokenizer.latent_channels} latent channels, the diffusion model was trained on "
                 f"{self.model.config.latent_channels}: they do not belong together"
             )
-        if self.settings.latent_scale is None and (config.latent_mean is None or config.latent_std is None):
+        if self.settings.latent_scale is None and tokenizer.latent_statistics is None:
             raise OmnitokError(
-                "the tokenizer's configuration has no latent_mean and latent_std to normalise with; released models "
+                "the tokenizer's config.json has no latent_statistics to normalise with; released models "
                 "need latent_scale=0.18215 in their settings instead"
             )
 
@@ -140,13 +140,10 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
         """Mean, and what to multiply with, (c, 1, …) each."""
         if self.settings.latent_scale is not None:
             return 0.0, self.settings.latent_scale
-        config = self.tokenizer.config
-        assert config.latent_mean is not None
-        assert config.latent_std is not None
+        statistics = self.tokenizer.latent_statistics
+        assert statistics is not None
         shape = (-1, *[1] * (like.ndim - 2))
-        mean, std = (
-            torch.tensor(v, device=like.device).reshape(shape) for v in (config.latent_mean, config.latent_std)
-        )
+        mean, std = (torch.tensor(v, device=like.device).reshape(shape) for v in (statistics.mean, statistics.std))
         return mean, 1 / std
 
     @torch.inference_mode()

@@ -7,11 +7,11 @@ import torch
 from omnitok.errors import CheckpointError
 from omnitok.generation.autoregressive import LanguageModelGenerator
 from omnitok.generation.diffusion import DiffusionGenerator
-from omnitok.hub.folder import fingerprint
+from omnitok.hub.folder import load_generator_model, load_tokenizer
 from omnitok.hub.generator_settings import GeneratorSettings
-from omnitok.hub.names import load_generator_model, load_tokenizer
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel
+from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 
 AnyGenerator = LanguageModelGenerator | DiffusionGenerator
@@ -42,7 +42,7 @@ def load_generator(
         name_or_path: a bundled name (`omnitok.list_models`), a folder, or a hub id.
         device, dtype: where and how the weights of both are kept; the tokenizer's bottleneck stays in float32.
         tokenizer: name or path of the tokenizer, where it is not (any more) where the model's settings say, or where
-            another one with the same tokens is to decode (`TokenizerConfig.tokens_of`).
+            another one with the same tokens is to decode (`compatible_tokenizers`).
 
     Raises:
         CheckpointError: an unknown name, missing or damaged files, or a tokenizer with other tokens than those the
@@ -50,13 +50,13 @@ def load_generator(
     """
     trained = load_generator_model(name_or_path, device, dtype)
     settings = trained.settings
-    name = settings.tokenizer if tokenizer is None else os.fspath(tokenizer)
+    name = trained.tokenizer if tokenizer is None else os.fspath(tokenizer)
     try:
         loaded = load_tokenizer(name)
     except CheckpointError as error:
         raise CheckpointError(f"{name_or_path}: its tokenizer cannot be loaded: {error}") from error
     found = fingerprint(loaded)
-    if settings.tokenizer_sha256 not in ("", found, *loaded.config.tokens_of):
+    if settings.tokenizer_sha256 not in ("", found, *loaded.compatible_tokenizers):
         raise CheckpointError(
             f"{name_or_path}: was trained on the tokenizer {settings.tokenizer!r} with weights "
             f"{settings.tokenizer_sha256}, but {name!r} has weights {found}"

@@ -26,8 +26,8 @@ from omnitok.data.index import SAMPLE_NOTE
 from omnitok.data.transforms import fit_square, resize
 from omnitok.errors import OmnitokError, reading
 from omnitok.generation.loading import AnyGenerator
-from omnitok.hub.folder import fingerprint
 from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.models.protocol import fingerprint
 from omnitok.models.sampling import choose_sampling
 
 GRID_NAME, NPZ_NAME = "grid", "samples.npz"

@@ -74,19 +74,19 @@ class DiffusersAutoencoder(nn.Module):
     def __init__(self, tokenizer: OmniTokenizer, scaling_factor: float | None = None) -> None:
         super().__init__()
         config = tokenizer.config
-        if config.bottleneck != "kl":
+        if tokenizer.is_discrete:
             raise OmnitokError("the tokenizer is a quantizer; diffusers' autoencoders have Gaussian latents, as a VAE")
-        if scaling_factor is None and (config.latent_mean is None or config.latent_std is None):
+        if scaling_factor is None and tokenizer.latent_statistics is None:
             raise OmnitokError(
-                "the tokenizer's configuration has no latent_mean and latent_std to normalise with; say scaling_factor="
+                "the tokenizer's config.json has no latent_statistics to normalise with; say scaling_factor="
             )
         if scaling_factor is not None and not 0 < scaling_factor < float("inf"):
             raise ValueError(f"scaling_factor must be positive and finite, found {scaling_factor}")
         self.tokenizer = tokenizer
-        plain = scaling_factor is not None
-        channels = config.latent_channels
-        mean = torch.zeros(channels) if plain else torch.tensor(config.latent_mean)
-        std = torch.ones(channels) if plain else torch.tensor(config.latent_std)
+        channels = tokenizer.latent_channels
+        known = None if scaling_factor is not None else tokenizer.latent_statistics
+        mean = torch.zeros(channels) if known is None else torch.tensor(known.mean)
+        std = torch.ones(channels) if known is None else torch.tensor(known.std)
         self.register_buffer("_mean", mean, persistent=False)
         self.register_buffer("_std", std, persistent=False)
         self.config = AutoencoderConfig(

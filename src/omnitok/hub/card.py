@@ -1,6 +1,4 @@
-"""Model cards: the README.md that is written beside a model, and the sentence of it that lists of models show."""
-
-from pathlib import Path
+"""Model cards: the README.md that is written beside a model."""
 
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
@@ -9,12 +7,13 @@ from omnitok.models.tokenizer import OmniTokenizer
 
 
 def tokenizer_card(tokenizer: OmniTokenizer, name: str) -> str:
+    """The card of a tokenizer of that name."""
     config = tokenizer.config
     parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
-    if config.bottleneck == "vq":
-        bottleneck = f"vector quantizer, {config.codebook_size} codes of {config.latent_channels} channels"
+    if tokenizer.is_discrete:
+        bottleneck = f"{config.bottleneck.type}, {tokenizer.vocab_size} codes of {tokenizer.latent_channels} channels"
     else:
-        bottleneck = f"diagonal Gaussian (KL), {config.latent_channels} latent channels"
+        bottleneck = f"{config.bottleneck.type}, {tokenizer.latent_channels} latent channels"
     return f"""---
 library_name: omnitok
 ---
@@ -41,6 +40,7 @@ Training data, recipe, licence and figures are not written down yet: whoever pub
 
 
 def generator_card(model: LanguageModel | DiffusionTransformer, settings: GeneratorSettings, name: str) -> str:
+    """The card of a generator of that name."""
     config = model.config
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     kind = "language model" if isinstance(model, LanguageModel) else "diffusion transformer"
@@ -69,15 +69,3 @@ generator = omnitok.load_generator("path/to/this/folder")
 
 Training data, recipe, licence and figures are not written down yet: whoever publishes this model adds them here.
 """
-
-
-def first_sentence(card: Path) -> str:
-    """The first line of prose of a model card; "" without one."""
-    if not card.is_file():
-        return ""
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
-    if lines and lines[0].strip() == "---" and "---" in (line.strip() for line in lines[1:]):  # YAML metadata
-        end = next(i for i, line in enumerate(lines[1:], start=1) if line.strip() == "---")
-        lines = lines[end + 1 :]
-    prose = (line.strip() for line in lines if line.strip() and not line.startswith(("#", "|", "!", "<", "```", "---")))
-    return next(prose, "")

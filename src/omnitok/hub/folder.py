@@ -1,69 +1,63 @@
-"""The folder of a model: `config.json`, `model.safetensors` and `README.md`, read with suspicion.
-
-Files may come from anywhere, so a configuration is checked field by field and compared with the header of the weights
-before anything of its size is allocated.
-"""
+"""Models by name or folder: load and save. All is checked before anything large is allocated."""
 
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import TypeAdapter, ValidationError
+from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnitok.atomic import atomic_path
-from omnitok.errors import CheckpointError
+from omnitok.errors import CheckpointError, OmnitokError, reading, reason
+from omnitok.hub.architectures import (
+    ARCHITECTURES,
+    Config,
+    Generator,
+    build_on_meta,
+    check_shapes,
+    shapes_of,
+)
 from omnitok.hub.card import generator_card, tokenizer_card
 from omnitok.hub.generator_settings import GeneratorSettings
-from omnitok.models.code_sequence import LanguageModelConfig
-from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
-from omnitok.models.language_model import LanguageModel
+from omnitok.hub.header import (
+    CARD_NAME,
+    CONFIG_NAME,
+    GENERATORS,
+    KINDS,
+    TOKENIZER,
+    WEIGHTS_NAME,
+    read_architecture,
+    read_shapes,
+)
+from omnitok.hub.names import Files, find_files
+from omnitok.hub.released import convert_checkpoint
+from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.version import VERSION
 
-CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
+Checked = TypeVar("Checked")
 
-MAX_CONFIG_BYTES = 2**20
-MAX_INTEGER = 2**31 - 1
-
-_RENAMED = {"own_start": "has_bos"}  # fields of older files
-
-_NAMED = 5  # how many names an error spells out
-
-Config = TokenizerConfig | LanguageModelConfig | DiffusionTransformerConfig
-Model = OmniTokenizer | LanguageModel | DiffusionTransformer
-Generator = LanguageModel | DiffusionTransformer
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What the field `architecture` of a configuration stands for."""
-
-    config: type
-    build: Callable[[Any], Any]  # config -> model with fresh weights
-    title: str
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "OmniTokenizer": Architecture(TokenizerConfig, OmniTokenizer.from_config, "tokenizer"),
-    "LanguageModel": Architecture(LanguageModelConfig, LanguageModel, "language model"),
-    "DiffusionTransformer": Architecture(DiffusionTransformerConfig, DiffusionTransformer, "diffusion"),
-}
-GENERATORS = tuple(name for name in ARCHITECTURES if name != "OmniTokenizer")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without what follows the first line; its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+_RENAMED = {"tokens_of": "compatible_tokenizers"}
+_BESIDE = (
+    "architecture",
+    "omnitok_version",
+    "weights_sha256",
+    "tokens",
+    "latent_statistics",
+    "latent_mean",
+    "latent_std",
+    "compatible_tokenizers",
+    "settings",
+)
+"""Fields of `config.json` that are not architecture."""
 
 
 # ------------------------------------------------------------------------------------------------------------- config
@@ -71,207 +65,190 @@ def first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a `config.json` says: the architecture, and of a generator its settings."""
+    """What a `config.json` says.
 
-    architecture: str
-    config: Any  # of the architecture's class
-    settings: GeneratorSettings | None
+    Attributes:
+        config: the architecture.
+        weights_sha256: of `model.safetensors`; None in folders of older versions.
+        settings: of a generator.
+        statistics, compatible: of a tokenizer; see `OmniTokenizer`.
+    """
+
+    config: Config
+    weights_sha256: str | None = None
+    settings: GeneratorSettings | None = None
+    statistics: LatentStatistics | None = None
+    compatible: tuple[str, ...] = ()
 
 
-def read_description(
-    path: str | os.PathLike[str], accepted: tuple[str, ...] = tuple(ARCHITECTURES)
-) -> ModelDescription:
+def read_description(path: str | os.PathLike[str], accepted: tuple[str, ...] = tuple(KINDS)) -> ModelDescription:
     """The configuration in a `config.json`, every field checked for its type and value.
 
     Raises:
         CheckpointError: one sentence that begins with the path.
     """
-    fields = read_json(path)
+    fields = {_RENAMED.get(name, name): value for name, value in read_architecture(path, accepted).items()}
+    beside = {name: fields.pop(name) for name in _BESIDE if name in fields}
+    sha256 = beside.get("weights_sha256")
+    kind, _ = ARCHITECTURES[beside["architecture"]]
     try:
-        name = _check_architecture(fields, accepted)
-        config_class = ARCHITECTURES[name].config
-        if name not in GENERATORS:
-            return ModelDescription(name, config_class(**typed_fields(fields, config_class)), None)
-        settings = fields.get("settings")
-        if not isinstance(settings, dict):
-            raise ValueError(f"field settings must be an object, found {type(settings).__name__}")
-        config = config_class(**typed_fields(fields, config_class, also=("settings",)))
-        return ModelDescription(name, config, GeneratorSettings(**typed_fields(settings, GeneratorSettings)))
-    except (ValueError, TypeError) as error:  # TypeError: a field that has no default is missing
-        raise CheckpointError(f"{path}: {error}") from error
+        config: Config = _checked_fields(fields, kind)
+        if not isinstance(sha256, str | None):
+            raise ValueError(f"field weights_sha256 must be text, found {type(sha256).__name__}")
+        if not isinstance(config, TokenizerConfig):
+            settings = _checked_fields(beside.get("settings"), GeneratorSettings)
+            return ModelDescription(config, sha256, settings=settings)
+        known = beside.get("latent_statistics")
+        if known is None and beside.get("latent_mean") is not None and beside.get("latent_std") is not None:
+            known = {"mean": beside["latent_mean"], "std": beside["latent_std"]}
+        statistics = None if known is None else _checked_fields(known, LatentStatistics)
+        if statistics is not None and len(statistics.mean) != config.bottleneck.latent_channels:
+            expected, found = config.bottleneck.latent_channels, len(statistics.mean)
+            raise ValueError(f"latent statistics must have {expected} channels, found {found}")
+        compatible = _checked_fields(beside.get("compatible_tokenizers") or [], tuple[str, ...])
+        return ModelDescription(config, sha256, statistics=statistics, compatible=compatible)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {str(error).strip()}") from error
+
+
+def _checked_fields(fields: object, kind: type[Checked]) -> Checked:
+    """An instance of a checked class from what JSON gave.
+
+    Raises:
+        ValueError: one sentence that names the field.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(fields)
+    except ValidationError as error:
+        raise ValueError(reason(error)) from error
 
 
 def read_config(path: str | os.PathLike[str]) -> TokenizerConfig:
     """The configuration in a tokenizer's `config.json`; see `read_description`."""
-    config = read_description(path, ("OmniTokenizer",)).config
+    config = read_description(path, (TOKENIZER,)).config
     assert isinstance(config, TokenizerConfig)
     return config
 
 
-def is_generator(folder: Path) -> bool:
-    """Whether a folder holds a generator, as its configuration says.
-
-    Raises:
-        CheckpointError: no readable configuration.
-    """
-    return read_json(folder / CONFIG_NAME).get("architecture") in GENERATORS
+# --------------------------------------------------------------------------------------------------------------- load
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        CheckpointError: one sentence that begins with the path.
-    """
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise CheckpointError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, which no configuration is")
-        fields = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({first_line(error)})") from error
-    if not isinstance(fields, dict):
-        raise CheckpointError(f"{path}: must hold a JSON object, found {type(fields).__name__}")
-    return fields
-
-
-def _check_architecture(fields: Mapping[str, Any], accepted: tuple[str, ...]) -> str:
-    """The architecture that a `config.json` names.
-
-    Raises:
-        ValueError: another one, or none.
-    """
-    architecture = fields.get("architecture")
-    if architecture not in accepted:
-        raise ValueError(
-            f"field architecture is {architecture!r}; this version loads {' or '.join(map(repr, accepted))}"
-        )
-    return str(architecture)
-
-
-def typed_fields(fields: Mapping[str, Any], config: type, also: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The fields of the dataclass `config`, each of the annotated type.
+def load_tokenizer(
+    name_or_path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> OmniTokenizer:
+    """A trained tokenizer in `eval` mode; what `OmniTokenizer.from_pretrained` calls.
 
     Args:
-        also: fields beside `architecture` and `omnitok_version` that are not of `config`, and left out.
+        name_or_path: a name of `list_models`; a folder with `config.json` and `model.safetensors`, or the folder of a
+            run; a released `.ckpt` or reference `.safetensors`; a hub id `owner/name`. They are tried in this order.
+        device, dtype: where and how the weights are kept; the bottleneck stays in float32.
 
     Raises:
-        ValueError: an unknown field or one of the wrong type.
+        CheckpointError: an unknown name, or missing, corrupt, foreign or unreachable files, in one sentence.
+        ValueError: a dtype that is not floating point.
     """
-    beside = ("architecture", "omnitok_version", *also)
-    values = {_RENAMED.get(name, name): value for name, value in fields.items() if name not in beside}
-    types = get_type_hints(config)
-    accepted = [field.name for field in dataclasses.fields(config)]
-    if unknown := [name for name in values if name not in accepted]:
-        raise ValueError(f"unknown fields {', '.join(unknown[:5])}; accepted are {', '.join(accepted)}")
-    return {name: _typed(name, value, types[name]) for name, value in values.items()}
+    _check_dtype(dtype)
+    files = find_files(name_or_path)
+    if files.config is None:
+        tokenizer = convert_checkpoint(files.weights)
+        if not isinstance(tokenizer, OmniTokenizer):
+            raise CheckpointError(f"{files.weights}: holds a {type(tokenizer).__name__}, where a tokenizer is wanted")
+    else:
+        description = read_description(files.config, (TOKENIZER,))
+        tokenizer = _load(files, description)
+        tokenizer.latent_statistics = description.statistics
+        tokenizer.compatible_tokenizers = description.compatible
+    return tokenizer.to(device, dtype).eval()
 
 
-def _typed(name: str, value: Any, annotation: Any) -> Any:
-    """`value` as JSON gave it, if it is of the annotated type."""
-    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    for option in options:
-        if option is type(None) and value is None:
-            return value
-        if option is bool and isinstance(value, bool):
-            return value
-        if option is int and _is_integer(value):
-            return value
-        if option is float and _is_number(value):
-            return float(value)
-        if (option is str or get_origin(option) is Literal) and isinstance(value, str):
-            return value  # the choices of a Literal are checked by the class
-        if get_origin(option) is tuple and isinstance(value, list):
-            of_text = get_args(option)[0] is str
-            if of_text and all(isinstance(item, str) for item in value):
-                return tuple(value)
-            if not of_text and all(_is_number(item) for item in value):
-                return tuple(float(item) for item in value)
-        if dataclasses.is_dataclass(option) and isinstance(value, dict):
-            return value  # its entries are checked by the class
-    named = " or ".join(_type_name(option) for option in options)
-    raise ValueError(f"field {name} must be {named}, found {_short(value)}")
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A generator's model and what its folder says beside the weights.
+
+    Attributes:
+        tokenizer: name or path of its tokenizer, found from the generator's folder.
+    """
+
+    model: Generator
+    settings: GeneratorSettings
+    tokenizer: str
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER
+def load_generator_model(
+    name_or_path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> TrainedGenerator:
+    """A trained language model or diffusion transformer in `eval` mode, without its tokenizer.
 
-
-def _is_number(value: object) -> bool:
-    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _type_name(option: Any) -> str:
-    names = {bool: "true or false", int: f"a whole number up to {MAX_INTEGER}", float: "a finite number", str: "text"}
-    if option is type(None):
-        return "null"
-    if get_origin(option) is tuple:
-        return "a list of text" if get_args(option)[0] is str else "a list of finite numbers"
-    if get_origin(option) is Mapping:
-        return "an object"
-    if get_origin(option) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in get_args(option))
-    return names[option]
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-# ------------------------------------------------------------------------------------------------------------ weights
-
-
-def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare the weights that a file holds (name -> shape) with those that a model needs.
+    Args:
+        name_or_path: a bundled name, a folder (also of a run), or a hub id, in this order.
+        device, dtype: where and how the weights are kept.
 
     Raises:
-        CheckpointError: unknown, missing or misshapen weights, a few of them named.
+        CheckpointError: an unknown name, a tokenizer, a released checkpoint (which says no tokenizer), or missing,
+            corrupt, foreign or unreachable files, in one sentence.
+        ValueError: a dtype that is not floating point.
     """
-    problems = []
-    if missing := [name for name in expected if name not in found]:
-        problems.append(f"{len(missing)} weights are missing: {listed(missing)}")
-    if unknown := [name for name in found if name not in expected]:
-        problems.append(f"{len(unknown)} weights are unknown: {listed(unknown)}")
-    differ = [name for name in expected if name in found and expected[name] != found[name]]
-    if differ:
-        described = [f"{name} is {found[name]} instead of {expected[name]}" for name in differ]
-        problems.append(f"{len(differ)} weights have another shape: {listed(described)}")
-    if problems:
-        raise CheckpointError("; ".join(problems))
+    _check_dtype(dtype)
+    files = find_files(name_or_path)
+    if files.config is None:
+        raise CheckpointError(
+            f"{name_or_path}: a released checkpoint does not say which tokenizer it belongs to; "
+            "use omnitok.convert_checkpoint and give the model and a tokenizer to LanguageModelGenerator or "
+            "DiffusionGenerator"
+        )
+    description = read_description(files.config, GENERATORS)
+    assert description.settings is not None
+    tokenizer = find_tokenizer(files.config.parent, description.settings.tokenizer)
+    return TrainedGenerator(_load(files, description).to(device, dtype).eval(), description.settings, tokenizer)
 
 
-def listed(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+def find_tokenizer(folder: Path, name: str) -> str:
+    """The tokenizer that a generator's folder holds, or else the one of that name, wherever the folder has moved to.
 
-
-def build_on_meta(config: Config) -> Any:
-    """A model without memory behind its weights, for `load_state_dict(..., assign=True)`.
-
-    Raises:
-        CheckpointError: sizes beyond what a tensor can have.
+    A path that training started with is looked for from the generator's folder and from each folder around it, then
+    from where we are; whoever loads it compares its fingerprint.
     """
-    build = next(each.build for each in ARCHITECTURES.values() if isinstance(config, each.config))
-    try:
-        with torch.device("meta"):
-            return build(config)
-    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # torch: sizes, and sizes beyond 64 bits
-        raise CheckpointError(f"the configuration asks for impossible sizes: {first_line(error)}") from error
+    if (folder / "tokenizer" / CONFIG_NAME).is_file():
+        return str(folder / "tokenizer")
+    around = () if Path(name).is_absolute() else (folder.absolute(), *folder.absolute().parents)
+    for start in around:
+        for candidate in (start / name, start / name / "model"):
+            if (candidate / CONFIG_NAME).is_file():
+                return str(candidate)
+    return name
 
 
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight and buffer of a model."""
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+def _check_dtype(dtype: torch.dtype) -> None:
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating point type, found {dtype}")
+
+
+def _load(files: Files, description: ModelDescription) -> Any:
+    """The model of a description with the weights of its file, which must be the ones that were saved."""
+    model = check_weights(files.weights, description.config, read_shapes(files.weights))
+    if description.weights_sha256 is not None:
+        found = sha256_of(files.weights)
+        if found != description.weights_sha256:
+            raise CheckpointError(
+                f"{files.weights}: is damaged or not the file that was saved: its SHA-256 is {found}, {CONFIG_NAME} "
+                f"says {description.weights_sha256} (remove weights_sha256 there if you changed the weights yourself)"
+            )
+    model.load_state_dict(read_weights(files.weights, model.state_dict()), assign=True)
+    return model
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_weights(path: Path, config: Config, found: Mapping[str, tuple[int, ...]]) -> Any:
-    """A model on the meta device, after the weights a file holds (name -> shape) were compared with its own.
+    """A model on the meta device, after the weights that a file holds (name -> shape) were compared with its own.
 
     Raises:
         CheckpointError: unknown, missing or misshapen weights, a few of them named.
@@ -296,28 +273,6 @@ def _blocks(config: Config) -> int:
     return config.depth
 
 
-def load_model(description: ModelDescription, weights_path: Path) -> Any:
-    """The model of a description with the weights of a file.
-
-    Raises:
-        CheckpointError: weights that are damaged or not those of the description.
-    """
-    model = check_weights(weights_path, description.config, read_shapes(weights_path))
-    model.load_state_dict(read_weights(weights_path, model.state_dict()), assign=True)
-    return model
-
-
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes from the header of a safetensors file, whose sizes are checked against the file's."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: corrupt or truncated safetensors ({first_line(error)})") from error
-
-
 def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights named in `expected`, in its dtypes; shapes are those of the file.
 
@@ -325,16 +280,12 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
         CheckpointError: a missing weight, whole numbers for floating point ones, a damaged file.
     """
     weights = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name, like in expected.items():
-                # A copy: the file may be replaced while the model lives.
-                tensor = file.get_tensor(name)
-                if tensor.is_floating_point() != like.is_floating_point():
-                    raise CheckpointError(f"{path}: weight {name} has dtype {tensor.dtype} instead of {like.dtype}")
-                weights[name] = tensor.to(like.dtype, copy=True)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: corrupt or truncated safetensors ({first_line(error)})") from error
+    with reading(path, CheckpointError, "safetensors file"), safe_open(path, framework="pt") as file:
+        for name, like in expected.items():
+            tensor = file.get_tensor(name)
+            if tensor.is_floating_point() != like.is_floating_point():
+                raise CheckpointError(f"{path}: weight {name} has dtype {tensor.dtype} instead of {like.dtype}")
+            weights[name] = tensor.to(like.dtype, copy=True)  # a copy: the file may be replaced while the model lives
     return weights
 
 
@@ -349,72 +300,83 @@ def save_tokenizer(tokenizer: OmniTokenizer, folder: str | os.PathLike[str]) -> 
     Raises:
         CheckpointError: the folder cannot be written (a full disk, no permission, a file of that name).
     """
-    return write_model(
-        folder,
-        {"architecture": "OmniTokenizer", **dataclasses.asdict(tokenizer.config)},
-        tokenizer.state_dict(),
-        lambda name: tokenizer_card(tokenizer, name),
-    )
-
-
-def save_generator(model: Generator, settings: GeneratorSettings, folder: str | os.PathLike[str]) -> Path:
-    """Write `config.json`, `model.safetensors` and `README.md` (kept where it exists) into `folder`.
-
-    Each appears under its name only when complete, so an interruption leaves no half-written file.
-
-    Raises:
-        CheckpointError: the folder cannot be written (a full disk, no permission, a file of that name).
-    """
-    beside = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    config = {
-        "architecture": type(model).__name__,
-        **dataclasses.asdict(model.config),
-        "settings": beside | {"sampling": settings.sampling.chosen()},
+    statistics = tokenizer.latent_statistics
+    beside = {
+        "tokens": {
+            "vocab_size": tokenizer.vocab_size,
+            "latent_channels": tokenizer.latent_channels,
+            "bits_per_token": tokenizer.bits_per_token,
+            "downsample": list(tokenizer.downsample),
+        },  # for whoever reads the file without building the model
+        "latent_statistics": None if statistics is None else dataclasses.asdict(statistics),
+        "compatible_tokenizers": list(tokenizer.compatible_tokenizers),
     }
-    return write_model(folder, config, model.state_dict(), lambda name: generator_card(model, settings, name))
+    config = dataclasses.asdict(tokenizer.config) | beside
+    return write_model(folder, TOKENIZER, config, tokenizer.state_dict(), lambda name: tokenizer_card(tokenizer, name))
 
 
-def write_model(
+def save_generator(
+    model: Generator,
+    settings: GeneratorSettings,
     folder: str | os.PathLike[str],
-    config: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
-    card: Callable[[str], str],
+    tokenizer: OmniTokenizer | None = None,
 ) -> Path:
     """Write `config.json`, `model.safetensors` and `README.md` (kept where it exists) into `folder`.
 
     Each appears under its name only when complete, so an interruption leaves no half-written file.
 
     Args:
-        config: begins with the architecture; the package's version is added.
-        card: the text of README.md for a model of that name.
+        tokenizer: written into `folder`/tokenizer too, so that the folder can go anywhere by itself.
 
     Raises:
         CheckpointError: the folder cannot be written (a full disk, no permission, a file of that name).
     """
+    beside = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    config = dataclasses.asdict(model.config) | {"settings": beside | {"sampling": settings.sampling.chosen()}}
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, Path(folder) / "tokenizer")
+    return write_model(
+        folder, type(model).__name__, config, model.state_dict(), lambda name: generator_card(model, settings, name)
+    )
+
+
+def write_model(
+    folder: str | os.PathLike[str],
+    architecture: str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    card: Callable[[str], str],
+) -> Path:
+    """Write the files of a model; see `save_tokenizer`.
+
+    Args:
+        config: what `config.json` holds beside the architecture, the package's version and the SHA-256 of the weights.
+        card: the text of README.md for a model of that name.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
     folder = Path(folder)
-    architecture = config["architecture"]
     fields = {"architecture": architecture, "omnitok_version": VERSION, **config}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / WEIGHTS_NAME) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
-        with atomic_path(folder / CONFIG_NAME) as temporary:
-            temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+            sha256 = sha256_of(temporary)
+            if (folder / WEIGHTS_NAME).exists():  # without a hash both weights load, should all end here
+                _write_config(folder, fields)
+        _write_config(folder, fields | {"weights_sha256": sha256})
         if not (folder / CARD_NAME).exists():
             with atomic_path(folder / CARD_NAME) as temporary:
                 temporary.write_text(card(folder.resolve().name), encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        raise CheckpointError(f"{folder}: the model cannot be written here ({reason})") from error
+    except OmnitokError:
+        raise
+    except Exception as error:  # safetensors has a class of its own for a full disk
+        raise CheckpointError(f"{folder}: the model cannot be written here ({reason(error)})") from error
     return folder
 
 
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 over name, dtype, shape and bytes of all weights and buffers: written beside tokens, to tell models."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        contiguous = tensor.detach().cpu().contiguous()
-        digest.update(contiguous.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _write_config(folder: Path, fields: Mapping[str, Any]) -> None:
+    with atomic_path(folder / CONFIG_NAME) as temporary:
+        temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

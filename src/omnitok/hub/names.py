@@ -1,4 +1,4 @@
-"""Trained models by name: find, load, list. A model is a folder of `config.json`, `model.safetensors`, `README.md`."""
+"""Models by name: which there are, where their files lie, what their headers say; nothing here imports torch."""
 
 import difflib
 import math
@@ -6,33 +6,33 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-
-from omnitok.errors import CheckpointError
-from omnitok.hub.card import first_sentence
-from omnitok.hub.folder import (
-    ARCHITECTURES,
+from omnitok.errors import CheckpointError, reason
+from omnitok.hub.header import (
     CARD_NAME,
     CONFIG_NAME,
-    GENERATORS,
+    KINDS,
+    TOKENIZER,
     WEIGHTS_NAME,
-    check_weights,
-    first_line,
-    load_model,
-    read_description,
+    first_sentence,
+    read_architecture,
     read_shapes,
 )
-from omnitok.hub.generator_settings import GeneratorSettings
-from omnitok.hub.released import convert_checkpoint
-from omnitok.models.diffusion_transformer import DiffusionTransformer
-from omnitok.models.language_model import LanguageModel
-from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 BUNDLED_FOLDER = Path(__file__).parents[1] / "pretrained_models"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """What a tokenizer's tokens are."""
+
+    vocab_size: int | None  # None without codes
+    latent_channels: int
+    bits_per_token: float
+    downsample: tuple[int, int, int]  # frames, height and width of a patch in pixels
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ class ModelInfo:
     name: str
     kind: str  # "tokenizer", "language model" or "diffusion"
     parameters: int | None  # trained weights and codebook
-    bottleneck: str | None  # "vq" or "kl"; None of a generator
+    bottleneck: str | None  # "vq", "kl", …; None of a generator
     description: str
     source: str  # "bundled", a folder, or the address the file is loaded from
+    tokens: TokenInfo | None = None  # of a tokenizer
 
 
 @dataclass(frozen=True)
@@ -91,33 +92,53 @@ def list_models() -> list[str]:
 
 
 def model_info(name: str) -> ModelInfo:
-    """What is known of a bundled, local or released model without loading its weights: headers alone are read.
+    """What the headers of a bundled, local or released model say, without loading or checking all of it.
 
     Args:
         name: of `list_models`, or a folder.
 
     Raises:
-        CheckpointError: an unknown name, or a folder without a valid configuration or weights.
+        CheckpointError: an unknown name, or a folder without readable files.
     """
     if name in RELEASED_FILES:
         released = RELEASED_FILES[name]
         description = f"the authors' release, trained on {released.training_data}"
         source = f"https://huggingface.co/{released.repository}/resolve/main/{released.filename}"
-        return ModelInfo(name, "tokenizer", None, released.bottleneck, description, source)
-    bundled = bundled_models()
-    folder = bundled.get(name, Path(name))
-    if not folder.is_dir():
-        raise CheckpointError(_unknown_name(name))
-    shapes = read_shapes(folder / WEIGHTS_NAME)
-    described = read_description(folder / CONFIG_NAME)
-    check_weights(folder, described.config, shapes)
+        tokens = _token_info({"bottleneck": released.bottleneck})
+        return ModelInfo(name, "tokenizer", None, released.bottleneck, description, source, tokens)
+    files = find_files(name, download=False)
+    if files.config is None:
+        raise CheckpointError(f"{name}: is a released checkpoint, whose file says little of itself; convert it first")
+    folder = files.config.parent
+    fields = read_architecture(files.config)
     # The moving averages and the flag of a codebook serve its training only.
     not_counted = ("bottleneck.cluster_size", "bottleneck.cluster_sum", "bottleneck.initialised")
+    shapes = read_shapes(files.weights)
     parameters = sum(math.prod(shape) for weight, shape in shapes.items() if weight not in not_counted)
-    bottleneck = described.config.bottleneck if isinstance(described.config, TokenizerConfig) else None
-    kind = ARCHITECTURES[described.architecture].title
-    source = "bundled" if name in bundled else str(folder)
-    return ModelInfo(name, kind, parameters, bottleneck, first_sentence(folder / CARD_NAME), source)
+    kind = KINDS[fields["architecture"]]
+    source = "bundled" if name in bundled_models() else str(folder)
+    description = first_sentence(folder / CARD_NAME)
+    if fields["architecture"] != TOKENIZER:
+        return ModelInfo(name, kind, parameters, None, description, source)
+    nested = fields.get("bottleneck", "vq")
+    bottleneck = nested.get("type") if isinstance(nested, dict) else nested
+    try:
+        tokens = _token_info(fields)
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{files.config}: does not say what its tokens are ({reason(error)})") from error
+    return ModelInfo(name, kind, parameters, str(bottleneck), description, source, tokens)
+
+
+def _token_info(fields: dict[str, Any]) -> TokenInfo:
+    """Of a tokenizer's configuration; those of older versions are quantizers or VAEs with these fields beside."""
+    if tokens := fields.get("tokens"):
+        return TokenInfo(**{**tokens, "downsample": tuple(tokens["downsample"])})
+    patch, channels = int(fields.get("patch_size", 8)), int(fields.get("latent_channels", 8))
+    downsample = (int(fields.get("temporal_patch_size", 4)), patch, patch)
+    if fields.get("bottleneck", "vq") == "kl":
+        return TokenInfo(None, channels, 16.0 * channels, downsample)
+    codes = int(fields.get("codebook_size", 8192))
+    return TokenInfo(codes, channels, math.log2(codes), downsample)
 
 
 def _unknown_name(name: str) -> str:
@@ -130,45 +151,22 @@ def _unknown_name(name: str) -> str:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- load
-
-
-def load_tokenizer(
-    name_or_path: str | os.PathLike[str],
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> OmniTokenizer:
-    """A trained tokenizer in `eval` mode; what `OmniTokenizer.from_pretrained` calls.
-
-    Args:
-        name_or_path: a name of `list_models`; a folder with `config.json` and `model.safetensors`; a released `.ckpt`
-            or reference `.safetensors`; a hub id `owner/name`. They are tried in this order.
-        device, dtype: where and how the weights are kept; the bottleneck stays in float32.
-
-    Raises:
-        CheckpointError: an unknown name, or missing, corrupt, foreign or unreachable files, in one sentence.
-        ValueError: a dtype that is not floating point.
-    """
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating point type, found {dtype}")
-    files = _find_files(name_or_path)
-    if files.config is None:
-        tokenizer = _convert_tokenizer(files.weights)
-    else:
-        tokenizer = load_model(read_description(files.config, ("OmniTokenizer",)), files.weights)
-    return tokenizer.to(device, dtype).eval()
+# -------------------------------------------------------------------------------------------------------------- files
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
     """Of a model; a released checkpoint has no configuration of ours."""
 
     config: Path | None
     weights: Path
 
 
-def _find_files(name_or_path: str | os.PathLike[str]) -> _Files:
-    """The files behind a name, folder, file or hub id, downloaded where needed.
+def find_files(name_or_path: str | os.PathLike[str], download: bool = True) -> Files:
+    """The files behind a name, folder, file or hub id.
+
+    Args:
+        download: get the authors' files and hub ids where they are not on this machine.
 
     Raises:
         CheckpointError: there are none.
@@ -176,38 +174,35 @@ def _find_files(name_or_path: str | os.PathLike[str]) -> _Files:
     name, path = os.fspath(name_or_path), Path(name_or_path)
     bundled = bundled_models()
     if name in bundled:
-        return _files_of(bundled[name])
+        return _files_in(bundled[name])
     if path.is_dir():
-        return _files_of(path)
+        return _files_in(path)
     if path.is_file():
         own = path.name == WEIGHTS_NAME and (path.parent / CONFIG_NAME).is_file()
-        return _files_of(path.parent) if own else _Files(None, path)
-    if name in RELEASED_FILES:
+        return _files_in(path.parent) if own else Files(None, path)
+    if download and name in RELEASED_FILES:
         released = RELEASED_FILES[name]
-        return _Files(None, _from_hub(released.repository, released.filename))
+        return Files(None, _from_hub(released.repository, released.filename))
     if path.suffix in (".ckpt", ".safetensors", ".pt", ".pth"):
         raise CheckpointError(f"{name}: no such file")
     if len(path.parts) > 1 and path.parent.is_dir():  # a mistyped path, not a hub id: no need to ask the network
         raise CheckpointError(f"{name}: no such folder or file")
-    if _HUB_ID.fullmatch(name):
-        return _Files(*(_from_hub(name, filename) for filename in (CONFIG_NAME, WEIGHTS_NAME)))
+    if download and _HUB_ID.fullmatch(name):
+        return Files(*(_from_hub(name, filename) for filename in (CONFIG_NAME, WEIGHTS_NAME)))
     raise CheckpointError(_unknown_name(name))
 
 
-def _files_of(folder: Path) -> _Files:
+def _files_in(folder: Path) -> Files:
+    """Of a model's folder, or of the model inside a run's folder."""
+    if not (folder / CONFIG_NAME).exists() and (folder / "model" / CONFIG_NAME).is_file():
+        folder = folder / "model"
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
             raise CheckpointError(
-                f"{folder}: holds no {name}; a model is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}"
+                f"{folder}: holds no {name}; a model is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, and the folder "
+                "of a run has one in its subfolder model"
             )
-    return _Files(folder / CONFIG_NAME, folder / WEIGHTS_NAME)
-
-
-def _convert_tokenizer(path: Path) -> OmniTokenizer:
-    model = convert_checkpoint(path)
-    if not isinstance(model, OmniTokenizer):
-        raise CheckpointError(f"{path}: holds a {type(model).__name__}, where a tokenizer is wanted")
-    return model
+    return Files(folder / CONFIG_NAME, folder / WEIGHTS_NAME)
 
 
 def _from_hub(repository: str, filename: str) -> Path:
@@ -232,44 +227,5 @@ def _from_hub(repository: str, filename: str) -> Path:
         ) from error
     except Exception as error:
         raise CheckpointError(
-            f"{repository}: {filename} cannot be downloaded from the Hugging Face hub ({first_line(error)})"
+            f"{repository}: {filename} cannot be downloaded from the Hugging Face hub ({reason(error)})"
         ) from error
-
-
-@dataclass(frozen=True)
-class TrainedGenerator:
-    """A generator's model and what its folder says beside the weights."""
-
-    model: LanguageModel | DiffusionTransformer
-    settings: GeneratorSettings
-
-
-def load_generator_model(
-    name_or_path: str | os.PathLike[str],
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> TrainedGenerator:
-    """A trained language model or diffusion transformer in `eval` mode, without its tokenizer.
-
-    Args:
-        name_or_path: a bundled name, a folder, or a hub id, in this order.
-        device, dtype: where and how the weights are kept.
-
-    Raises:
-        CheckpointError: an unknown name, a tokenizer, a released checkpoint (which says no tokenizer), or missing,
-            corrupt, foreign or unreachable files, in one sentence.
-        ValueError: a dtype that is not floating point.
-    """
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating point type, found {dtype}")
-    files = _find_files(name_or_path)
-    if files.config is None:
-        raise CheckpointError(
-            f"{name_or_path}: a released checkpoint does not say which tokenizer it belongs to; "
-            "use omnitok.convert_checkpoint and give the model and a tokenizer to LanguageModelGenerator or "
-            "DiffusionGenerator"
-        )
-    description = read_description(files.config, GENERATORS)
-    assert description.settings is not None
-    model = load_model(description, files.weights)
-    return TrainedGenerator(model.to(device, dtype).eval(), description.settings)

@@ -12,7 +12,6 @@ from torch import Tensor
 from omnitok.data.modality import Modality
 from omnitok.distributed import shard
 from omnitok.errors import OmnitokError
-from omnitok.hub.folder import fingerprint
 from omnitok.metrics.evaluate import Batch, EvaluationConfig, Progress, Side, Source, measured
 from omnitok.metrics.networks import Network, WeightsDir, load_networks
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
@@ -28,6 +27,7 @@ from omnitok.metrics.samples import (
     quantize_reconstruction,
     read_ahead,
 )
+from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.version import VERSION
 
@@ -46,12 +46,7 @@ class EvaluatedModel:
 
 def default_metrics(tokenizer: OmniTokenizer) -> tuple[str, ...]:
     """Those that need no weights."""
-    return ("psnr", "ssim", "usage") if is_discrete(tokenizer) else ("psnr", "ssim")
-
-
-def is_discrete(tokenizer: OmniTokenizer) -> bool:
-    """Whether the tokenizer has codes."""
-    return tokenizer.config.bottleneck == "vq"
+    return ("psnr", "ssim", "usage") if tokenizer.is_discrete else ("psnr", "ssim")
 
 
 def check_reconstruction(
@@ -122,7 +117,7 @@ def evaluate_reconstruction(
     chosen = check_metrics(metrics if metrics is not None else default_metrics(tokenizer.tokenizer), "reconstruction")
     check_frames(chosen, config)
     files = data if isinstance(data, Mapping) else files_by_modality(data)
-    check_reconstruction(chosen, config, files, is_discrete(tokenizer.tokenizer), name)
+    check_reconstruction(chosen, config, files, tokenizer.tokenizer.is_discrete, name)
     if networks is None:
         networks = load_networks(networks_for(chosen, config.protocol), weights_dir, tokenizer.tokenizer.device)
     sources = [
@@ -181,7 +176,7 @@ class Reconstructions(Source):
         self.n = len(files)
         self.total = len(shard(self.n))
         self._has_features = False
-        self.vocab_size = model.tokenizer.config.codebook_size
+        self.vocab_size = model.tokenizer.vocab_size or 0
 
     def select(self, needs: Collection[Side | Literal["pairs"]]) -> None:
         self._has_features = "real" in needs

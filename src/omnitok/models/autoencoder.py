@@ -3,13 +3,20 @@
 The first frame is cut into p x p patches, the others into t x p x p patches; each kind has its own linear embedding.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Annotated, Any
 
 import torch
 from einops import rearrange
+from pydantic import Field, model_validator
+from pydantic_core import ArgsKwargs
 from torch import Tensor, nn
 
+from omnitok.checked import checked
+from omnitok.models.bottlenecks import BottleneckConfig, VQConfig, bottleneck_fields
+from omnitok.models.config import Count, Positive, Size
 from omnitok.models.transformer import (
     Block,
     BlockCache,
@@ -25,8 +32,38 @@ from omnitok.models.transformer import (
     joined,
 )
 
+Blocks = Annotated[str, Field(pattern="^[tw]*$", max_length=1000)]
 
-@dataclass(frozen=True)
+FLAT_FIELDS = {"codebook_decay": "decay"} | {
+    name: name for name in ("latent_channels", "codebook_size", "normalize_codes", "restart_threshold")
+}
+"""Fields of the bottleneck that older configurations have beside the others, and what they are called in it."""
+
+
+def nested_bottleneck(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `TokenizerConfig`, with those of the bottleneck that older files have beside the others in it.
+
+    Fields that its type does not have (an older VAE's `codebook_size`) are left out.
+
+    Raises:
+        ValueError: measured statistics or compatible tokenizers, which are no architecture.
+    """
+    fields = {name: value for name, value in given.items() if name not in FLAT_FIELDS}
+    for name in ("latent_mean", "latent_std", "tokens_of"):
+        if fields.pop(name, None):
+            raise ValueError(f"{name} is not architecture: it belongs to the tokenizer, beside its configuration")
+    flat = {FLAT_FIELDS[name]: value for name, value in given.items() if name in FLAT_FIELDS}
+    bottleneck = fields.get("bottleneck", "vq")
+    if flat or isinstance(bottleneck, str):
+        if is_dataclass(bottleneck) and not isinstance(bottleneck, type):
+            bottleneck = asdict(bottleneck)
+        known = {"type": bottleneck} if isinstance(bottleneck, str) else bottleneck
+        if isinstance(known, Mapping) and isinstance(known.get("type"), str):
+            fields["bottleneck"] = bottleneck_fields(known["type"], {**known, **flat})
+    return fields
+
+
+@checked
 class TokenizerConfig:
     """Architecture of a tokenizer. The defaults are the released one with its faults mended.
 
@@ -55,96 +92,53 @@ class TokenizerConfig:
             and temporal blocks, the decoder's temporal and spatial ones. Measured on training data, with room above it,
             so that photographs pass bit for bit and nothing grows without end on what is unlike them (see `Stack`).
             None leaves tokens as they are, as in released weights.
-        bottleneck: "vq" (codes) or "kl" (Gaussian latents).
-        latent_channels: channels of the latents.
-        codebook_size, codebook_decay, normalize_codes, restart_threshold: of the vector quantizer.
+        bottleneck: its configuration, whose `type` says which it is. Older files and settings name the type alone and
+            have the bottleneck's fields beside the others; they are read too.
         pixel_scale: the networks see pixels * pixel_scale; 0.5 for released weights, trained on [-0.5, 0.5].
-        latent_mean, latent_std: per-channel statistics of the latents over training data (Gaussian bottleneck), for
-            generators to normalise with; None where not measured.
-        tokens_of: `omnitok.hub.folder.fingerprint` of the tokenizers that this one shares encoder and bottleneck with,
-            its decoder having been trained on from theirs; their codes or latents are this one's too.
     """
 
-    patch_size: int = 8
-    temporal_patch_size: int = 4
-    width: int = 512
-    heads: int = 8
-    head_dim: int = 64
-    feedforward_multiple: float = 4.0
-    encoder_blocks: str = "ttww"
-    decoder_blocks: str = "tttt"
-    encoder_temporal_blocks: int = 4
-    decoder_temporal_blocks: int = 4
-    window_size: int = 8
+    patch_size: Size = 8
+    temporal_patch_size: Size = 4
+    width: Size = 512
+    heads: Size = 8
+    head_dim: Size = 64
+    feedforward_multiple: Positive = 4.0
+    encoder_blocks: Blocks = "ttww"
+    decoder_blocks: Blocks = "tttt"
+    encoder_temporal_blocks: Count = 4
+    decoder_temporal_blocks: Count = 4
+    window_size: Size = 8
     window_convolution: bool = False
     spatial_position: SpatialPosition = "rotary"
     temporal_position: TemporalPosition = "none"
-    temporal_window: int | None = 5
+    temporal_window: Size | None = 5
     causal: bool = True
     causal_convolution: bool = True
     temporal_convolution_layout: TemporalConvolutionLayout = "grid"
     normalize_context: bool = True
     normalize_patches: bool = True
     normalize_stacks: bool = True
-    block_limits: tuple[float, ...] | None = None
-    bottleneck: Literal["vq", "kl"] = "vq"
-    latent_channels: int = 8
-    codebook_size: int = 8192
-    codebook_decay: float = 0.99
-    normalize_codes: bool = True
-    restart_threshold: float = 0.1
-    pixel_scale: float = 1.0
-    latent_mean: tuple[float, ...] | None = None
-    latent_std: tuple[float, ...] | None = None
-    tokens_of: tuple[str, ...] = ()
+    block_limits: tuple[Positive, ...] | None = None
+    bottleneck: BottleneckConfig = VQConfig()
+    pixel_scale: Positive = 1.0
 
-    def __post_init__(self) -> None:
-        positive = ("patch_size", "temporal_patch_size", "width", "heads", "head_dim", "window_size", "latent_channels")
-        for name in (*positive, "codebook_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("encoder_temporal_blocks", "decoder_temporal_blocks"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
-        for name in ("feedforward_multiple", "pixel_scale"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, found {getattr(self, name)}")
-        if not 0 <= self.codebook_decay <= 1:
-            raise ValueError(f"codebook_decay must lie in [0, 1], found {self.codebook_decay}")
-        if not 0 <= self.restart_threshold < float("inf"):
-            raise ValueError(f"restart_threshold must not be negative, found {self.restart_threshold}")
-        for name in ("encoder_blocks", "decoder_blocks"):
-            if set(getattr(self, name)) - set("tw"):
-                raise ValueError(
-                    f"{name} may hold the letters 't' (plain) and 'w' (window), found {getattr(self, name)!r}"
-                )
-        choices = {
-            "bottleneck": ("vq", "kl"),
-            "spatial_position": ("rotary", "relative", "none"),
-            "temporal_position": ("alibi", "none"),
-            "temporal_convolution_layout": ("grid", "released"),
-        }
-        for name, accepted in choices.items():
-            if getattr(self, name) not in accepted:
-                raise ValueError(f"{name} must be one of {', '.join(accepted)}, found {getattr(self, name)!r}")
+    @model_validator(mode="before")
+    @classmethod
+    def _nest_bottleneck(cls, given: Any) -> Any:
+        if isinstance(given, ArgsKwargs):
+            return ArgsKwargs(given.args, nested_bottleneck(given.kwargs or {}))
+        return nested_bottleneck(given) if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _check(self) -> "TokenizerConfig":
         if self.spatial_position == "rotary" and self.head_dim % 4:
             raise ValueError(f"rotary positions need head_dim to be a multiple of 4, found {self.head_dim}")
-        if self.temporal_window is not None and self.temporal_window < 1:
-            raise ValueError(f"temporal_window must be at least 1 or None, found {self.temporal_window}")
-        if self.block_limits is not None:
-            blocks = sum(self.stack_depths)
-            if len(self.block_limits) != blocks or not all(0 < limit < float("inf") for limit in self.block_limits):
-                raise ValueError(
-                    f"block_limits must be a positive number for each of the {blocks} blocks, found {self.block_limits}"
-                )
-            object.__setattr__(self, "block_limits", tuple(self.block_limits))  # JSON gives lists
-        for name in ("latent_mean", "latent_std"):
-            values = getattr(self, name)
-            if values is not None:
-                if len(values) != self.latent_channels:
-                    raise ValueError(f"{name} must have {self.latent_channels} values, found {len(values)}")
-                object.__setattr__(self, name, tuple(values))  # JSON gives lists
-        object.__setattr__(self, "tokens_of", tuple(self.tokens_of))
+        blocks = sum(self.stack_depths)
+        if self.block_limits is not None and len(self.block_limits) != blocks:
+            raise ValueError(
+                f"block_limits must be a number for each of the {blocks} blocks, found {self.block_limits}"
+            )
+        return self
 
     @property
     def stack_depths(self) -> tuple[int, int, int, int]:
@@ -172,13 +166,13 @@ class TokenizerConfig:
         return 0 if latent_frames == 0 else 1 + (latent_frames - 1) * self.temporal_patch_size
 
 
-@dataclass
+@dataclasses.dataclass
 class StreamCache:
     """What an encoder or decoder remembers between the pieces of a clip. Belongs to the caller."""
 
     spatial: list[BlockCache]
     temporal: list[BlockCache]
-    started: bool = field(default=False)
+    started: bool = False
 
     def nbytes(self) -> int:
         """Bytes of all tensors held now."""

@@ -4,17 +4,19 @@ A sequence is a prefix (start token, class token) and then the codes in raster o
 one latent frame, so it is a prefix of every video that starts with it.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
+
+from omnitok.checked import checked, renamed
+from omnitok.models.config import Count, Positive, Size
 
 Prefix = Literal["start class", "class start", "start", "class"]
 
 
-@dataclass(frozen=True)
+@checked
 class LanguageModelConfig:
     """Architecture and vocabulary of a language model.
 
@@ -41,44 +43,33 @@ class LanguageModelConfig:
         rotary_base: slowest wavelength of the rotary positions, over 2 pi.
     """
 
-    codebook_size: int = 8192
-    num_classes: int = 0
+    codebook_size: Size = 8192
+    num_classes: Count = 0
     null_class: bool = True
     prefix: Prefix = "start class"
     has_bos: bool = True
-    latent_frames: int = 5
-    latent_height: int = 32
-    latent_width: int = 32
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    feedforward_multiple: float = 4.0
+    latent_frames: Size = 5
+    latent_height: Size = 32
+    latent_width: Size = 32
+    width: Size = 768
+    depth: Size = 12
+    heads: Size = 12
+    feedforward_multiple: Positive = 4.0
     positions: Literal["rotary", "learned"] = "rotary"
-    context: int | None = None
+    context: Size | None = None
     norm: Literal["rms", "layer"] = "rms"
     activation: Literal["swiglu", "gelu"] = "swiglu"
     bias: bool = False
-    dropout: float = 0.0
-    rotary_base: float = 100.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rotary_base: Positive = 100.0
 
-    def __post_init__(self) -> None:
-        positive = ("codebook_size", "latent_frames", "latent_height", "latent_width", "width", "depth", "heads")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if self.num_classes < 0:
-            raise ValueError(f"num_classes must not be negative, found {self.num_classes}")
-        choices = {
-            "prefix": ("start class", "class start", "start", "class"),
-            "positions": ("rotary", "learned"),
-            "norm": ("rms", "layer"),
-            "activation": ("swiglu", "gelu"),
-        }
-        for name, accepted in choices.items():
-            if getattr(self, name) not in accepted:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(map(repr, accepted))}, found {getattr(self, name)!r}"
-                )
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, given: Any) -> Any:
+        return renamed(given, {"own_start": "has_bos"})  # as older files have it
+
+    @model_validator(mode="after")
+    def _check(self) -> "LanguageModelConfig":
         if self.num_classes and not self.has_class:
             raise ValueError(
                 f"a model of {self.num_classes} classes needs a prefix with 'class', found {self.prefix!r}"
@@ -89,13 +80,9 @@ class LanguageModelConfig:
             raise ValueError(f"width must be an even multiple of heads, found {self.width} and {self.heads}")
         if self.positions == "rotary" and self.head_dim < 6:
             raise ValueError(f"rotary positions need width / heads of at least 6, found {self.head_dim}")
-        for name in ("feedforward_multiple", "rotary_base"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, found {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), found {self.dropout}")
-        if self.context is not None and (self.positions == "rotary" or self.context < 1):
-            raise ValueError(f"context must be at least 1, and None for rotary positions, found {self.context}")
+        if self.context is not None and self.positions == "rotary":
+            raise ValueError(f"context must be None for rotary positions, found {self.context}")
+        return self
 
     @property
     def head_dim(self) -> int:

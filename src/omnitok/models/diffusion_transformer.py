@@ -6,14 +6,16 @@ over t. A picture is a clip of one frame.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from pydantic import model_validator
 from torch import Tensor, nn
 
+from omnitok.checked import checked
+from omnitok.models.config import Count, Positive, Size
 from omnitok.models.positions import rotary_1d, rotary_2d, rotate_pairs, sincos_1d, sincos_2d
 
 TIME_CHANNELS = 256  # sinusoidal features of t
@@ -23,7 +25,7 @@ FLOW_TIME_SCALE = 1000.0  # a time in [0, 1] is embedded as if it were one of 10
 Rotary = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
+@checked
 class DiffusionTransformerConfig:
     """Architecture of a diffusion transformer, and what its output means. The defaults are the paper's DiT-XL/2.
 
@@ -40,31 +42,22 @@ class DiffusionTransformerConfig:
         learn_sigma: 2c output channels, the second half interpolating the log-variance; with "epsilon" only.
     """
 
-    latent_channels: int = 8
-    patch_size: int = 2
-    width: int = 1152
-    depth: int = 28
-    heads: int = 16
-    feedforward_multiple: float = 4.0
-    num_classes: int = 0
+    latent_channels: Size = 8
+    patch_size: Size = 2
+    width: Size = 1152
+    depth: Size = 28
+    heads: Size = 16
+    feedforward_multiple: Positive = 4.0
+    num_classes: Count = 0
     temporal: bool = False
     position: Literal["sincos", "rotary"] = "sincos"
     objective: Literal["epsilon", "flow"] = "epsilon"
     learn_sigma: bool = True
 
-    def __post_init__(self) -> None:
-        for name in ("latent_channels", "patch_size", "width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if self.num_classes < 0:
-            raise ValueError(f"num_classes must not be negative, found {self.num_classes}")
-        if not 0 < self.feedforward_multiple < float("inf"):
-            raise ValueError(f"feedforward_multiple must be positive and finite, found {self.feedforward_multiple}")
+    @model_validator(mode="after")
+    def _check(self) -> "DiffusionTransformerConfig":
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, found {self.width} and {self.heads}")
-        for name, accepted in {"position": ("sincos", "rotary"), "objective": ("epsilon", "flow")}.items():
-            if getattr(self, name) not in accepted:
-                raise ValueError(f"{name} must be one of {', '.join(accepted)}, found {getattr(self, name)!r}")
         if self.position == "sincos" and self.width % 4:
             raise ValueError(f"sincos positions need width to be a multiple of 4, found {self.width}")
         if self.position == "rotary" and self.width // self.heads % 4:
@@ -73,6 +66,7 @@ class DiffusionTransformerConfig:
             raise ValueError("a temporal model alternates two kinds of blocks, so depth must be at least 2, found 1")
         if self.objective == "flow" and self.learn_sigma:
             raise ValueError("objective 'flow' has no sigma to learn: learn_sigma must be False")
+        return self
 
     @property
     def head_dim(self) -> int:

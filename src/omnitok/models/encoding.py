@@ -1,11 +1,16 @@
-"""What `encode` takes and gives: the check of its pixels and the `Encoding` it returns."""
+"""What `encode` takes and gives: the checks of its pixels and of what the encoder makes of them, and `Encoding`."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from omnitok.errors import NotFiniteError
 from omnitok.models.bottlenecks import BottleneckOutput, GaussianPosterior
+
+FEATURES_WHY = "the weights of the encoder are damaged, or its precision is too low for these pixels"
+LATENTS_WHY = "they are damaged, or whatever made them diverged"
+DECODED_WHY = "the weights of the decoder are damaged, or its precision is too low for these latents"
 
 PIXEL_LIMIT = 1.25  # resampling overshoots [-1, 1] a little; beyond this the range is wrong
 
@@ -26,6 +31,15 @@ class Encoding:
     posterior: GaussianPosterior | None
     size: tuple[int, int, int]
 
+    @property
+    def tokens(self) -> Tensor:
+        """The codes, or the latents where there are no codes: what is stored, and what generators learn."""
+        return self.latents if self.codes is None else self.codes
+
+    def __repr__(self) -> str:
+        what = f"latents={tuple(self.latents.shape)}" if self.codes is None else f"codes={tuple(self.codes.shape)}"
+        return f"Encoding({what}, size={self.size}, {self.latents.device})"
+
 
 def make_encoding(out: BottleneckOutput, size: tuple[int, int, int], is_image: bool) -> Encoding:
     """Channels first, and without a time axis for an image."""
@@ -41,6 +55,20 @@ def make_encoding(out: BottleneckOutput, size: tuple[int, int, int], is_image: b
     if codes is not None and is_image:
         codes = codes.squeeze(1)
     return Encoding(arrange(out.latents), codes, posterior, size)
+
+
+def check_finite(x: Tensor, what: str, why: str) -> None:
+    """Refuse NaN and infinity, which a quantizer would turn into code 0 without a word.
+
+    A sum is enough: whatever is not finite stays so in it. Traced graphs are left as they are.
+
+    Raises:
+        NotFiniteError: "{what} hold NaN or infinite values: {why}".
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    if not bool(x.detach().sum(dtype=torch.float64 if x.dtype == torch.float64 else torch.float32).isfinite()):
+        raise NotFiniteError(f"{what} hold NaN or infinite values: {why}")
 
 
 def check_pixels(x: Tensor, check_range: bool = True) -> None:
@@ -59,13 +87,15 @@ def check_pixels(x: Tensor, check_range: bool = True) -> None:
     if not x.is_floating_point():
         hint = ": for uint8 use x.float() / 127.5 - 1" if x.dtype == torch.uint8 else ""
         raise ValueError(f"pixels have dtype {x.dtype}; {accepted}{hint}")
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
     low, high = (float(v) for v in x.detach().aminmax())
     if not (abs(low) < float("inf") and abs(high) < float("inf")):  # a NaN anywhere makes both NaN
-        raise ValueError(f"pixels hold NaN or infinite values; {accepted}")
+        raise NotFiniteError(f"pixels hold NaN or infinite values; {accepted}")
     if low < -PIXEL_LIMIT or high > PIXEL_LIMIT:
         raise ValueError(f"pixels lie in [{low:.4g}, {high:.4g}]; {accepted}")
     if check_range and 0 <= low < 0.02 and 0.9 < high <= 1:
         raise ValueError(
             f"pixels lie in [{low:.4g}, {high:.4g}], which looks like [0, 1]; {accepted}: use 2 * x - 1, or pass "
-            "check_range=False if the picture really has nothing darker than mid-grey"
+            "check_range=False if the image really has nothing darker than mid-grey"
         )

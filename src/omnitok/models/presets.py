@@ -1,12 +1,13 @@
 """Architectures by public name, as plain configurations."""
 
 from omnitok.models.autoencoder import TokenizerConfig
+from omnitok.models.bottlenecks import VQConfig
 
 _RELEASED = TokenizerConfig(
     temporal_window=None,
     temporal_convolution_layout="released",
     normalize_context=False,
-    normalize_codes=False,
+    bottleneck=VQConfig(normalize_codes=False),
     pixel_scale=0.5,
 )
 
@@ -46,7 +47,7 @@ PRESETS: dict[str, TokenizerConfig] = {
         temporal_window=None,
         temporal_convolution_layout="released",
         normalize_context=False,
-        normalize_codes=False,
+        bottleneck=VQConfig(normalize_codes=False),
         pixel_scale=0.5,
     ),
     "small": _SMALL,

@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.models.encoding import Encoding, check_pixels, make_encoding
+from omnitok.models.encoding import (
+    DECODED_WHY,
+    FEATURES_WHY,
+    LATENTS_WHY,
+    Encoding,
+    check_finite,
+    check_pixels,
+    make_encoding,
+)
 
 if TYPE_CHECKING:
     from omnitok.models.tokenizer import OmniTokenizer
@@ -108,6 +116,7 @@ class EncoderStream:
         if height % p or width % p:
             x = F.pad(x, (0, -width % p, 0, -height % p, 0, 0), mode="replicate")
         features = tokenizer.encoder(x.to(tokenizer.device, tokenizer.dtype), self._cache)
+        check_finite(features, "features", FEATURES_WHY)
         return make_encoding(tokenizer.bottleneck.encode(features), size, is_image=False)
 
 
@@ -138,10 +147,9 @@ class DecoderStream:
         if not isinstance(x, Tensor):
             raise ValueError(f"a stream takes a torch.Tensor of codes or latents, found {type(x).__name__}")
         if x.is_floating_point():
-            if x.ndim != 5 or x.shape[1] != tokenizer.config.latent_channels:
-                raise ValueError(
-                    f"latents must be (b, {tokenizer.config.latent_channels}, t, h, w), found {tuple(x.shape)}"
-                )
+            if x.ndim != 5 or x.shape[1] != tokenizer.latent_channels:
+                raise ValueError(f"latents must be (b, {tokenizer.latent_channels}, t, h, w), found {tuple(x.shape)}")
+            check_finite(x, "latents", LATENTS_WHY)
             grid = x.permute(0, 2, 3, 4, 1).to(tokenizer.device)
         else:
             if x.ndim != 4:
@@ -164,6 +172,7 @@ class DecoderStream:
         else:
             features = tokenizer.bottleneck.decode(grid).to(tokenizer.dtype)
             pixels = tokenizer.decoder(features, self._cache)
+            check_finite(pixels, "decoded pixels", DECODED_WHY)
         if self._size is not None:
             left = max(self._size[0] - self._frames, 0)
             pixels = pixels[:, :, :left, : self._size[1], : self._size[2]]
@@ -182,7 +191,7 @@ class DecoderStream:
         if self._shape is None:
             raise ValueError("nothing was pushed into this stream")
         b, h, w = self._shape
-        channels = self._tokenizer.config.latent_channels
+        channels = self._tokenizer.latent_channels
         rest = self.push(torch.empty(b, channels, 0, h, w))
         self._finished = True
         return rest

@@ -5,21 +5,29 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.models.autoencoder import Decoder, Encoder, TokenizerConfig
-from omnitok.models.bottlenecks import BottleneckOutput, DiagonalGaussian, VectorQuantizer
-from omnitok.models.encoding import Encoding, check_pixels, make_encoding
+from omnitok.models.bottlenecks import Bottleneck, BottleneckOutput, build_bottleneck
+from omnitok.models.encoding import (
+    DECODED_WHY,
+    FEATURES_WHY,
+    LATENTS_WHY,
+    Encoding,
+    check_finite,
+    check_pixels,
+    make_encoding,
+)
+from omnitok.models.protocol import LatentStatistics, fingerprint
 from omnitok.models.streaming import DecoderStream, EncoderStream
 from omnitok.models.tiling import decode_tiles, encode_tiles
 from omnitok.models.transformer import Stack
 
 __all__ = ["Autoencoding", "Encoding", "OmniTokenizer", "TokenizerConfig"]
-
-Bottleneck = VectorQuantizer | DiagonalGaussian
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,17 @@ class OmniTokenizer(nn.Module):
 
     Args:
         encoder, decoder: built from the same `TokenizerConfig`.
-        bottleneck: `VectorQuantizer` (codes) or `DiagonalGaussian` (latents).
+        bottleneck: `VectorQuantizer` (codes), `DiagonalGaussian` (latents) or another one.
 
     Pixels are float in [-1, 1], an image (b, 3, H, W), a video (b, 3, T, H, W), of any size and length. Rank is
-    preserved.
+    preserved. It is a `Tokenizer` (see `omnitok.models.protocol`).
+
+    Attributes:
+        config: the architecture.
+        latent_statistics: mean and deviation of the latents over training data, for generators to normalise with; None
+            where not measured.
+        compatible_tokenizers: fingerprints of the tokenizers that this one shares encoder and bottleneck with, its
+            decoder having been trained on from theirs; their codes or latents are this one's too.
     """
 
     def __init__(self, encoder: Encoder, bottleneck: Bottleneck, decoder: Decoder) -> None:
@@ -49,22 +64,14 @@ class OmniTokenizer(nn.Module):
         self.encoder = encoder
         self.bottleneck = bottleneck
         self.decoder = decoder
-        self.config: TokenizerConfig = dataclasses.replace(encoder.config, **bottleneck.config_fields())
+        self.config: TokenizerConfig = dataclasses.replace(encoder.config, bottleneck=bottleneck.config)
+        self.latent_statistics: LatentStatistics | None = None
+        self.compatible_tokenizers: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, config: TokenizerConfig) -> "OmniTokenizer":
         """A tokenizer with fresh random weights."""
-        if config.bottleneck == "vq":
-            bottleneck: Bottleneck = VectorQuantizer(
-                config.width,
-                config.latent_channels,
-                config.codebook_size,
-                config.codebook_decay,
-                config.normalize_codes,
-                config.restart_threshold,
-            )
-        else:
-            bottleneck = DiagonalGaussian(config.width, config.latent_channels)
+        bottleneck = build_bottleneck(config.width, config.bottleneck)
         return cls(Encoder(config), bottleneck, Decoder(config))
 
     @classmethod
@@ -84,7 +91,7 @@ class OmniTokenizer(nn.Module):
         Raises:
             CheckpointError: missing, corrupt or foreign files, with the reason.
         """
-        from omnitok.hub.names import load_tokenizer
+        from omnitok.hub.folder import load_tokenizer
 
         return load_tokenizer(name_or_path, device=device, dtype=dtype)
 
@@ -121,6 +128,70 @@ class OmniTokenizer(nn.Module):
         """Precision of the encoder and decoder."""
         return self.decoder.to_image.weight.dtype
 
+    # ---------------------------------------------------------------- what it is
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether its tokens are codes; else they are latents."""
+        return self.bottleneck.vocab_size is not None
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Number of codes; None for a VAE."""
+        return self.bottleneck.vocab_size
+
+    @property
+    def latent_channels(self) -> int:
+        """c, channels of the latents, of the code vectors where there are codes."""
+        return self.bottleneck.latent_channels
+
+    @property
+    def bits_per_token(self) -> float:
+        """Of one position of the latent grid: log2 of the number of codes, or 16 per channel of a VAE."""
+        return self.bottleneck.bits_per_token
+
+    @property
+    def downsample(self) -> tuple[int, int, int]:
+        """(t, h, w) pixels per latent position; the first frame is a latent frame by itself."""
+        return self.config.temporal_patch_size, self.config.patch_size, self.config.patch_size
+
+    @property
+    def causal(self) -> bool:
+        """Whether past frames alone decide each latent frame, so that videos can be streamed."""
+        return self.config.streamable
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights as they are now, in their present precision."""
+        return fingerprint(self)
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Latent grid (t, h, w) of a video of `frames` x `height` x `width` pixels; an image has frames = 1."""
+        return self.config.latent_shape(frames, height, width)
+
+    def num_frames(self, latent_frames: int) -> int:
+        """Frames that `latent_frames` latent frames decode to."""
+        return self.config.num_frames(latent_frames)
+
+    def configure_bottleneck(self, config: Any) -> None:
+        """Let the bottleneck learn as `config` says from now on (a codebook's decay and restarts).
+
+        Raises:
+            ValueError: `config` is of another type or shape.
+        """
+        now = self.bottleneck.config
+        if now != dataclasses.replace(config, **{name: getattr(now, name, None) for name in config.learning}):
+            raise ValueError(f"the bottleneck is {now}, which {config} does not fit")
+        self.bottleneck.config = config
+        self.config = dataclasses.replace(self.config, bottleneck=config)
+
+    def __repr__(self) -> str:
+        million = sum(p.numel() for p in self.parameters()) / 1e6
+        t, h, w = self.downsample
+        tokens = f"{self.vocab_size} codes" if self.is_discrete else f"{self.latent_channels} latent channels"
+        where = f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
+        return f"OmniTokenizer({million:.1f} M parameters, patches of {t}x{h}x{w}, {tokens}, {where})"
+
     # ---------------------------------------------------------------- pixels -> latents
 
     def encode(self, x: Tensor, tile: int | None = None, check_range: bool = True) -> Encoding:
@@ -129,22 +200,26 @@ class OmniTokenizer(nn.Module):
         Args:
             tile: encode in square tiles of this many pixels (rounded down to whole attention windows) with a halo
                 around them, in memory bounded by the tile. Equal to the plain call where one tile covers the input.
-            check_range: refuse pixels that look like [0, 1] instead of [-1, 1].
+            check_range: refuse pixels that look like [0, 1] instead of [-1, 1]. For pixels of files, whose range is
+                known, say False: a bright image is no mistake.
 
         Raises:
-            ValueError: wrong rank, channels, dtype or range; NaN or infinite pixels.
+            ValueError: wrong rank, channels, dtype or range.
+            NotFiniteError: pixels, or what the encoder makes of them, hold NaN or infinity.
         """
         check_pixels(x, check_range)
         is_image = x.ndim == 4
         video = x.unsqueeze(2) if is_image else x
         size = (video.shape[2], video.shape[3], video.shape[4])
-        padded = self._pad(video).to(self.device, self.dtype)
-        if tile is None:
-            features = self.encoder(padded)
-        else:
-            features = encode_tiles(self.encoder, padded, tile)
-        out = self.bottleneck.encode(features)
+        out = self.bottleneck.encode(self._features(video, tile))
         return make_encoding(out, size, is_image)
+
+    def _features(self, video: Tensor, tile: int | None = None) -> Tensor:
+        padded = self._pad(video).to(self.device, self.dtype)
+        features = self.encoder(padded) if tile is None else encode_tiles(self.encoder, padded, tile)
+        if not self.training:  # training counts and skips such steps
+            check_finite(features, "features", FEATURES_WHY)
+        return features
 
     def encoder_stream(self) -> EncoderStream:
         """A stream that takes a clip in pieces of any length; see `EncoderStream`."""
@@ -161,14 +236,16 @@ class OmniTokenizer(nn.Module):
 
         Raises:
             ValueError: wrong rank, channels or dtype; a size that the latents do not cover.
+            NotFiniteError: latents, or what the decoder makes of them, hold NaN or infinity.
         """
         if not isinstance(latents, Tensor):
             raise ValueError(f"latents must be a torch.Tensor, found {type(latents).__name__}")
         if latents.ndim not in (4, 5) or not latents.is_floating_point():
             found = f"{latents.dtype} {tuple(latents.shape)}"
             raise ValueError(f"latents must be floating point (b, c, h, w) or (b, c, t, h, w), found {found}")
-        if latents.shape[1] != self.config.latent_channels:
-            raise ValueError(f"latents must have {self.config.latent_channels} channels, found {latents.shape[1]}")
+        if latents.shape[1] != self.latent_channels:
+            raise ValueError(f"latents must have {self.latent_channels} channels, found {latents.shape[1]}")
+        check_finite(latents, "latents", LATENTS_WHY)
         is_image = latents.ndim == 4
         grid = (latents.unsqueeze(2) if is_image else latents).permute(0, 2, 3, 4, 1)  # b t h w c
         return self._decode_grid(grid.to(self.device), is_image, size, tile)
@@ -193,7 +270,7 @@ class OmniTokenizer(nn.Module):
         Raises:
             ValueError: naming what was found and what is accepted.
         """
-        if not isinstance(self.bottleneck, VectorQuantizer):
+        if self.vocab_size is None:
             raise ValueError("this tokenizer is a VAE: it has latents and no codes; use encode(...).latents and decode")
         if not isinstance(codes, Tensor):
             raise ValueError(f"codes must be a torch.Tensor, found {type(codes).__name__}")
@@ -204,27 +281,40 @@ class OmniTokenizer(nn.Module):
         codes = codes.long()  # first: not every integer type can be compared
         if codes.numel():
             low, high = (int(v) for v in codes.aminmax())
-            if low < 0 or high >= self.bottleneck.codebook_size:
-                raise ValueError(f"codes must lie in [0, {self.bottleneck.codebook_size - 1}], found [{low}, {high}]")
+            if low < 0 or high >= self.vocab_size:
+                raise ValueError(f"codes must lie in [0, {self.vocab_size - 1}], found [{low}, {high}]")
         return self.bottleneck.lookup(codes.to(self.device))
+
+    def code_vectors(self) -> Tensor:
+        """The latents of all codes, (vocab_size, c).
+
+        Raises:
+            ValueError: a VAE.
+        """
+        if self.vocab_size is None:
+            raise ValueError("this tokenizer is a VAE: it has latents and no codes")
+        return self.bottleneck.lookup(torch.arange(self.vocab_size, device=self.device))
 
     # ---------------------------------------------------------------- both
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstruction of x, of x's own shape."""
+        """Reconstruction of x, of x's own shape, with the checks of `encode`."""
+        check_pixels(x)
         return self.autoencode(x).reconstruction
 
     def autoencode(self, x: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> Autoencoding:
         """Reconstruction of x with the bottleneck's codes, losses and statistics; in training updates the codebook.
 
+        Pixels are trusted to lie in [-1, 1].
+
         Args:
             quantize: False lets the latents of a quantizer pass as they are, for the first steps of a training.
-            seeds: one a sample, of its noise and of its part in restarts of codes; None draws them.
+            seeds: one per sample, of its noise and of its part in restarts of codes; None draws them.
         """
         is_image = x.ndim == 4
         video = x.unsqueeze(2) if is_image else x
         size = (video.shape[2], video.shape[3], video.shape[4])
-        out = self.bottleneck(self.encoder(self._pad(video)), quantize, seeds)
+        out = self.bottleneck(self._features(video), quantize, seeds)
         return Autoencoding(self._decode_grid(out.latents, is_image, size, None), out)
 
     def _pad(self, video: Tensor) -> Tensor:
@@ -252,4 +342,7 @@ class OmniTokenizer(nn.Module):
         return pixels.squeeze(2) if is_image else pixels
 
     def _decode_features(self, grid: Tensor) -> Tensor:
-        return self.decoder(self.bottleneck.decode(grid).to(self.dtype))
+        pixels = self.decoder(self.bottleneck.decode(grid).to(self.dtype))
+        if not self.training:
+            check_finite(pixels, "decoded pixels", DECODED_WHY)
+        return pixels

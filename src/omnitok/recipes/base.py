@@ -30,6 +30,7 @@ paper: warm-up to 1e-3 and cosine to 0, Adam (0.9, 0.99), 500 000 steps a stage,
 from dataclasses import replace
 
 from omnitok.losses.discriminators import DiscriminatorConfig
+from omnitok.models.bottlenecks import KLConfig
 from omnitok.models.presets import preset
 from omnitok.training.config import (
     AdversarialConfig,
@@ -77,7 +78,7 @@ JOINT = replace(
 VAE = replace(
     JOINT,
     name="vae",
-    model=replace(JOINT.model, bottleneck="kl"),
+    model=replace(JOINT.model, bottleneck=KLConfig()),
     weights={name: weight for name, weight in JOINT.weights.items() if name != "commitment"} | {"kl": 1e-6},
     init=InitConfig(),
 )

@@ -18,6 +18,7 @@ settings. The aims are 26.0 dB and 24.8 dB (joint), 29.0 dB and 26.0 dB (vae).
 
 from dataclasses import replace
 
+from omnitok.models.bottlenecks import KLConfig
 from omnitok.models.presets import preset
 from omnitok.training.config import DataConfig, InitConfig, OptimizerConfig, TrainConfig
 
@@ -55,7 +56,7 @@ TINY_JOINT = replace(
 TINY_VAE = replace(
     TINY_JOINT,
     name="tiny-vae",
-    model=replace(TINY_JOINT.model, bottleneck="kl"),
+    model=replace(TINY_JOINT.model, bottleneck=KLConfig()),
     data=replace(TINY_JOINT.data, video_share=0.4),
     weights={"log_l2": 0.25, "kl": 0.02},
     kl_normalization="pixel",

@@ -16,6 +16,7 @@ Scores, as accuracy of a classifier on reconstructions of 64 x 64 pixels beside 
 
 from dataclasses import replace
 
+from omnitok.models.bottlenecks import VQConfig
 from omnitok.recipes.tiny import TINY_JOINT, TINY_VAE
 from omnitok.training.config import InitConfig, PerceptualConfig
 
@@ -45,7 +46,7 @@ TINY_VAE_PERCEPTUAL = replace(
 TINY_VQ_PERCEPTUAL = replace(
     TINY_JOINT,
     name="tiny-vq-perceptual",
-    model=replace(TINY_JOINT.model, codebook_size=1024),
+    model=replace(TINY_JOINT.model, bottleneck=VQConfig(codebook_size=1024)),
     data=replace(
         TINY_JOINT.data, resolutions=(64, 96), image_batch=10, video_batch=3, video_share=0.35, pan_zoom=0.2, workers=0
     ),

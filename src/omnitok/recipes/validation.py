@@ -58,8 +58,8 @@ def validation_of(config: TrainConfig) -> Validation | None:
             raise OmnitokError("validation.metrics needs files: --set validation.images=DIR or validation.videos=DIR")
         return None
     whole = EvaluationConfig(frames=config.data.frames)
-    metrics = _metrics(chosen, config.model.bottleneck, whole)
-    check_reconstruction(metrics, whole, files, config.model.bottleneck == "vq", "validation")
+    metrics = _metrics(chosen, config.model.bottleneck.is_discrete, whole)
+    check_reconstruction(metrics, whole, files, config.model.bottleneck.is_discrete, "validation")
     for path in files.get("video", []):
         _check_length(path, whole.video_frames)
     needed = networks_for(metrics, whole.protocol)
@@ -108,8 +108,8 @@ def _files(sources: Sequence[str], modality: Modality, count: int) -> list[Path]
     return files
 
 
-def _metrics(chosen: ValidationConfig, bottleneck: str, config: EvaluationConfig) -> tuple[str, ...]:
-    always = ("psnr", "ssim", *(("usage",) if bottleneck == "vq" else ()))
+def _metrics(chosen: ValidationConfig, is_discrete: bool, config: EvaluationConfig) -> tuple[str, ...]:
+    always = ("psnr", "ssim", *(("usage",) if is_discrete else ()))
     try:
         metrics = check_metrics((*always, *chosen.metrics), "reconstruction")
         check_frames(metrics, config)

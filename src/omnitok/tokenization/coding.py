@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from omnitok.models.protocol import Tokenizer
 from omnitok.models.streaming import DecoderStream, EncoderStream
 from omnitok.models.tiling import Span, decode_tiles, spans
 from omnitok.models.tokenizer import Encoding, OmniTokenizer, TokenizerConfig
 
 POSITIONS_AT_ONCE = 8192  # latent positions that a piece aims at: about 100 MB of activations in the small models
-LATENT_BITS = 16  # a VAE's latents are counted as float16
 
 
 def frames_at_once(config: TokenizerConfig, height: int, width: int, tile: int | None) -> int:
@@ -27,15 +27,14 @@ def frames_at_once(config: TokenizerConfig, height: int, width: int, tile: int |
     return config.temporal_patch_size * max(1, min(8, POSITIONS_AT_ONCE // (h * w)))
 
 
-def token_count(config: TokenizerConfig, frames: int, height: int, width: int) -> int:
+def token_count(tokenizer: Tokenizer, frames: int, height: int, width: int) -> int:
     """Latent positions of an image (frames = 1) or video."""
-    return math.prod(config.latent_shape(frames, height, width))
+    return math.prod(tokenizer.latent_shape(frames, height, width))
 
 
-def bits_per_pixel(config: TokenizerConfig, frames: int, height: int, width: int) -> float:
-    """Bits of the tokens over frames * height * width: log2(codebook size) per code, 16 per number of a latent."""
-    per_token = math.log2(config.codebook_size) if config.bottleneck == "vq" else LATENT_BITS * config.latent_channels
-    return token_count(config, frames, height, width) * per_token / (frames * height * width)
+def bits_per_pixel(tokenizer: Tokenizer, frames: int, height: int, width: int) -> float:
+    """Bits of the tokens over frames * height * width."""
+    return token_count(tokenizer, frames, height, width) * tokenizer.bits_per_token / (frames * height * width)
 
 
 def encode_image(tokenizer: OmniTokenizer, pixels: Tensor, tile: int | None) -> Tensor:
@@ -51,7 +50,7 @@ def decode_image(tokenizer: OmniTokenizer, tokens: Tensor, size: tuple[int, int]
 
 def encode_video(tokenizer: OmniTokenizer, pieces: Iterable[Tensor], tile: int | None) -> Iterator[Tensor]:
     """Tokens of a video given in pieces (3, n, H, W). A tokenizer that cannot stream gathers the whole video first."""
-    if not tokenizer.config.streamable:
+    if not tokenizer.causal:
         whole = torch.cat(list(pieces), dim=1)[None]  # (1, 3, T, H, W)
         yield _tokens(tokenizer.encode(whole, tile=tile, check_range=False))
         return
@@ -73,7 +72,7 @@ def decode_video(
 
     The last latent frame stands for a whole temporal patch: frames beyond the video's own are the caller's to drop.
     """
-    if not tokenizer.config.streamable:
+    if not tokenizer.causal:
         tokens = list(pieces)
         whole = torch.cat(tokens, dim=time_axis(tokens[0]))
         decode = tokenizer.decode if whole.is_floating_point() else tokenizer.decode_codes

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from omnitok.data.shard_writing import Token, pack
 from omnitok.models.streaming import EncoderStream
-from omnitok.models.tokenizer import Encoding, OmniTokenizer
+from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization.job import GroupTokens, Plan
 from omnitok.tokenization.reading import Chunk, Piece, Pixels, Place
 
@@ -91,7 +91,7 @@ class _ClipStream:
 
     def __init__(self, tokenizer: OmniTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._stream: EncoderStream | None = tokenizer.encoder_stream() if tokenizer.config.streamable else None
+        self._stream: EncoderStream | None = tokenizer.encoder_stream() if tokenizer.causal else None
         self._parts: list[Tensor] = []  # tokens, or pixels where the tokenizer cannot stream
 
     def push(self, frames: Tensor, is_last: bool) -> Tensor | None:
@@ -99,24 +99,17 @@ class _ClipStream:
         if self._stream is None:
             self._parts.append(frames)
             return encode_batch(self._tokenizer, torch.cat(self._parts, dim=1)[None])[0] if is_last else None
-        self._parts.append(_tokens_of(self._stream.push(frames[None]))[0].cpu())
+        self._parts.append(self._stream.push(frames[None]).tokens[0].cpu())
         if not is_last:
             return None
-        self._parts.append(_tokens_of(self._stream.flush())[0].cpu())
+        self._parts.append(self._stream.flush().tokens[0].cpu())
         return torch.cat(self._parts, dim=-3)
 
 
 @torch.inference_mode()
 def encode_batch(tokenizer: OmniTokenizer, pixels: Tensor) -> Tensor:
     """Pixels (b, 3, H, W) or (b, 3, T, H, W) -> codes, or means of the posterior, on the CPU."""
-    return _tokens_of(tokenizer.encode(pixels.to(tokenizer.device), check_range=False)).cpu()
-
-
-def _tokens_of(encoding: Encoding) -> Tensor:
-    if encoding.codes is not None:
-        return encoding.codes
-    assert encoding.posterior is not None
-    return encoding.posterior.mean
+    return tokenizer.encode(pixels.to(tokenizer.device), check_range=False).tokens.cpu()
 
 
 def encode_group(plan: Plan, tokenizer: OmniTokenizer, pieces: Iterable[Piece], group: int) -> GroupTokens:

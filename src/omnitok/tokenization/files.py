@@ -139,7 +139,7 @@ def encode_file(
 
     def stored(tokens: Tensor) -> Tensor:
         is_latent = tokens.is_floating_point()
-        return tokens.to(latent_dtype) if is_latent else compact_codes(tokens, tokenizer.config.codebook_size)
+        return tokens.to(latent_dtype) if is_latent else compact_codes(tokens, tokenizer.vocab_size or 0)
 
     if kind == "image":
         pixels = read_image(source)
@@ -202,18 +202,18 @@ def decode_file(
 
 def _check_tokens(file: TokenFile, tokenizer: OmniTokenizer, model: str, model_sha256: str) -> None:
     """Refuse tokens that are not this tokenizer's, or that do not fit what the header says."""
-    header, config = file.header, tokenizer.config
-    if header.model_sha256 not in (model_sha256, *config.tokens_of):
+    header = file.header
+    if header.model_sha256 not in (model_sha256, *tokenizer.compatible_tokenizers):
         raise CheckpointError(
             f"{file.path}: its tokens are of the model {header.model!r} (weights {header.model_sha256}), not of "
             f"{model!r} (weights {model_sha256}): give the model that made them with --model"
         )
-    if file.is_codes != (config.bottleneck == "vq"):
+    if file.is_codes != tokenizer.is_discrete:
         found, wanted = ("codes", "latents") if file.is_codes else ("latents", "codes")
         raise CheckpointError(f"{file.path}: holds {found}, but {model!r} decodes {wanted}")
-    grid = config.latent_shape(header.frames, header.height, header.width)
+    grid = tokenizer.latent_shape(header.frames, header.height, header.width)
     expected = grid if header.kind == "video" else grid[1:]
-    expected = expected if file.is_codes else (config.latent_channels, *expected)
+    expected = expected if file.is_codes else (tokenizer.latent_channels, *expected)
     if file.shape != expected:
         size = f"{header.frames} frames of {header.width}x{header.height}"
         raise CheckpointError(f"{file.path}: {size} need tokens of shape {expected}, found {file.shape}")
@@ -255,7 +255,6 @@ def _coded(
     shape: tuple[int, ...],
     quality: FrameQuality | None = None,
 ) -> Coded:
-    config = tokenizer.config
-    tokens, bits = token_count(config, frames, height, width), bits_per_pixel(config, frames, height, width)
+    tokens, bits = token_count(tokenizer, frames, height, width), bits_per_pixel(tokenizer, frames, height, width)
     measured = {} if quality is None else {"psnr": quality.psnr, "ssim": quality.ssim}
     return Coded(frames, height, width, tokens, bits, tuple(shape), **measured)

@@ -29,7 +29,7 @@ from omnitok.data.shard_writing import (
     write_shard,
 )
 from omnitok.errors import ShardError
-from omnitok.models.tokenizer import TokenizerConfig
+from omnitok.models.protocol import Tokenizer
 
 Progress = Callable[[int, int], None]
 """Told about files and frames that are done."""
@@ -151,26 +151,25 @@ class Plan:
 def make_plan(
     collection: Index,
     settings: TokenizeSettings,
-    config: TokenizerConfig,
-    tokenizer: str,
+    tokenizer: Tokenizer,
+    name: str,
     tokenizer_sha256: str,
     latent_dtype: str = "float16",
 ) -> Plan:
     """The plan of a collection for a tokenizer.
 
     Args:
-        config, tokenizer, tokenizer_sha256: of the tokenizer, its name and its fingerprint.
+        tokenizer, name, tokenizer_sha256: the tokenizer, its name, and its fingerprint in float32.
         latent_dtype: how a VAE's latents are stored, float16 or bfloat16.
 
     Raises:
         ValueError: another latent_dtype.
     """
-    is_quantizer = config.bottleneck == "vq"
     format = TokenFormat(
-        kind="codes" if is_quantizer else "latents",
-        dtype=codes_dtype(config.codebook_size) if is_quantizer else latent_dtype,
-        size=config.codebook_size if is_quantizer else config.latent_channels,
-        tokenizer=tokenizer,
+        kind="codes" if tokenizer.is_discrete else "latents",
+        dtype=latent_dtype if tokenizer.vocab_size is None else codes_dtype(tokenizer.vocab_size),
+        size=tokenizer.vocab_size or tokenizer.latent_channels,
+        tokenizer=name,
         tokenizer_sha256=tokenizer_sha256,
         classes=collection.classes,
         settings=asdict(settings),

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
-from omnitok.hub.folder import fingerprint
-from omnitok.hub.names import load_tokenizer
+from omnitok.hub.folder import load_tokenizer
+from omnitok.models.protocol import fingerprint
 from omnitok.tokenization.encoding import encode_group
 from omnitok.tokenization.job import Plan, Progress, TokenizeJob
 from omnitok.tokenization.reading import Chunk, Piece, Pixels, read_group

@@ -326,10 +326,10 @@ class TrainConfig:
                     )
         if self.entropy_temperature <= 0:
             raise ValueError(f"entropy_temperature must be positive, found {self.entropy_temperature}")
-        for foreign in ("kl",) if self.model.bottleneck == "vq" else ("commitment", "entropy"):
-            if self.weights.get(foreign):
+        bottleneck = self.model.bottleneck
+        for name in BOTTLENECK_LOSSES:
+            if self.weights.get(name) and name not in bottleneck.losses:
                 raise ValueError(
-                    f"weights.{foreign} is {self.weights[foreign]}, "
-                    f"but model.bottleneck={self.model.bottleneck} has no such loss"
+                    f"weights.{name} is {self.weights[name]}, but model.bottleneck={bottleneck.type} has no such loss"
                 )
         return self

@@ -15,7 +15,7 @@ from omnitok.data.token_loader import TokenDataset
 from omnitok.data.token_shards import TokenShards
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
-from omnitok.hub.folder import fingerprint
+from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import DataConfig
 from omnitok.training.generator_config import AnyGeneratorConfig
@@ -87,7 +87,7 @@ def open_shards(folders: Sequence[str], tokenizer: OmniTokenizer, name: str) -> 
     Raises:
         ShardError: damaged, or of another tokenizer.
     """
-    return TokenShards.of_tokenizer(folders, name, fingerprint(tokenizer), tokenizer.config.tokens_of)
+    return TokenShards.of_tokenizer(folders, name, fingerprint(tokenizer), tokenizer.compatible_tokenizers)
 
 
 class ShardData:
@@ -146,8 +146,8 @@ class PixelData:
         resolution = max((*(data.resolutions if images else ()), *self._video_resolutions(data, len(videos))))
         pixels = (data.frames if videos else 1, resolution, resolution)
         self.facts = DataFacts(
-            "codes" if tokenizer.config.bottleneck == "vq" else "latents",
-            tokenizer.config.codebook_size if tokenizer.config.bottleneck == "vq" else tokenizer.config.latent_channels,
+            "codes" if tokenizer.is_discrete else "latents",
+            tokenizer.vocab_size or tokenizer.latent_channels,
             samples.classes if self._labelled else (),
             samples.class_count if self._labelled else 0,
             pixels,

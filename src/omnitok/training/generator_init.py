@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from omnitok.errors import OmnitokError
-from omnitok.hub.names import TrainedGenerator, load_generator_model
+from omnitok.hub.folder import TrainedGenerator, load_generator_model
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
 from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig

@@ -12,7 +12,7 @@ from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel, language_model_losses
-from omnitok.models.tokenizer import TokenizerConfig
+from omnitok.models.protocol import LatentStatistics
 from omnitok.training.blocks import prepare_blocks
 from omnitok.training.checkpoint import counter, keys_of_group
 from omnitok.training.generator_config import AnyGeneratorConfig, LanguageModelTrainConfig
@@ -96,20 +96,20 @@ def build_model(config: AnyGeneratorConfig) -> AnyGenerator:
     return DiffusionTransformer(config.model)
 
 
-def objective_of(model: AnyGenerator, tokenizer: TokenizerConfig) -> Objective:
-    """The losses of this kind of model, on the tokens of this tokenizer.
+def objective_of(model: AnyGenerator, statistics: LatentStatistics | None) -> Objective:
+    """The losses of this kind of model, on the tokens of a tokenizer whose latents have these statistics.
 
     Raises:
         OmnitokError: latents whose mean and deviation the tokenizer does not know.
     """
     if isinstance(model, LanguageModel):
         return LanguageModelObjective(model)
-    if tokenizer.latent_mean is None or tokenizer.latent_std is None:
+    if statistics is None:
         raise OmnitokError(
-            "the tokenizer's config.json has no latent_mean and latent_std, which latents are normalised with; a VAE "
+            "the tokenizer's config.json has no latent_statistics, which latents are normalised with; a VAE "
             "trained by `omnitok train` has them"
         )
-    return DiffusionObjective(model, tokenizer.latent_mean, tokenizer.latent_std)
+    return DiffusionObjective(model, statistics.mean, statistics.std)
 
 
 class GeneratorLearner:

@@ -7,13 +7,11 @@ from torch import nn
 
 from omnitok.errors import OmnitokError
 from omnitok.models.autoencoder import TokenizerConfig
-from omnitok.models.bottlenecks import DiagonalGaussian, VectorQuantizer
+from omnitok.models.bottlenecks import BottleneckConfig, build_bottleneck
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.models.transformer import Block
 
 _DEPTHS = ("encoder_blocks", "encoder_temporal_blocks", "decoder_blocks", "decoder_temporal_blocks")
-
-INITIAL_LOGVAR = -6.0  # a standard deviation of 0.05: the decoder starts from latents that are all but the mean
 
 
 @torch.no_grad()
@@ -83,7 +81,7 @@ def _repeat_frames(x: torch.Tensor, s: int, dim: int) -> torch.Tensor:
 
 @torch.no_grad()
 def swap_bottleneck(
-    tokenizer: OmniTokenizer, target: TokenizerConfig, pixels: torch.Tensor | None = None
+    tokenizer: OmniTokenizer, target: BottleneckConfig, pixels: torch.Tensor | None = None
 ) -> OmniTokenizer:
     """A tokenizer with the encoder and decoder of `tokenizer` and the bottleneck that `target` describes.
 
@@ -92,33 +90,15 @@ def swap_bottleneck(
     scaled so that the means of these pictures have length 1 on average, which is what the decoder is used to.
     """
     old = tokenizer.bottleneck
-    width = tokenizer.config.width
-    same_channels = old.dim == target.latent_channels
-    if target.bottleneck == "vq":
-        new: VectorQuantizer | DiagonalGaussian = VectorQuantizer(
-            width,
-            target.latent_channels,
-            target.codebook_size,
-            target.codebook_decay,
-            target.normalize_codes,
-            target.restart_threshold,
-        )
-    else:
-        new = DiagonalGaussian(width, target.latent_channels)
-        nn.init.zeros_(new.project_in.weight[new.dim :])
-        nn.init.constant_(new.project_in.bias[new.dim :], INITIAL_LOGVAR)
-    new = new.to(tokenizer.device)
-    if same_channels:
-        new.project_in.weight[: old.dim].copy_(old.project_in.weight[: old.dim])
-        new.project_in.bias[: old.dim].copy_(old.project_in.bias[: old.dim])
-        new.project_out.load_state_dict(old.project_out.state_dict())
-    # What is known of the old latents does not hold for the new ones.
-    tokenizer.encoder.config = dataclasses.replace(
-        tokenizer.encoder.config, latent_mean=None, latent_std=None, tokens_of=()
-    )
-    swapped = OmniTokenizer(tokenizer.encoder, new, tokenizer.decoder)
-    if pixels is not None and same_channels and isinstance(new, DiagonalGaussian) and isinstance(old, VectorQuantizer):
+    new = build_bottleneck(tokenizer.config.width, target)
+    new.take_projections(old)
+    swapped = OmniTokenizer(tokenizer.encoder, new.to(tokenizer.device), tokenizer.decoder)
+    if (
+        pixels is not None
+        and old.latent_channels == new.latent_channels
+        and tokenizer.is_discrete > swapped.is_discrete
+    ):
         length = swapped.encode(pixels, check_range=False).latents.norm(dim=1).mean()
-        new.project_in.weight[: new.dim].div_(length)
-        new.project_in.bias[: new.dim].div_(length)
+        new.project_in.weight[: new.latent_channels].div_(length)
+        new.project_in.bias[: new.latent_channels].div_(length)
     return swapped

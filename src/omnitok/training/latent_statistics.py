@@ -5,18 +5,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer
 
 
 @torch.no_grad()
-def latent_statistics(
-    tokenizer: OmniTokenizer, batches: Iterable[Tensor]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def latent_statistics(tokenizer: OmniTokenizer, batches: Iterable[Tensor]) -> LatentStatistics:
     """Per-channel mean and standard deviation of latents drawn from the posteriors of pixels (b, 3, (T,) H, W).
 
     The deviation includes the posterior's own: Var[z] = Var[mean] + E[exp(logvar)]. Every latent position counts alike.
     """
-    channels = tokenizer.config.latent_channels
+    channels = tokenizer.latent_channels
     count = 0
     first, second = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
     for pixels in batches:
@@ -32,4 +31,4 @@ def latent_statistics(
         raise ValueError("latent statistics need at least one batch")
     average = first / count
     deviation = (second / count - average.square()).clamp_min(0).sqrt()
-    return tuple(average.tolist()), tuple(deviation.tolist())
+    return LatentStatistics(tuple(average.tolist()), tuple(deviation.tolist()))

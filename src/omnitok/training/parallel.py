@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from omnitok.distributed import Processes
 from omnitok.losses.objective import entropy_loss
-from omnitok.models.bottlenecks import VectorQuantizer
+from omnitok.models.bottlenecks import Bottleneck
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.blocks import BLOCKS
 
@@ -39,13 +39,13 @@ class Autoencoder(nn.Module):
         inner = result.bottleneck
         losses = inner.losses
         quantizer = self.tokenizer.bottleneck
-        if self.entropy_temperature is not None and isinstance(quantizer, VectorQuantizer):
+        if self.entropy_temperature is not None:
             with torch.autocast(pixels.device.type, enabled=False):
                 losses = losses | {"entropy": self._entropy(quantizer, inner.unquantized, pixels)}
         # A copy, because the reconstruction is a view (cropped), to which FSDP2 cannot safely tie its backward hook.
         return result.reconstruction.clone(), inner.codes, losses, inner.statistics
 
-    def _entropy(self, quantizer: VectorQuantizer, z: Tensor | None, pixels: Tensor) -> Tensor:
+    def _entropy(self, quantizer: Bottleneck, z: Tensor | None, pixels: Tensor) -> Tensor:
         if z is None or self.entropy_temperature is None:  # latents pass unquantized
             return pixels.new_zeros((), dtype=torch.float32)
         return entropy_loss(quantizer.similarity(z.flatten(0, -2)), self.entropy_temperature)

@@ -12,7 +12,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from omnitok.atomic import atomic_path
-from omnitok.errors import OmnitokError
+from omnitok.errors import OmnitokError, reason
+from omnitok.models.autoencoder import FLAT_FIELDS, nested_bottleneck
+from omnitok.models.bottlenecks import bottleneck_fields
 from omnitok.models.diffusion_transformer import DIFFUSION_TRANSFORMERS
 from omnitok.models.presets import PRESETS
 from omnitok.models.sampling import ALIASES
@@ -55,11 +57,17 @@ def from_plain(plain: Mapping[str, Any], kind: type[Config], source: str) -> Con
     Raises:
         OmnitokError: an unknown key or a value of the wrong type, in one sentence that starts with `source`.
     """
+    plain = dict(plain)
+    try:
+        if kind is TrainConfig and isinstance(plain.get("model"), Mapping):
+            plain["model"] = nested_bottleneck(plain["model"])
+    except ValueError as error:
+        raise OmnitokError(f"{source}: model.{error}") from error
     _check_keys(plain, kind, "", source, kind)
     try:
-        return TypeAdapter(kind).validate_python(dict(plain))
+        return TypeAdapter(kind).validate_python(plain)
     except ValidationError as error:
-        raise OmnitokError(f"{source}: {_first_problem(error)}") from error
+        raise OmnitokError(f"{source}: {reason(error)}") from error
 
 
 def write_config(config: AnyConfig, path: Path) -> None:
@@ -118,10 +126,11 @@ def apply_settings(config: Config, settings: Sequence[str], changes: Mapping[str
 
 def setting_names(kind: Any = TrainConfig, prefix: str = "") -> list[str]:
     """Every key that `--set` takes."""
-    names = []
+    names: list[str] = []
     for name, annotation in get_type_hints(kind).items():
-        if dataclasses.is_dataclass(annotation):
-            names += [f"{prefix}{name}", *setting_names(annotation, f"{prefix}{name}.")]
+        if parts := _parts(annotation):
+            inside = [key for part in parts for key in setting_names(part, f"{prefix}{name}.")]
+            names += dict.fromkeys([f"{prefix}{name}", *inside])
         elif get_origin(annotation) is dict:
             names += [f"{prefix}{name}", *(f"{prefix}{name}.{loss}" for loss in LOSS_NAMES)]
         else:
@@ -134,6 +143,10 @@ def _assign(plain: Plain, key: str, text: str, source: str, kind: type[Any]) -> 
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise OmnitokError(f"{source}: {text!r} cannot be read as a value") from error
+    if kind is TrainConfig and key.removeprefix("model.") in FLAT_FIELDS:  # as before bottlenecks had their own part
+        key = f"model.bottleneck.{FLAT_FIELDS[key.removeprefix('model.')]}"
+    if key in ("model.bottleneck", "model.bottleneck.type") and isinstance(value, str):
+        key, value = "model.bottleneck", bottleneck_fields(value, plain["model"]["bottleneck"])
     if key == "model" and isinstance(value, str):
         known = _ARCHITECTURES[kind]
         if value not in known:
@@ -151,6 +164,12 @@ def _assign(plain: Plain, key: str, text: str, source: str, kind: type[Any]) -> 
     target[last] = value
 
 
+def _parts(annotation: Any) -> list[Any]:
+    """The classes of settings that a key may hold: one, or the kinds of a bottleneck."""
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return [option for option in options if dataclasses.is_dataclass(option)]
+
+
 def _takes(annotation: Any, kind: type) -> bool:
     if get_origin(annotation) in (Union, types.UnionType):
         return any(_takes(option, kind) for option in get_args(annotation))
@@ -165,8 +184,9 @@ def _annotation(key: str, source: str, kind: type[Any]) -> Any:
     """
     annotation: Any = kind
     for name in key.split("."):
-        if dataclasses.is_dataclass(annotation) and name in (hints := get_type_hints(annotation)):
-            annotation = hints[name]
+        known = [hints[name] for part in _parts(annotation) if name in (hints := get_type_hints(part))]
+        if known:
+            annotation = known[0]
         elif get_origin(annotation) is dict and name in LOSS_NAMES:
             annotation = get_args(annotation)[1]
         else:
@@ -184,24 +204,14 @@ def _nearest(key: str, kind: type[Any]) -> str:
 
 
 def _check_keys(plain: Mapping[str, Any], part: Any, prefix: str, source: str, kind: type[Any]) -> None:
-    hints = get_type_hints(part)
+    hints = {name: hint for each in _parts(part) for name, hint in get_type_hints(each).items()}
     for name, value in plain.items():
         key = f"{prefix}{name}"
         if name not in hints and name not in ALIASES:
             raise OmnitokError(f"{source}: unknown key {key!r}{_nearest(key, kind)}")
         if isinstance(value, Mapping):
-            if dataclasses.is_dataclass(hints.get(name)):
+            if _parts(hints.get(name)):
                 _check_keys(value, hints[name], f"{key}.", source, kind)
             elif get_origin(hints.get(name)) is dict:
                 for entry in value:
                     _annotation(f"{key}.{entry}", source, kind)
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    found = problem["input"]
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{where}: {message}" if where else message
-    return f"{where}: {message[0].lower()}{message[1:]}, found {found!r}"

@@ -1,6 +1,5 @@
 """One training step of a tokenizer: one forward, all losses, the updates."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from omnitok.losses.discriminators import frame_indices, take_frames
 from omnitok.losses.lpips import load_lpips
 from omnitok.losses.objective import normalize_kl, reconstruction_losses, weighted_sum
 from omnitok.losses.perceptual import MobileNetPerceptualLoss, ResizedDistance, load_mobilenet_v2
-from omnitok.models.bottlenecks import VectorQuantizer
+from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.adversary import Adversary
 from omnitok.training.blocks import prepare_blocks
@@ -60,9 +59,10 @@ class TokenizerLearner:
         decay = config.optimizer.ema_decay
         self._average = None if decay is None else AveragedWeights(tokenizer, decay)
         self.use: CodebookUse | None = None
-        if isinstance(tokenizer.bottleneck, VectorQuantizer):
-            size = tokenizer.bottleneck.codebook_size
-            self.use = CodebookUse(size, config.log.usage_window, config.log.usage_threshold, processes.device)
+        if tokenizer.vocab_size is not None:
+            self.use = CodebookUse(
+                tokenizer.vocab_size, config.log.usage_window, config.log.usage_threshold, processes.device
+            )
         self.adversary = Adversary(config, processes) if _plays(config) else None
         compares = config.weights.get("perceptual") or config.weights.get("temporal_perceptual")
         self._perceptual = load_perceptual(config.perceptual).to(processes.device) if compares else None
@@ -190,8 +190,7 @@ class TokenizerLearner:
     def _latent_numbers(self, pixels: Tensor) -> int:
         """Numbers in the latents of one sample."""
         frames = pixels.shape[2] if pixels.ndim == 5 else 1
-        config = self.tokenizer.config
-        return config.latent_channels * math.prod(config.latent_shape(frames, *pixels.shape[-2:]))
+        return self.tokenizer.latent_channels * math.prod(self.tokenizer.latent_shape(frames, *pixels.shape[-2:]))
 
     def _step_buffers(self) -> list[Tensor]:
         """What a forward in training mode changes."""
@@ -246,6 +245,8 @@ class TokenizerLearner:
         with torch.random.fork_rng(devices=[]):  # building draws weights; the run's random numbers stay as they were
             copy = OmniTokenizer.from_config(self.tokenizer.config)
         copy.load_state_dict(whole)
+        copy.latent_statistics = self.tokenizer.latent_statistics
+        copy.compatible_tokenizers = self.tokenizer.compatible_tokenizers
         return copy.to(self.processes.device).eval()
 
 
@@ -293,10 +294,8 @@ def change_between_frames(distance: nn.Module, videos: Tensor, frames: Tensor | 
     return change
 
 
-def publish(
-    tokenizer: OmniTokenizer, folder: Path, statistics: tuple[tuple[float, ...], tuple[float, ...]] | None
-) -> None:
-    """Write the model's folder, with `latent_mean` and `latent_std` where they are known."""
+def publish(tokenizer: OmniTokenizer, folder: Path, statistics: LatentStatistics | None) -> None:
+    """Write the model's folder, with the statistics of its latents where they were measured."""
     if statistics is not None:
-        tokenizer.config = dataclasses.replace(tokenizer.config, latent_mean=statistics[0], latent_std=statistics[1])
+        tokenizer.latent_statistics = statistics
     tokenizer.save_pretrained(folder)

@@ -13,11 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
-from omnitok.hub.folder import fingerprint, save_generator
+from omnitok.hub.folder import TrainedGenerator, load_tokenizer, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
-from omnitok.hub.names import TrainedGenerator, load_tokenizer
-from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.language_model import LanguageModel, start_from_codebook
+from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
 from omnitok.training.generator_data import (
@@ -116,7 +115,7 @@ def train_generator(
             check_unchanged(config, saved, _FREE_ON_RESUME, out)
         torch.manual_seed(config.seed)
         model = initial_generator(ready, run.tell)
-        learner = GeneratorLearner(config, model, objective_of(model, ready.tokenizer.config), run.processes)
+        learner = GeneratorLearner(config, model, objective_of(model, ready.tokenizer.latent_statistics), run.processes)
         run.begin(config, learner)
         return run.train(
             config,
@@ -154,15 +153,13 @@ def initial_generator(ready: Prepared, tell: Callable[[str], None] = ignore) -> 
         unknown = start_from(model, source, ready.settings.classes)
         if unknown:
             tell(f"{config.init} does not know the classes {', '.join(unknown)}: they begin anew")
-        same = ("", ready.settings.tokenizer_sha256, *ready.tokenizer.config.tokens_of)
+        same = ("", ready.settings.tokenizer_sha256, *ready.tokenizer.compatible_tokenizers)
         if source.settings.tokenizer_sha256 not in same:
             known = source.settings.tokenizer
             tell(f"{config.init} learnt tokens of another tokenizer ({known}, or other weights of it)")
     elif isinstance(config, LanguageModelTrainConfig) and config.start_from_codebook:
-        quantizer = ready.tokenizer.bottleneck
         assert isinstance(model, LanguageModel)
-        assert isinstance(quantizer, VectorQuantizer)
-        start_from_codebook(model, quantizer.codebook)
+        start_from_codebook(model, ready.tokenizer.code_vectors())
     return model
 
 
@@ -289,7 +286,7 @@ def held_out_losses(model: AnyGenerator, ready: Prepared) -> dict[str, float]:
     device = next(model.parameters()).device
     alone = Processes(0, 1, device)
     shards = open_shards(config.validation_shards, ready.tokenizer, config.tokenizer or "")
-    objective = objective_of(model, ready.tokenizer.config).to(device)
+    objective = objective_of(model, ready.tokenizer.latent_statistics).to(device)
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for batch in held_out_batches(shards, config, ready.data.facts.classes):

@@ -9,8 +9,7 @@ import torch
 
 from omnitok.data.loader import PixelDataset, load_batches
 from omnitok.errors import OmnitokError
-from omnitok.hub.folder import fingerprint
-from omnitok.models.bottlenecks import VectorQuantizer
+from omnitok.models.protocol import LatentStatistics, fingerprint
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.training.block_limits import measure_block_limits
 from omnitok.training.config import TrainConfig
@@ -121,33 +120,23 @@ def initial_tokenizer(config: TrainConfig, dataset: PixelDataset | None = None) 
     if config.init.model is None:
         return OmniTokenizer.from_config(config.model)
     tokenizer = OmniTokenizer.from_pretrained(config.init.model)
-    tokens_of = (fingerprint(tokenizer), *tokenizer.config.tokens_of) if config.init.keep_encoder else ()
-    tokenizer.config = dataclasses.replace(tokenizer.config, tokens_of=tokens_of)
+    compatible = (fingerprint(tokenizer), *tokenizer.compatible_tokenizers) if config.init.keep_encoder else ()
     if config.init.inflate:
         inflate_video_patches(tokenizer)
     if config.init.grow:
         tokenizer = grow_stacks(tokenizer, config.model)
-    if tokenizer.config.bottleneck != config.model.bottleneck:
+    now, wanted = tokenizer.config.bottleneck, config.model.bottleneck
+    if now.type != wanted.type:
         if config.init.keep_encoder:
             raise OmnitokError(
-                f"init.keep_encoder keeps the bottleneck {tokenizer.config.bottleneck!r} of {config.init.model}, and "
-                f"model.bottleneck is {config.model.bottleneck!r}"
+                f"init.keep_encoder keeps the bottleneck {now.type!r} of {config.init.model}, and "
+                f"model.bottleneck is {wanted.type!r}"
             )
-        target = dataclasses.replace(
-            tokenizer.config,
-            bottleneck=config.model.bottleneck,
-            codebook_size=config.model.codebook_size,
-            codebook_decay=config.model.codebook_decay,
-            normalize_codes=config.model.normalize_codes,
-            restart_threshold=config.model.restart_threshold,
-            latent_mean=None,
-            latent_std=None,
-        )
-        tokenizer = swap_bottleneck(tokenizer, target, None if dataset is None else dataset.whole()[0].inputs)
-    elif isinstance(tokenizer.bottleneck, VectorQuantizer) and not config.init.keep_encoder:
-        quantizer = tokenizer.bottleneck
-        quantizer.decay, quantizer.restart_threshold = config.model.codebook_decay, config.model.restart_threshold
-        tokenizer.config = dataclasses.replace(tokenizer.config, **quantizer.config_fields())
+        tokenizer = swap_bottleneck(tokenizer, wanted, None if dataset is None else dataset.whole()[0].inputs)
+    elif not config.init.keep_encoder:
+        learning = {name: getattr(wanted, name) for name in wanted.learning}
+        tokenizer.configure_bottleneck(dataclasses.replace(now, **learning))
+    tokenizer.compatible_tokenizers = compatible
     return tokenizer
 
 
@@ -170,7 +159,7 @@ def _outputs(
         if model is not None:
             if last and config.limit_room is not None:
                 model.limit_blocks(_block_limits(model, dataset, config))
-            measure = last and model.config.bottleneck == "kl" and not config.init.keep_encoder
+            measure = last and not model.is_discrete and not config.init.keep_encoder
             statistics = _latent_statistics(model, dataset) if measure else None
             publish(model, run.out / "model", statistics)
 
@@ -201,7 +190,7 @@ def _outputs(
     return Outputs(publish_model, write_pictures, validate, row_details, run.tell, progress)
 
 
-def _latent_statistics(model: OmniTokenizer, dataset: PixelDataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _latent_statistics(model: OmniTokenizer, dataset: PixelDataset) -> LatentStatistics:
     """Over the first batches of the training data."""
     return latent_statistics(model, (dataset.whole()[step].inputs for step in range(MEASURED_BATCHES)))
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from omnitok.errors import CheckpointError
-from omnitok.hub.folder import fingerprint
-from omnitok.hub.names import load_tokenizer
+from omnitok.hub.folder import load_tokenizer
 from omnitok.hub.released.diffusion import config_from_weights, convert_diffusion_transformer
 from omnitok.hub.released.reader import ReleasedCheckpoint, read_released_checkpoint
 from omnitok.models.diffusion_transformer import DIFFUSION_TRANSFORMERS
+from omnitok.models.protocol import fingerprint
 
 DATA = Path(__file__).parents[2] / "parity/data"
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from omnitok.errors import CheckpointError
-from omnitok.hub.folder import listed
+from omnitok.hub.architectures import listed
 from omnitok.hub.released.diffusion import convert_diffusion_transformer
 from omnitok.hub.released.language_model import convert_language_model
 from omnitok.hub.released.reader import ReleasedCheckpoint, read_released_checkpoint

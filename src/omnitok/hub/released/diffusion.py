@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omnitok.errors import CheckpointError
-from omnitok.hub.folder import build_on_meta, check_shapes, listed, shapes_of
+from omnitok.hub.architectures import build_on_meta, check_shapes, listed, shapes_of
 from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.diffusion_transformer import (
     DIFFUSION_TRANSFORMERS,

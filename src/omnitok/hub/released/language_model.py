@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omnitok.errors import CheckpointError
-from omnitok.hub.folder import build_on_meta, check_shapes, listed, shapes_of
+from omnitok.hub.architectures import build_on_meta, check_shapes, listed, shapes_of
 from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.code_sequence import LanguageModelConfig, Prefix
 from omnitok.models.language_model import LanguageModel

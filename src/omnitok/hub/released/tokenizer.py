@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from omnitok.errors import CheckpointError
-from omnitok.hub.folder import build_on_meta, check_shapes, listed, shapes_of
+from omnitok.hub.architectures import build_on_meta, check_shapes, listed, shapes_of
 from omnitok.hub.released.reader import ReleasedCheckpoint
+from omnitok.models.bottlenecks import KLConfig, VQConfig
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 # Weights of the training that a tokenizer does not need.
@@ -107,7 +108,7 @@ def config_from_flags(hyper_parameters: Mapping[str, object], state_dict: Mappin
         raise CheckpointError(
             f"flag spatial_pos is {position!r}, but the file {found} relative bias weights in its spatial stacks"
         )
-    is_vae = flags.boolean("use_vae", False)
+    is_vae, channels = flags.boolean("use_vae", False), flags.integer("codebook_dim")
     try:
         return TokenizerConfig(
             patch_size=flags.integer("patch_size"),
@@ -128,10 +129,9 @@ def config_from_flags(hyper_parameters: Mapping[str, object], state_dict: Mappin
             causal_convolution=flags.boolean(flags.spelling("causal_in_peg", "casual_in_peg")),
             temporal_convolution_layout="released",
             normalize_context=False,
-            bottleneck="kl" if is_vae else "vq",
-            latent_channels=flags.integer("codebook_dim"),
-            codebook_size=flags.integer("n_codes"),
-            normalize_codes=False,
+            bottleneck=KLConfig(latent_channels=channels)
+            if is_vae
+            else VQConfig(latent_channels=channels, codebook_size=flags.integer("n_codes"), normalize_codes=False),
             pixel_scale=0.5,
         )
     except ValueError as error:
@@ -217,7 +217,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: TokenizerConfig
             renamed[new_name] = tensor
     if unknown:
         raise CheckpointError(f"holds {len(unknown)} unknown weights: {listed(unknown)}")
-    if config.bottleneck == "vq":
+    if config.bottleneck.type == "vq":
         renamed["bottleneck.initialised"] = torch.tensor(True)
     check_shapes(shapes_of(build_on_meta(config)), {name: tuple(tensor.shape) for name, tensor in renamed.items()})
     for name, tensor in renamed.items():
@@ -240,7 +240,7 @@ def _set_aside(name: str, tensor: Tensor, config: TokenizerConfig) -> bool:
         return True
     if ".spatial_rel_pos_bias." in name:
         return config.spatial_position != "relative" or "_temporal_transformer." in name
-    return config.bottleneck == "kl" and name in _CODEBOOK
+    return config.bottleneck.type == "kl" and name in _CODEBOOK
 
 
 def _new_name(name: str) -> str | None:

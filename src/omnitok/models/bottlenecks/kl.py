@@ -1,33 +1,50 @@
 """The bottleneck of a KL autoencoder: a diagonal Gaussian over latents."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from omnitok.models.bottlenecks.base import BottleneckOutput, Float32Module, GaussianPosterior, sample_generators
+from omnitok.checked import checked
+from omnitok.models.bottlenecks.base import Bottleneck, BottleneckOutput, GaussianPosterior, sample_generators
+from omnitok.models.config import Size
+
+LATENT_BITS = 16  # latents are stored in bfloat16 or float16
+
+INITIAL_LOGVAR = -6.0
+"""A standard deviation of 0.05: where a quantizer is replaced, the decoder starts from all but its latents."""
 
 
-class DiagonalGaussian(Float32Module):
+@checked
+class KLConfig:
+    """A diagonal Gaussian over `latent_channels` channels."""
+
+    is_discrete: ClassVar[bool] = False
+    losses: ClassVar[tuple[str, ...]] = ("kl",)
+    learning: ClassVar[tuple[str, ...]] = ()
+
+    type: Literal["kl"] = "kl"
+    latent_channels: Size = 8
+
+
+class DiagonalGaussian(Bottleneck):
     """The bottleneck of a KL autoencoder (Kingma & Welling, 2014): mean and clamped log-variance per latent channel.
 
     Args:
         width: channels of the features.
-        dim: channels of the latents.
     """
 
     LOGVAR_RANGE = (-30.0, 20.0)
 
-    def __init__(self, width: int, dim: int = 8) -> None:
-        super().__init__()
-        self.dim = dim
-        self.project_in = nn.Linear(width, 2 * dim)
-        self.project_out = nn.Linear(dim, width)
+    config: KLConfig
 
-    def config_fields(self) -> dict[str, Any]:
-        """The fields of `TokenizerConfig` that describe this bottleneck."""
-        return {"bottleneck": "kl", "latent_channels": self.dim}
+    def __init__(self, width: int, config: KLConfig = KLConfig()) -> None:  # noqa: B008 (frozen)
+        super().__init__()
+        self.config, self.latent_channels = config, config.latent_channels
+        self.bits_per_token = float(LATENT_BITS * config.latent_channels)
+        self.project_in = nn.Linear(width, 2 * config.latent_channels)
+        self.project_out = nn.Linear(config.latent_channels, width)
 
     def encode(self, features: Tensor) -> BottleneckOutput:
         """features (b, t, h, w, width) -> the posterior and its mode as latents."""
@@ -58,7 +75,9 @@ class DiagonalGaussian(Float32Module):
         statistics = {"posterior_std": (0.5 * posterior.logvar.detach()).exp().mean()}
         return BottleneckOutput(latents=latents, posterior=posterior, losses=losses, statistics=statistics)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """latents (b, t, h, w, dim) -> features (b, t, h, w, width), float32."""
-        with torch.autocast(latents.device.type, enabled=False):
-            return self.project_out(latents.float())
+    @torch.no_grad()
+    def take_projections(self, other: Bottleneck) -> None:
+        """As of every bottleneck, with a small variance everywhere to begin with."""
+        nn.init.zeros_(self.project_in.weight[self.latent_channels :])
+        nn.init.constant_(self.project_in.bias[self.latent_channels :], INITIAL_LOGVAR)
+        super().take_projections(other)

@@ -1,15 +1,18 @@
 """Vector quantization: the nearest code of a codebook learnt by moving averages."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar, Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omnitok.checked import checked
 from omnitok.distributed import world_size
-from omnitok.models.bottlenecks.base import BottleneckOutput, Float32Module, sample_generators
+from omnitok.models.bottlenecks.base import Bottleneck, BottleneckOutput, sample_generators
+from omnitok.models.config import NotNegative, Share, Size
 
 CPU_CHUNK, ACCELERATOR_CHUNK = 128, 4096
 """Rows whose scores with all codes are held at once: 4 MB of them stay in a CPU's caches."""
@@ -27,7 +30,29 @@ def _first_smallest(scores: Tensor) -> Tensor:
     return group * _GROUP + grouped[torch.arange(n, device=scores.device), group].argmin(dim=-1)
 
 
-class VectorQuantizer(Float32Module):
+@checked
+class VQConfig:
+    """A codebook of `codebook_size` codes of `latent_channels` channels, and how it learns.
+
+    Attributes:
+        decay: of the moving averages.
+        normalize_codes: keep the rows of the codebook on the unit sphere too (False: the released weights).
+        restart_threshold: rows used less than this share of the mean use are restarted; 0 switches it off.
+    """
+
+    is_discrete: ClassVar[bool] = True
+    losses: ClassVar[tuple[str, ...]] = ("commitment", "entropy")
+    learning: ClassVar[tuple[str, ...]] = ("decay", "restart_threshold")
+
+    type: Literal["vq"] = "vq"
+    latent_channels: Size = 8
+    codebook_size: Size = 8192
+    decay: Share = 0.99
+    normalize_codes: bool = True
+    restart_threshold: NotNegative = 0.1
+
+
+class VectorQuantizer(Bottleneck):
     """Nearest neighbour in a codebook of low-dimensional, l2-normalised codes, learnt by moving averages.
 
     Features are projected to `dim` channels, put on the unit sphere and replaced by the nearest row of the codebook in
@@ -39,54 +64,32 @@ class VectorQuantizer(Float32Module):
 
     Args:
         width: channels of the features.
-        dim: channels of a code.
-        codebook_size: number of codes.
-        decay: of the moving averages.
-        normalize_codes: keep the rows of the codebook on the unit sphere too (False: the released weights).
-        restart_threshold: rows used less than this share of the mean use are restarted; 0 switches it off.
     """
 
+    config: VQConfig
+    vocab_size: int
     codebook: Tensor
     cluster_size: Tensor
     cluster_sum: Tensor
     initialised: Tensor
 
-    def __init__(
-        self,
-        width: int,
-        dim: int = 8,
-        codebook_size: int = 8192,
-        decay: float = 0.99,
-        normalize_codes: bool = True,
-        restart_threshold: float = 0.1,
-    ) -> None:
+    def __init__(self, width: int, config: VQConfig = VQConfig()) -> None:  # noqa: B008 (frozen)
         super().__init__()
-        self.dim, self.codebook_size, self.decay = dim, codebook_size, decay
-        self.normalize_codes, self.restart_threshold = normalize_codes, restart_threshold
-        self.project_in = nn.Linear(width, dim)
-        self.project_out = nn.Linear(dim, width)
-        codebook = F.normalize(torch.randn(codebook_size, dim), dim=-1)
+        self.config, self.latent_channels, self.vocab_size = config, config.latent_channels, config.codebook_size
+        self.bits_per_token = math.log2(config.codebook_size)
+        self.project_in = nn.Linear(width, config.latent_channels)
+        self.project_out = nn.Linear(config.latent_channels, width)
+        codebook = F.normalize(torch.randn(config.codebook_size, config.latent_channels), dim=-1)
         self.register_buffer("codebook", codebook)
-        self.register_buffer("cluster_size", torch.ones(codebook_size))
+        self.register_buffer("cluster_size", torch.ones(config.codebook_size))
         self.register_buffer("cluster_sum", codebook.clone())
         self.register_buffer("initialised", torch.tensor(False))
-
-    def config_fields(self) -> dict[str, Any]:
-        """The fields of `TokenizerConfig` that describe this bottleneck."""
-        return {
-            "bottleneck": "vq",
-            "latent_channels": self.dim,
-            "codebook_size": self.codebook_size,
-            "codebook_decay": self.decay,
-            "normalize_codes": self.normalize_codes,
-            "restart_threshold": self.restart_threshold,
-        }
 
     def encode(self, features: Tensor) -> BottleneckOutput:
         """features (b, t, h, w, width) -> codes and their code vectors as latents. Changes no state."""
         with torch.autocast(features.device.type, enabled=False):
             z = self._project(features)
-            codes = self.nearest(z.reshape(-1, self.dim)).reshape(z.shape[:-1])
+            codes = self.nearest(z.reshape(-1, self.latent_channels)).reshape(z.shape[:-1])
             return BottleneckOutput(latents=self.lookup(codes), codes=codes)
 
     def _project(self, features: Tensor) -> Tensor:
@@ -106,7 +109,7 @@ class VectorQuantizer(Float32Module):
             z = self._project(features)
             if not quantize:
                 return BottleneckOutput(latents=z, losses={"commitment": z.new_zeros(())})
-            flat = z.detach().reshape(-1, self.dim)
+            flat = z.detach().reshape(-1, self.latent_channels)
             if self.training:
                 generators = sample_generators(seeds, len(features))
                 if not bool(self.initialised):
@@ -123,11 +126,6 @@ class VectorQuantizer(Float32Module):
             statistics=statistics,
             unquantized=z,
         )
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """latents (b, t, h, w, dim) -> features (b, t, h, w, width), float32."""
-        with torch.autocast(latents.device.type, enabled=False):
-            return self.project_out(latents.float())
 
     def similarity(self, z: Tensor) -> Tensor:
         """Negative squared distances of z (n, dim) to all codes: (n, codes)."""
@@ -151,7 +149,7 @@ class VectorQuantizer(Float32Module):
 
     @torch.no_grad()
     def _initialise(self, flat: Tensor, generators: Sequence[torch.Generator]) -> None:
-        rows = self._sample_rows(flat, self.codebook_size, generators)
+        rows = self._sample_rows(flat, self.vocab_size, generators)
         self.codebook.copy_(rows)
         self.cluster_sum.copy_(rows)
         self.cluster_size.fill_(1.0)
@@ -164,19 +162,19 @@ class VectorQuantizer(Float32Module):
         if world_size() > 1:
             dist.all_reduce(counts)
             dist.all_reduce(sums)
-        self.cluster_size.lerp_(counts, 1.0 - self.decay)
-        self.cluster_sum.lerp_(sums, 1.0 - self.decay)
-        if self.restart_threshold > 0:
+        self.cluster_size.lerp_(counts, 1.0 - self.config.decay)
+        self.cluster_sum.lerp_(sums, 1.0 - self.config.decay)
+        if self.config.restart_threshold > 0:
             self._restart_dead_codes(flat, generators)
         codebook = self.cluster_sum / self.cluster_size.clamp_min(1e-5)[:, None]
-        self.codebook.copy_(F.normalize(codebook, dim=-1) if self.normalize_codes else codebook)
+        self.codebook.copy_(F.normalize(codebook, dim=-1) if self.config.normalize_codes else codebook)
         probability = counts / counts.sum()
         entropy = -(probability * probability.clamp_min(1e-10).log()).sum()
         return {"codebook_usage": (counts > 0).float().mean(), "codebook_perplexity": entropy.exp()}
 
     def _restart_dead_codes(self, flat: Tensor, generators: Sequence[torch.Generator]) -> None:
         mean_use = self.cluster_size.mean()
-        dead = (self.cluster_size < self.restart_threshold * mean_use).nonzero().squeeze(-1)
+        dead = (self.cluster_size < self.config.restart_threshold * mean_use).nonzero().squeeze(-1)
         if dead.numel() == 0:
             return
         self.cluster_size[dead] = mean_use
@@ -192,16 +190,18 @@ class VectorQuantizer(Float32Module):
         rows_a_sample = len(flat) // len(generators)
         repeats = -(-n // (len(flat) * world_size()))
         keys = torch.cat([torch.rand(rows_a_sample, generator=g, dtype=torch.float64) for g in generators])
-        jitter = torch.cat([torch.randn(rows_a_sample, repeats * self.dim, generator=g) for g in generators])
+        jitter = torch.cat(
+            [torch.randn(rows_a_sample, repeats * self.latent_channels, generator=g) for g in generators]
+        )
         chosen = keys.argsort()[:n]
         # (<= n, dim + repeats * dim)
         table = torch.cat([flat[chosen.to(flat.device)], jitter[chosen].to(flat.device)], dim=1)
         if is_shared:
             keys, table = _gather_rows(keys[chosen].to(flat.device)), _gather_rows(table)
             table = table[keys.argsort()[:n]]
-        rows, jitter = table.split([self.dim, repeats * self.dim], dim=1)
+        rows, jitter = table.split([self.latent_channels, repeats * self.latent_channels], dim=1)
         rows = rows.repeat(repeats, 1)[:n]
-        jitter = jitter.unflatten(1, (repeats, self.dim)).transpose(0, 1).flatten(0, 1)[:n]
+        jitter = jitter.unflatten(1, (repeats, self.latent_channels)).transpose(0, 1).flatten(0, 1)[:n]
         return F.normalize(rows + 1e-3 * jitter, dim=-1)  # so that repeated rows part ways
 
 

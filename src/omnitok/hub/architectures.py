@@ -1,0 +1,69 @@
+"""From a configuration to a model of that shape, and whether the weights of a file fit it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from omnitok.errors import CheckpointError, reason
+from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
+from omnitok.models.language_model import LanguageModel
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+
+Config = TokenizerConfig | LanguageModelConfig | DiffusionTransformerConfig
+Generator = LanguageModel | DiffusionTransformer
+
+ARCHITECTURES: dict[str, tuple[type, Callable[[Any], nn.Module]]] = {
+    "OmniTokenizer": (TokenizerConfig, OmniTokenizer.from_config),
+    "LanguageModel": (LanguageModelConfig, LanguageModel),
+    "DiffusionTransformer": (DiffusionTransformerConfig, DiffusionTransformer),
+}
+"""Name in `config.json` -> class of the configuration, and what builds the model with fresh weights."""
+
+_NAMED = 5  # how many names an error spells out
+
+
+def build_on_meta(config: Config) -> Any:
+    """A model without memory behind its weights, for `load_state_dict(..., assign=True)`.
+
+    Raises:
+        CheckpointError: sizes beyond what a tensor can have.
+    """
+    build = next(build for kind, build in ARCHITECTURES.values() if isinstance(config, kind))
+    try:
+        with torch.device("meta"):
+            return build(config)
+    except Exception as error:  # torch: sizes, and sizes beyond 64 bits
+        raise CheckpointError(f"the configuration asks for impossible sizes: {reason(error)}") from error
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight and buffer of a model."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare the weights that a file holds (name -> shape) with those that a model needs.
+
+    Raises:
+        CheckpointError: unknown, missing or misshapen weights, a few of them named.
+    """
+    problems = []
+    if missing := [name for name in expected if name not in found]:
+        problems.append(f"{len(missing)} weights are missing: {listed(missing)}")
+    if unknown := [name for name in found if name not in expected]:
+        problems.append(f"{len(unknown)} weights are unknown: {listed(unknown)}")
+    differ = [name for name in expected if name in found and expected[name] != found[name]]
+    if differ:
+        described = [f"{name} is {found[name]} instead of {expected[name]}" for name in differ]
+        problems.append(f"{len(differ)} weights have another shape: {listed(described)}")
+    if problems:
+        raise CheckpointError("; ".join(problems))
+
+
+def listed(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,80 @@
+"""What the files of a model say without loading it; nothing here imports torch.
+
+A model is a folder of `config.json`, `model.safetensors` and `README.md`. Files may come from anywhere, so all of them
+are read with suspicion and bounds.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from omnitok.errors import CheckpointError, describe, reading
+
+CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
+
+TOKENIZER = "OmniTokenizer"
+KINDS = {TOKENIZER: "tokenizer", "LanguageModel": "language model", "DiffusionTransformer": "diffusion"}
+"""What the field `architecture` of a configuration stands for."""
+
+GENERATORS = tuple(name for name in KINDS if name != TOKENIZER)
+
+MAX_CONFIG_BYTES = 2**20
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        CheckpointError: one sentence that begins with the path.
+    """
+    path = Path(path)
+    with reading(path, CheckpointError, "JSON file"):
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise CheckpointError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, which no configuration is")
+        fields = json.loads(path.read_bytes())
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path}: must hold a JSON object, found {type(fields).__name__}")
+    return fields
+
+
+def read_architecture(path: str | os.PathLike[str], accepted: tuple[str, ...] = tuple(KINDS)) -> dict[str, Any]:
+    """The fields of a `config.json`, one of which is `architecture`.
+
+    Raises:
+        CheckpointError: no JSON object, or an architecture that is not accepted; one sentence that begins with the
+            path.
+    """
+    fields = read_json(path)
+    found = fields.get("architecture")
+    if not isinstance(found, str) or found not in accepted:
+        wanted = " or ".join(f"a {KINDS[name]} ({name!r})" for name in accepted)
+        if isinstance(found, str) and found in KINDS:
+            raise CheckpointError(f"{path}: describes a {KINDS[found]} ({found!r}), where {wanted} is wanted")
+        quoted = repr(describe(found)) if isinstance(found, str) else describe(found)
+        raise CheckpointError(f"{path}: field architecture is {quoted}, where {wanted} is wanted")
+    return fields
+
+
+def read_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes from the header of a safetensors file, whose sizes are checked against the file's.
+
+    Raises:
+        CheckpointError: one sentence that begins with the path.
+    """
+    with reading(path, CheckpointError, "safetensors file"), safe_open(path, framework="np") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def first_sentence(card: Path) -> str:
+    """The first line of prose of a model card; "" without one."""
+    if not card.is_file():
+        return ""
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+    if lines and lines[0].strip() == "---" and "---" in (line.strip() for line in lines[1:]):  # YAML metadata
+        end = next(i for i, line in enumerate(lines[1:], start=1) if line.strip() == "---")
+        lines = lines[end + 1 :]
+    prose = (line.strip() for line in lines if line.strip() and not line.startswith(("#", "|", "!", "<", "```", "---")))
+    return next(prose, "")

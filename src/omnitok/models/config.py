@@ -1,0 +1,13 @@
+"""Bounds that fields of several configurations share; see `omnitok.checked`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+_LARGEST = 2**31 - 1  # of a size: beyond it torch overflows
+
+Count = Annotated[int, Field(ge=0, le=_LARGEST, strict=True)]
+Size = Annotated[int, Field(ge=1, le=_LARGEST, strict=True)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
