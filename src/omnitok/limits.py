@@ -61,5 +61,8 @@ Videos have no such bound: their files grow with their frames, and they are stre
 MAX_TEXT = Limit("OMNITOK_MAX_TEXT", 2**20)
 """Bytes of a line of a list, or of a label in a tar."""
 
+MAX_DOWNLOAD = Limit("OMNITOK_MAX_DOWNLOAD", 2**34)
+"""Bytes of a file that is copied from a URL."""
+
 MAX_REPEATS = Limit("OMNITOK_MAX_REPEATS", 10_000)
 """Frames that sampling at a rate may repeat because nothing new is shown, beyond 60 for each decoded frame."""

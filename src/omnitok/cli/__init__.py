@@ -20,6 +20,7 @@ import tyro
 
 import omnitok
 from omnitok.cli.failures import UsageError, explain, show_traceback_if_debugging
+from omnitok.files import url_of
 
 __all__ = ["VERBS", "main"]
 
@@ -90,13 +91,16 @@ def _parse(arguments: list[str]) -> Verb | None:
     if verb not in VERBS:
         raise UsageError(_unknown(verb))
     options: type[Verb] = getattr(import_module(f"omnitok.cli.{verb}"), verb.capitalize())
-    return tyro.cli(
+    parsed = tyro.cli(
         options,
         prog=f"omnitok {verb}",
         args=arguments[1:],
         config=(tyro.conf.FlagCreatePairsOff,),
         use_underscores=False,
     )
+    if (out := getattr(parsed, "out", None)) is not None and url_of(out):
+        raise UsageError(f"--out {url_of(out)}: results are written to this machine; URLs are for inputs")
+    return parsed
 
 
 def _overview() -> str:

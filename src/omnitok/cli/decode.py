@@ -13,6 +13,7 @@ import tyro
 from omnitok.cli.memory import prepare_for_streams
 from omnitok.cli.options import ModelOptions, Output, TokenFiles, require_some
 from omnitok.cli.report import Column, Report, Row, cell, frame_bar
+from omnitok.files import find_files
 
 if TYPE_CHECKING:
     from omnitok.cli.jobs import Job
@@ -114,13 +115,5 @@ def token_files(path: Path) -> list[Path]:
         OmnitokError: no such path, or a folder without any.
     """
     from omnitok.data.token_file import SUFFIX
-    from omnitok.errors import OmnitokError
 
-    if not path.exists():
-        raise OmnitokError(f"{path}: no such file or folder")
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.rglob(f"*{SUFFIX}") if not file.name.startswith("."))
-    if not files:
-        raise OmnitokError(f"{path}: the folder has no {SUFFIX} files")
-    return files
+    return find_files(path, frozenset({SUFFIX}), f"{SUFFIX} files")

@@ -11,6 +11,7 @@ import tyro
 
 from omnitok.cli.failures import UsageError
 from omnitok.errors import OmnitokError
+from omnitok.files import expand
 
 if TYPE_CHECKING:
     import torch
@@ -92,8 +93,7 @@ def require_paths(*paths: Path) -> None:
         OmnitokError: there is none of that name.
     """
     for path in paths:
-        if not path.exists():
-            raise OmnitokError(f"{path}: no such file or folder")
+        expand(path)
 
 
 def resolve_device(name: str) -> torch.device:

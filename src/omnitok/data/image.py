@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from omnitok.atomic import atomic_path
 from omnitok.data.transforms import Box, center_square, crop, resize
 from omnitok.errors import MediaError, reading
+from omnitok.files import localize
 from omnitok.limits import MAX_ANIMATION_PIXELS, MAX_PIXELS, Limit
 
 IMAGE_SUFFIXES = frozenset(
@@ -63,7 +64,7 @@ def require_file(path: str | os.PathLike[str]) -> Path:
     Raises:
         MediaError: it is missing, empty, a folder, a pipe or a device, or may not be read.
     """
-    path = Path(path)
+    path = localize(path)
     with reading(path, MediaError, "image or video"):
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):

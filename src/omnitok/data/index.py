@@ -1,6 +1,6 @@
 """Which images and videos there are: folders, files, lists, tables and tar shards -> one index.
 
-This is the only place that walks over files: every verb sees the same ones. Accepted are
+Accepted are, on this machine, as patterns (`*.png`) or as URLs (see `omnitok.files`),
 
 - a folder: the images and videos in it and below it, by suffix, also in linked folders; where there are none, those in
   its `.tar` shards. A `manifest.csv` in the folder tells the sources of its files;
@@ -13,9 +13,7 @@ then, and so is a line of a list that makes no sense.
 
 import hashlib
 import os
-import re
 import tempfile
-import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,22 +37,18 @@ from omnitok.data.lists import (
 from omnitok.data.modality import MODALITIES, Modality, modality_of
 from omnitok.data.tars import read_members
 from omnitok.data.video_reader import VIDEO_SUFFIXES
-from omnitok.errors import MediaError, reading, reason
+from omnitok.errors import MediaError, reading
+from omnitok.files import Paths, expand_all, find_files, is_folder, localize, name_of, url_of, walk
 
 NO_LABEL = -1
 NO_SOURCE = -1
 MANIFEST = "manifest.csv"
-SAMPLE_NOTE = "generate.json"
-"""Beside the samples of `omnitok generate`; in its folder only files named as samples count, so no grid does."""
-
-_SAMPLE_NAME = re.compile(r"\d{6,}(-.*)?\.(png|mp4)", re.DOTALL)
 _MODALITY_FOLDERS = frozenset({"image", "images", "video", "videos"})
 _PROBED_FILES = 16
 _MOST_BAD_LINES = 1000
 _COPIED_AT_ONCE = 2**20  # bytes
 
 Labels = Literal["auto", "folders", "none"]
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 T = TypeVar("T")
 
 
@@ -150,7 +144,7 @@ class Index:
     images: Samples
     videos: Samples
     classes: tuple[str, ...] = ()
-    roots: tuple[Path, ...] = ()
+    roots: tuple[str, ...] = ()
 
     @classmethod
     def of_paths(cls, images: Iterable[str | os.PathLike[str]], videos: Iterable[str | os.PathLike[str]]) -> "Index":
@@ -242,7 +236,7 @@ class _Builder:
         number = NO_LABEL if folder_class is None or not self.auto else _number(self._folders, folder_class)
         self._tables[modality].append(path, key_start, label, self._source(source), number)
 
-    def add_entries(self, origin: Path, entries: Iterable[tuple[Modality, int, Entry]], tar: bool = False) -> int:
+    def add_entries(self, origin: str, entries: Iterable[tuple[Modality, int, Entry]], tar: bool = False) -> int:
         """The samples that a list or tar names, with the length of what precedes their keys; how many there are.
 
         Raises:
@@ -250,14 +244,14 @@ class _Builder:
         """
         first_error, good, bad = "", 0, 0
         for table in self._tables.values() if tar else ():
-            table.tars.append(os.fspath(origin))
+            table.tars.append(origin)
         for modality, key_start, entry in entries:
             table = self._tables[modality]
             stretch = (-1, 0, 0) if entry.size is None else (len(table.tars) - 1, entry.offset, entry.size)
             table.append(
                 entry.path,
                 key_start,
-                NO_LABEL if entry.error else self._label(entry.label, os.fspath(origin)),
+                NO_LABEL if entry.error else self._label(entry.label, origin),
                 self._source(entry.source),
                 stretch=stretch,
                 error=entry.error,
@@ -287,7 +281,7 @@ class _Builder:
             )
         return label
 
-    def build(self, roots: Iterable[Path]) -> Index:
+    def build(self, roots: Iterable[str]) -> Index:
         """The index of what was added."""
         names = self._names
         if len(self._folders) > 1 and not any(NO_LABEL in table.folder_classes for table in self._tables.values()):
@@ -328,25 +322,23 @@ def build_index(
             exists. Whether every file can be read shows only when it is.
     """
     groups = [
-        (wanted, [Path(path) for path in ([given] if isinstance(given, str | os.PathLike) else given)])
+        (wanted, expand_all(given))
         for given, wanted in ((paths, MODALITIES), (images, MODALITIES[:1]), (videos, MODALITIES[1:]))
     ]
     every = [path for _, group in groups for path in group]
     if not every:
         raise MediaError("no path is given to look for images and videos in")
-    builder = _Builder(labels if labels != "auto" or all(map(os.path.isdir, every)) else "none")
+    builder = _Builder(labels if labels != "auto" or all(map(is_folder, every)) else "none")
     builder.seen = {wanted: set() for wanted, group in groups if len(group) > 1}
     for wanted, group in groups:
         for path in group:
-            if not os.path.exists(path):
-                raise MediaError(f"{path}: no such file or folder")
-            if os.path.isdir(path):
+            if is_folder(path):
                 _add_folder(builder, path, wanted)
             else:
                 _add_file(builder, path, wanted, root)
     index = builder.build(every)
     if not len(index):
-        raise MediaError(f"{', '.join(map(str, every))}: {_nothing(MODALITIES)}")
+        raise MediaError(f"{', '.join(every)}: {_nothing(MODALITIES)}")
     return index
 
 
@@ -355,70 +347,17 @@ def _nothing(wanted: Sequence[Modality]) -> str:
     return f"there are no {' or '.join(such[modality] for modality in wanted)}, and no .tar shards of them"
 
 
-def walk(folder: str | os.PathLike[str], suffixes: frozenset[str]) -> list[str]:
-    """Regular files below a folder by suffix, sorted as paths are (part by part), hidden names left out.
-
-    Linked folders are entered, each folder once, however many ways lead to it. A folder that may not be listed is left
-    out with a warning. Links are not followed to see whether they lead to a regular file; reading them tells.
-    """
-    found: list[str] = []
-    visited: set[tuple[int, int]] = set()
-    plain, linked = [os.fspath(folder)], list[str]()
-    while plain or linked:
-        parent = plain.pop() if plain else linked.pop(0)  # links last: a folder is named by its own path, if it has one
-        try:
-            status = os.stat(parent)
-            if (status.st_dev, status.st_ino) in visited:
-                continue
-            with os.scandir(parent) as entries:
-                inside = sorted(entries, key=lambda entry: entry.name)
-            visited.add((status.st_dev, status.st_ino))
-        except OSError as error:
-            if not visited:
-                raise MediaError(f"{parent}: cannot be listed ({reason(error)})") from error
-            warnings.warn(f"{parent}: cannot be listed ({reason(error)}); what it holds is left out", stacklevel=2)
-            continue
-        is_of_samples = any(entry.name == SAMPLE_NOTE for entry in inside)
-        for entry in inside:
-            if entry.name.startswith(".") or (is_of_samples and not _SAMPLE_NAME.fullmatch(entry.name)):
-                continue
-            if entry.is_symlink():
-                if os.path.isdir(entry.path):
-                    linked.append(entry.path)
-                    continue
-            elif entry.is_dir(follow_symlinks=False):
-                plain.append(entry.path)
-                continue
-            elif not entry.is_file(follow_symlinks=False):
-                continue  # a pipe or a device
-            if os.path.splitext(entry.name)[1].lower() in suffixes:
-                found.append(entry.path)
-    return sorted(found, key=lambda path: path.replace(os.sep, "\0"))
-
-
 def list_media(paths: Paths) -> list[Path]:
-    """Files as given, and in place of each folder the images and videos in it (`walk`).
-
-    Files named explicitly are kept whatever their suffix; a file reached twice is listed once.
+    """Files as given, and in place of each folder the images and videos in it; see `omnitok.files.find_files`.
 
     Raises:
         MediaError: a path that does not exist, or a folder without images and videos.
     """
-    found: dict[Path, None] = {}  # an ordered set
-    for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
-        if not path.exists():
-            raise MediaError(f"{path}: no such file or folder")
-        if not path.is_dir():
-            found[path] = None
-            continue
-        inside = walk(path, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
-        if not inside:
-            raise MediaError(f"{path}: the folder has no images or videos (by suffix, such as .png, .jpg, .mp4, .webm)")
-        found.update(dict.fromkeys(map(Path, inside)))
-    return list(found)
+    what = "images or videos (by suffix, such as .png, .jpg, .mp4, .webm)"
+    return find_files(paths, IMAGE_SUFFIXES | VIDEO_SUFFIXES, what)
 
 
-def _add_folder(builder: _Builder, folder: Path, wanted: Sequence[Modality]) -> None:
+def _add_folder(builder: _Builder, folder: str, wanted: Sequence[Modality]) -> None:
     suffixes = {modality: IMAGE_SUFFIXES if modality == "image" else VIDEO_SUFFIXES for modality in wanted}
     files = walk(folder, frozenset().union(*suffixes.values()))
     modalities = [modality_of(file) for file in files]
@@ -428,7 +367,7 @@ def _add_folder(builder: _Builder, folder: Path, wanted: Sequence[Modality]) -> 
             raise MediaError(f"{folder}: {_nothing(wanted)}")
         for tar in tars:
             if builder.is_new(tar, wanted):
-                _add_tar(builder, Path(tar), missing, may_lack_them=len(wanted) > 1)
+                _add_tar(builder, tar, missing, may_lack_them=len(wanted) > 1)
     key_start = len(os.path.join(folder, ""))
     sources = _sources_beside(folder)
     below = {file[key_start:].partition(os.sep)[0].casefold() for file in files}
@@ -446,9 +385,9 @@ def _add_folder(builder: _Builder, folder: Path, wanted: Sequence[Modality]) -> 
         builder.add_file(modality, file, key_start, folder_class, sources.get(os.path.normpath(file), ""))
 
 
-def _sources_beside(folder: Path) -> dict[str, str]:
+def _sources_beside(folder: str) -> dict[str, str]:
     """File -> source by the manifest in a folder, if there is one that names files and their sources."""
-    manifest = folder / MANIFEST
+    manifest = Path(folder, MANIFEST)
     if not manifest.is_file():
         return {}
     columns = set(table_columns(manifest))
@@ -457,17 +396,19 @@ def _sources_beside(folder: Path) -> dict[str, str]:
     return {os.path.normpath(os.path.join(folder, entry.path)): entry.source for entry in read_entries(manifest)}
 
 
-def _add_file(builder: _Builder, path: Path, wanted: Sequence[Modality], root: str | os.PathLike[str] | None) -> None:
-    suffix = path.suffix.lower()
+def _add_file(builder: _Builder, path: str, wanted: Sequence[Modality], root: str | os.PathLike[str] | None) -> None:
+    name = name_of(path)
+    suffix = os.path.splitext(name)[1].lower()
     if suffix in LIST_SUFFIXES | TABLE_SUFFIXES:
         _add_list(builder, path, wanted, root)
     elif suffix == ".tar":
-        if builder.is_new(str(path), wanted):
+        if builder.is_new(path, wanted):
             _add_tar(builder, path, wanted, may_lack_them=len(wanted) > 1)
-    elif (modality := modality_of(path.name, wanted)) is not None:
-        require_regular(path)
-        if builder.is_new(str(path), wanted):
-            builder.add_file(modality, str(path), len(str(path)) - len(path.name), None, "")
+    elif (modality := modality_of(name, wanted)) is not None:
+        if not url_of(path):
+            require_regular(path)
+        if builder.is_new(path, wanted):
+            builder.add_file(modality, path, len(path) - len(os.path.basename(path)), None, "")
     else:
         raise MediaError(
             f"{path}: {suffix or 'a file without a suffix'} is no source of {' or '.join(f'{m}s' for m in wanted)}; "
@@ -476,13 +417,13 @@ def _add_file(builder: _Builder, path: Path, wanted: Sequence[Modality], root: s
         )
 
 
-def _add_list(builder: _Builder, path: Path, wanted: Sequence[Modality], root: str | os.PathLike[str] | None) -> None:
-    base = os.path.join(path.parent if root is None else root, "")
+def _add_list(builder: _Builder, path: str, wanted: Sequence[Modality], root: str | os.PathLike[str] | None) -> None:
+    base = os.path.join(os.path.dirname(path) if root is None else root, "")
     probed: list[str] = []
 
     def located() -> Iterator[tuple[Modality, int, Entry]]:
         count, probe, modality = 0, 1, wanted[0]
-        for entry in read_entries(path):
+        for entry in read_entries(localize(path)):
             if entry.error:
                 yield modality, 0, entry
                 continue
@@ -500,15 +441,15 @@ def _add_list(builder: _Builder, path: Path, wanted: Sequence[Modality], root: s
     builder.add_entries(path, located())
     if not probed:
         raise MediaError(f"{path}: the list is empty")
-    if not any(os.path.exists(file) for file in probed):
+    if not any(url_of(file) or os.path.exists(file) for file in probed):
         raise MediaError(
             f"{path}: none of {len(probed)} listed files looked at exists, such as {probed[0]}; "
             f"relative paths start from {base}, or from the root that is given"
         )
 
 
-def _add_tar(builder: _Builder, path: Path, wanted: Sequence[Modality], may_lack_them: bool) -> None:
-    members = read_members(str(path), partial(modality_of, wanted=wanted))
+def _add_tar(builder: _Builder, path: str, wanted: Sequence[Modality], may_lack_them: bool) -> None:
+    members = read_members(str(localize(path)), partial(modality_of, wanted=wanted))
     found = builder.add_entries(path, ((modality, 0, entry) for modality, entry in members), tar=True)
     if not found and not may_lack_them:
         raise MediaError(f"{path}: the shard holds no {wanted[0]}s")
@@ -537,7 +478,7 @@ def sample_file(sample: Sample) -> Iterator[str]:
         yield sample.path
         return
     with tempfile.NamedTemporaryFile(suffix=Path(sample.key).suffix) as file:
-        with reading(sample.path, MediaError, "tar"), open(sample.path, "rb") as shard:
+        with reading(sample.path, MediaError, "tar"), localize(sample.path).open("rb") as shard:
             shard.seek(sample.offset)
             while block := shard.read(min(sample.size - file.tell(), _COPIED_AT_ONCE)):
                 file.write(block)

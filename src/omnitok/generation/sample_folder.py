@@ -22,9 +22,9 @@ from torch import Tensor
 
 from omnitok.atomic import atomic_path, lock_folder
 from omnitok.data import VideoReader, VideoWriter, read_image, read_video, write_image, write_video
-from omnitok.data.index import SAMPLE_NOTE
 from omnitok.data.transforms import fit_square, resize
 from omnitok.errors import OmnitokError, reading
+from omnitok.files import SAMPLE_NOTE
 from omnitok.generation.loading import AnyGenerator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.protocol import fingerprint

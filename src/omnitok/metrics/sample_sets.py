@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,6 @@ from omnitok.metrics.samples import (
     read_ahead,
     to_uint8,
 )
-
-_GENERATED = re.compile(r"[0-9]{6}(-.*)?\.(png|mp4)")  # what `omnitok generate` names samples; its grids are none
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,6 @@ class FolderSet(SampleSet):
     def __init__(self, path: Path, preparation: Preparation) -> None:
         super().__init__(path, preparation)
         found = files_by_modality(path)
-        if (path / "generate.json").is_file():
-            found = {kind: [file for file in files if _GENERATED.fullmatch(file.name)] for kind, files in found.items()}
         wanted = preparation.modality
         self._files = found.pop(wanted, [])
         for other, files in found.items():

@@ -96,7 +96,7 @@ def check_apart(collection: Index, folder: Path) -> None:
         if out.is_relative_to(os.path.realpath(root)):
             raise ShardError(f"{folder}: the shards would lie in the collection {root}; name a folder outside it")
     places = {os.path.dirname(sample.path) for modality in MODALITIES for sample in collection[modality]}
-    for place in [*map(str, collection.roots), *sorted(places)]:
+    for place in [*collection.roots, *sorted(places)]:
         if Path(os.path.realpath(place)).is_relative_to(out):
             raise ShardError(f"{folder}: files of the collection lie there ({place}); name another folder")
 

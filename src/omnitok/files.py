@@ -1,0 +1,226 @@
+"""Where files are: on this machine, in folders and linked folders, behind patterns, and elsewhere by URL.
+
+This is the only place that walks over files, so every verb sees the same ones.
+"""
+
+import glob
+import hashlib
+import multiprocessing.util
+import os
+import re
+import shutil
+import tempfile
+import threading
+import urllib.request
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from omnitok.atomic import atomic_path
+from omnitok.errors import MediaError, MissingExtraError, reading, reason
+from omnitok.limits import MAX_DOWNLOAD
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+SAMPLE_NOTE = "generate.json"
+"""Beside the samples of `omnitok generate`; in its folder only files named as samples count, so no grid does."""
+
+_URL = re.compile(r"([a-z][a-z0-9]+):/{1,2}([^/].*)", re.DOTALL)
+_SCHEMES = {"http", "https", "s3", "gs", "gcs", "hf", "az", "abfs", "memory"}
+_TIMEOUT = 60  # seconds without an answer
+_KEPT_COPIES = 64  # of files elsewhere, per process
+_BLOCK = 2**20
+
+_SAMPLE_NAME = re.compile(r"[0-9]{6,}(-.*)?\.[a-z0-9]+", re.DOTALL)
+
+_copies: OrderedDict[tuple[int, str], Path] = OrderedDict()
+_copies_lock = threading.Lock()
+
+
+def url_of(path: str | os.PathLike[str]) -> str:
+    """The URL that a path stands for, or "". `Path` leaves one slash of the two after the scheme."""
+    match = _URL.fullmatch(os.fspath(path))
+    return f"{match[1]}://{match[2]}" if match and match[1] in _SCHEMES else ""
+
+
+def name_of(path: str) -> str:
+    """The last part of a path; of a URL without what asks for something (`?...`)."""
+    return os.path.basename(re.sub(r"[?#].*", "", path) if url_of(path) else path)
+
+
+def expand(path: str | os.PathLike[str]) -> list[str]:
+    """What a path stands for: itself, or all that its pattern (`*`, `?`, `[...]`, `**`) matches, sorted.
+
+    Raises:
+        MediaError: there is nothing of that name.
+    """
+    text, url = os.fspath(path), url_of(path)
+    if url and (url.startswith("http") or not glob.has_magic(url)):
+        return [url]  # whether it is there shows when it is read
+    if url:
+        with reading(url, MediaError, "file elsewhere"):
+            system, inside = _file_system(url)
+            found = sorted(_with_scheme(url, name) for name in system.glob(inside) if "/." not in name)
+    elif os.path.exists(text):
+        return [text]
+    else:
+        found = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
+    if not found:
+        raise MediaError(f"{text}: no such file or folder")
+    return found
+
+
+def find_files(paths: Paths, suffixes: frozenset[str], what: str) -> list[Path]:
+    """Files as given, whatever their suffix, and in place of each folder those in it (`walk`); each is listed once.
+
+    Args:
+        paths: one or several files, folders, patterns and URLs.
+        suffixes: of the files in folders.
+        what: they are, for messages: "images or videos (such as .png and .mp4)".
+
+    Raises:
+        MediaError: a path that does not exist, or a folder without such files.
+    """
+    found: dict[Path, None] = {}  # an ordered set
+    for path in expand_all(paths):
+        inside = walk(path, suffixes) if is_folder(path) else [path]
+        if not inside:
+            raise MediaError(f"{path}: the folder has no {what}")
+        found.update(dict.fromkeys(map(Path, inside)))
+    return list(found)
+
+
+def expand_all(paths: Paths) -> list[str]:
+    """`expand` of one path or of several, in order."""
+    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    return [file for path in given for file in expand(path)]
+
+
+def is_folder(path: str) -> bool:
+    """Whether this is a folder, here or elsewhere; what http gives is a file."""
+    url = url_of(path)
+    if not url or url.startswith("http"):
+        return not url and os.path.isdir(path)
+    with reading(url, MediaError, "folder elsewhere"):
+        system, inside = _file_system(url)
+        return bool(system.isdir(inside))
+
+
+def walk(folder: str | os.PathLike[str], suffixes: frozenset[str]) -> list[str]:
+    """Regular files below a folder by suffix, sorted as paths are (part by part), hidden names left out.
+
+    Linked folders are entered, each folder once, however many ways lead to it. A folder that may not be listed is left
+    out with a warning. Links are not followed to see whether they lead to a regular file; reading them tells. In a
+    folder that `omnitok generate` filled, the samples count and the grids do not.
+
+    Raises:
+        MediaError: the folder itself cannot be listed.
+    """
+    url = url_of(folder)
+    found = _walk_elsewhere(url) if url else _walk_here(os.fspath(folder))
+    chosen = [path for path in found if os.path.splitext(path)[1].lower() in suffixes]
+    return sorted(chosen, key=lambda path: path.replace(os.sep, "\0"))
+
+
+def _walk_here(folder: str) -> Iterator[str]:
+    visited: set[tuple[int, int]] = set()
+    plain, linked = [folder], list[str]()
+    while plain or linked:
+        parent = plain.pop() if plain else linked.pop(0)  # links last: a folder is named by its own path, if it has one
+        try:
+            status = os.stat(parent)
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            with os.scandir(parent) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            if not visited:
+                raise MediaError(f"{parent}: cannot be listed ({reason(error)})") from error
+            warnings.warn(f"{parent}: cannot be listed ({reason(error)}); what it holds is left out", stacklevel=2)
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        are_samples = any(entry.name == SAMPLE_NOTE for entry in inside)
+        for entry in inside:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink() and os.path.isdir(entry.path):
+                linked.append(entry.path)
+            elif entry.is_dir(follow_symlinks=False):
+                plain.append(entry.path)
+            elif are_samples and not _SAMPLE_NAME.fullmatch(entry.name):
+                continue
+            elif entry.is_symlink() or entry.is_file(follow_symlinks=False):  # no pipe and no device
+                yield entry.path
+
+
+def _walk_elsewhere(url: str) -> Iterator[str]:
+    with reading(url, MediaError, "folder elsewhere"):
+        system, inside = _file_system(url)
+        for name in system.find(inside):
+            if "/." not in name[len(inside) :]:
+                yield _with_scheme(url, name)
+
+
+def localize(path: str | os.PathLike[str]) -> Path:
+    """The path itself; for a URL that of a copy here, which is kept while it is among the last that were asked for.
+
+    Raises:
+        MediaError: it cannot be read, or is larger than `MAX_DOWNLOAD` allows.
+    """
+    url = url_of(path)
+    if not url:
+        return Path(path)
+    key = os.getpid(), url
+    with _copies_lock:
+        if key in _copies:
+            _copies.move_to_end(key)
+            return _copies[key]
+    copy = _folder_of_copies(os.getpid()) / hashlib.sha256(url.encode()).hexdigest()[:16] / (name_of(url) or "file")
+    with (
+        reading(url, MediaError, "file elsewhere"),
+        _open(url) as source,
+        atomic_path(copy) as temporary,
+        temporary.open("wb") as target,
+    ):
+        while block := source.read(_BLOCK):
+            target.write(block)
+            MAX_DOWNLOAD.check(target.tell(), f"{url}: a file of {target.tell()} bytes or more", MediaError)
+    with _copies_lock:
+        _copies[key] = copy
+        if len(_copies) > _KEPT_COPIES:
+            (process, _), oldest = _copies.popitem(last=False)
+            if process == os.getpid():  # not those of the process that this one was forked from
+                oldest.unlink(missing_ok=True)
+    return copy
+
+
+@cache
+def _folder_of_copies(process: int) -> Path:
+    folder = tempfile.mkdtemp(prefix="omnitok-")
+    multiprocessing.util.Finalize(None, shutil.rmtree, (folder, True), exitpriority=0)  # also where a worker ends
+    return Path(folder)
+
+
+def _open(url: str) -> IO[bytes]:
+    if url.startswith("http"):
+        file: IO[bytes] = urllib.request.urlopen(url, timeout=_TIMEOUT)
+        return file
+    system, inside = _file_system(url)
+    return system.open(inside, "rb")
+
+
+def _with_scheme(url: str, name: str) -> str:
+    return f"{url.partition(':')[0]}://{name.lstrip('/')}"
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it."""
+    try:
+        import fsspec.core
+    except ImportError as error:
+        raise MissingExtraError("fsspec") from error
+    system, inside = fsspec.core.url_to_fs(url)
+    return system, inside
