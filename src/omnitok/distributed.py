@@ -5,6 +5,7 @@ Without a process group everything here means one process that has it all.
 
 import contextlib
 import datetime
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the first process validates
+
+_meetings = itertools.count()
 
 
 # ------------------------------------------------------------------------------------------------------------ identity
@@ -113,9 +116,11 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # A store of its own for each elastic restart: torch's would hand out the addresses of the processes that have died.
+    # Keys of its own for each elastic restart and for each time that these processes meet: a store may outlive both, and
+    # would hand out the addresses of process groups that are gone.
     store, place, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    attempt = dist.PrefixStore(f"attempt-{restart}-{next(_meetings)}", store)
     dist.init_process_group(backend, timeout=TIMEOUT, store=attempt, rank=place, world_size=count)
     try:
         yield Processes(dist.get_rank(), count, device)
