@@ -116,8 +116,8 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # Keys of its own for each elastic restart and for each time that these processes meet: a store may outlive both, and
-    # would hand out the addresses of process groups that are gone.
+    # Keys of its own for each elastic restart and for each time that these processes meet: a store may outlive both,
+    # and would hand out the addresses of process groups that are gone.
     store, place, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     attempt = dist.PrefixStore(f"attempt-{restart}-{next(_meetings)}", store)

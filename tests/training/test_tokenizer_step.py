@@ -139,7 +139,8 @@ def test_parts_of_a_batch_add_up_to_the_whole(small_config: TrainConfig) -> None
         report = made.step(picture_batch())
         assert report.applied
     for name, weight in whole.state()["model"].items():
-        torch.testing.assert_close(parts.state()["model"][name], weight, atol=1e-5, rtol=1e-4)
+        # Adam divides a gradient by its own size, so the rounding of a tiny one is a share of the step of 1e-2.
+        torch.testing.assert_close(parts.state()["model"][name], weight, atol=1e-4, rtol=1e-4)
 
 
 def test_recomputing_activations_changes_nothing(small_config: TrainConfig) -> None:
