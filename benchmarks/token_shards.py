@@ -30,9 +30,9 @@ from omnitok.data.index import build_index
 from omnitok.data.shard_format import TokenFormat, TokenRecord
 from omnitok.data.shard_writing import Token, read_shard, write_index, write_shard
 from omnitok.models.protocol import fingerprint
-from omnitok.tokenization.encoding import encode_batch
-from omnitok.tokenization.job import Plan, TokenizeJob, TokenizeSettings, make_plan
-from omnitok.tokenization.local import tokenize_here
+from omnitok.tokenization.job import Plan, TokenizeJob, make_plan
+from omnitok.tokenization.pipeline import encode_batch, tokenize_here
+from omnitok.tokenization.settings import TokenizeSettings
 
 MODEL = "omnitok-tiny-vq"
 

@@ -43,6 +43,7 @@ def test_the_result(
     row = json.loads(capsys.readouterr().out)
     assert set(row) >= FIXED_KEYS
     assert (row["items"], row["skipped"], row["shards"], row["tokens"]) == (7, 0, 3, 5 * 9 + 2 * 18)
+    assert (row["images"], row["videos"], row["class_names"]) == (5, 2, ["x", "y"])
     assert row["complete"]
     assert row["limiting_stage"] in ("reading", "encoding", "writing")
     assert TokenShards(out, verify=True).classes == ("x", "y")
@@ -50,7 +51,12 @@ def test_the_result(
     assert tokenize(data, vq_folder, out) == 1
     assert "--resume" in capsys.readouterr().err
     assert tokenize(data, vq_folder, out, "--resume", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["resumed_shards"] == 3
+    row = json.loads(capsys.readouterr().out)
+    assert (row["resumed_shards"], row["images"], row["videos"]) == (3, 5, 2)
+    assert tokenize(data, vq_folder, out, "--resume") == 0
+    said = capsys.readouterr().out
+    assert "7 items (5 of images and 2 of videos" in said
+    assert "2 classes: x, y" in said
 
     monkeypatch.chdir(tmp_path)
     assert main(["tokenize", "--inspect", str(out), "--json"]) == 0
@@ -102,6 +108,27 @@ def test_bad_files_are_counted_and_tolerated_up_to_a_number(
     (tmp_path / "empty").mkdir()
     assert main(["tokenize", str(tmp_path / "empty")]) == 1
     assert "there are no images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--views", "0"], "--views must be at least 1, found 0"),
+        (["--batch-size", "-3"], "--batch-size must be at least 1, found -3"),
+        (["--fps", "1e300"], "--fps must be at most 1000"),
+        (["--fps", "nan"], "--fps must be a finite number"),
+        (["--crop-range", "1.5"], "--crop-range is of random crops"),
+        (["--workers", "-1"], "--workers must be at least 0, found -1"),
+        (["--actors", "2"], "--ray-address and --actors are for --engine ray"),
+        (["--shard", "2/2"], "--shard must be I/N"),
+    ],
+)
+def test_options_that_make_no_sense(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert main(["tokenize", str(data), "-o", str(tmp_path / "shards"), *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "shards").exists()
 
 
 def command(data: Path, model: Path, out: Path, *more: str) -> list[str]:

@@ -12,7 +12,8 @@ from omnitok.data.index import build_index
 from omnitok.hub.folder import save_tokenizer
 from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
-from omnitok.tokenization.job import Plan, TokenizeSettings, make_plan
+from omnitok.tokenization.job import Plan, make_plan
+from omnitok.tokenization.settings import TokenizeSettings
 
 
 def make_tokenizer(config: TokenizerConfig = SMALL) -> OmniTokenizer:

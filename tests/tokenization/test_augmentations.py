@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from omnitok.tokenization.augmentations import draw_augmentations
-from omnitok.tokenization.job import TokenizeSettings
+from omnitok.tokenization.settings import TokenizeSettings
 
 
 def test_crops_lie_inside_and_are_as_large_as_the_range_says() -> None:

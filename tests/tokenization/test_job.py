@@ -10,7 +10,7 @@ from omnitok.data.index import build_index
 from omnitok.errors import ShardError
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization.job import TokenizeJob, check_apart
-from omnitok.tokenization.local import tokenize_here
+from omnitok.tokenization.pipeline import tokenize_here
 
 from .conftest import contents, plan_of, smooth
 

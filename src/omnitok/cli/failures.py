@@ -1,5 +1,6 @@
 """What went wrong, in one sentence."""
 
+import contextlib
 import errno
 import os
 import sys
@@ -40,6 +41,16 @@ def explain_for(path: os.PathLike[str] | str, error: BaseException) -> str:
     """`explain`, naming the file where the message does not."""
     sentence, name = explain(error), describe(os.fspath(path), _LONGEST_SENTENCE)
     return sentence if name in sentence else f"{name}: {sentence}"
+
+
+@contextlib.contextmanager
+def naming_options() -> Iterator[None]:
+    """Turn what a configuration says about one of its fields into what is wrong with the option of that name."""
+    try:
+        yield
+    except ValueError as error:
+        field, _, problem = str(error).partition(" ")
+        raise UsageError(f"--{field.replace('_', '-')} {problem}") from error
 
 
 def show_traceback_if_debugging() -> None:

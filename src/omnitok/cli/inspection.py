@@ -1,4 +1,4 @@
-"""`omnitok tokenize --inspect`: what token shards hold, as figures and as a picture."""
+"""What `omnitok tokenize` tells of shards: after they are made, and with `--inspect` as figures and as an image."""
 
 import json
 import math
@@ -12,16 +12,52 @@ from omnitok.cli.loading import load_named, resolve_device
 from omnitok.cli.report import Row
 from omnitok.data import TokenShards, write_image
 from omnitok.data.transforms import resize
+from omnitok.errors import describe
 from omnitok.metrics.codebook import CodebookAccumulator
 from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.tokenization.job import Plan, Summary
 
 SAMPLES, COLUMNS, LARGEST_CELL, GAP = 16, 4, 256, 4
+SHOWN_CLASSES = 10
+
+
+def print_summary(plan: Plan, summary: Summary, output: Path, seconds: float, as_json: bool) -> None:
+    """What one command has made."""
+    format = plan.format
+    names = ("items", "images", "videos", "skipped", "shards", "tokens", "complete", "limiting_stage")
+    row: Row = {
+        "output": str(output),
+        **{name: getattr(summary, name) for name in names},
+        "seconds": round(seconds, 3),
+        "kind": format.kind,
+        "classes": len(format.classes),
+        "class_names": list(format.classes),
+        "resumed_shards": summary.resumed,
+        "items_per_second": round(summary.encoded / seconds, 3),
+        "frames_per_second": round(summary.frames / seconds, 3),
+        "encoder_share": round(summary.encoder_share, 4),
+        "model": format.tokenizer,
+        "model_sha256": format.tokenizer_sha256,
+    }
+    if as_json:
+        print(json.dumps(row, indent=2))
+        return
+    what = f"{row['images']} of images and {row['videos']} of videos; {row['tokens']} positions of {row['kind']}"
+    print(f"{row['items']} items ({what}) in {row['shards']} shards: {output}; {row['skipped']} files skipped")
+    shown = ", ".join(map(describe, format.classes[:SHOWN_CLASSES]))
+    more = ", ..." if len(format.classes) > SHOWN_CLASSES else ""
+    print(f"{len(format.classes)} classes: {shown}{more}" if format.classes else "no named classes")
+    if row["limiting_stage"] is not None:
+        rates = f"{row['items_per_second']:.1f} items/s, {row['frames_per_second']:.1f} frames/s"
+        print(f"{rates} in {row['seconds']:.1f} s; {row['limiting_stage']} is the limit")
+    if not row["complete"]:
+        print("other parts are still missing; the last one to finish writes the index")
 
 
 def inspect_shards(
-    folders: Sequence[Path], picture: Path | None, model: str | None, device: str, as_json: bool, dtype: str = "float32"
+    folders: Sequence[Path], image: Path | None, model: str | None, device: str, as_json: bool, dtype: str = "float32"
 ) -> int:
-    """Verify the shards, count their tokens, decode a sample into a picture, and print it all; the exit code.
+    """Verify the shards, count their tokens, decode a sample into an image, and print it all; the exit code.
 
     Raises:
         ShardError: damaged shards, or shards of another tokenizer than `model`.
@@ -30,7 +66,8 @@ def inspect_shards(
     loaded = load_named(model or TokenShards(folders[0]).tokenizer, resolve_device(device), dtype)
     compatible = loaded.tokenizer.compatible_tokenizers
     shards = TokenShards.of_tokenizer(folders, loaded.name, loaded.sha256, compatible, verify=True)
-    picture = picture or Path(f"{folders[0].resolve().name}-sample.png")
+    labels = torch.from_numpy(shards.labels)
+    counts = torch.bincount(labels[labels >= 0], minlength=len(shards.classes)).tolist()
     row: Row = {
         "items": len(shards),
         "skipped": shards.skipped,
@@ -38,14 +75,15 @@ def inspect_shards(
         "tokens": sum(count * math.prod(grid) for grid, count in shards.grids.items()),
         "kind": shards.kind,
         "grids": [{"grid": list(grid), "items": count} for grid, count in shards.grids.items()],
-        "classes": _items_of_classes(shards),
+        "classes": dict(zip(shards.classes or map(str, range(len(counts))), counts, strict=True)),
         "model": shards.tokenizer,
         "model_sha256": shards.tokenizer_sha256,
         **(_code_statistics(shards) if shards.kind == "codes" else _latent_statistics(shards)),
     }
     if len(shards):
-        write_image(picture, _sample_grid(shards, loaded.tokenizer))
-        row["output"] = str(picture)
+        image = image or Path(f"{folders[0].resolve().name}-sample.png")
+        write_image(image, _sample_grid(shards, loaded.tokenizer))
+        row["output"] = str(image)
     if as_json:
         print(json.dumps(row, indent=2))
     else:
@@ -53,27 +91,20 @@ def inspect_shards(
     return 0
 
 
-def _items_of_classes(shards: TokenShards) -> dict[str, int]:
-    labels = torch.from_numpy(shards.labels)
-    counts = torch.bincount(labels[labels >= 0], minlength=len(shards.classes)).tolist()
-    names = shards.classes or tuple(map(str, range(len(counts))))
-    return dict(zip(names, counts, strict=True))
-
-
 def _code_statistics(shards: TokenShards) -> Row:
     accumulator = CodebookAccumulator(shards.size)
     for block in shards.blocks():
         accumulator.update(block)
-    if not len(shards):
-        return {"codebook_size": shards.size, "usage": 0.0, "perplexity": None, "histogram": [0] * shards.size}
-    statistics = accumulator.compute()
-    return {
+    row: Row = {
         "codebook_size": shards.size,
-        "usage": round(statistics.usage, 6),
-        "perplexity": round(statistics.perplexity, 3),
-        "entropy": round(statistics.entropy, 4),
+        "usage": 0.0,
+        "perplexity": None,
         "histogram": accumulator.counts.tolist(),
     }
+    if len(shards):
+        statistics = accumulator.compute()
+        row |= {name: round(getattr(statistics, name), 6) for name in ("usage", "perplexity", "entropy")}
+    return row
 
 
 def _latent_statistics(shards: TokenShards) -> Row:
@@ -83,33 +114,27 @@ def _latent_statistics(shards: TokenShards) -> Row:
         count, total, squares = count + flat.shape[1], total + flat.sum(1), squares + flat.square().sum(1)
     mean = total / max(count, 1)
     std = (squares / max(count, 1) - mean.square()).clamp(min=0).sqrt()
-    return {
-        "latent_channels": shards.size,
-        "latent_mean": [round(value, 6) for value in mean.tolist()],
-        "latent_std": [round(value, 6) for value in std.tolist()],
-    }
+    rounded = {name: [round(value, 6) for value in x.tolist()] for name, x in (("mean", mean), ("std", std))}
+    return {"latent_channels": shards.size, "latent_mean": rounded["mean"], "latent_std": rounded["std"]}
 
 
 @torch.inference_mode()
 def _sample_grid(shards: TokenShards, tokenizer: OmniTokenizer) -> Tensor:
-    """Items at even distances, decoded; of a clip the middle frame: (3, H, W) in [-1, 1]."""
+    """Items at even distances, decoded; of a video the middle frame: (3, H, W) in [-1, 1]."""
     count = min(SAMPLES, len(shards))
     cells = []
-    for k in range(count):
-        item = shards[k * len(shards) // count]
+    for item in (shards[k * len(shards) // count] for k in range(count)):
         if item.codes is not None:
             pixels = tokenizer.decode_codes(item.codes[None], item.size)
         else:
             assert item.latents is not None
             pixels = tokenizer.decode(item.latents[None], item.size)
         frame = pixels[0] if pixels.ndim == 4 else pixels[0, :, pixels.shape[2] // 2]
-        frame = frame.float().clamp(-1, 1).cpu()
         scale = min(1.0, LARGEST_CELL / max(frame.shape[1:]))
         height, width = (max(1, round(side * scale)) for side in frame.shape[1:])
-        cells.append(resize(frame[:, None], height, width)[:, 0])
-    height, width = max(cell.shape[1] for cell in cells) + GAP, max(cell.shape[2] for cell in cells) + GAP
-    rows = -(-count // COLUMNS)
-    grid = torch.ones(3, rows * height - GAP, min(count, COLUMNS) * width - GAP)
+        cells.append(resize(frame.float().clamp(-1, 1).cpu()[:, None], height, width)[:, 0])
+    height, width = (max(cell.shape[axis] for cell in cells) + GAP for axis in (1, 2))
+    grid = torch.ones(3, -(-count // COLUMNS) * height - GAP, min(count, COLUMNS) * width - GAP)
     for k, cell in enumerate(cells):
         top, left = k // COLUMNS * height, k % COLUMNS * width
         grid[:, top : top + cell.shape[1], left : left + cell.shape[2]] = cell
@@ -117,14 +142,13 @@ def _sample_grid(shards: TokenShards, tokenizer: OmniTokenizer) -> Tensor:
 
 
 def _print(row: Row) -> None:
-    print(
-        f"{row['items']} items, {row['tokens']} positions of {row['kind']} in {row['shards']} shards, all files intact"
-    )
+    items = f"{row['items']} items, {row['tokens']} positions of {row['kind']} in {row['shards']} shards"
+    print(f"{items}, all files intact")
     print(f"made by {row['model']} ({row['model_sha256'][:12]}); {row['skipped']} files had been skipped")
     for grid in row["grids"]:
         print(f"  grid {'x'.join(map(str, grid['grid']))}: {grid['items']} items")
     for name, count in row["classes"].items():
-        print(f"  class {name}: {count} items")
+        print(f"  class {describe(name)}: {count} items")
     if row["kind"] == "codes":
         _print_histogram(row)
     else:
@@ -139,8 +163,7 @@ def _print_histogram(row: Row) -> None:
     perplexity = "-" if row["perplexity"] is None else f"{row['perplexity']:.1f}"
     print(f"{row['usage']:.1%} of {row['codebook_size']} codes are in use, perplexity {perplexity}")
     counts = sorted(row["histogram"], reverse=True)
-    groups = min(8, len(counts))
-    total = max(sum(counts), 1)
+    groups, total = min(8, len(counts)), max(sum(counts), 1)
     for k in range(groups):
         first, last = k * len(counts) // groups, (k + 1) * len(counts) // groups
         share = sum(counts[first:last]) / total

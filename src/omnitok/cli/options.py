@@ -74,6 +74,14 @@ def require_some(paths: tuple[Path, ...], what: str) -> None:
         raise UsageError(f"give at least one {what}; --help shows the options")
 
 
+def require_least(options: object, **least: int) -> None:
+    """Raise UsageError for an option that is given and below its least value."""
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and value < bound:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {bound}, found {value}")
+
+
 def parse_part(text: str | None) -> tuple[int, int]:
     """I and N of --shard I/N; 0 and 1 without it.
 

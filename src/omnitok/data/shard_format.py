@@ -203,7 +203,7 @@ class TokenRecord:
         label: class number, -1 for none.
         size: (T, H, W) of the pixels that were encoded, for `decode` to crop to; an image has T = 1.
         source_size: (H, W) of the frames of the file.
-        fps: frames a second of a video's frames; None for a picture.
+        fps: frames per second of a video; None for an image.
         view: number of the view; 0 is the plain one.
         start: first frame in the video.
         crop: (top, left, height, width) in the file's frames of what was encoded, before resizing.

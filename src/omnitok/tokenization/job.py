@@ -7,7 +7,6 @@ depends on the number of processes or on a bad file elsewhere, and the state of 
 
 import ctypes
 import functools
-import math
 import os
 import sys
 import time
@@ -30,59 +29,10 @@ from omnitok.data.shard_writing import (
 )
 from omnitok.errors import ShardError
 from omnitok.models.protocol import Tokenizer
+from omnitok.tokenization.settings import TokenizeSettings
 
 Progress = Callable[[int, int], None]
 """Told about files and frames that are done."""
-
-MIXED_GROUP = 4
-"""Where sizes differ, a group has so many batches' worth of samples, to find pixels of one size in."""
-
-
-@dataclass(frozen=True)
-class TokenizeSettings:
-    """Everything that the bytes of the shards depend on, beside the collection and the tokenizer.
-
-    Attributes:
-        resolution: side of the square that pictures and frames are brought to; None keeps sizes.
-        frames: length of the windows that clips are cut into; 0 keeps clips whole.
-        fps: frames a second that clips are sampled at; None takes every frame.
-        views: views of each file (`draw_views`).
-        crop_range: the short side of a file over the smallest side of a crop; None: crops of `resolution` or more.
-        batch_size: items encoded at a time.
-        shard_size: files in a shard, rounded up to whole groups.
-        seed: of the views.
-        precision: of the encoder, "float32" or "bfloat16".
-
-    Raises:
-        ValueError: a number out of range.
-    """
-
-    resolution: int | None = None
-    frames: int = 17
-    fps: float | None = None
-    views: int = 1
-    crop_range: float | None = None
-    batch_size: int = 16
-    shard_size: int = 1024
-    seed: int = 0
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        for name in ("resolution", "views", "batch_size", "shard_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, found {value}")
-        if self.frames < 0:
-            raise ValueError(f"frames must not be negative, found {self.frames}")
-        if self.crop_range is not None and not 1 <= self.crop_range < math.inf:
-            raise ValueError(f"crop_range must be a number of at least 1, found {self.crop_range}")
-        if self.crop_range is not None and (self.resolution is None or self.views < 2):
-            raise ValueError("crop_range needs a resolution and at least 2 views: the first is never cropped at random")
-
-    @property
-    def group_size(self) -> int:
-        """Samples in a group."""
-        return self.batch_size if self.resolution is not None else self.batch_size * MIXED_GROUP
 
 
 def check_apart(collection: Index, folder: Path) -> None:

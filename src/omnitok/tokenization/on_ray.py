@@ -8,7 +8,6 @@ import os
 import pickle
 import re
 import time
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,13 +16,12 @@ import torch
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
 from omnitok.hub.folder import load_tokenizer
 from omnitok.models.protocol import fingerprint
-from omnitok.tokenization.encoding import encode_group
 from omnitok.tokenization.job import Plan, Progress, TokenizeJob
-from omnitok.tokenization.reading import Chunk, Piece, Pixels, read_group
+from omnitok.tokenization.pipeline import encode_group, read_group
 
 MAX_BLOCKS = 2048
 LARGEST_GROUP = 2**29
-"""Groups of more bytes of pixels do not travel: the actor that encodes them reads them itself, piece by piece."""
+"""Groups of more bytes of pixels do not travel: the actor that encodes them reads them itself, batch by batch."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -41,9 +39,9 @@ def tokenize_on_ray(
     files of the collection.
 
     Args:
-        device: "cpu", or "cuda" for one GPU an actor; "auto" is that where the cluster has GPUs.
+        device: "cpu", or "cuda" for one GPU per actor; "auto" is that where the cluster has GPUs.
         address: of an existing cluster; None starts one on this machine.
-        actors: how many tokenizer actors; None is one a GPU, or one for every two CPUs.
+        actors: how many tokenizer actors; None is one per GPU, or one per two CPUs.
         progress: told about the files and frames of every group.
 
     Raises:
@@ -112,7 +110,7 @@ def _start(address: str | None) -> None:
 
 @lru_cache(maxsize=1)
 def _fetched(plan: Any) -> Plan:
-    """The plan from Ray's store; once a process, because the list of a large collection is large."""
+    """The plan from Ray's store; once per process, because the list of a large collection is large."""
     import ray
 
     return ray.get(plan)
@@ -121,13 +119,13 @@ def _fetched(plan: Any) -> Plan:
 def _read(row: dict[str, Any], plan: Any) -> dict[str, Any]:
     """The reading stage: a group's pixels, or nothing where they are too many."""
     torch.set_num_threads(1)
-    pieces, size = [], 0
-    for piece in read_group(_fetched(plan), int(row["group"])):
-        pieces.append(_as_arrays(piece))
-        size += sum((unit.pixels if isinstance(unit, Pixels) else unit.frames).nbytes for unit in piece.units)
+    batches, size = [], 0
+    for batch in read_group(_fetched(plan), int(row["group"])):
+        batches.append(batch)
+        size += sum(item.pixels.nbytes for item in batch.items)
         if size > LARGEST_GROUP:
-            return {"group": row["group"], "pieces": b""}
-    return {"group": row["group"], "pieces": pickle.dumps(pieces, protocol=5)}
+            return {"group": row["group"], "batches": b""}
+    return {"group": row["group"], "batches": pickle.dumps(batches, protocol=5)}
 
 
 class _Encode:
@@ -145,26 +143,9 @@ class _Encode:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         group = int(row["group"])
-        pieces = map(_as_tensors, pickle.loads(row["pieces"])) if row["pieces"] else read_group(self.plan, group)
-        done = encode_group(self.plan, self.tokenizer, pieces, group)
+        batches = pickle.loads(row["batches"]) if row["batches"] else read_group(self.plan, group)
+        done = encode_group(self.plan, self.tokenizer, batches, group)
         return {"group": group, "done": pickle.dumps(done, protocol=5)}
-
-
-def _as_arrays(piece: Piece) -> Piece:
-    """For pickling: a tensor would take along all of the memory that it is a view of."""
-    return replace(piece, units=[_with(unit, _pixels(unit).contiguous().numpy()) for unit in piece.units])
-
-
-def _as_tensors(piece: Piece) -> Piece:
-    return replace(piece, units=[_with(unit, torch.from_numpy(_pixels(unit))) for unit in piece.units])
-
-
-def _pixels(unit: Pixels | Chunk) -> Any:
-    return unit.pixels if isinstance(unit, Pixels) else unit.frames
-
-
-def _with(unit: Pixels | Chunk, values: Any) -> Pixels | Chunk:
-    return replace(unit, pixels=values) if isinstance(unit, Pixels) else replace(unit, frames=values)
 
 
 def _reason(error: BaseException) -> str:

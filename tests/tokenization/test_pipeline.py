@@ -14,9 +14,9 @@ from omnitok.data.shard_format import FileFailure
 from omnitok.data.transforms import fit_square
 from omnitok.errors import ShardError
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.tokenization import reading
+from omnitok.tokenization import pipeline
 from omnitok.tokenization.job import Plan, TokenizeJob
-from omnitok.tokenization.local import tokenize_here
+from omnitok.tokenization.pipeline import tokenize_here
 
 from .conftest import SMALL, contents, make_tokenizer, plan_of, smooth
 
@@ -154,8 +154,8 @@ def test_sizes_as_they_are(media: Path, tokenizer: OmniTokenizer, tmp_path: Path
 def test_pictures_of_odd_sizes_do_not_pile_up(
     media: Path, tokenizer: OmniTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omnitok.tokenization.encoding.WAITING_BYTES", 0)  # each goes at once
-    monkeypatch.setattr(reading, "PIECE_BYTES", 1)
+    monkeypatch.setattr("omnitok.tokenization.pipeline.WAITING_BYTES", 0)  # each goes at once
+    monkeypatch.setattr(pipeline, "BATCH_BYTES", 1)
     run(plan_of(media, tokenizer, resolution=None), tokenizer, tmp_path)
     assert len(TokenShards(tmp_path)) == 15
 
@@ -167,7 +167,7 @@ def test_whole_clips_are_streamed(
     tokenizer = make_tokenizer(
         SMALL if streamable else replace(SMALL, temporal_convolution_layout="released", temporal_window=None)
     )
-    monkeypatch.setattr(reading, "CHUNK_FRAMES", 7)
+    monkeypatch.setattr(pipeline, "CHUNK_FRAMES", 7)
     run(plan_of(media, tokenizer, frames=0, views=2), tokenizer, tmp_path)
     shards = TokenShards(tmp_path)
     assert {grid for grid in shards.grids if len(grid) == 3} == {(3, 3, 3), (4, 3, 3), (5, 3, 3)}
@@ -182,18 +182,18 @@ def test_whole_clips_are_streamed(
 def test_a_clip_that_breaks_off_counts_for_nothing(
     media: Path, tokenizer: OmniTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "PIECE_BYTES", 1)  # its first windows are encoded before the damage shows
+    monkeypatch.setattr(pipeline, "BATCH_BYTES", 1)  # its first windows are encoded before the damage shows
     from omnitok.errors import MediaError
 
-    plain = reading.VideoReader.__iter__
+    plain = pipeline.VideoReader.__iter__
 
-    def breaking(self: reading.VideoReader) -> object:
+    def breaking(self: pipeline.VideoReader) -> object:
         for number, frame in enumerate(plain(self)):
             if number == 11:
                 raise MediaError(f"{self.path}: the clip is truncated")
             yield frame
 
-    monkeypatch.setattr(reading.VideoReader, "__iter__", breaking)
+    monkeypatch.setattr(pipeline.VideoReader, "__iter__", breaking)
     run(plan_of(media, tokenizer), tokenizer, tmp_path)
     shards = TokenShards(tmp_path)
     assert {shards[i].key for i in range(len(shards)) if shards[i].codes.ndim == 3} == {"c/0.mp4", "c/1.mp4"}
