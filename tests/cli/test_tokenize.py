@@ -110,27 +110,6 @@ def test_bad_files_are_counted_and_tolerated_up_to_a_number(
     assert "there are no images" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "options, said",
-    [
-        (["--views", "0"], "--views must be at least 1, found 0"),
-        (["--batch-size", "-3"], "--batch-size must be at least 1, found -3"),
-        (["--fps", "1e300"], "--fps must be at most 1000"),
-        (["--fps", "nan"], "--fps must be a finite number"),
-        (["--crop-range", "1.5"], "--crop-range is of random crops"),
-        (["--workers", "-1"], "--workers must be at least 0, found -1"),
-        (["--actors", "2"], "--ray-address and --actors are for --engine ray"),
-        (["--shard", "2/2"], "--shard must be I/N"),
-    ],
-)
-def test_options_that_make_no_sense(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
-) -> None:
-    assert main(["tokenize", str(data), "-o", str(tmp_path / "shards"), *options]) == 2
-    assert said in capsys.readouterr().err
-    assert not (tmp_path / "shards").exists()
-
-
 def command(data: Path, model: Path, out: Path, *more: str) -> list[str]:
     return ["-m", "omnitok", "tokenize", str(data), "--model", str(model), "-o", str(out), *OPTIONS, *more]
 

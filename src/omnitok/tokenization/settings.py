@@ -44,7 +44,9 @@ class TokenizeSettings:
     @model_validator(mode="after")
     def _check(self) -> "TokenizeSettings":
         if self.crop_range is not None and (self.resolution is None or self.views < 2):
-            raise ValueError("crop_range is of random crops: it needs a resolution and at least 2 views")
+            raise ValueError(
+                "crop_range is of random crops: it needs a resolution (--resolution) and at least 2 views (--views)"
+            )
         return self
 
     @property
