@@ -19,7 +19,8 @@ from omnitok.cli import main as omnitok
 from omnitok.data import list_media
 from omnitok.recipes.tiny_generators import TINY_LM
 from omnitok.training.settings import apply_settings
-from omnitok.training.train_generator import train_generator
+from omnitok.training.tasks import GeneratorTask
+from omnitok.training.trainer import Trainer
 
 KEPT_BACK = 8  # every such file of a class
 
@@ -86,7 +87,7 @@ def main() -> None:
                 "steps": steps,
             },
         )
-        result = train_generator(config, out / name.replace(" ", "-"), resume=True)
+        result = Trainer(GeneratorTask(config), config, out / name.replace(" ", "-"), resume=True).fit()
         spent = [str(steps), "0"] if media == ("image",) else ["0", str(steps)]
         if len(media) == 2:
             spent = [str(steps - clip_steps), str(clip_steps)]

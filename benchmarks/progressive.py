@@ -29,7 +29,8 @@ from omnitok.metrics import (
 )
 from omnitok.recipes.tiny import TINY_IMAGE
 from omnitok.training.config import InitConfig, TrainConfig
-from omnitok.training.train_tokenizer import train
+from omnitok.training.tasks import TokenizerTask
+from omnitok.training.trainer import Trainer
 
 FIXED, MULTI = (64,), (48, 64, 96)
 REGIMES = ("image-fixed", "image-multi", "video-fixed", "video-multi", "joint-fixed", "joint-multi", "progressive")
@@ -53,7 +54,7 @@ def config_of(regime: str, arguments: argparse.Namespace, steps: int, init: Init
         data=data,
         optimizer=replace(TINY_IMAGE.optimizer, warmup_steps=min(50, steps // 4)),
         steps=steps,
-        quantize_after=0 if init.model else steps // 10,
+        quantizer_warmup_steps=0 if init.model else steps // 10,
         init=init,
         checkpoint_every=steps,
         seed=arguments.seed,
@@ -66,11 +67,16 @@ def train_regime(regime: str, arguments: argparse.Namespace) -> Path:
     if (out / "model" / "config.json").exists():
         return out / "model"
     if regime != "progressive":
-        return train(config_of(regime, arguments, arguments.steps, InitConfig()), out).model
+        return train(config_of(regime, arguments, arguments.steps, InitConfig()), out)
     half = arguments.steps // 2
-    first = train(config_of("image-multi", arguments, half, InitConfig()), arguments.out / "progressive-image").model
+    first = train(config_of("image-multi", arguments, half, InitConfig()), arguments.out / "progressive-image")
     init = InitConfig(model=str(first), inflate=True)
-    return train(config_of("joint-multi", arguments, arguments.steps - half, init), out).model
+    return train(config_of("joint-multi", arguments, arguments.steps - half, init), out)
+
+
+def train(config: TrainConfig, out: Path) -> Path:
+    """The model folder of a training."""
+    return Trainer(TokenizerTask(config), config, out).fit().model
 
 
 @torch.inference_mode()

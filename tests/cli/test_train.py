@@ -12,6 +12,7 @@ from omnitok.cli import main
 from omnitok.data.video_writer import write_video
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.recipes import RECIPES
+from omnitok.training.settings import read_config
 
 SMALL = [
     *("--set", "model={width: 32, heads: 2, head_dim: 16, codebook_size: 64, window_convolution: true,"
@@ -124,15 +125,18 @@ def test_the_dry_run_tells_and_trains_nothing(media: Path, tmp_path: Path, capsy
         (["tiny-image"], "give --images DIR, --videos DIR, or both", 1),
         (["tiny-image", "--images", "absent"], "absent: no such file or folder", 1),
         (["tiny-image", "--images", "absent", "--set", "optimizer.lrr=1"], "did you mean 'optimizer.lr'?", 2),
-        (["tiny-image", "--images", "absent", "--set", "optimizer.lr=x"], "should be a valid number", 2),
+        (["tiny-image", "--images", "absent", "--set", "optimizer.lr=x"], "optimizer.lr must be a valid number", 2),
         (["tiny-joint", "--images", "MEDIA", "--init", "absent"], "no such model", 1),
         (["tiny-image", "--images", "MEDIA", "--set", "weights.perceptual=1"], "no weights folder is named", 1),
-        (["tiny-image", "--images", "MEDIA", "--set", "init.grow=true"], "init.grow needs init.model", 2),
-        (["tiny-image", "--max-steps", "0"], "--max-steps must be at least 1", 2),
-        (["tiny-image", "--time-limit", "-1"], "--time-limit must be a number of minutes above 0", 2),
-        (["tiny-image", "--seed", "-1"], "--seed must lie in", 2),
+        (["tiny-image", "--images", "MEDIA", "--set", "init.grow=true"], "init.expand_depth needs init.model", 2),
+        (["tiny-image", "--max-steps", "0"], "--max-steps must be greater than or equal to 1, found 0", 2),
+        (["tiny-image", "--time-limit", "-1"], "--time-limit must be greater than 0", 2),
+        (["tiny-image", "--seed", "-1"], "seed must be greater than or equal to 0, found -1", 2),
         (["tiny-image", "--device", "abacus", "--images", "MEDIA"], "--device", 2),
-        (["absent.yaml"], "absent.yaml: cannot be read", 1),
+        ([], "give a recipe", 2),
+        (["tiny-image", "--epochs", "3"], "--set steps=N", 2),
+        (["tiny-image", "--images", "MEDIA", "--lr", "-1"], "optimizer.lr must be greater than 0", 2),
+        (["absent.yaml"], "absent.yaml: no such file", 1),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -151,6 +155,30 @@ def test_mistakes_are_one_sentence(
     message = capsys.readouterr().err
     assert told in message
     assert len(message.strip().splitlines()) == 1
+
+
+def test_a_run_is_continued_by_its_folder(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    arguments = (*SMALL, "--images", media / "images", "--set", "data.resolutions=32", "--lr", "0.002")
+    assert train("tiny-image", *arguments, "--batch-size", "2", "--out", out, "--max-steps", "1") == 0
+    told = capsys.readouterr().err
+    assert f"continue with: omnitok train {out} --resume" in told
+    assert "step 1/1100 image: loss" in told  # stderr is no terminal here
+    for again in ((out,), ("--out", out), ("tiny-image", "--out", out), (out / "config.yaml",)):
+        steps = int(json.loads((out / "log.jsonl").read_text().splitlines()[-1])["step"])
+        assert train(*again, "--resume", "--device", "cpu", "--max-steps", str(steps + 1)) == 0
+    config = read_config(out / "config.yaml")
+    assert (config.optimizer.lr, config.data.image_batch, config.data.workers) == (0.002, 2, 0)
+    assert train("tiny-image", "--out", out, "--resume", "--seed", "9") == 1
+    assert "was trained with seed=0, found 9" in capsys.readouterr().err
+
+
+def test_the_dry_run_prints_what_can_be_trained(
+    media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("tiny-image", *SMALL, "--images", media / "images", "--dry-run") == 0
+    (tmp_path / "planned.yaml").write_text(capsys.readouterr().out)
+    assert read_config(tmp_path / "planned.yaml").data.images == (str(media / "images"),)
 
 
 def test_another_recipe_cannot_resume(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

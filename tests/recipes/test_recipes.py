@@ -5,22 +5,21 @@ import pkgutil
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 import omnitok.recipes
+from helpers.training import resolved, train
 from omnitok.errors import OmnitokError
 from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.recipes import RECIPES, find_recipe
-from omnitok.recipes.run import describe, run_recipe
 from omnitok.training.config import TrainConfig
-from omnitok.training.generator_step import build_model
 from omnitok.training.settings import apply_settings
 from omnitok.training.stopping import Limits
+from omnitok.training.tasks.generator import build_model
 
 RUN_MODULES = [
     module.name for module in pkgutil.iter_modules(omnitok.recipes.__path__) if module.name not in ("run", "validation")
@@ -82,7 +81,7 @@ def test_a_wrong_name_tells_the_nearest() -> None:
 def test_a_description_counts_without_training(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
     tiny = RECIPES["tiny-image"]
-    found = describe(replace(tiny, data=replace(tiny.data, images=(str(tmp_path),))))
+    found = resolved(replace(tiny, data=replace(tiny.data, images=(str(tmp_path),)))).describe()
     assert found["data"] == {"images": 1, "videos": 0}
     assert 2.5e6 < sum(found["parameters"].values()) < 3e6
 
@@ -123,13 +122,12 @@ def test_tiny_generators_train_on_pixels_and_write_sample_grids(kind: str, tmp_p
             "model.width": 32,
             "model.depth": 2,
             "model.heads": 2,
-            "log.pictures_every": 1,
-            "log.pictures": 2,
+            "log.images_every": 1,
+            "log.images": 2,
             "sampling.guidance_scale": 1.0,
         },
     )
-    silent: dict[str, Any] = {"tell": lambda message: None, "progress": lambda step: None}
-    result = run_recipe(config, tmp_path / "out", device=torch.device("cpu"), limits=Limits(max_steps=2), **silent)
+    result = train(config, tmp_path / "out", limits=Limits(max_steps=2))
     assert result.steps == 2
-    assert (tmp_path / "out" / "pictures" / "step-000000002-image.png").is_file()
-    assert describe(config)["data"] == {"images": 2, "videos": 0}
+    assert (tmp_path / "out" / "previews" / "step-000000002-image.png").is_file()
+    assert resolved(config).describe()["data"] == {"images": 2, "videos": 0}

@@ -17,8 +17,16 @@ from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
 from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
-from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig, TrainConfig
-from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
+from omnitok.training.config import (
+    AnyGeneratorConfig,
+    DataConfig,
+    DiffusionTrainConfig,
+    EngineConfig,
+    LanguageModelTrainConfig,
+    LogConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -75,7 +83,7 @@ def small_config(media: Path) -> TrainConfig:
         ),
         optimizer=OptimizerConfig(lr=1e-2, warmup_steps=2, ema_decay=0.9),
         engine=EngineConfig(precision="float32"),
-        log=LogConfig(every=1, pictures_every=0),
+        log=LogConfig(every=1, images_every=0),
         steps=8,
         checkpoint_every=100,
     )
@@ -128,7 +136,7 @@ def generator_configs(labelled_media: Path, tokenizers: dict[str, str]) -> dict[
         ),
         "optimizer": OptimizerConfig(lr=1e-2, warmup_steps=2, ema_decay=0.9),
         "engine": EngineConfig(precision="float32"),
-        "log": LogConfig(every=1, pictures_every=0),
+        "log": LogConfig(every=1, images_every=0),
         "label_dropout": 0.3,
         "steps": 6,
         "checkpoint_every": 100,

@@ -14,16 +14,20 @@ import torch
 
 from helpers.processes import on_two_processes
 from helpers.runs import assert_same_losses, rows
+from helpers.training import train
 from omnitok.hub.folder import load_generator_model
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.recipes.validation import validation_of
-from omnitok.training.config import AdversarialConfig, EngineConfig, InitConfig, TrainConfig, ValidationConfig
-from omnitok.training.generator_config import AnyGeneratorConfig
+from omnitok.training.config import (
+    AdversarialConfig,
+    AnyGeneratorConfig,
+    EngineConfig,
+    InitConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 from omnitok.training.settings import apply_settings, write_config
 from omnitok.training.stopping import Limits
-from omnitok.training.train_generator import train_generator
-from omnitok.training.train_tokenizer import train
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,7 @@ def train_on_two(config: TrainConfig, mode: Literal["ddp", "fsdp"], out: Path, l
     config = replace(config, engine=replace(config.engine, parallel=mode))
 
     def run(rank: int) -> None:
-        train(config, out, resume=True, limits=Limits(limit), validation=validation_of(config))
+        train(config, out, resume=True, limits=Limits(limit))
 
     on_two_processes(run)
 
@@ -99,7 +103,7 @@ def train_on_two(config: TrainConfig, mode: Literal["ddp", "fsdp"], out: Path, l
 def test_one_process_ddp_and_fsdp_learn_the_same(config: TrainConfig, folder: Path) -> None:
     train(config, folder / "one")
     vae = as_vae(config)
-    assert set(train(vae, folder / "vae-one", validation=validation_of(vae)).validation) == {"image_psnr", "image_ssim"}
+    assert set(train(vae, folder / "vae-one").validation) == {"image_psnr", "image_ssim"}
     train(config, folder / "one-then-fsdp", limits=Limits(4))
     train_on_two(config, "ddp", folder / "ddp")
     train_on_two(config, "fsdp", folder / "fsdp")
@@ -129,15 +133,15 @@ def test_generators_too(generator_configs: dict[str, AnyGeneratorConfig], tmp_pa
     config = generator_configs[kind]
     if kind == "lm":
         config = apply_settings(config, ["model.dropout=0"])  # each process drops values of its own
-    train_generator(config, tmp_path / "one")
+    train(config, tmp_path / "one")
 
     def run(mode: Literal["ddp", "fsdp"], limits: Limits) -> None:
         wrapped = replace(config, engine=replace(config.engine, parallel=mode))
-        on_two_processes(lambda rank: train_generator(wrapped, tmp_path / mode, limits=limits).steps)
+        on_two_processes(lambda rank: train(wrapped, tmp_path / mode, limits=limits).steps)
 
     run("ddp", Limits())
     run("fsdp", Limits(3))
-    train_generator(config, tmp_path / "fsdp", resume=True)  # on one process now
+    train(config, tmp_path / "fsdp", resume=True)  # on one process now
     for mode in ("ddp", "fsdp"):
         assert_same_losses(tmp_path / "one", tmp_path / mode, 1e-5)
         a, b = (load_generator_model(tmp_path / out / "model").model.state_dict() for out in ("one", mode))

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from omnitok.training.latent_statistics import latent_statistics
+from omnitok.training.usage import CodebookUse
 from torch import nn
 
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.training.config import OptimizerConfig
-from omnitok.training.latent_statistics import latent_statistics
 from omnitok.training.optim import (
     AveragedWeights,
     Muon,
@@ -18,7 +19,6 @@ from omnitok.training.optim import (
     orthogonalize,
 )
 from omnitok.training.throughput import Throughput, forward_flops
-from omnitok.training.usage import CodebookUse
 
 
 def test_the_rate_warms_up_and_falls_to_zero() -> None:

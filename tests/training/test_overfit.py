@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.training import train
 from omnitok.data.loader import load_training_image, load_training_video
 from omnitok.data.video_reader import WindowSampling
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import InitConfig, OptimizerConfig, TrainConfig
-from omnitok.training.train_tokenizer import train
 
 WIDTH = {"width": 64, "heads": 2, "head_dim": 32, "codebook_size": 64}
 
@@ -53,7 +53,7 @@ def measure(model: Path, config: TrainConfig) -> tuple[float, float, float]:
 @pytest.mark.slow
 def test_three_stages_overfit(small_config: TrainConfig, tmp_path: Path) -> None:
     joint = overfit_config(small_config, 600)
-    image = replace(joint, name="image", data=replace(joint.data, videos=()), quantize_after=100)
+    image = replace(joint, name="image", data=replace(joint.data, videos=()), quantizer_warmup_steps=100)
     stage1 = train(image, tmp_path / "image").model
     psnr, _, usage = measure(stage1, joint)
     assert psnr > 25, f"image stage: {psnr:.1f} dB on pictures"

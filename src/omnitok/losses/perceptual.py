@@ -8,13 +8,16 @@ hash.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.hub.weights import read_weights
+from omnitok.losses.discriminators import take_frames
 from omnitok.losses.frozen_network import FrozenNetwork, load_exactly
+from omnitok.losses.lpips import load_lpips
 
 # (width, repeats, stride of the first) of the groups of inverted residual blocks, Table 2 of the paper
 _GROUPS = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
@@ -176,6 +179,48 @@ class ResizedDistance(nn.Module):
             return x
         size = [max(1, round(n * self.resolution / shorter)) for n in x.shape[-2:]]
         return F.interpolate(x.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def load_perceptual(
+    network: Literal["lpips", "mobilenet"],
+    weights_dir: str | os.PathLike[str] | None = None,
+    resolution: int | None = None,
+) -> nn.Module:
+    """A frozen distance of images or videos: (b, 3, H, W) or (b, 3, T, H, W) twice -> (b,) or (b, T).
+
+    Args:
+        network: "lpips" (VGG16) or "mobilenet".
+        weights_dir: the folder with the network's files; None takes that of OMNITOK_WEIGHTS.
+        resolution: as in `ResizedDistance`; None compares frames as they are.
+
+    Raises:
+        MissingWeightsError: the files are missing or have another hash.
+    """
+    distance: nn.Module
+    if network == "lpips":
+        distance = load_lpips("vgg", weights_dir)
+    else:
+        distance = MobileNetPerceptualLoss(load_mobilenet_v2(weights_dir))
+    return distance if resolution is None else ResizedDistance(distance, resolution)
+
+
+def change_between_frames(distance: nn.Module, videos: Tensor, frames: Tensor | None = None) -> Tensor:
+    """Distances between neighbouring frames; the mean absolute difference of those of two videos is tLP (Chu et al.,
+    arXiv 1811.09393, with LPIPS as the distance).
+
+    Args:
+        distance: takes (b, 3, H, W) or (b, 3, T, H, W) twice.
+        videos: (b, 3, T, H, W) of at least two frames.
+        frames: (b,), at most T - 2: the one of each video that is compared with its next; None compares all.
+
+    Returns:
+        (b,), or with `frames=None` (b, T - 1).
+    """
+    if frames is None:
+        change: Tensor = distance(videos[:, :, :-1], videos[:, :, 1:])
+    else:
+        change = distance(take_frames(videos, frames), take_frames(videos, frames + 1))
+    return change
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -30,7 +30,9 @@ from omnitok.recipes import (
     tiny_generators,
     tiny_perceptual,
 )
-from omnitok.training.settings import AnyConfig, read_config
+from omnitok.training.config import AnyConfig
+from omnitok.training.run_folder import check_same_recipe
+from omnitok.training.settings import read_config
 
 _TOKENIZERS: tuple[AnyConfig, ...] = (
     *tiny.STAGES,
@@ -73,8 +75,35 @@ def find_recipe(name: str) -> AnyConfig:
     """
     if name in RECIPES:
         return RECIPES[name]
-    if Path(name).suffix in (".yaml", ".yml"):
-        return read_config(name)
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return read_config(path)
+    if (path / "config.yaml").is_file():
+        return read_config(path / "config.yaml")
     close = difflib.get_close_matches(name, RECIPES, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise OmnitokError(f"unknown recipe {name!r}; {hint}Known are {', '.join(RECIPES)}, or the config.yaml of a run")
+
+
+def find_run(recipe: str, out: Path | None, resume: bool) -> tuple[AnyConfig, Path]:
+    """What is to be trained, and the folder for it.
+
+    Args:
+        recipe: as for `find_recipe`; "" stands for the run in `out`.
+        out: the folder of the run; None takes that of a run that is named, else runs/ and the recipe's name.
+        resume: take the settings that the run in the folder was started with, where there is one.
+
+    Raises:
+        OmnitokError: as `find_recipe`, or the folder holds a run of another recipe.
+    """
+    config = find_recipe(recipe or str(out))
+    given = Path(recipe)
+    own = given if given.is_dir() else given.parent if given.suffix in (".yaml", ".yml") else None
+    if recipe in RECIPES:
+        own = None
+    folder = out or own or Path("runs") / config.name
+    if resume and (folder / "config.yaml").is_file():
+        saved = read_config(folder / "config.yaml")
+        check_same_recipe(config.name, saved.name, folder)
+        config = saved
+    return config, folder

@@ -60,7 +60,7 @@ IMAGE = TrainConfig(
     weights={"l1": 4.0, "perceptual": 4.0, "image_gan": 0.01, "feature_matching": 4.0, "commitment": 0.25},
     adversarial=AdversarialConfig(video=DiscriminatorConfig(normalize_logits=True)),
     engine=EngineConfig(activation_checkpointing=True),
-    log=LogConfig(every=100, pictures_every=5000, validate_every=25_000),
+    log=LogConfig(every=100, images_every=5000, validate_every=25_000),
     steps=500_000,
     checkpoint_every=5000,
 )

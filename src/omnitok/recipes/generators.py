@@ -19,8 +19,7 @@ tokenizers is in theirs.
 from dataclasses import replace
 
 from omnitok.models.code_sequence import LanguageModelConfig
-from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig
-from omnitok.training.generator_config import LanguageModelTrainConfig
+from omnitok.training.config import DataConfig, EngineConfig, LanguageModelTrainConfig, LogConfig, OptimizerConfig
 
 MEDIUM = LanguageModelConfig(
     width=1024, depth=16, heads=16, positions="learned", norm="layer", activation="gelu", bias=True, dropout=0.1
@@ -33,7 +32,7 @@ PICTURES = LanguageModelTrainConfig(
     data=DataConfig(resolutions=(256,), image_batch=256, video_batch=64, workers=4),
     optimizer=OptimizerConfig(lr=3e-4, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=5000, ema_decay=0.9999),
     engine=EngineConfig(activation_checkpointing=True),
-    log=LogConfig(every=100, pictures_every=10_000, validate_every=10_000),
+    log=LogConfig(every=100, images_every=10_000, validate_every=10_000),
     steps=500_000,
     checkpoint_every=5000,
 )

@@ -21,8 +21,7 @@ Expected: the FID of the table, over 50 000 samples of 250 DDPM steps; rFID of t
 
 from omnitok.models.diffusion_transformer import DIFFUSION_TRANSFORMERS
 from omnitok.models.sampling import DiffusionSampling
-from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig
-from omnitok.training.generator_config import DiffusionTrainConfig
+from omnitok.training.config import DataConfig, DiffusionTrainConfig, EngineConfig, LogConfig, OptimizerConfig
 
 DIT_XL = DiffusionTrainConfig(
     name="imagenet-dit-xl",
@@ -32,7 +31,7 @@ DIT_XL = DiffusionTrainConfig(
         lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup_steps=1, schedule="constant", ema_decay=0.9999
     ),
     engine=EngineConfig(activation_checkpointing=True),
-    log=LogConfig(every=100, pictures_every=10_000, validate_every=10_000),
+    log=LogConfig(every=100, images_every=10_000, validate_every=10_000),
     steps=1_000_000,
     checkpoint_every=5000,
     sampling=DiffusionSampling(guidance_scale=2.0, steps=250, sampler="ddpm"),

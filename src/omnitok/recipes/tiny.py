@@ -29,7 +29,7 @@ TINY_IMAGE = TrainConfig(
     optimizer=OptimizerConfig(name="muon", lr=1.5e-3, matrix_lr_factor=2.5, warmup_steps=50, ema_decay=0.995),
     weights={"log_l2": 0.25, "commitment": 2.0},
     steps=1100,
-    quantize_after=300,
+    quantizer_warmup_steps=300,
     limit_room=1.5,
 )
 """Stage 1: pictures, 128 x 128."""
@@ -43,12 +43,12 @@ TINY_JOINT = replace(
         video_batch=2,
         video_share=0.5,
         frames=17,
-        balance_domains=True,
-        pan_zoom=0.4,
+        balance_sources=True,
+        ken_burns=0.4,
     ),
     optimizer=replace(TINY_IMAGE.optimizer, ema_decay=0.998),
     steps=3000,
-    quantize_after=0,
+    quantizer_warmup_steps=0,
     init=InitConfig(inflate=True),
 )
 """Stage 2, from stage 1: pictures and clips of 17 frames, two resolutions, half of the steps of clips."""

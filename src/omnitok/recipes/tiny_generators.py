@@ -22,10 +22,13 @@ from dataclasses import replace
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
 from omnitok.models.sampling import DiffusionSampling, TokenSampling
-from omnitok.training.config import DataConfig, EngineConfig, LogConfig, OptimizerConfig
-from omnitok.training.generator_config import (
+from omnitok.training.config import (
+    DataConfig,
     DiffusionTrainConfig,
+    EngineConfig,
     LanguageModelTrainConfig,
+    LogConfig,
+    OptimizerConfig,
 )
 
 TINY_LM = LanguageModelTrainConfig(
@@ -43,7 +46,7 @@ TINY_LM = LanguageModelTrainConfig(
     ),
     optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=100, ema_decay=0.99),
     engine=EngineConfig(precision="float32"),
-    log=LogConfig(every=20, pictures_every=0, validate_every=250),
+    log=LogConfig(every=20, images_every=0, validate_every=250),
     steps=2600,
     checkpoint_every=250,
     sampling=TokenSampling(guidance_scale=3.0, top_k=100),
@@ -60,7 +63,7 @@ TINY_DIT = DiffusionTrainConfig(
         name="muon", lr=1.5e-3, matrix_lr_factor=2.5, weight_decay=0.0, warmup_steps=50, ema_decay=0.998
     ),
     engine=EngineConfig(precision="float32"),
-    log=LogConfig(every=20, pictures_every=0, validate_every=250),
+    log=LogConfig(every=20, images_every=0, validate_every=250),
     steps=3000,
     checkpoint_every=250,
     sampling=DiffusionSampling(guidance_scale=4.0, video_guidance_scale=1.5, steps=25, sampler="euler"),

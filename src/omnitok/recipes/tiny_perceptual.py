@@ -32,14 +32,14 @@ TINY_VAE_PERCEPTUAL = replace(
         video_batch=4,
         video_share=0.7,
         image_policy="center_crop",
-        pan_zoom=0.2,
+        ken_burns=0.2,
         workers=0,
     ),
     optimizer=replace(TINY_VAE.optimizer, lr=1e-3),
     weights={"log_l2": 0.25, "perceptual": 5.0, "temporal": 1.0, "temporal_perceptual": 2.0},
     perceptual=_PERCEPTUAL,
     steps=2500,
-    init=InitConfig(model="omnitok-tiny-vae", keep_encoder=True),
+    init=InitConfig(model="omnitok-tiny-vae", freeze_encoder=True),
 )
 """The decoder alone; seven steps in ten are of clips, which jump where the frames of a token end."""
 
@@ -48,7 +48,7 @@ TINY_VQ_PERCEPTUAL = replace(
     name="tiny-vq-perceptual",
     model=replace(TINY_JOINT.model, bottleneck=VQConfig(codebook_size=1024)),
     data=replace(
-        TINY_JOINT.data, resolutions=(64, 96), image_batch=10, video_batch=3, video_share=0.35, pan_zoom=0.2, workers=0
+        TINY_JOINT.data, resolutions=(64, 96), image_batch=10, video_batch=3, video_share=0.35, ken_burns=0.2, workers=0
     ),
     optimizer=replace(TINY_JOINT.optimizer, lr=1e-3),
     weights={"log_l2": 0.25, "commitment": 1.0, "perceptual": 4.0},

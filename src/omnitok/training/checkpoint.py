@@ -138,9 +138,13 @@ class Checkpoints:
 
     def _prune(self) -> None:
         for step in self.steps()[: -self.keep]:
-            retired = self.folder / f".{_name(step)}.retired"
-            os.rename(self.folder / _name(step), retired)
-            shutil.rmtree(retired)
+            self.discard(step)
+
+    def discard(self, step: int) -> None:
+        """Remove the checkpoint of a step; on the first process."""
+        retired = self.folder / f".{_name(step)}.retired"
+        os.rename(self.folder / _name(step), retired)
+        shutil.rmtree(retired)
 
     def _partial(self, step: int) -> Path:
         return self.folder / f".{_name(step)}.partial"

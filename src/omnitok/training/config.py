@@ -1,48 +1,67 @@
-"""Configuration of a tokenizer's training, as nested frozen dataclasses validated by pydantic."""
+"""Configurations of trainings: of a tokenizer, a language model, a diffusion transformer. Bounds are on the fields."""
 
-from dataclasses import field
-from typing import Literal
+from dataclasses import KW_ONLY, field
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field, model_validator
 
+from omnitok.checked import checked
 from omnitok.data.transforms import CropPolicy
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.losses.objective import KLNormalization, check_weights
 from omnitok.models.autoencoder import TokenizerConfig
-from omnitok.training.precision import Precision
-
-_STRICT = ConfigDict(extra="forbid")
+from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
+from omnitok.models.sampling import DiffusionSampling, TokenSampling
 
 PIXEL_LOSSES = ("l1", "l2", "log_l2", "temporal", "perceptual", "temporal_perceptual")
 BOTTLENECK_LOSSES = ("commitment", "entropy", "kl")
 ADVERSARIAL_LOSSES = ("image_gan", "video_gan", "feature_matching", "lecam", "r1")
 OCCASIONAL_LOSSES = ("temporal", "temporal_perceptual", *ADVERSARIAL_LOSSES)
-"""Losses that a step may be without, whatever their weights: of one medium, or of a game that has not begun."""
+"""Losses that a step may be without, whatever their weights: of one modality, or of a game that has not begun."""
 LOSS_NAMES = (*PIXEL_LOSSES, *BOTTLENECK_LOSSES, *ADVERSARIAL_LOSSES)
 """Every loss that a weight can be given for. "lecam" and "r1" are the discriminators'."""
 
+RENAMED = {
+    "quantize_after": "quantizer_warmup_steps",
+    "data.pan_zoom": "data.ken_burns",
+    "data.balance_domains": "data.balance_sources",
+    "init.grow": "init.expand_depth",
+    "init.keep_encoder": "init.freeze_encoder",
+    "log.pictures": "log.images",
+    "log.pictures_every": "log.images_every",
+}
+"""Keys of omnitok 0.1, which files and `--set` may still use, and what they are called now."""
 
-@dataclass(frozen=True, config=_STRICT)
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_Count = Annotated[int, Field(ge=1)]
+_Natural = Annotated[int, Field(ge=0)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Positive = Annotated[float, Field(gt=0)]
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+@checked
 class DataConfig:
-    """What is trained on.
+    """The files, and how they become batches.
 
     Attributes:
         images, videos: folders, files, lists, manifests or tar shards (see `omnitok.data.index`); set by `--images`
             and `--videos`.
-        frames: length of a clip.
-        fps: frames a second that clips are sampled at first; None takes their frames as they are.
+        frames: length of a video.
+        fps: frames per second that videos are sampled at first; None takes their frames as they are.
         stride: keep every stride-th of these.
         resolutions: one is drawn for each step.
-        video_resolutions: those of steps of clips, where they are others.
+        video_resolutions: those of steps of videos, where they differ.
         image_batch, video_batch: global batch sizes.
-        video_share: probability that a step is of clips; None alternates.
+        video_share: probability that a step is of videos; None alternates.
         image_policy, video_policy: how frames become squares.
         flip: mirror half of the samples.
-        balance_domains: draw clips so that a domain of n clips comes up in proportion to sqrt(n), not n. Domains are
+        balance_sources: draw videos so that a source of n videos comes up in proportion to sqrt(n), not n. Sources are
             the column `domain` of a manifest (also of a `manifest.csv` in the folder), or else file names up to the
             number at their end.
-        pan_zoom: share of the clips of a batch that are made from pictures, by a window that moves over one.
+        ken_burns: share of the videos of a batch that are made from images, by a window that moves over one.
         drawn: share of the samples that are drawn by `omnitok.data.drawn` in place of a file: letters, lines, stripes,
             codes, screens, plain colours and other things that photographs do not have.
         workers: loading processes; 0 loads in the training process.
@@ -50,40 +69,24 @@ class DataConfig:
 
     images: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
-    frames: int = 17
-    fps: float | None = None
-    stride: int = 1
-    resolutions: tuple[int, ...] = (256,)
-    video_resolutions: tuple[int, ...] = ()
-    image_batch: int = 8
-    video_batch: int = 4
-    video_share: float | None = None
+    frames: _Count = 17
+    fps: _Positive | None = None
+    stride: _Count = 1
+    resolutions: Annotated[tuple[_Count, ...], Field(min_length=1)] = (256,)
+    video_resolutions: tuple[_Count, ...] = ()
+    image_batch: _Count = 8
+    video_batch: _Count = 4
+    video_share: _Fraction | None = None
     image_policy: CropPolicy = "random_resized_crop"
     video_policy: CropPolicy = "random_resized_crop"
     flip: bool = True
-    balance_domains: bool = False
-    pan_zoom: float = 0.0
-    drawn: float = 0.0
-    workers: int = 1
-
-    @model_validator(mode="after")
-    def _check(self) -> "DataConfig":
-        if not self.resolutions or min(self.resolutions) < 1:
-            raise ValueError(f"resolutions must be at least one positive number of pixels, found {self.resolutions}")
-        for name in ("frames", "image_batch", "video_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if self.workers < 0:
-            raise ValueError(f"workers must not be negative, found {self.workers}")
-        for name in ("pan_zoom", "drawn"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], found {getattr(self, name)}")
-        if self.video_share is not None and not 0 <= self.video_share <= 1:
-            raise ValueError(f"video_share must lie in [0, 1] or be null, found {self.video_share}")
-        return self
+    balance_sources: bool = False
+    ken_burns: _Fraction = 0.0
+    drawn: _Fraction = 0.0
+    workers: _Natural = 1
 
 
-@dataclass(frozen=True, config=_STRICT)
+@checked
 class OptimizerConfig:
     """AdamW, or Muon, with linear warm-up to `lr`, then a constant or a cosine to 0.
 
@@ -91,34 +94,23 @@ class OptimizerConfig:
         name: "adamw", or "muon" for the matrices inside the blocks and AdamW for all else.
         matrix_lr_factor: rate of the matrices that Muon updates, as a multiple of `lr`.
         accumulation: each process's share of a batch is computed in this many equal parts, whose gradients are
-            averaged. A vector quantizer updates its codebook once a part.
+            averaged. A vector quantizer updates its codebook once per part.
         ema_decay: of the averaged weights that are published; None publishes the live ones.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 1e-4
-    warmup_steps: int = 200
+    lr: _Positive = 1e-3
+    betas: tuple[_Decay, _Decay] = (0.9, 0.99)
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    warmup_steps: _Natural = 200
     schedule: Literal["cosine", "constant"] = "cosine"
-    clip_norm: float = 1.0
-    matrix_lr_factor: float = 1.0
-    accumulation: int = 1
-    ema_decay: float | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> "OptimizerConfig":
-        for name in ("lr", "clip_norm", "matrix_lr_factor"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
-        if self.accumulation < 1:
-            raise ValueError(f"accumulation must be at least 1, found {self.accumulation}")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1) or be null, found {self.ema_decay}")
-        return self
+    clip_norm: _Positive = 1.0
+    matrix_lr_factor: _Positive = 1.0
+    accumulation: _Count = 1
+    ema_decay: _Decay | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@checked
 class PerceptualConfig:
     """The network behind the weights `perceptual` and `temporal_perceptual`.
 
@@ -126,30 +118,24 @@ class PerceptualConfig:
         network: "lpips" (VGG16 and its heads) or "mobilenet" (MobileNetV2 features), from files that are never
             downloaded.
         weights_dir: the folder with the files; None takes that of OMNITOK_WEIGHTS.
-        all_frames: compare every frame of a clip, and every two neighbours; False compares one at random, as released.
+        all_frames: compare every frame of a video, and every two neighbours; False compares one at random, as released.
         resolution: the shorter side that frames are brought to before they are compared; None compares them as they
-            are. The networks were trained at 224 pixels and see little in pictures of 64.
+            are. The networks were trained at 224 pixels and see little in images of 64.
     """
 
     network: Literal["lpips", "mobilenet"] = "lpips"
     weights_dir: str | None = None
     all_frames: bool = False
-    resolution: int | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> "PerceptualConfig":
-        if self.resolution is not None and self.resolution < 1:
-            raise ValueError(f"resolution must be at least 1 or null, found {self.resolution}")
-        return self
+    resolution: _Count | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@checked
 class AdversarialConfig:
     """The discriminators; they exist where the weights `image_gan` and `video_gan` are not 0.
 
     Attributes:
         loss: "hinge" or "vanilla".
-        image, video: the discriminator of pictures (and of one random frame of each clip) and that of clips.
+        image, video: the discriminator of images (and of one random frame of each video) and that of videos.
         lr_factor: their learning rate as a share of the generator's.
         betas: of their Adam.
         start_step, ramp_steps: when the game begins, and over how many steps its weights grow.
@@ -160,43 +146,43 @@ class AdversarialConfig:
     loss: Literal["hinge", "vanilla"] = "hinge"
     image: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     video: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    lr_factor: float = 0.1
-    betas: tuple[float, float] = (0.5, 0.9)
-    start_step: int = 0
-    ramp_steps: int = 0
+    lr_factor: _Positive = 0.1
+    betas: tuple[_Decay, _Decay] = (0.5, 0.9)
+    start_step: _Natural = 0
+    ramp_steps: _Natural = 0
     adaptive: bool = False
-    r1_every: int = 16
+    r1_every: _Count = 16
 
 
-@dataclass(frozen=True, config=_STRICT)
+@checked
 class InitConfig:
-    """What the weights start from.
+    """The trained tokenizer that the weights start from.
 
     Attributes:
-        model: a tokenizer's name or folder (`--init`); None starts from random weights. Its architecture is kept (but
-            for `grow`); its bottleneck is swapped where `model.bottleneck` of the recipe is of the other kind. How its
-            codebook learns (`model.codebook_decay`, `model.restart_threshold`) is the recipe's.
+        model: its name or folder (`--init`); None starts from random weights. Its architecture is kept (but for
+            `expand_depth`); its bottleneck is swapped where `model.bottleneck` of the recipe is of another kind. How
+            its codebook learns (`model.bottleneck.codebook_decay` and its like) is the recipe's.
         inflate: copy the image patch embedding into the video one (stage 2 after stage 1).
-        grow: add blocks to the stacks of `model`, silent at first, until they are as deep as the recipe's.
-        keep_encoder: train the decoder alone. Codes and latents stay those of `model`, so that tokens of it and
+        expand_depth: add blocks to the stacks of `model`, silent at first, until they are as deep as the recipe's.
+        freeze_encoder: train the decoder alone. Codes and latents stay those of `model`, so that tokens of it and
             generators trained on them stay good; a step costs about half.
     """
 
     model: str | None = None
     inflate: bool = False
-    grow: bool = False
-    keep_encoder: bool = False
+    expand_depth: bool = False
+    freeze_encoder: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> "InitConfig":
-        if self.grow and self.model is None:
-            raise ValueError("init.grow needs init.model")
-        if self.keep_encoder and (self.model is None or self.inflate):
-            raise ValueError("init.keep_encoder needs init.model, and init.inflate to be false")
+        if self.expand_depth and self.model is None:
+            raise ValueError("init.expand_depth needs init.model")
+        if self.freeze_encoder and (self.model is None or self.inflate):
+            raise ValueError("init.freeze_encoder needs init.model, and init.inflate to be false")
         return self
 
 
-@dataclass(frozen=True, config=_STRICT)
+@checked
 class EngineConfig:
     """How it is computed; none of it changes what is learnt, but for rounding.
 
@@ -214,118 +200,124 @@ class EngineConfig:
     parallel: Literal["ddp", "fsdp"] = "ddp"
     activation_checkpointing: bool = False
     compile: bool = False
-    threads: int | None = None
-    peak_tflops: float | None = None
+    threads: _Count | None = None
+    peak_tflops: _Positive | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@checked
 class LogConfig:
     """What is told on the way.
 
     Attributes:
         every: steps between rows of log.jsonl.
-        pictures_every: steps between reconstruction grids; 0 makes none.
-        pictures: samples in a grid.
+        images_every: steps between grids of reconstructions or samples; 0 makes none.
+        images: samples in a grid.
         validate_every: steps between validations; 0 validates at the end only, where there is a validation.
         usage_threshold: share of the codebook below which the collapse alarm is raised.
         usage_window: steps over which use is counted.
-        tensorboard: write event files too (the extra `logging`).
+        tensorboard: write event files too (the package `tensorboard`).
     """
 
-    every: int = 20
-    pictures_every: int = 500
-    pictures: int = 4
-    validate_every: int = 0
-    usage_threshold: float = 0.1
-    usage_window: int = 200
+    every: _Count = 20
+    images_every: _Natural = 500
+    images: _Count = 4
+    validate_every: _Natural = 0
+    usage_threshold: _Fraction = 0.1
+    usage_window: _Count = 200
     tensorboard: bool = False
 
 
-@dataclass(frozen=True, config=_STRICT)
+@checked
 class ValidationConfig:
     """What is measured at `log.validate_every` and at the end: PSNR, SSIM, codebook usage, and what is named here.
 
     Attributes:
-        images, videos: folders or files; none leaves that medium out.
+        images, videos: folders or files; none leaves that modality out.
         samples: at most this many of each, the first by path.
         metrics: more, by their names in `omnitok evaluate reconstruction`: "rfid", "rfvd", "lpips", "fd_mobilenet_v2"
             and so on, with networks from the files of `perceptual.weights_dir`.
         perceptual: the distance that is trained with, "lpips" or "mobilenet", from the same files; None leaves it out.
-        image_resolution, video_resolution: side of the largest centred square after resizing; clips have `data.frames`.
+        image_resolution, video_resolution: side of the largest centred square after resizing; videos have
+            `data.frames`.
     """
 
     images: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
-    samples: int = 64
+    samples: _Count = 64
     metrics: tuple[str, ...] = ()
     perceptual: Literal["lpips", "mobilenet"] | None = None
-    image_resolution: int = 256
-    video_resolution: int = 128
+    image_resolution: _Count = 256
+    video_resolution: _Count = 128
 
 
-@dataclass(frozen=True, config=_STRICT)
-class TrainConfig:
-    """One training run of a tokenizer.
+@checked
+class RunConfig:
+    """What the trainings of all models have in common.
 
     Attributes:
         name: of the recipe.
+        steps: optimizer steps.
+        seed: of weights, order of the data, crops, dropped labels, noise.
+        checkpoint_every: steps between checkpoints.
+        keep_checkpoints: how many of the latest stay.
+        max_failures: share of samples that may be unreadable (and are replaced by others) before the run stops.
+        max_skipped: the run ends when this many steps in a row were skipped because a loss or a gradient was not
+            finite; the last checkpoint and model from before stay.
+    """
+
+    name: str
+    _: KW_ONLY
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    steps: _Count = 1000
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    checkpoint_every: _Count = 500
+    keep_checkpoints: _Count = 2
+    max_failures: _Fraction = 0.05
+    max_skipped: _Count = 10
+
+
+@checked
+class TrainConfig(RunConfig):
+    """One training run of a tokenizer.
+
+    Attributes:
         model: the architecture; where `init` gives one, only its bottleneck is taken from here.
         weights: of the losses, by their names.
         kl_normalization: what the KL divergence is divided by before its weight; see `normalize_kl`. Batches of several
             sizes and lengths want "pixel": pixel losses are means, so the sum would pull harder on larger samples.
         entropy_temperature: of the softmax over codes in the loss "entropy".
-        steps: optimizer steps.
-        quantize_after: steps at the start during which latents pass unquantized.
-        seed: of weights, order of the data, crops, noise.
+        quantizer_warmup_steps: steps at the start during which latents pass unquantized.
         limit_room: at the end tokens are bounded to so many times the longest one after each block over the first
             batches of the training (`TokenizerConfig.block_limits`), which keeps a decoder from breaking up over what
             it was never shown; None leaves the limits of the start, if there are any.
-        checkpoint_every: steps between checkpoints.
-        keep_checkpoints: how many of the latest stay.
-        max_failures: share of samples that may be unreadable (and are replaced by others) before the run stops.
     """
 
-    name: str
     model: TokenizerConfig
-    data: DataConfig = field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    _: KW_ONLY
     weights: dict[str, float] = field(default_factory=lambda: {"l1": 1.0, "commitment": 0.25})
     kl_normalization: KLNormalization = "sample"
-    entropy_temperature: float = 0.01
+    entropy_temperature: _Positive = 0.01
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
-    steps: int = 1000
-    quantize_after: int = 0
-    seed: int = 0
+    quantizer_warmup_steps: _Natural = 0
+    limit_room: Annotated[float | None, Field(ge=1)] = None
     init: InitConfig = field(default_factory=InitConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    log: LogConfig = field(default_factory=LogConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
-    limit_room: float | None = None
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    max_failures: float = 0.05
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
-        for name in ("steps", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if self.limit_room is not None and self.limit_room < 1:
-            raise ValueError(f"limit_room must be at least 1 or null, found {self.limit_room}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, found {self.seed}")
         if not any(self.weights.values()):
             raise ValueError("weights gives no loss a weight other than 0")
         check_weights(self.weights, LOSS_NAMES)
-        if not any(self.weights.get(name) for name in ("image_gan", "video_gan")):
+        if not self.is_adversarial:
             for name in ("feature_matching", "lecam", "r1"):
                 if self.weights.get(name):
                     raise ValueError(
                         f"weights.{name} is of a discriminator, but weights.image_gan and weights.video_gan are 0"
                     )
-        if self.entropy_temperature <= 0:
-            raise ValueError(f"entropy_temperature must be positive, found {self.entropy_temperature}")
         bottleneck = self.model.bottleneck
         for name in BOTTLENECK_LOSSES:
             if self.weights.get(name) and name not in bottleneck.losses:
@@ -333,3 +325,82 @@ class TrainConfig:
                     f"weights.{name} is {self.weights[name]}, but model.bottleneck={bottleneck.type} has no such loss"
                 )
         return self
+
+    @property
+    def is_adversarial(self) -> bool:
+        """Whether there are discriminators."""
+        return bool(self.weights.get("image_gan") or self.weights.get("video_gan"))
+
+
+@checked
+class GeneratorTrainConfig(RunConfig):
+    """What the trainings of all generators have in common.
+
+    Attributes:
+        shards: folders that `omnitok tokenize` wrote (`--shards`); none trains on the pixels of `data.images` and
+            `data.videos`, encoded by the tokenizer at each step.
+        tokenizer: name or folder of the tokenizer; None takes the one that the shards name. The model's settings keep
+            it, so a folder should be where the model's users find it.
+        init: name or folder of a trained generator to start from (`--init`); None starts from random weights. Its
+            architecture is kept. Classes are found by their names; those that it does not know begin anew.
+        class_conditional: whether labels are learnt: of the shards, of lists, or the folders directly below those of
+            `data`. Where `model.num_classes` is 0, it becomes the number of classes found.
+        label_dropout: share of the labels replaced by the null class, each drawn for itself; guidance needs some.
+        data: batch sizes and the share of videos; for pixels also how they are read.
+        validation_shards: of held-out samples, whose loss is logged at `log.validate_every` and at the end.
+        validation_batches: at most this many batches of each grid.
+    """
+
+    _: KW_ONLY
+    shards: tuple[str, ...] = ()
+    tokenizer: str | None = None
+    init: str | None = None
+    class_conditional: bool = True
+    label_dropout: _Fraction = 0.1
+    validation_shards: tuple[str, ...] = ()
+    validation_batches: _Count = 4
+
+
+@checked
+class LanguageModelTrainConfig(GeneratorTrainConfig):
+    """One training run of a language model over a tokenizer's codes.
+
+    Attributes:
+        kind: which of the configurations this is, for files.
+        model: the architecture; its codebook, classes and largest grid are taken from the data.
+        start_from_codebook: let the embeddings of codes begin as features of their vectors in the tokenizer's codebook,
+            where the model does not start from a trained one.
+        sampling: the model's defaults of sampling.
+    """
+
+    model: LanguageModelConfig
+    _: KW_ONLY
+    kind: Literal["language_model"] = "language_model"
+    start_from_codebook: bool = False
+    sampling: TokenSampling = field(default_factory=TokenSampling)
+
+
+@checked
+class DiffusionTrainConfig(GeneratorTrainConfig):
+    """One training run of a diffusion transformer over a tokenizer's latents.
+
+    Attributes:
+        kind: which of the configurations this is, for files.
+        model: the architecture, and what it predicts; its channels and classes are taken from the data.
+        sampling: the model's defaults of sampling.
+    """
+
+    model: DiffusionTransformerConfig
+    _: KW_ONLY
+    kind: Literal["diffusion"] = "diffusion"
+    sampling: DiffusionSampling = field(default_factory=DiffusionSampling)
+
+
+AnyGeneratorConfig = LanguageModelTrainConfig | DiffusionTrainConfig
+AnyConfig = TrainConfig | AnyGeneratorConfig
+
+CONFIG_KINDS: dict[str | None, type[AnyConfig]] = {
+    None: TrainConfig,  # files of a tokenizer's training say no kind
+    "language_model": LanguageModelTrainConfig,
+    "diffusion": DiffusionTrainConfig,
+}

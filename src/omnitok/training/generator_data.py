@@ -17,8 +17,7 @@ from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.training.config import DataConfig
-from omnitok.training.generator_config import AnyGeneratorConfig
+from omnitok.training.config import AnyGeneratorConfig, DataConfig
 from omnitok.training.pixel_data import build_dataset, check_batches
 
 

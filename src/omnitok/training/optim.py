@@ -1,7 +1,7 @@
 """Learning rate, the optimizer's state by parameter name, and averaged weights."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 import torch.distributed as dist
@@ -107,7 +107,7 @@ def matrices_of_blocks(module: nn.Module) -> list[str]:
     """Names of the weights of linear maps between hidden features: those inside the lists of blocks.
 
     Embeddings, heads, patch maps, projections of bottlenecks, biases, tables and convolutions are not among them, nor
-    are the modulations of adaLN, which map one vector a sample.
+    are the modulations of adaLN, which map one vector per sample.
     """
     names = []
     for prefix, child in module.named_modules():
@@ -196,7 +196,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     return (x.mT if tall else x).to(matrix.dtype)
 
 
-class AveragedWeights:
+class EMA:
     """Exponential moving average of a module's parameters; buffers (codebooks) follow the live ones.
 
     The decay ramps up as (1 + n) / (10 + n), so that the random start is forgotten.
@@ -213,7 +213,3 @@ class AveragedWeights:
         decay = min(self.decay, (1 + updates) / (10 + updates))
         for name, average in self.weights.items():
             average.lerp_(self._live[name].detach(), 1 - decay)
-
-    def items(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and averages."""
-        return iter(self.weights.items())

@@ -1,8 +1,9 @@
-"""Several processes that train one model: DDP and FSDP2, gradients, and whole weights from shards."""
+"""How a model is computed: precision, recomputed and compiled blocks, several processes with DDP or FSDP2."""
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,45 +11,44 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from omnitok.distributed import Processes
-from omnitok.losses.objective import entropy_loss
-from omnitok.models.bottlenecks import Bottleneck
-from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.training.blocks import BLOCKS
+from omnitok.models.diffusion_transformer import DiffusionBlock
+from omnitok.models.language_model import LanguageModelBlock
+from omnitok.models.transformer import Block
+from omnitok.training.config import EngineConfig, Precision
+
+BLOCKS = (Block, LanguageModelBlock, DiffusionBlock)
+COMPILED_SHAPES = 128  # kinds of blocks times media times resolutions, each compiled once
 
 
-class Autoencoder(nn.Module):
-    """`tokenizer.autoencode` as a forward, which is what DDP and FSDP2 hook into.
+def prepare_blocks(model: nn.Module, engine: EngineConfig) -> None:
+    """Recompute and compile block by block, without changing the names of parameters."""
+    if engine.compile:
+        torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+    for block in model.modules():
+        if isinstance(block, BLOCKS):
+            if engine.activation_checkpointing:
+                # On the instance, not by a wrapping module, which would rename every parameter.
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            if engine.compile:
+                block.compile(dynamic=False)  # symbolic sizes fail in inductor's layout of the windows (torch 2.13)
 
-    Args:
-        entropy_temperature: of the loss "entropy" of a quantizer, whose scores of every position with every code take
-            memory; None leaves it out.
-    """
 
-    def __init__(self, tokenizer: OmniTokenizer, entropy_temperature: float | None = None) -> None:
-        super().__init__()
-        self.tokenizer = tokenizer
-        self.entropy_temperature = entropy_temperature
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device has bfloat16 instructions; without them a CPU is a hundred times slower than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
 
-    def forward(
-        self, pixels: Tensor, quantize: bool, seeds: Sequence[int]
-    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor], dict[str, Tensor]]:
-        """Pixels -> reconstruction, codes, losses and statistics of the bottleneck."""
-        result = self.tokenizer.autoencode(pixels, quantize, seeds)
-        inner = result.bottleneck
-        losses = inner.losses
-        quantizer = self.tokenizer.bottleneck
-        if self.entropy_temperature is not None:
-            with torch.autocast(pixels.device.type, enabled=False):
-                losses = losses | {"entropy": self._entropy(quantizer, inner.unquantized, pixels)}
-        # A copy, because the reconstruction is a view (cropped), to which FSDP2 cannot safely tie its backward hook.
-        return result.reconstruction.clone(), inner.codes, losses, inner.statistics
 
-    def _entropy(self, quantizer: Bottleneck, z: Tensor | None, pixels: Tensor) -> Tensor:
-        if z is None or self.entropy_temperature is None:  # latents pass unquantized
-            return pixels.new_zeros((), dtype=torch.float32)
-        return entropy_loss(quantizer.similarity(z.flatten(0, -2)), self.entropy_temperature)
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context of a forward pass: bfloat16 where it is asked for, or where "auto" finds that the device has it."""
+    enabled = precision == "bfloat16" or (precision == "auto" and computes_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def parallelize(module: nn.Module, processes: Processes, mode: Literal["ddp", "fsdp"]) -> nn.Module:

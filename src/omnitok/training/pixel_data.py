@@ -52,8 +52,8 @@ def build_dataset(
     """
     check_batches(data, accumulation, processes)
     samples = find_files(data, folder_labels)
-    if data.pan_zoom and not samples.images:
-        raise OmnitokError(f"data.pan_zoom={data.pan_zoom} makes clips from pictures; give --images DIR")
+    if data.ken_burns and not samples.images:
+        raise OmnitokError(f"data.ken_burns={data.ken_burns} makes clips from pictures; give --images DIR")
     sampler = Sampler(
         len(samples.images),
         len(samples.videos),
@@ -62,7 +62,7 @@ def build_dataset(
         data.resolutions,
         seed,
         data.video_share,
-        _source_weights(samples.videos) if data.balance_domains and samples.videos else None,
+        _source_weights(samples.videos) if data.balance_sources and samples.videos else None,
         data.video_resolutions or None,
     )
     return PixelDataset(
@@ -74,7 +74,7 @@ def build_dataset(
         data.flip,
         processes.rank,
         processes.world_size,
-        data.pan_zoom,
+        data.ken_burns,
         data.drawn,
     )
 

@@ -1,41 +1,19 @@
-"""The folder of a run: where it stands, whether it may be continued, and its list of unreadable files."""
+"""The folder of a run: whether it may be continued, and its list of unreadable files."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omnitok.data.loader import Failure
 from omnitok.errors import OmnitokError
-from omnitok.training.checkpoint import Checkpoints
-from omnitok.training.logbook import Row
+from omnitok.training.config import AnyConfig
 from omnitok.training.settings import to_plain
 
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training gave; `steps`, `reason`, `last_row` and `validation` as in `LoopResult`."""
-
-    out: Path
-    model: Path
-    steps: int
-    reason: str
-    skipped: int
-    last_row: Row
-    validation: Mapping[str, float]
-
-
-def start_step(out: Path, checkpoints: Checkpoints, resume: bool) -> int:
-    """The step to continue at; 0 starts anew.
-
-    Raises:
-        OmnitokError: the folder holds a training, and it is not to be resumed.
-    """
-    latest = checkpoints.latest()
-    if latest is not None and not resume:
-        raise OmnitokError(
-            f"{out}: holds a training at step {latest}; continue it with --resume, or choose another --out"
-        )
-    return latest or 0
+_FREE_ON_RESUME = {
+    *("steps", "engine", "log", "checkpoint_every", "keep_checkpoints", "max_failures", "max_skipped", "init"),
+    *("validation", "validation_shards", "validation_batches"),
+}
+"""Settings that a continued run may change: what is learnt does not follow from them."""
 
 
 def check_same_recipe(name: str, saved: str, out: Path) -> None:
@@ -46,22 +24,22 @@ def check_same_recipe(name: str, saved: str, out: Path) -> None:
         )
 
 
-def check_unchanged(config: Any, saved: Any, free: Collection[str], out: Path) -> None:
-    """Compare the configuration of a resumed run with that of its start, but for the top-level keys in `free`.
+def check_unchanged(config: AnyConfig, saved: AnyConfig, out: Path) -> None:
+    """Compare the configuration of a resumed run with that of its start.
 
     Raises:
-        OmnitokError: the first setting that changed, with both values.
+        OmnitokError: the first setting that changed and must not, with both values.
     """
     new, old = to_plain(config), to_plain(saved)
     for key in new:
-        if key not in free and new[key] != old[key]:
+        if key not in _FREE_ON_RESUME and new[key] != old[key]:
             name, before, now = _first_difference(key, old[key], new[key])
             raise OmnitokError(
                 f"{out}: was trained with {name}={before}, found {now}; a resumed run must keep its settings"
             )
 
 
-def _first_difference(key: str, old: object, new: object) -> tuple[str, object, object]:
+def _first_difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
     if isinstance(old, dict) and isinstance(new, dict):
         for name in {**old, **new}:
             if old.get(name) != new.get(name):
@@ -69,11 +47,20 @@ def _first_difference(key: str, old: object, new: object) -> tuple[str, object, 
     return key, old, new
 
 
-def unreadable_list(out: Path) -> Callable[[str, str], None]:
-    """Appends (path, reason) to OUT/unreadable.txt."""
+class UnreadableList:
+    """OUT/unreadable.txt: the path and reason of each file that could not be read, once per process.
 
-    def write(path: str, reason: str) -> None:
-        with (out / "unreadable.txt").open("a", encoding="utf-8", errors="surrogateescape") as listing:
-            listing.write(f"{path}\t{' '.join(reason.split())}\n")
+    Args:
+        out: the run's folder.
+    """
 
-    return write
+    def __init__(self, out: Path) -> None:
+        self._path, self._listed = out / "unreadable.txt", set[str]()
+
+    def add(self, failures: Sequence[Failure]) -> None:
+        """Append those that are new."""
+        for path, reason in failures:
+            if path not in self._listed:
+                self._listed.add(path)
+                with self._path.open("a", encoding="utf-8", errors="surrogateescape") as listing:
+                    listing.write(f"{path}\t{' '.join(reason.split())}\n")

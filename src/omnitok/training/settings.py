@@ -1,4 +1,4 @@
-"""Configurations as text: `--set a.b=c`, and YAML files that can be read back."""
+"""Configurations as text: `--set a.b=c`, and YAML files that can be read back. Neither is trusted."""
 
 import dataclasses
 import difflib
@@ -12,30 +12,59 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from omnitok.atomic import atomic_path
-from omnitok.errors import OmnitokError, reason
+from omnitok.errors import OmnitokError, describe, reading, reason
 from omnitok.models.autoencoder import FLAT_FIELDS, nested_bottleneck
 from omnitok.models.bottlenecks import bottleneck_fields
 from omnitok.models.diffusion_transformer import DIFFUSION_TRANSFORMERS
 from omnitok.models.presets import PRESETS
 from omnitok.models.sampling import ALIASES
-from omnitok.training.config import LOSS_NAMES, TrainConfig
-from omnitok.training.generator_config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig
+from omnitok.training.config import (
+    CONFIG_KINDS,
+    LOSS_NAMES,
+    RENAMED,
+    AnyConfig,
+    DiffusionTrainConfig,
+    LanguageModelTrainConfig,
+    TrainConfig,
+)
 
 Plain = dict[str, Any]
-AnyConfig = TrainConfig | AnyGeneratorConfig
 Config = TypeVar("Config", bound=AnyConfig)
 
-_KINDS: dict[Any, type[AnyConfig]] = {
-    None: TrainConfig,  # of a tokenizer; its files say no kind
-    "language_model": LanguageModelTrainConfig,
-    "diffusion": DiffusionTrainConfig,
-}
+LARGEST_FILE = 2**20
+"""Bytes of a configuration; ours have about 3000."""
+DEEPEST = 20
+"""Mappings and lists inside one another; ours have 4."""
+
 _ARCHITECTURES: dict[type[AnyConfig], Mapping[str, Any]] = {
     TrainConfig: PRESETS,
     LanguageModelTrainConfig: {},
     DiffusionTrainConfig: DIFFUSION_TRANSFORMERS,
 }
 """What `--set model=NAME` takes."""
+
+
+# ---------------------------------------------------------------------------------------------------------------- YAML
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without references, which make gigabytes of a few lines, and without bottomless nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it uses references (*name), which configurations do not need")
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.YAMLError("it is nested too deeply")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, _Loader)  # a SafeLoader that knows even less
 
 
 def to_plain(config: Any) -> Plain:
@@ -52,12 +81,12 @@ def _plain(value: Any) -> Any:
 
 
 def from_plain(plain: Mapping[str, Any], kind: type[Config], source: str) -> Config:
-    """The configuration that `to_plain` gave, checked.
+    """The configuration that `to_plain` gave, checked; keys may have their names of omnitok 0.1.
 
     Raises:
         OmnitokError: an unknown key or a value of the wrong type, in one sentence that starts with `source`.
     """
-    plain = dict(plain)
+    plain = _renamed(plain)
     try:
         if kind is TrainConfig and isinstance(plain.get("model"), Mapping):
             plain["model"] = nested_bottleneck(plain["model"])
@@ -70,6 +99,19 @@ def from_plain(plain: Mapping[str, Any], kind: type[Config], source: str) -> Con
         raise OmnitokError(f"{source}: {reason(error)}") from error
 
 
+def _renamed(plain: Mapping[str, Any]) -> Plain:
+    """With the keys of `RENAMED` under their new names."""
+    plain = {key: dict(value) if isinstance(value, Mapping) else value for key, value in plain.items()}
+    for old, new in RENAMED.items():
+        *parents, last = old.split(".")
+        target = plain
+        for parent in parents:
+            target = target.get(parent, {})
+        if isinstance(target, dict) and last in target:
+            target[new.rsplit(".", 1)[-1]] = target.pop(last)
+    return plain
+
+
 def write_config(config: AnyConfig, path: Path) -> None:
     """Write the resolved configuration as YAML."""
     with atomic_path(path) as temporary:
@@ -77,22 +119,31 @@ def write_config(config: AnyConfig, path: Path) -> None:
 
 
 def read_config(path: str | os.PathLike[str]) -> AnyConfig:
-    """Read what `write_config` wrote, of whichever kind it is.
+    """Read what `write_config` wrote, of whichever kind it is, or the whole of what `omnitok train --dry-run` prints.
 
     Raises:
         OmnitokError: the file is missing, no YAML, or no training configuration.
     """
-    try:
-        plain = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise OmnitokError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(plain, dict):
-        raise OmnitokError(f"{path}: holds {type(plain).__name__}, a mapping of settings is needed")
+    with reading(path, what="YAML file"):
+        if not Path(path).is_file():
+            raise FileNotFoundError(path)
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise OmnitokError(f"{path}: has more than {LARGEST_FILE} bytes, which no configuration has")
+        plain = _parse(content.decode("utf-8"))
+    if isinstance(plain, dict) and isinstance(plain.get("config"), dict):
+        plain = plain["config"]
+    if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
+        raise OmnitokError(f"{path}: holds {describe(plain)}, a mapping of settings is needed")
     kind = plain.get("kind")
-    if not isinstance(kind, str | None) or kind not in _KINDS:
-        known = ", ".join(map(repr, filter(None, _KINDS)))
-        raise OmnitokError(f"{path}: kind is {kind!r}; known are {known}, or none for a tokenizer")
-    return from_plain(plain, _KINDS[kind], str(path))
+    if not isinstance(kind, str | None) or kind not in CONFIG_KINDS:
+        known = ", ".join(map(repr, filter(None, CONFIG_KINDS)))
+        raise OmnitokError(f"{path}: kind is {describe(kind)}; known are {known}, or none for a tokenizer")
+    return from_plain(plain, CONFIG_KINDS[kind], str(path))
+
+
+# --------------------------------------------------------------------------------------------------------------- --set
 
 
 def apply_settings(config: Config, settings: Sequence[str], changes: Mapping[str, Any] | None = None) -> Config:
@@ -111,17 +162,17 @@ def apply_settings(config: Config, settings: Sequence[str], changes: Mapping[str
     plain = to_plain(config)
     for setting in settings:
         key, equals, text = setting.partition("=")
-        source = f"--set {setting}"
+        source = f"--set {describe(setting)}"
         if not equals or not key:
             raise OmnitokError(f"{source}: expected KEY=VALUE, such as optimizer.lr=1e-4")
-        _assign(plain, key.strip(), text, source, type(config))
+        _assign(plain, RENAMED.get(key.strip(), key.strip()), text, source, type(config))
     for key, value in (changes or {}).items():
         *parents, last = key.split(".")
         target = plain
         for parent in parents:
             target = target[parent]
         target[last] = value
-    return from_plain(plain, type(config), "--set" if settings else "configuration")
+    return from_plain(plain, type(config), "--set" if settings else "the options")
 
 
 def setting_names(kind: Any = TrainConfig, prefix: str = "") -> list[str]:
@@ -133,28 +184,26 @@ def setting_names(kind: Any = TrainConfig, prefix: str = "") -> list[str]:
             names += dict.fromkeys([f"{prefix}{name}", *inside])
         elif get_origin(annotation) is dict:
             names += [f"{prefix}{name}", *(f"{prefix}{name}.{loss}" for loss in LOSS_NAMES)]
-        else:
+        elif name != "_":
             names.append(f"{prefix}{name}")
     return names
 
 
 def _assign(plain: Plain, key: str, text: str, source: str, kind: type[Any]) -> None:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise OmnitokError(f"{source}: {text!r} cannot be read as a value") from error
-    if kind is TrainConfig and key.removeprefix("model.") in FLAT_FIELDS:  # as before bottlenecks had their own part
-        key = f"model.bottleneck.{FLAT_FIELDS[key.removeprefix('model.')]}"
-    if key in ("model.bottleneck", "model.bottleneck.type") and isinstance(value, str):
-        key, value = "model.bottleneck", bottleneck_fields(value, plain["model"]["bottleneck"])
+    with reading(source, what="value"):
+        value = _parse(text)
+        if kind is TrainConfig and key.removeprefix("model.") in FLAT_FIELDS:  # before bottlenecks had their own part
+            key = f"model.bottleneck.{FLAT_FIELDS[key.removeprefix('model.')]}"
+        if key in ("model.bottleneck", "model.bottleneck.type") and isinstance(value, str):
+            key, value = "model.bottleneck", bottleneck_fields(value, plain["model"]["bottleneck"])
+        annotation = _annotation(key, source, kind)
+        if _takes(annotation, tuple) and isinstance(value, str | int | float):
+            value = [_parse(item) for item in text.split(",")]
     if key == "model" and isinstance(value, str):
         known = _ARCHITECTURES[kind]
         if value not in known:
             raise OmnitokError(f"{source}: no such architecture; known are {', '.join(known) or 'none by name'}")
         value = to_plain(known[value])
-    annotation = _annotation(key, source, kind)
-    if _takes(annotation, tuple) and isinstance(value, str | int | float):
-        value = [yaml.safe_load(item) for item in text.split(",")]
     *parents, last = key.split(".")
     target = plain
     for parent in parents:
@@ -190,12 +239,13 @@ def _annotation(key: str, source: str, kind: type[Any]) -> Any:
         elif get_origin(annotation) is dict and name in LOSS_NAMES:
             annotation = get_args(annotation)[1]
         else:
-            raise OmnitokError(f"{source}: unknown key {key!r}{_nearest(key, kind)}")
+            raise OmnitokError(f"{source}: unknown key {describe(key)!r}{_nearest(key, kind)}")
     return annotation
 
 
 def _nearest(key: str, kind: type[Any]) -> str:
     names = setting_names(kind)
+    key = key[:200]
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     if not close:  # the last part alone may be right: lr for optimizer.lr
         last = key.rsplit(".", 1)[-1]
@@ -208,7 +258,7 @@ def _check_keys(plain: Mapping[str, Any], part: Any, prefix: str, source: str, k
     for name, value in plain.items():
         key = f"{prefix}{name}"
         if name not in hints and name not in ALIASES:
-            raise OmnitokError(f"{source}: unknown key {key!r}{_nearest(key, kind)}")
+            raise OmnitokError(f"{source}: unknown key {describe(key)!r}{_nearest(key, kind)}")
         if isinstance(value, Mapping):
             if _parts(hints.get(name)):
                 _check_keys(value, hints[name], f"{key}.", source, kind)

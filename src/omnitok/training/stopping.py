@@ -3,11 +3,15 @@
 import signal
 import threading
 import time
-from dataclasses import dataclass
 from types import FrameType, TracebackType
+from typing import Annotated
+
+from pydantic import Field
+
+from omnitok.checked import checked
 
 
-@dataclass(frozen=True)
+@checked
 class Limits:
     """Of one process; the schedule of the run is not changed by them.
 
@@ -16,11 +20,11 @@ class Limits:
         minutes: stop after this much wall-clock time; None has no limit.
     """
 
-    max_steps: int | None = None
-    minutes: float | None = None
+    max_steps: Annotated[int | None, Field(ge=1)] = None
+    minutes: Annotated[float | None, Field(gt=0)] = None
 
 
-class StopWatch:
+class StopSignal:
     """Notices SIGTERM, SIGINT and the time limit; the loop asks after each step. A second signal acts at once."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -30,7 +34,7 @@ class StopWatch:
         self._signal: int | None = None
         self._previous: dict[int, object] = {}
 
-    def __enter__(self) -> "StopWatch":
+    def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():  # only there can signals be caught
             self._previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self

@@ -2,30 +2,36 @@
 
 import importlib.util
 import json
+import math
 import os
+import re
 import signal
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from helpers.processes import kill_at
 from helpers.runs import assert_same_run, rows
+from helpers.training import ALONE, learn, train
 from omnitok.data.image import read_image
+from omnitok.data.loader import Batch
 from omnitok.data.video_reader import read_video
-from omnitok.distributed import Processes
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig
+from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig, ValidationConfig
 from omnitok.training.pixel_data import build_dataset
 from omnitok.training.settings import read_config
 from omnitok.training.stopping import Limits
-from omnitok.training.train_tokenizer import initial_tokenizer, train
+from omnitok.training.transfer import initial_tokenizer
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def test_killed_and_resumed_equals_uninterrupted(full_config: TrainConfig, tmp_p
     config = replace(full_config, steps=60, checkpoint_every=4)  # killed while writing, as likely as not
     train(config, tmp_path / "whole")
     out = tmp_path / "killed"
-    kill_at(13, lambda progress: train(config, out, progress=progress))
+    kill_at(13, lambda progress: train(config, out, progress=lambda done, _: progress(done)))
     result = train(config, out, resume=True)
     assert result.steps == 60
     assert_same_run(tmp_path / "whole", out, 60)
@@ -59,8 +65,8 @@ def test_killed_and_resumed_equals_uninterrupted(full_config: TrainConfig, tmp_p
 
 
 def test_a_signal_ends_with_a_checkpoint_and_the_model(full_config: TrainConfig, tmp_path: Path) -> None:
-    def interrupt(step: int) -> None:
-        if step == 4:
+    def interrupt(step: int, line: str | None) -> None:
+        if step == 4 and line is None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
@@ -85,30 +91,35 @@ def test_what_lies_in_out(small_config: TrainConfig, tmp_path: Path, media: Path
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     data = replace(small_config.data, images=(*small_config.data.images, str(broken)))
-    config = replace(small_config, data=data, log=replace(small_config.log, pictures_every=4, pictures=2))
-    scores = {"psnr": 12.5}
-    result = train(config, tmp_path / "out", validation=lambda tokenizer: scores)
+    config = replace(small_config, data=data, log=replace(small_config.log, images_every=4, images=2))
+    validation = ValidationConfig(images=small_config.data.images, samples=2, image_resolution=16)
+    config = replace(config, validation=validation)
+    lines: list[str] = []
+    result = train(config, tmp_path / "out", progress=lambda done, line: lines.append(line) if line else None)
     out = tmp_path / "out"
     assert read_config(out / "config.yaml") == config
-    grids = sorted(path.name for path in (out / "pictures").iterdir())
+    grids = sorted(path.name for path in (out / "previews").iterdir())
     assert grids == [f"step-00000000{n}-{kind}" for n in (4, 8) for kind in ("image.png", "video.mp4")]
-    assert read_image(out / "pictures" / grids[0]).shape[-1] == 2 * 24 or 2 * 32
-    assert read_video(out / "pictures" / grids[1]).shape[1] == 5
+    assert read_image(out / "previews" / grids[0]).shape[-1] == 2 * 24 or 2 * 32
+    assert read_video(out / "previews" / grids[1]).shape[1] == 5
     logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert {"psnr", "l1", "grad_norm", "codebook_usage", "frames_per_second", "tflops", "skipped"} <= set(logged[0])
     assert logged[-1]["event"] == "validation"
-    assert logged[-1]["psnr"] == 12.5
+    assert logged[-1]["image_psnr"] == result.validation["image_psnr"] > 0
+    assert re.fullmatch(r"step 8/8 video: loss \S+, lr \S+, \S+ steps/s, 0 s left", lines[-1])
+    with Image.open(out / "curves.png") as curves:
+        assert len(curves.getcolors(10**6) or ()) > 3
     assert [row["medium"] for row in logged[:4]] == ["image", "video", "image", "video"]
     assert (out / "unreadable.txt").read_text().startswith(str(broken))
-    assert result.validation == scores
+    assert not list(out.glob(".*"))  # neither locks nor half-written files
     assert json.loads((out / "model" / "config.json").read_text())["width"] == config.model.width
 
 
 def test_the_model_is_there_from_the_first_checkpoint_on(small_config: TrainConfig, tmp_path: Path) -> None:
     seen = []
 
-    def look(step: int) -> None:
-        if (tmp_path / "model" / "model.safetensors").exists():
+    def look(step: int, line: str | None) -> None:
+        if line is None and (tmp_path / "model" / "model.safetensors").exists():
             seen.append(step)
 
     train(replace(small_config, checkpoint_every=3), tmp_path, progress=look)
@@ -150,14 +161,14 @@ def test_limits_of_blocks_are_measured_at_the_end_and_never_widened(small_config
     first = OmniTokenizer.from_pretrained(train(config, tmp_path / "first").model)
     limits = first.config.block_limits
     assert limits is not None
-    pixels = build_dataset(config.data, 1, config.seed, Processes(0, 1, torch.device("cpu")))[0].inputs
+    pixels = build_dataset(config.data, 1, config.seed, ALONE)[0].inputs
     free = OmniTokenizer.from_pretrained(tmp_path / "first" / "model")
     free.limit_blocks(None)
     assert torch.equal(first(pixels), free(pixels))  # nothing that was trained on is near its limit
     halved = tuple(limit / 2 for limit in limits)
     first.limit_blocks(halved)
     first.save_pretrained(tmp_path / "halved")
-    again = replace(config, init=InitConfig(str(tmp_path / "halved"), keep_encoder=True))
+    again = replace(config, init=InitConfig(str(tmp_path / "halved"), freeze_encoder=True))
     second = OmniTokenizer.from_pretrained(train(again, tmp_path / "second").model)
     assert second.config.block_limits is not None
     of_encoder = len(first.config.encoder_blocks) + first.config.encoder_temporal_blocks
@@ -196,7 +207,7 @@ def test_init_grows_to_the_depth_of_the_recipe(small_config: TrainConfig, tmp_pa
     first = train(replace(small_config, steps=1), tmp_path / "first").model
     blocks = small_config.model.decoder_blocks
     model = replace(small_config.model, decoder_blocks=blocks + 2 * blocks[-1])
-    config = replace(small_config, model=model, init=InitConfig(str(first), grow=True), steps=2)
+    config = replace(small_config, model=model, init=InitConfig(str(first), expand_depth=True), steps=2)
     after = OmniTokenizer.from_pretrained(train(config, tmp_path / "second").model)
     assert after.config.decoder_blocks == blocks + 2 * blocks[-1]
     assert after.decoder.spatial.blocks[-1].feedforward.project.weight.any()
@@ -207,7 +218,7 @@ def test_the_decoder_alone_can_be_trained_further(small_config: TrainConfig, tmp
     weights = {"l1": 1.0, "commitment": 0.25} if bottleneck == "vq" else {"l1": 1.0, "kl": 1e-4}
     config = replace(small_config, model=replace(small_config.model, bottleneck=bottleneck), weights=weights)
     first = train(config, tmp_path / "first").model
-    config = replace(config, init=InitConfig(str(first), keep_encoder=True))
+    config = replace(config, init=InitConfig(str(first), freeze_encoder=True))
     before = OmniTokenizer.from_pretrained(first)
     after = OmniTokenizer.from_pretrained(train(config, tmp_path / "second").model)
     assert after.config == before.config
@@ -217,7 +228,7 @@ def test_the_decoder_alone_can_be_trained_further(small_config: TrainConfig, tmp
     assert {name for name in new if name.startswith("decoder.") and name.endswith("weight")} <= changed
     assert not any(name.startswith("encoder.") for name in changed)
     assert {name.split(".")[1] for name in changed if name.startswith("bottleneck.")} == {"project_out"}
-    third = replace(config, init=InitConfig(str(tmp_path / "second" / "model"), keep_encoder=True), steps=1)
+    third = replace(config, init=InitConfig(str(tmp_path / "second" / "model"), freeze_encoder=True), steps=1)
     again = OmniTokenizer.from_pretrained(train(third, tmp_path / "third").model)
     assert again.compatible_tokenizers == (fingerprint(after), fingerprint(before))
     whole = replace(third, init=InitConfig(str(tmp_path / "second" / "model")))
@@ -225,7 +236,7 @@ def test_the_decoder_alone_can_be_trained_further(small_config: TrainConfig, tmp
     other = replace(
         config, model=replace(config.model, bottleneck="kl" if bottleneck == "vq" else "vq"), weights={"l1": 1}
     )
-    with pytest.raises(OmnitokError, match="keep_encoder keeps the bottleneck"):
+    with pytest.raises(OmnitokError, match="freeze_encoder keeps the bottleneck"):
         train(other, tmp_path / "fourth")
 
 
@@ -235,6 +246,75 @@ def test_a_resumed_stage_needs_its_first_model_no_more(small_config: TrainConfig
     train(config, tmp_path / "out", limits=Limits(max_steps=2))
     (stage1 / "model.safetensors").unlink()
     assert train(config, tmp_path / "out", resume=True).steps == 8
+
+
+# ------------------------------------------------------------------------------------------------------------- broken
+
+
+def poisoned(config: TrainConfig, first: int) -> Callable[[Any], Iterator[Batch]]:
+    """Batches of one image of noise, not finite from step `first` on."""
+
+    def batches(task: Any) -> Iterator[Batch]:
+        for step in range(task.start, config.steps):
+            pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(step)) * 2 - 1
+            pixels = pixels.fill_(math.nan) if step >= first else pixels
+            yield Batch(step, "image", pixels, pixel_shape=(2, 3, 16, 16))
+
+    return batches
+
+
+def test_a_training_that_has_diverged_ends_and_the_good_model_stays(small_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(small_config, steps=60, checkpoint_every=2, max_skipped=5, keep_checkpoints=2)
+    start = lambda task: setattr(task, "start", 0)  # noqa: E731
+    learn(replace(config, steps=4), tmp_path / "good", poisoned(replace(config, steps=4), 99), start)
+    with pytest.raises(OmnitokError) as failure:
+        learn(config, tmp_path / "bad", poisoned(config, 6), start)
+    told = str(failure.value)
+    assert "ended at step 11: 5 steps in a row were skipped: a loss or a gradient is not finite" in told
+    assert "the checkpoint of step 4 and its model are kept" in told  # that of step 6 was not seen to be good
+    assert [path.name for path in (tmp_path / "bad" / "checkpoints").iterdir()] == ["step-000000004"]
+    good, kept = (OmniTokenizer.from_pretrained(tmp_path / out / "model").state_dict() for out in ("good", "bad"))
+    for name, weight in good.items():
+        assert torch.isfinite(kept[name]).all()
+        assert weight.shape == kept[name].shape
+
+
+def test_nothing_is_written_from_weights_that_are_not_finite(small_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(small_config, steps=3, checkpoint_every=1, optimizer=replace(small_config.optimizer, lr=1e-2))
+
+    def batches(task: Any) -> Iterator[Batch]:
+        pixels = torch.zeros(2, 3, 16, 16)
+        yield Batch(0, "image", pixels, pixel_shape=(2, 3, 16, 16))
+        yield Batch(1, "image", pixels, pixel_shape=(2, 3, 16, 16))
+        task.model.decoder.to_video.weight.data.fill_(math.inf)  # which a batch of images does not use
+        yield Batch(2, "image", pixels, pixel_shape=(2, 3, 16, 16))
+
+    with pytest.raises(OmnitokError, match=r"the weights are not finite; the checkpoint of step 2 and its model"):
+        learn(config, tmp_path, batches)
+    for weight in OmniTokenizer.from_pretrained(tmp_path / "model").state_dict().values():
+        assert torch.isfinite(weight).all()
+
+
+def test_a_second_training_in_the_folder_is_refused(small_config: TrainConfig, tmp_path: Path) -> None:
+    seen = []
+
+    def second(done: int, line: str | None) -> None:
+        if done == 3 and line is None:
+            with pytest.raises(OmnitokError, match=rf"omnitok train \(process {os.getpid()} on .*is writing"):
+                train(small_config, tmp_path, resume=True)
+            seen.append(done)
+
+    train(small_config, tmp_path, progress=second)
+    assert seen == [3]
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 9))
+
+
+def test_a_damaged_log_does_not_stop_a_run(small_config: TrainConfig, tmp_path: Path) -> None:
+    train(small_config, tmp_path, limits=Limits(max_steps=3))
+    with (tmp_path / "log.jsonl").open("ab") as log:
+        log.write(b'\xff\xfe bad bytes\n{"step": "x"}\n[1]\n' + b"[" * 100_000 + b"\n" + b"9" * 5000 + b"\n")
+    train(small_config, tmp_path, resume=True)
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 9))
 
 
 # ------------------------------------------------------------------------------------------------------------ refused

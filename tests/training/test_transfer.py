@@ -10,7 +10,7 @@ from omnitok.errors import OmnitokError
 from omnitok.models.bottlenecks import DiagonalGaussian, KLConfig, VectorQuantizer
 from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
-from omnitok.training.inflate import grow_stacks, inflate_video_patches, swap_bottleneck
+from omnitok.training.transfer import expand_depth, inflate_video_patches, swap_bottleneck
 
 
 def tokenizer(config: TokenizerConfig, normalize_patches: bool = False) -> OmniTokenizer:
@@ -110,7 +110,7 @@ def test_a_deeper_model_starts_from_the_same_function(
     config = replace(small_model, encoder_blocks="tw", decoder_blocks="twt", encoder_temporal_blocks=1)
     config = replace(config, bottleneck=bottleneck, window_convolution=window_convolution, decoder_temporal_blocks=1)
     tok = tokenizer(config)
-    grown = grow_stacks(tok, replace(config, **DEEPER)).eval()
+    grown = expand_depth(tok, replace(config, **DEEPER)).eval()
     assert grown.config == replace(config, **DEEPER)
     assert len(grown.decoder.spatial.blocks) == 5
     clip = torch.rand(1, 3, 5, 16, 16) * 2 - 1
@@ -138,4 +138,4 @@ def test_a_model_grows_at_the_ends_of_its_stacks_only(
 ) -> None:
     config = replace(small_model, encoder_blocks="tw", decoder_blocks="tw", decoder_temporal_blocks=1)
     with pytest.raises(OmnitokError, match=f"model.{field} must be {found}"):
-        grow_stacks(tokenizer(config), replace(config, **{field: value}))
+        expand_depth(tokenizer(config), replace(config, **{field: value}))

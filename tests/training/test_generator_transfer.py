@@ -8,17 +8,15 @@ import pytest
 import torch
 
 from helpers.runs import assert_same_run
-from omnitok.distributed import Processes
+from helpers.training import built, resolved, train
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import load_generator_model, load_tokenizer, save_generator
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.protocol import LatentStatistics
-from omnitok.training.generator_config import AnyGeneratorConfig
+from omnitok.training.config import AnyGeneratorConfig
 from omnitok.training.settings import apply_settings
 from omnitok.training.stopping import Limits
-from omnitok.training.train_generator import initial_generator, prepare, train_generator
 
-ALONE = Processes(0, 1, torch.device("cpu"))
 Configs = dict[str, AnyGeneratorConfig]
 
 
@@ -31,22 +29,22 @@ def kind(request: pytest.FixtureRequest) -> str:
 def trained(generator_configs: Configs, kind: str, tmp_path: Path) -> str:
     """A model of the classes "a", "b" and "c", of another width than the configurations."""
     config = apply_settings(generator_configs[kind], ["model.width=48"])
-    return str(train_generator(config, tmp_path / "trained", limits=Limits(max_steps=2)).model)
+    return str(train(config, tmp_path / "trained", limits=Limits(max_steps=2)).model)
 
 
 def test_every_weight_is_kept_and_a_resumed_run_needs_no_source(
     generator_configs: Configs, kind: str, trained: str, tmp_path: Path
 ) -> None:
     config = replace(generator_configs[kind], init=trained)
-    ready = prepare(config, ALONE)
+    ready = resolved(config)
     assert ready.config.model.width == 48
     source = load_generator_model(trained).model.state_dict()
-    for name, weight in initial_generator(ready).state_dict().items():
+    for name, weight in built(config).model.state_dict().items():
         assert torch.equal(weight, source[name]), name
-    train_generator(config, tmp_path / "whole")
-    train_generator(config, tmp_path / "parts", limits=Limits(max_steps=3))
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", limits=Limits(max_steps=3))
     shutil.rmtree(trained)
-    train_generator(config, tmp_path / "parts", resume=True)
+    train(config, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 6)
 
 
@@ -57,11 +55,10 @@ def test_classes_are_found_by_name_and_new_ones_begin_anew(
     shutil.copytree(labelled_media / "images" / "b", tmp_path / "media" / "b")
     data = replace(generator_configs[kind].data, images=(str(tmp_path / "media"),), videos=())
     config = replace(generator_configs[kind], init=trained, data=data)
-    ready = prepare(config, ALONE)
+    ready = resolved(config)
     assert ready.data.facts.classes == ("aa", "b")
     told: list[str] = []
-    torch.manual_seed(0)
-    model = initial_generator(ready, told.append).eval()
+    model = built(config, told.append).model.eval()
     assert told == [f"{trained} does not know the classes aa: they begin anew"]
     source = load_generator_model(trained).model
     torch.manual_seed(1)
@@ -87,11 +84,11 @@ def test_what_does_not_fit_is_said_in_a_sentence(
     config = replace(generator_configs[kind], init=trained)
     other = generator_configs["dit" if kind == "lm" else "lm"]
     with pytest.raises(OmnitokError, match=rf"which {other.name} does not train"):
-        prepare(replace(other, init=trained), ALONE)
+        resolved(replace(other, init=trained))
     with pytest.raises(OmnitokError, match="no such folder or file"):
-        prepare(replace(config, init=str(tmp_path / "absent")), ALONE)
+        resolved(replace(config, init=str(tmp_path / "absent")))
     with pytest.raises(OmnitokError, match="architecture"):
-        prepare(replace(config, init=tokenizers["vq"]), ALONE)
+        resolved(replace(config, init=tokenizers["vq"]))
     source = load_generator_model(trained)
     tokenizer = load_tokenizer(str(config.tokenizer))
     if kind == "lm":
@@ -103,25 +100,25 @@ def test_what_does_not_fit_is_said_in_a_sentence(
         scaled = tmp_path / "scaled"
         save_generator(source.model, replace(source.settings, latent_scale=0.18215), scaled)
         with pytest.raises(OmnitokError, match=r"knows latents times 0.18215"):
-            prepare(replace(config, init=str(scaled)), ALONE)
+            resolved(replace(config, init=str(scaled)))
     larger_tokenizer = type(tokenizer).from_config(larger)
     if kind == "dit":
         larger_tokenizer.latent_statistics = LatentStatistics((0.0,) * 16, (1.0,) * 16)
     larger_tokenizer.save_pretrained(tmp_path / "larger")
-    ready = prepare(replace(config, tokenizer=str(tmp_path / "larger")), ALONE)
+    larger_run = replace(config, tokenizer=str(tmp_path / "larger"))
     with pytest.raises(OmnitokError, match=wrong):
-        initial_generator(ready)
+        built(larger_run)
 
 
 def test_a_model_of_no_classes_is_trained_further_without_them(
     generator_configs: Configs, kind: str, tmp_path: Path
 ) -> None:
     config = replace(generator_configs[kind], class_conditional=False)
-    model = str(train_generator(config, tmp_path / "trained", limits=Limits(max_steps=1)).model)
-    assert prepare(replace(config, init=model), ALONE).config.model.num_classes == 0
+    model = str(train(config, tmp_path / "trained", limits=Limits(max_steps=1)).model)
+    assert resolved(replace(config, init=model)).config.model.num_classes == 0
     conditional = replace(generator_configs[kind], init=model)
     if kind == "lm":
         with pytest.raises(OmnitokError, match="knows no classes"):
-            prepare(conditional, ALONE)
+            resolved(conditional)
     else:
-        assert initial_generator(prepare(conditional, ALONE)).config.num_classes == 3
+        assert built(conditional).model.config.num_classes == 3

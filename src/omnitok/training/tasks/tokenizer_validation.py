@@ -1,9 +1,6 @@
-"""What is measured while a tokenizer trains: held-out files, as `omnitok evaluate reconstruction` measures them.
+"""What is measured while a tokenizer trains: held-out files, as `omnitok evaluate reconstruction` measures them."""
 
-The engine may not know the metrics; it is given a function.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -16,6 +13,7 @@ from omnitok.data.index import list_media
 from omnitok.data.modality import Modality
 from omnitok.data.video_reader import VideoReader, media_kind
 from omnitok.errors import MediaError, OmnitokError
+from omnitok.losses.perceptual import load_perceptual
 from omnitok.metrics.average import AverageAccumulator
 from omnitok.metrics.evaluate import EvaluationConfig
 from omnitok.metrics.networks import Network, load_networks, require_weights
@@ -28,14 +26,15 @@ from omnitok.metrics.reconstruction import (
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import TrainConfig, ValidationConfig
-from omnitok.training.tokenizer_step import load_perceptual
-from omnitok.training.train_tokenizer import Validation
 
 _NAMES = {"usage": "codebook_usage", "perplexity": "codebook_perplexity"}
 _LEFT_OUT = frozenset({"entropy"})  # the logarithm of the perplexity
 
+Validation = Callable[[OmniTokenizer], Mapping[str, float]]
+"""Scores of a tokenizer, the same on every process; all of them call it together."""
 
-def validation_of(config: TrainConfig) -> Validation | None:
+
+def plan_validation(config: TrainConfig) -> Validation | None:
     """PSNR, SSIM, codebook usage and `config.validation.metrics` over its files, by the protocol `clean`; None without
     files.
 
@@ -66,13 +65,11 @@ def validation_of(config: TrainConfig) -> Validation | None:
     require_weights(needed, weights_dir)
     distance = None
     if chosen.perceptual is not None:
-        distance = load_perceptual(replace(config.perceptual, network=chosen.perceptual))
+        distance = load_perceptual(chosen.perceptual, weights_dir, config.perceptual.resolution)
     sizes: dict[Modality, int] = {"image": chosen.image_resolution, "video": chosen.video_resolution}
 
-    @cache
-    def networks(
-        device: torch.device,
-    ) -> dict[str, Network]:  # each process learns of its device when it has joined the others
+    @cache  # each process learns of its device when it has joined the others
+    def networks(device: torch.device) -> dict[str, Network]:
         return load_networks(needed, None if weights_dir is None else Path(weights_dir), device)
 
     def validate(tokenizer: OmniTokenizer) -> Mapping[str, float]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from omnitok.training.config import EngineConfig
-from omnitok.training.precision import autocast, computes_bfloat16
+from omnitok.training.parallel import autocast, computes_bfloat16
 
 
 def product_dtype(precision: str) -> torch.dtype:

@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 
 from helpers.small import SMALL
+from helpers.training import resolved, train
 from omnitok.cli import main
 from omnitok.data.video_writer import write_video
 from omnitok.errors import MissingWeightsError, OmnitokError
 from omnitok.metrics.networks import Features, Network
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.recipes import validation
-from omnitok.recipes.run import describe, run_recipe
-from omnitok.recipes.validation import validation_of
 from omnitok.training.config import DataConfig, PerceptualConfig, TrainConfig, ValidationConfig
+from omnitok.training.tasks import tokenizer_validation
+from omnitok.training.tasks.tokenizer_validation import plan_validation
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "../shared/weights"
 
@@ -55,8 +55,8 @@ def config_of(media: Path, frames: int = 9, weights_dir: Path | None = None, **c
 
 
 def test_validation_is_of_the_files_that_are_named(media: Path, tokenizer: OmniTokenizer) -> None:
-    assert validation_of(config_of(media, images=(), videos=())) is None
-    validate = validation_of(config_of(media, videos=(), samples=2))
+    assert plan_validation(config_of(media, images=(), videos=())) is None
+    validate = plan_validation(config_of(media, videos=(), samples=2))
     assert validate is not None
     scores = validate(tokenizer)
     assert set(scores) == {"image_psnr", "image_ssim", "image_codebook_usage", "image_codebook_perplexity"}
@@ -77,9 +77,9 @@ def test_frechet_distances_of_both_media(
         loaded.append(needed)
         return {name: colours(name) for name in needed}
 
-    monkeypatch.setattr(validation, "require_weights", lambda *_: None)
-    monkeypatch.setattr(validation, "load_networks", load)
-    validate = validation_of(config_of(media, metrics=("rfid", "rfvd")))
+    monkeypatch.setattr(tokenizer_validation, "require_weights", lambda *_: None)
+    monkeypatch.setattr(tokenizer_validation, "load_networks", load)
+    validate = plan_validation(config_of(media, metrics=("rfid", "rfvd")))
     assert validate is not None
     assert not loaded
     scores = validate(tokenizer)
@@ -95,7 +95,7 @@ def test_validation_gives_the_figures_of_evaluate(
     media: Path, tokenizer: OmniTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = {"metrics": ("fd_mobilenet_v2",), "perceptual": "mobilenet", "videos": ()}
-    validate = validation_of(config_of(media, weights_dir=WEIGHTS, **chosen))
+    validate = plan_validation(config_of(media, weights_dir=WEIGHTS, **chosen))
     assert validate is not None
     encoded: list[int] = []
     hook = tokenizer.encoder.register_forward_pre_hook(lambda module, given: encoded.append(len(given[0])))
@@ -120,18 +120,16 @@ def test_validation_gives_the_figures_of_evaluate(
 def test_what_cannot_be_measured_is_said_before_the_first_step(media: Path, tmp_path: Path) -> None:
     def refused(config: TrainConfig) -> str:
         with pytest.raises(OmnitokError) as caught:
-            run_recipe(
-                config, tmp_path / "out", device=torch.device("cpu"), tell=lambda _: None, progress=lambda _: None
-            )
+            train(config, tmp_path / "out")
         assert not (tmp_path / "out").exists()
         with pytest.raises(OmnitokError):
-            describe(config)
+            resolved(config)
         return str(caught.value)
 
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(MissingWeightsError, match="i3d_pretrained_400"):
-        describe(config_of(media, metrics=("rfvd",), weights_dir=empty))
+        resolved(config_of(media, metrics=("rfvd",), weights_dir=empty))
     told = refused(config_of(media, metrics=("rfid", "rfvd", "fd_mobilenet_v2"), weights_dir=empty))
     assert "pt_inception-2015-12-05-6726825d.pth" in told
     assert "i3d_pretrained_400.pt" in told

@@ -9,7 +9,7 @@ from omnitok.distributed import world_size
 ENOUGH_TOKENS = 3  # per code: a healthy codebook then shows nearly all of itself
 
 
-class CodebookUse:
+class CodebookUsage:
     """Remembers at which step each code was last chosen.
 
     Args:
@@ -48,7 +48,7 @@ class CodebookUse:
         return (
             f"step {step + 1}: the codebook has collapsed, {share:.1%} of its codes were used in the last "
             f"{self.window} steps (alarm below {self.threshold:.0%}); remedies: a higher model.restart_threshold, "
-            "--set quantize_after=500, a lower optimizer.lr, or a smaller model.codebook_size"
+            "--set quantizer_warmup_steps=500, a lower optimizer.lr, or a smaller model.codebook_size"
         )
 
     def state(self) -> dict[str, Tensor]:

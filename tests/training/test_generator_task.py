@@ -11,33 +11,30 @@ import torch
 
 from helpers.processes import kill_at
 from helpers.runs import assert_same_run, rows
+from helpers.training import ALONE, resolved, train
 from omnitok.cli import main
-from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import load_generator_model, load_tokenizer
 from omnitok.models.protocol import fingerprint
 from omnitok.models.sampling import narrow
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.training.config import DataConfig, OptimizerConfig
-from omnitok.training.generator_config import AnyGeneratorConfig
+from omnitok.training.config import AnyGeneratorConfig, DataConfig, OptimizerConfig
 from omnitok.training.generator_data import open_shards, shards_tokenizer
-from omnitok.training.generator_step import build_model, draw_for, objective_of
 from omnitok.training.settings import apply_settings, read_config
 from omnitok.training.stopping import Limits
-from omnitok.training.train_generator import prepare, train_generator
+from omnitok.training.tasks.generator import _draw, build_model, build_objective
 
-ALONE = Processes(0, 1, torch.device("cpu"))
 Configs = dict[str, AnyGeneratorConfig]
 
 
 @pytest.mark.parametrize("kind", ["lm", "dit"])
 def test_stopped_and_resumed_equals_uninterrupted(generator_configs: Configs, tmp_path: Path, kind: str) -> None:
     config = generator_configs[kind]
-    train_generator(config, tmp_path / "whole")
-    stopped = train_generator(config, tmp_path / "parts", limits=Limits(max_steps=3))
+    train(config, tmp_path / "whole")
+    stopped = train(config, tmp_path / "parts", limits=Limits(max_steps=3))
     assert (stopped.steps, stopped.reason) == (3, "max steps")
     written = read_config(tmp_path / "parts" / "config.yaml")  # resolved: the recipe and its file are one run
-    assert train_generator(written, tmp_path / "parts", resume=True).reason == "finished"
+    assert train(written, tmp_path / "parts", resume=True).reason == "finished"
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 6)
     assert {row["medium"] for row in rows(tmp_path / "whole")} == {"image", "video"}
 
@@ -45,10 +42,10 @@ def test_stopped_and_resumed_equals_uninterrupted(generator_configs: Configs, tm
 @pytest.mark.parametrize("kind", ["lm", "dit"])
 def test_killed_and_resumed_equals_uninterrupted(generator_configs: Configs, tmp_path: Path, kind: str) -> None:
     config = replace(generator_configs[kind], steps=40, checkpoint_every=4)  # killed while writing, as likely as not
-    train_generator(config, tmp_path / "whole")
+    train(config, tmp_path / "whole")
     out = tmp_path / "killed"
-    kill_at(13, lambda progress: train_generator(config, out, progress=progress))
-    assert train_generator(config, out, resume=True).steps == 40
+    kill_at(13, lambda progress: train(config, out, progress=lambda done, _: progress(done)))
+    assert train(config, out, resume=True).steps == 40
     assert_same_run(tmp_path / "whole", out, 40)
     assert not list((out / "checkpoints").glob(".*"))
 
@@ -56,7 +53,7 @@ def test_killed_and_resumed_equals_uninterrupted(generator_configs: Configs, tmp
 @pytest.mark.parametrize("kind", ["lm", "dit"])
 def test_the_folder_says_all_that_sampling_needs(generator_configs: Configs, tmp_path: Path, kind: str) -> None:
     config = generator_configs[kind]
-    result = train_generator(config, tmp_path, limits=Limits(max_steps=1))
+    result = train(config, tmp_path, limits=Limits(max_steps=1))
     trained = load_generator_model(result.model)
     assert trained.settings.classes == ("a", "b", "c")
     assert trained.model.config.num_classes == 3
@@ -78,7 +75,7 @@ def test_eight_pictures_are_learnt_by_heart(generator_configs: Configs, tmp_path
         label_dropout=0.0,
         steps=50,
     )
-    train_generator(config, tmp_path)
+    train(config, tmp_path)
     losses = [row["loss"] for row in rows(tmp_path)]
     if kind == "lm":
         floor = math.log(4) / 4  # which of the four pictures of its class it is, told by the first of four codes
@@ -88,7 +85,7 @@ def test_eight_pictures_are_learnt_by_heart(generator_configs: Configs, tmp_path
 
 
 def test_classes_of_both_media_are_one_list(generator_configs: Configs) -> None:
-    ready = prepare(generator_configs["lm"], ALONE)
+    ready = resolved(generator_configs["lm"])
     batches = list(ready.data.batches(0, 8))
     assert ready.data.facts.classes == ("a", "b", "c")
     images = {int(n) for batch in batches if batch.modality == "image" for n in batch.labels}
@@ -98,7 +95,7 @@ def test_classes_of_both_media_are_one_list(generator_configs: Configs) -> None:
 
 
 def test_labels_can_be_left_out(generator_configs: Configs) -> None:
-    ready = prepare(replace(generator_configs["lm"], class_conditional=False), ALONE)
+    ready = resolved(replace(generator_configs["lm"], class_conditional=False))
     assert ready.config.model.num_classes == 0
     assert ready.settings.classes == ()
     assert all((batch.labels == -1).all() for batch in ready.data.batches(0, 2))
@@ -109,20 +106,20 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(
 ) -> None:
     config = generator_configs["lm"]
     with pytest.raises(OmnitokError, match="nothing to train on"):
-        prepare(replace(config, data=DataConfig()), ALONE)
+        resolved(replace(config, data=DataConfig()))
     with pytest.raises(OmnitokError, match="but not both"):
-        prepare(replace(config, shards=(str(media),)), ALONE)
+        resolved(replace(config, shards=(str(media),)))
     with pytest.raises(OmnitokError, match="pixels need a tokenizer"):
-        prepare(replace(config, tokenizer=None), ALONE)
+        resolved(replace(config, tokenizer=None))
     with pytest.raises(OmnitokError, match="learns codes, found latents"):
-        prepare(replace(config, tokenizer=tokenizers["kl"]), ALONE)
+        resolved(replace(config, tokenizer=tokenizers["kl"]))
     with pytest.raises(OmnitokError, match="num_classes is 2, but the data have 3"):
-        prepare(apply_settings(config, ["model.num_classes=2"]), ALONE)
+        resolved(apply_settings(config, ["model.num_classes=2"]))
     with pytest.raises(OmnitokError, match=r"model.temporal=true"):
-        prepare(apply_settings(generator_configs["dit"], ["model.temporal=false"]), ALONE)
-    train_generator(config, tmp_path, limits=Limits(max_steps=1))
+        resolved(apply_settings(generator_configs["dit"], ["model.temporal=false"]))
+    train(config, tmp_path, limits=Limits(max_steps=1))
     with pytest.raises(OmnitokError, match=r"optimizer.lr=0.01, found 0.1"):
-        train_generator(apply_settings(config, ["optimizer.lr=0.1"]), tmp_path, resume=True)
+        train(apply_settings(config, ["optimizer.lr=0.1"]), tmp_path, resume=True)
 
 
 @pytest.fixture(scope="module", params=["lm", "dit"])
@@ -150,9 +147,9 @@ def test_the_same_tokens_give_the_same_loss_from_shards_and_from_pixels(
     config = replace(
         generator_configs[kind], label_dropout=0.0, data=replace(generator_configs[kind].data, image_batch=8)
     )
-    pixels = prepare(replace(config, data=replace(config.data, videos=())), ALONE)
-    stored = prepare(
-        replace(config, shards=shards[:1], data=replace(config.data, images=(), videos=()), tokenizer=None), ALONE
+    pixels = resolved(replace(config, data=replace(config.data, videos=())))
+    stored = resolved(
+        replace(config, shards=shards[:1], data=replace(config.data, images=(), videos=()), tokenizer=None)
     )
     assert stored.config.model == pixels.config.model
     assert stored.settings == replace(pixels.settings, num_frames=stored.settings.num_frames)
@@ -161,11 +158,11 @@ def test_the_same_tokens_give_the_same_loss_from_shards_and_from_pixels(
     order, other = (np.lexsort(batch.inputs.flatten(1).numpy().round(2).T) for batch in (encoded, read))
     assert torch.equal(encoded.labels[order], read.labels[other])
     torch.manual_seed(0)
-    objective = objective_of(build_model(config := stored.config), stored.tokenizer.latent_statistics).eval()
+    objective = build_objective(build_model(config := stored.config), stored.tokenizer.latent_statistics).eval()
     losses = []
     for batch, chosen in ((encoded, order), (read, other)):
         batch = replace(batch, inputs=batch.inputs[chosen], labels=batch.labels[chosen])
-        draws = draw_for(objective, batch, config, ALONE)
+        draws = _draw(objective, batch, config, ALONE)
         losses.append(float(objective(batch.inputs, batch.labels, *draws)["loss"].detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6 if kind == "lm" else 1e-3)  # latents are stored as float16
 
@@ -182,9 +179,9 @@ def test_training_on_shards_of_both_media_with_held_out_losses(
         validation_shards=shards[1:],
         data=replace(config.data, images=(), videos=(), video_share=0.5),
     )
-    train_generator(config, tmp_path / "whole")
-    train_generator(config, tmp_path / "parts", limits=Limits(max_steps=2))
-    result = train_generator(config, tmp_path / "parts", resume=True)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", limits=Limits(max_steps=2))
+    result = train(config, tmp_path / "parts", resume=True)
     stopped = [row for row in rows(tmp_path / "parts") if (row["step"], row.get("event")) != (2, "validation")]
     assert rows(tmp_path / "whole") == stopped
     assert result.validation.keys() == {"video_loss"}
@@ -200,7 +197,7 @@ def test_shards_of_another_tokenizer_are_refused_with_both_names(
     other = tokenizers["kl" if kind == "lm" else "vq"]
     data = replace(config.data, images=(), videos=())
     with pytest.raises(OmnitokError, match=f"of the tokenizer '.*', not of '{other}'|{other}"):
-        prepare(replace(config, shards=shards, tokenizer=other, data=data), ALONE)
+        resolved(replace(config, shards=shards, tokenizer=other, data=data))
 
 
 def test_shards_from_before_and_after_the_decoder_was_trained_on_are_read_together(

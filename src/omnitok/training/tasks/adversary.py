@@ -25,7 +25,7 @@ from omnitok.training.optim import NamedOptimizer, learning_rate
 
 @dataclass(frozen=True)
 class View:
-    """What one discriminator sees of a batch: pictures (or a frame of each clip) or whole clips."""
+    """What one discriminator sees of a batch: images (or a frame of each video) or whole videos."""
 
     name: str  # "image" or "video"
     real: Tensor
@@ -34,7 +34,7 @@ class View:
 
 
 class Adversary(nn.Module):
-    """Discriminators of pictures and of clips, for those of the weights `image_gan` and `video_gan` that are not 0.
+    """Discriminators of images and of videos, for those of the weights `image_gan` and `video_gan` that are not 0.
 
     Gradients are averaged over processes by hand, once per update: the discriminators are small, the penalty needs
     second derivatives, and under FSDP2 too they are kept whole.
@@ -53,7 +53,7 @@ class Adversary(nn.Module):
         self.to(processes.device).train()
         self.optimizer = NamedOptimizer(self.discriminators, config.optimizer, self._config.betas)
 
-    def strength(self, step: int) -> float:
+    def ramp(self, step: int) -> float:
         """Share of the adversarial weights that holds at this step; 0 before the start."""
         return adversarial_ramp(step, self._config.start_step, self._config.ramp_steps)
 
@@ -61,8 +61,8 @@ class Adversary(nn.Module):
         """What the discriminators see of a batch.
 
         Args:
-            frames: which frame of each clip is a picture; None for pictures.
-            seeds: one a sample, of all noise that discriminators add to it.
+            frames: which frame of each video is an image; None for images.
+            seeds: one per sample, of all noise that discriminators add to it.
         """
         generators = [torch.Generator(real.device).manual_seed(seed) for seed in seeds]
         views = []

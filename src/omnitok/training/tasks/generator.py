@@ -1,0 +1,354 @@
+"""Training a generator over a tokenizer's tokens: from shards, or of pixels that are encoded at each step."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from omnitok.data.loader import Batch
+from omnitok.data.modality import Modality
+from omnitok.diffusion import diffusion_losses, draw_times
+from omnitok.distributed import Processes
+from omnitok.errors import OmnitokError
+from omnitok.generation.loading import make_generator
+from omnitok.hub.folder import TrainedGenerator, load_tokenizer, save_generator
+from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.models.diffusion_transformer import DiffusionTransformer
+from omnitok.models.language_model import LanguageModel, language_model_losses, start_from_codebook
+from omnitok.models.protocol import LatentStatistics, fingerprint
+from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.training.config import AnyConfig, AnyGeneratorConfig, LanguageModelTrainConfig
+from omnitok.training.generator_data import (
+    DataFacts,
+    GeneratorData,
+    held_out_batches,
+    open_data,
+    open_shards,
+    shards_tokenizer,
+)
+from omnitok.training.seeds import WHOLE_BATCH, step_seed
+from omnitok.training.task import Say, StepLoss, Task, side_by_side
+from omnitok.training.transfer import AnyGenerator, load_source, start_from, with_architecture
+
+Draws = tuple[Tensor, ...]
+
+
+class Objective(nn.Module, ABC):
+    """A model with its losses, as a module whose forward DDP and FSDP2 hook into."""
+
+    @abstractmethod
+    def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
+        """Random numbers for a batch of tokens of this shape, items first, on the CPU."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor, *draws: Tensor) -> dict[str, Tensor]:
+        """Losses of tokens with labels (b,), -1 for none, taken away where `drop` (b,) says so; "loss" is minimised."""
+
+
+class LanguageModelObjective(Objective):
+    """Cross-entropy of codes; draws nothing."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
+        """No random numbers."""
+        return ()
+
+    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor, *draws: Tensor) -> dict[str, Tensor]:
+        """Codes (b, h, w) or (b, t, h, w) -> "loss" in nats per code, labels dropped where `drop` (b,) says so."""
+        losses = language_model_losses(self.model, tokens, labels, drop)
+        return {"loss": losses["cross_entropy"]}
+
+
+class DiffusionObjective(Objective):
+    """The diffusion or flow matching losses of latents normalised by the tokenizer's statistics.
+
+    Args:
+        model: its config says which objective.
+        mean, std: of each latent channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: DiffusionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
+        """A time per item, and noise."""
+        times = draw_times(self.model.config.objective, len(tokens), generator)
+        return times, torch.randn(tokens.shape, generator=generator)
+
+    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor, *draws: Tensor) -> dict[str, Tensor]:
+        """Latents (b, c, h, w) or (b, c, t, h, w) with draws t (b,) and noise -> "loss" and its terms."""
+        t, noise = draws
+        null = self.model.config.null_label
+        known = None if null is None else labels.masked_fill(drop | (labels < 0), null)
+        statistics = (part if tokens.ndim == 4 else part[:, None] for part in (self.mean, self.std))
+        mean, std = statistics
+        latents = (tokens - mean) / std
+        losses = diffusion_losses(self.model, latents, known, t, noise, self.model.config.objective)
+        terms = {name: loss.mean() for name, loss in losses.items()}
+        return {"loss": torch.stack(list(terms.values())).sum(), **(terms if len(terms) > 1 else {})}
+
+
+def build_model(config: AnyGeneratorConfig) -> AnyGenerator:
+    """A model with random weights, from torch's current random state."""
+    if isinstance(config, LanguageModelTrainConfig):
+        return LanguageModel(config.model)
+    return DiffusionTransformer(config.model)
+
+
+def build_objective(model: AnyGenerator, statistics: LatentStatistics | None) -> Objective:
+    """The losses of this kind of model, on the tokens of a tokenizer whose latents have these statistics.
+
+    Raises:
+        OmnitokError: latents whose mean and deviation the tokenizer does not know.
+    """
+    if isinstance(model, LanguageModel):
+        return LanguageModelObjective(model)
+    if statistics is None:
+        raise OmnitokError(
+            "the tokenizer's config.json has no latent_statistics, which latents are normalised with; a VAE "
+            "trained by `omnitok train` has them"
+        )
+    return DiffusionObjective(model, statistics.mean, statistics.std)
+
+
+class GeneratorTask(Task):
+    """A language model or a diffusion transformer by its configuration.
+
+    Attributes:
+        tokenizer: in `eval` mode, from `resolve` on.
+        data: this process's batches.
+        settings: what is written beside the weights.
+    """
+
+    config: AnyGeneratorConfig
+    model: AnyGenerator
+    tokenizer: OmniTokenizer
+    data: GeneratorData
+    settings: GeneratorSettings
+
+    def __init__(self, config: AnyGeneratorConfig) -> None:
+        self.config = config
+        self._source: TrainedGenerator | None = None
+
+    # ---------------------------------------------------------------------------------------------------------- start
+
+    def resolve(self, processes: Processes, saved: AnyConfig | None, say: Say) -> None:
+        """Load the tokenizer and what the run starts from, open the data, and complete the configuration from them."""
+        self.processes = processes
+        config = self.config
+        if isinstance(saved, AnyGeneratorConfig) and (saved.init is not None or config.init is not None):
+            architecture: Any = saved.model  # that of what it started from
+            config = dataclasses.replace(config, model=architecture)
+        name = config.tokenizer or (shards_tokenizer(config.shards) if config.shards else None)
+        if name is None:
+            raise OmnitokError("pixels need a tokenizer: give --tokenizer NAME")
+        tokenizer = load_tokenizer(name)
+        sha256 = fingerprint(tokenizer)
+        self.tokenizer = tokenizer.to(processes.device).requires_grad_(False)
+        config = dataclasses.replace(config, tokenizer=name)
+        self.data = open_data(config, self.tokenizer, processes)
+        facts = self.data.facts
+        if saved is None and config.init is not None:
+            self._source = load_source(config.init)
+            config = with_architecture(config, self._source)
+        self.config = config = _complete(config, facts)
+        frames, height, width = facts.pixels
+        self.settings = GeneratorSettings(
+            tokenizer=name,
+            tokenizer_sha256=sha256,
+            # A model may have room for more classes than the data name; then only numbers tell them.
+            classes=facts.classes if len(facts.classes) == config.model.num_classes else (),
+            height=height,
+            width=width,
+            num_frames=frames,
+            sampling=config.sampling,
+            fps=facts.fps,
+        )
+
+    def build(self, say: Say) -> None:
+        """The model: random, or with the weights that it starts from."""
+        config, source, device = self.config, self._source, self.processes.device
+        torch.manual_seed(config.seed)
+        model = build_model(config)
+        if source is not None:
+            unknown = start_from(model, source, self.settings.classes)
+            if unknown:
+                say(f"{config.init} does not know the classes {', '.join(unknown)}: they begin anew")
+            same = ("", self.settings.tokenizer_sha256, *self.tokenizer.compatible_tokenizers)
+            if source.settings.tokenizer_sha256 not in same:
+                known = source.settings.tokenizer
+                say(f"{config.init} learnt tokens of another tokenizer ({known}, or other weights of it)")
+        elif isinstance(config, LanguageModelTrainConfig) and config.start_from_codebook:
+            assert isinstance(model, LanguageModel)
+            start_from_codebook(model, self.tokenizer.code_vectors())
+        objective = build_objective(model, self.tokenizer.latent_statistics)
+        self.prepare(model.to(device).train(), objective)
+        self._objective = objective
+
+    @property
+    def sample_counts(self) -> Mapping[Modality, int]:
+        """Items of shards, or files."""
+        return self.data.facts.samples
+
+    def parts_of(self, model: nn.Module) -> Mapping[str, nn.Module]:
+        """The model alone; the tokenizer is not trained."""
+        return {"model": model}
+
+    # ----------------------------------------------------------------------------------------------------------- step
+
+    def batches(self, start: int, stop: int) -> Iterable[Batch]:
+        """Tokens of steps start, ..., stop - 1."""
+        return self.data.batches(start, stop, pin_memory=self.processes.device.type == "cuda")
+
+    def split(self, batch: Batch) -> list[Draws]:
+        """(tokens, labels, which labels are dropped, the objective's random numbers) of each part."""
+        draws = _draw(self._objective, batch, self.config, self.processes)
+        whole = [x.to(self.processes.device, non_blocking=True) for x in (batch.inputs, batch.labels, *draws)]
+        return list(zip(*(x.chunk(self.config.optimizer.accumulation) for x in whole), strict=True))
+
+    def inputs(self, part: Draws, step: int) -> Draws:
+        """The part as it is."""
+        return part
+
+    def loss(self, outputs: Mapping[str, Tensor], part: Draws, step: int) -> StepLoss:
+        """What the objective gave."""
+        return StepLoss(outputs["loss"], outputs)
+
+    def forward_flops(self, shape: tuple[int, ...]) -> int:
+        """Of the model, on the tokens of these pixels; counted without computing them."""
+        return _flops(self.config, self.tokenizer.latent_shape(_frames(shape), *shape[-2:]), shape[0])
+
+    # -------------------------------------------------------------------------------------------------------- results
+
+    def blank_copy(self) -> AnyGenerator:
+        """A model of this architecture."""
+        return build_model(self.config)
+
+    def export(self, model: AnyGenerator, folder: Path, last: bool) -> None:
+        """Write the model folder with its settings."""
+        save_generator(model, self.settings, folder)
+
+    @torch.no_grad()
+    def preview(self, model: AnyGenerator) -> Mapping[str, Tensor]:
+        """Samples of one class each, side by side: images, and of a model of videos also videos."""
+        generator = make_generator(model, self.tokenizer, self.settings)
+        count, classes = self.config.log.images, model.config.num_classes
+        labels = [i * classes // count if count < classes else i % classes for i in range(count)] if classes else None
+        chosen: list[int | None] = [None] * count if labels is None else [*labels]
+        lengths = {"image": 1} | ({"video": self.settings.num_frames} if self.settings.num_frames > 1 else {})
+        return {
+            name: side_by_side(generator.sample(chosen, num_frames=frames).cpu().float().clamp(-1, 1))
+            for name, frames in lengths.items()
+        }
+
+    @property
+    def preview_fps(self) -> float:
+        """The rate of the data, where it is known."""
+        return self.settings.fps or super().preview_fps
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether shards for it are named."""
+        return bool(self.config.validation_shards)
+
+    @torch.no_grad()
+    def validate(self, model: AnyGenerator) -> Mapping[str, float]:
+        """ "image_loss" and "video_loss", those that are there, over the shards kept back from training.
+
+        Every label is kept, and what is random is the same at every call.
+        """
+        config = dataclasses.replace(self.config, label_dropout=0.0)
+        device = next(model.parameters()).device
+        alone = Processes(0, 1, device)
+        shards = open_shards(config.validation_shards, self.tokenizer, config.tokenizer or "")
+        objective = build_objective(model, self.tokenizer.latent_statistics).to(device)
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for batch in held_out_batches(shards, config, self.data.facts.classes):
+            draws = _draw(objective, batch, config, alone)
+            tensors = [tensor.to(device) for tensor in (batch.inputs, batch.labels, *draws)]
+            name = f"{batch.modality}_loss"
+            sums[name] = sums.get(name, 0.0) + float(objective(*tensors)["loss"]) * batch.size
+            counts[name] = counts.get(name, 0) + batch.size
+        return {name: total / counts[name] for name, total in sums.items()}
+
+
+def _complete(config: AnyGeneratorConfig, facts: DataFacts) -> AnyGeneratorConfig:
+    """`config` with the model's classes, codebook, channels and grid as the data have them.
+
+    Raises:
+        OmnitokError: tokens of the wrong kind, or more classes than the model is said to have.
+    """
+    wanted = "codes" if isinstance(config, LanguageModelTrainConfig) else "latents"
+    if facts.kind != wanted:
+        other = "quantizer" if wanted == "codes" else "VAE"
+        raise OmnitokError(f"{config.name} learns {wanted}, found {facts.kind}: use the tokens of a {other}")
+    if 0 < config.model.num_classes < facts.class_count:
+        raise OmnitokError(
+            f"model.num_classes is {config.model.num_classes}, but the data have {facts.class_count} classes; "
+            "0 takes the number from the data"
+        )
+    classes = (config.model.num_classes or facts.class_count) if config.class_conditional else 0
+    if isinstance(config, LanguageModelTrainConfig):
+        frames, height, width = facts.grid
+        prefix = config.model.prefix if classes else "start"
+        language_model = dataclasses.replace(
+            config.model,
+            codebook_size=facts.size,
+            num_classes=classes,
+            prefix=prefix,
+            null_class=config.model.null_class and "class" in prefix,
+            latent_frames=frames,
+            latent_height=height,
+            latent_width=width,
+        )
+        return dataclasses.replace(config, model=language_model)
+    if facts.grid[0] > 1 and not config.model.temporal:
+        raise OmnitokError(f"{config.name}: the data hold videos, which need --set model.temporal=true")
+    model = dataclasses.replace(config.model, latent_channels=facts.size, num_classes=classes)
+    return dataclasses.replace(config, model=model)
+
+
+def _draw(objective: Objective, batch: Batch, config: AnyGeneratorConfig, processes: Processes) -> Draws:
+    """Which labels are dropped, and the objective's own random numbers, for this process's share of a batch.
+
+    They are drawn for the whole batch and shared out as its items are, so that they do not depend on the number of
+    processes.
+    """
+    world_size, rank = processes.world_size, processes.rank
+    generator = torch.Generator().manual_seed(step_seed(config.seed, batch.step, WHOLE_BATCH))
+    everywhere = batch.inputs[:1].cpu().expand(batch.size * world_size, *batch.inputs.shape[1:])
+    drop = torch.rand(len(everywhere), generator=generator) < config.label_dropout
+    return tuple(whole[rank::world_size] for whole in (drop, *objective.draw(everywhere, generator)))
+
+
+def _frames(shape: tuple[int, ...]) -> int:
+    return shape[2] if len(shape) == 5 else 1
+
+
+def _flops(config: AnyGeneratorConfig, grid: tuple[int, int, int], batch: int) -> int:
+    with FakeTensorMode(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = build_model(config)
+        with FlopCounterMode(display=False) as counter:
+            if isinstance(model, LanguageModel):
+                frames, height, width = grid
+                tokens = model.config.prefix_length + frames * height * width - 1
+                model(torch.zeros(batch, tokens, dtype=torch.int64), grid=(height, width))
+            else:
+                model(torch.zeros(batch, model.config.latent_channels, *grid), torch.zeros(batch))
+    return counter.get_total_flops()

@@ -1,0 +1,371 @@
+"""Training a tokenizer: one forward, the losses of its pixels and bottleneck, and an adversarial game on request."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnitok.data.loader import Batch, PixelDataset, load_batches
+from omnitok.data.modality import MODALITIES, Modality
+from omnitok.distributed import Processes
+from omnitok.losses.adversarial import adaptive_weight
+from omnitok.losses.discriminators import frame_indices, take_frames
+from omnitok.losses.objective import entropy_loss, normalize_kl, reconstruction_losses, weighted_sum
+from omnitok.losses.perceptual import change_between_frames, load_perceptual
+from omnitok.models.bottlenecks import Bottleneck
+from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.training.config import OCCASIONAL_LOSSES, PIXEL_LOSSES, AnyConfig, TrainConfig
+from omnitok.training.optim import NamedOptimizer
+from omnitok.training.parallel import autocast
+from omnitok.training.pixel_data import build_dataset
+from omnitok.training.seeds import sample_seeds
+from omnitok.training.task import Say, StepLoss, Task, side_by_side, tensors_of
+from omnitok.training.tasks.adversary import Adversary, View
+from omnitok.training.tasks.block_limits import measure_block_limits
+from omnitok.training.tasks.codebook_usage import CodebookUsage
+from omnitok.training.tasks.latent_statistics import latent_statistics
+from omnitok.training.tasks.tokenizer_validation import Validation, plan_validation
+from omnitok.training.throughput import forward_flops
+from omnitok.training.transfer import initial_tokenizer
+
+MEASURED_BATCHES = 32
+"""Batches that the statistics of latents and the limits of blocks are measured on."""
+NO_LIMIT = 1e30  # infinity has no place in JSON
+PREVIEW_STEPS = 100  # with a video share near 0 or 1 the other modality may come late
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples of a batch whose forward is one.
+
+    Attributes:
+        real: pixels (b, 3, H, W) or (b, 3, T, H, W).
+        frames: (b,), the frame of each video that the image discriminator and the perceptual loss see; None of images.
+        latent_seeds: one per sample, of its noise and of its part in restarts of codes.
+        noise_seeds: one per sample, of the noise of the discriminators.
+    """
+
+    real: Tensor
+    frames: Tensor | None
+    latent_seeds: Sequence[int]
+    noise_seeds: Sequence[int]
+
+
+class Autoencoder(nn.Module):
+    """`tokenizer.autoencode` as a forward, which is what DDP and FSDP2 hook into.
+
+    Args:
+        entropy_temperature: of the loss "entropy" of a quantizer, whose scores of every position with every code take
+            memory; None leaves it out.
+    """
+
+    def __init__(self, tokenizer: OmniTokenizer, entropy_temperature: float | None = None) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.entropy_temperature = entropy_temperature
+
+    def forward(
+        self, pixels: Tensor, quantize: bool, seeds: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor], dict[str, Tensor]]:
+        """Pixels -> reconstruction, codes, losses and statistics of the bottleneck.
+
+        A tuple, because the hooks of FSDP2 look into tuples but not into dataclasses.
+        """
+        result = self.tokenizer.autoencode(pixels, quantize, seeds)
+        inner = result.bottleneck
+        losses = inner.losses
+        quantizer = self.tokenizer.bottleneck
+        if self.entropy_temperature is not None:
+            with torch.autocast(pixels.device.type, enabled=False):
+                losses = losses | {"entropy": self._entropy(quantizer, inner.unquantized, pixels)}
+        # A copy, because the reconstruction is a view (cropped), to which FSDP2 cannot safely tie its backward hook.
+        return result.reconstruction.clone(), inner.codes, losses, inner.statistics
+
+    def _entropy(self, quantizer: Bottleneck, z: Tensor | None, pixels: Tensor) -> Tensor:
+        if z is None or self.entropy_temperature is None:  # latents pass unquantized
+            return pixels.new_zeros((), dtype=torch.float32)
+        return entropy_loss(quantizer.similarity(z.flatten(0, -2)), self.entropy_temperature)
+
+
+class TokenizerTask(Task):
+    """A tokenizer by its configuration: one of the three stages, or all of a baseline."""
+
+    config: TrainConfig
+    model: OmniTokenizer
+    validates_together = True
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.usage: CodebookUsage | None = None
+        self.adversary: Adversary | None = None
+        self._initial: OmniTokenizer | None = None
+        self._validation: Validation | None = None
+        self._perceptual: nn.Module | None = None
+        self._preview: dict[str, Tensor] = {}
+        self._views: list[View] = []  # what the discriminators see of the part whose loss was asked for last
+        self._codes: list[Tensor] = []  # of the batch so far
+
+    # ---------------------------------------------------------------------------------------------------------- start
+
+    def resolve(self, processes: Processes, saved: AnyConfig | None, say: Say) -> None:
+        """Find the files, plan the validation, and take the architecture of what the run starts from."""
+        self.processes = processes
+        config = self.config
+        self.dataset = build_dataset(config.data, config.optimizer.accumulation, config.seed, processes)
+        self._validation = plan_validation(config)
+        if isinstance(saved, TrainConfig):
+            if saved.init.model is not None or config.init.model is not None:
+                self.config = dataclasses.replace(config, model=saved.model)
+        elif config.init.model is not None:
+            torch.manual_seed(config.seed)
+            self._initial = initial_tokenizer(config, self.dataset)
+            self.config = dataclasses.replace(config, model=self._initial.config)
+
+    def build(self, say: Say) -> None:
+        """The tokenizer, the discriminators and the perceptual network, on this process's device."""
+        config, device = self.config, self.processes.device
+        if self._initial is None:
+            torch.manual_seed(config.seed)
+        tokenizer = (self._initial or OmniTokenizer.from_config(config.model)).to(device).train()
+        if config.init.freeze_encoder:
+            _freeze_encoder(tokenizer)
+        self.prepare(tokenizer, Autoencoder(tokenizer, config.entropy_temperature if self._weight("entropy") else None))
+        if tokenizer.vocab_size is not None:
+            size = tokenizer.vocab_size
+            self.usage = CodebookUsage(size, config.log.usage_window, config.log.usage_threshold, device)
+        if config.is_adversarial:
+            self.adversary = Adversary(config, self.processes)
+        if self._weight("perceptual") or self._weight("temporal_perceptual"):
+            self._perceptual = self._load_perceptual().to(device)
+        if self.processes.is_main and config.log.images_every:
+            self._preview = _fixed_samples(self.dataset, config.log.images)
+
+    @property
+    def sample_counts(self) -> Mapping[Modality, int]:
+        """Files, those that cannot be read included."""
+        return {"image": len(self.dataset.samples.images), "video": len(self.dataset.samples.videos)}
+
+    def parts_of(self, model: OmniTokenizer) -> Mapping[str, nn.Module]:
+        """Encoder, bottleneck, decoder."""
+        return {"encoder": model.encoder, "bottleneck": model.bottleneck, "decoder": model.decoder}
+
+    # ----------------------------------------------------------------------------------------------------------- step
+
+    def batches(self, start: int, stop: int) -> Iterable[Batch]:
+        """Pixels of steps start, ..., stop - 1."""
+        pin_memory = self.processes.device.type == "cuda"
+        return load_batches(self.dataset, start, stop, workers=self.config.data.workers, pin_memory=pin_memory)
+
+    def split(self, batch: Batch) -> list[Part]:
+        """Parts of this process's share. Nothing random about a sample depends on the process that has it."""
+        seed, step = self.config.seed, batch.step
+        self._codes = []
+        pixels = batch.inputs.to(self.processes.device, non_blocking=True)
+        rank, world_size = self.processes.rank, self.processes.world_size
+        everywhere = len(pixels) * world_size
+        places = range(rank, everywhere, world_size)
+        frames = None
+        if batch.modality == "video":
+            frames = frame_indices(everywhere, pixels.shape[2], seed, step)[rank::world_size]
+        latents, noise = (sample_seeds(seed, step, places, use) for use in (1, 2))
+        size = -(-len(pixels) // self.config.optimizer.accumulation)
+        cuts = (slice(start, start + size) for start in range(0, len(pixels), size))
+        return [Part(pixels[cut], None if frames is None else frames[cut], latents[cut], noise[cut]) for cut in cuts]
+
+    def inputs(self, part: Part, step: int) -> tuple[Any, ...]:
+        """Pixels, whether they are quantized yet, and the samples' seeds."""
+        return part.real, step >= self.config.quantizer_warmup_steps, part.latent_seeds
+
+    def loss(self, outputs: Any, part: Part, step: int) -> StepLoss:
+        """Every loss by its name, and their weighted sum."""
+        fake, codes, losses, statistics = outputs
+        real, frames, config = part.real, part.frames, self.config
+        losses = reconstruction_losses(fake, real) | losses
+        if "kl" in losses:
+            numbers = self._latent_numbers(real)
+            losses["kl"] = normalize_kl(losses["kl"], config.kl_normalization, numbers, real[0].numel())
+        if self._perceptual is not None:
+            losses |= self._perceptual_losses(self._perceptual, fake, real, frames)
+        weights: dict[str, float | Tensor] = {k: v for k, v in config.weights.items() if k not in ("lecam", "r1")}
+        ramp = 0.0 if self.adversary is None else self.adversary.ramp(step)
+        self._views = []
+        if self.adversary is not None and ramp > 0:
+            self._views = self.adversary.views(real, fake, frames, part.noise_seeds)
+            terms = self.adversary.generator_terms(self._views)
+            weights |= self._adversarial_weights(losses, terms, ramp)
+            losses |= terms
+        if codes is not None:
+            self._codes.append(codes)
+        return StepLoss(weighted_sum(losses, weights, optional=OCCASIONAL_LOSSES), losses | statistics)
+
+    def opponent_losses(self, step: int, parts: int) -> Mapping[str, Tensor]:
+        """The discriminators learn from the same reconstruction."""
+        if self.adversary is None:
+            return {}
+        with autocast(self.processes.device, self.config.engine.precision):
+            return self.adversary.backward(self._views, step, parts)
+
+    def step_buffers(self) -> list[Tensor]:
+        """Codebook statistics, and the batch norms and averages of the discriminators."""
+        modules = [self.model.bottleneck, *([] if self.adversary is None else [self.adversary])]
+        return [buffer for module in modules for buffer in module.buffers()]
+
+    def clip_gradients(self) -> dict[str, Tensor]:
+        """Norms of both players."""
+        norms = super().clip_gradients()
+        return norms if self.adversary is None else norms | {"discriminator_grad_norm": self.adversary.clip()}
+
+    def update(self, step: int, rate: float) -> None:
+        """Step both players, and count the codes of the batch."""
+        super().update(step, rate)
+        if self.adversary is not None and self.adversary.ramp(step) > 0:
+            self.adversary.update(step)
+        if self.usage is not None and self._codes:
+            self.usage.update(step, torch.cat(self._codes), self.processes.world_size)
+
+    def row_details(self, step: int) -> Mapping[str, float]:
+        """The share of the codebook in use."""
+        if self.usage is None or step < self.config.quantizer_warmup_steps:
+            return {}
+        return {"codebook_window_usage": self.usage.share(step)}
+
+    def alarm(self, step: int) -> str | None:
+        """A codebook that has collapsed."""
+        details = self.row_details(step)
+        return self.usage.alarm(step, details["codebook_window_usage"]) if self.usage is not None and details else None
+
+    def forward_flops(self, shape: tuple[int, ...]) -> int:
+        """Of the encoder and decoder."""
+        return forward_flops(self.config.model, shape)
+
+    def _load_perceptual(self) -> nn.Module:
+        chosen = self.config.perceptual
+        return load_perceptual(chosen.network, chosen.weights_dir, chosen.resolution)
+
+    def _weight(self, name: str) -> float:
+        return self.config.weights.get(name, 0.0)
+
+    def _perceptual_losses(
+        self, network: nn.Module, fake: Tensor, real: Tensor, frames: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The losses over the network's distance that have a weight; `frames` (b,) of videos, None of images."""
+        chosen = None if self.config.perceptual.all_frames else frames
+        losses = {}
+        if self._weight("perceptual"):
+            a, b = (fake, real) if chosen is None else (take_frames(fake, chosen), take_frames(real, chosen))
+            losses["perceptual"] = network(a, b).mean()
+        if self._weight("temporal_perceptual") and frames is not None and fake.shape[2] > 1:
+            pairs = None if chosen is None else chosen.clamp(max=fake.shape[2] - 2)
+            fake_change, real_change = (change_between_frames(network, x, pairs) for x in (fake, real))
+            # Too little change is left alone: to match a video's grain, the decoder would learn to flicker.
+            losses["temporal_perceptual"] = (fake_change - real_change).relu().mean()
+        return losses
+
+    def _adversarial_weights(
+        self, losses: Mapping[str, Tensor], terms: Mapping[str, Tensor], ramp: float
+    ) -> dict[str, float | Tensor]:
+        weights: dict[str, float | Tensor] = {name: ramp * self._weight(name) for name in terms}
+        if self.config.adversarial.adaptive:
+            decoder = self.model.decoder
+            # Taken once: under FSDP2 these are the whole weights now, and shards again after the first gradient.
+            last_layers = [decoder.to_image.weight, decoder.to_video.weight]
+            of_pixels = {name: w for name, w in self.config.weights.items() if name in PIXEL_LOSSES}
+            pixel_loss = weighted_sum(losses, of_pixels, optional=OCCASIONAL_LOSSES)
+            for name in ("image_gan", "video_gan"):
+                if name in terms:
+                    weights[name] = weights[name] * adaptive_weight(pixel_loss, terms[name], last_layers)
+        return weights
+
+    def _latent_numbers(self, pixels: Tensor) -> int:
+        """Numbers in the latents of one sample."""
+        frames = pixels.shape[2] if pixels.ndim == 5 else 1
+        return self.model.latent_channels * math.prod(self.model.latent_shape(frames, *pixels.shape[-2:]))
+
+    # ---------------------------------------------------------------------------------------------------------- state
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The tokenizer, the discriminators and the use of the codebook."""
+        groups = super().tensors()
+        if self.adversary is not None:
+            groups["adversary"] = tensors_of(self.adversary)
+        if self.usage is not None:
+            groups["usage"] = self.usage.state()
+        return groups
+
+    def optimizers(self) -> dict[str, NamedOptimizer]:
+        """Those of both players."""
+        mine = super().optimizers()
+        return mine if self.adversary is None else mine | {"adversary_optimizer": self.adversary.optimizer}
+
+    # -------------------------------------------------------------------------------------------------------- results
+
+    def blank_copy(self) -> OmniTokenizer:
+        """A tokenizer of this architecture."""
+        return OmniTokenizer.from_config(self.config.model)
+
+    def finish_copy(self, copy: Any) -> None:
+        """What is known of the latents beside the weights."""
+        copy.latent_statistics = self.model.latent_statistics
+        copy.compatible_tokenizers = self.model.compatible_tokenizers
+
+    def export(self, model: OmniTokenizer, folder: Path, last: bool) -> None:
+        """Write the model folder; at the end with what is measured over the first batches of the training."""
+        if last and self.config.limit_room is not None:
+            model.limit_blocks(self._block_limits(model, self.config.limit_room))
+        if last and not model.is_discrete and not self.config.init.freeze_encoder:
+            model.latent_statistics = latent_statistics(model, self._measured_pixels())
+        model.save_pretrained(folder)
+
+    def _measured_pixels(self) -> Iterable[Tensor]:
+        whole = self.dataset.whole()
+        return (whole[step].inputs for step in range(MEASURED_BATCHES))
+
+    def _block_limits(self, model: OmniTokenizer, room: float) -> tuple[float, ...]:
+        """Of all blocks; an encoder that is frozen keeps its own, or none."""
+        limits = measure_block_limits(model, self._measured_pixels(), room)
+        if not self.config.init.freeze_encoder:
+            return limits
+        of_encoder = len(model.encoder.spatial.blocks) + len(model.encoder.temporal.blocks)
+        return (*(model.config.block_limits or [NO_LIMIT] * of_encoder)[:of_encoder], *limits[of_encoder:])
+
+    @torch.no_grad()
+    def preview(self, model: OmniTokenizer) -> Mapping[str, Tensor]:
+        """The same samples again and again while the model learns: originals above, reconstructions below."""
+        grids = {}
+        for name, pixels in self._preview.items():
+            reconstruction = model(pixels.to(model.device)).cpu().float().clamp(-1, 1)
+            grids[name] = torch.cat([side_by_side(pixels), side_by_side(reconstruction)], dim=-2)  # 3 (T) 2H nW
+        return grids
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether files for it are named."""
+        return self._validation is not None
+
+    def validate(self, model: OmniTokenizer) -> Mapping[str, float]:
+        """Scores of reconstructions of held-out files."""
+        return {} if self._validation is None else self._validation(model)
+
+
+def _freeze_encoder(tokenizer: OmniTokenizer) -> None:
+    """Leave everything before the latents as it is: no gradients, and a bottleneck that neither updates nor draws."""
+    tokenizer.encoder.requires_grad_(False)
+    tokenizer.bottleneck.project_in.requires_grad_(False)
+    tokenizer.bottleneck.eval()
+
+
+def _fixed_samples(dataset: PixelDataset, count: int) -> dict[str, Tensor]:
+    """Up to `count` images (n, 3, H, W) and videos (n, 3, T, H, W): those of the first batch of each modality."""
+    samples: dict[str, Tensor] = {}
+    for step in range(PREVIEW_STEPS):
+        modality = dataset.sampler.modality(step)
+        if modality not in samples:
+            samples[modality] = dataset[step].inputs[:count]
+        if len(samples) == sum(1 for modality in MODALITIES if dataset.samples[modality]):
+            break
+    return samples
