@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_said_in_a_sentence(
         resolved(replace(other, init=trained))
     with pytest.raises(OmnitokError, match="no such folder or file"):
         resolved(replace(config, init=str(tmp_path / "absent")))
-    with pytest.raises(OmnitokError, match="architecture"):
+    with pytest.raises(OmnitokError, match="describes a tokenizer"):
         resolved(replace(config, init=tokenizers["vq"]))
     source = load_generator_model(trained)
     tokenizer = load_tokenizer(str(config.tokenizer))

@@ -73,7 +73,7 @@ def test_settings_that_belong_together_may_come_in_any_order() -> None:
         ("data.resolutions=[]", "data.resolutions tuple should have at least 1 item"),
         ("data={image_bach: 3}", "did you mean 'data.image_batch'"),
         ("engine.precision=float16", "engine.precision"),
-        ("steps=0", "steps must be greater than or equal to 1, found 0"),
+        ("steps=0", "steps must be at least 1, found 0"),
         ("model=huge", "known are base"),
         ("model.width=0", "width must be at least 1"),
         ("weights.kl=1", "bottleneck=vq has no such loss"),
