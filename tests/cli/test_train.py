@@ -77,7 +77,7 @@ def test_three_stages(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
     assert train("tiny-vae", *SMALL[2:], *images, *videos, *sizes, "--init", stage2, "--out", tmp_path / "vae") == 0
     vae = OmniTokenizer.from_pretrained(tmp_path / "vae" / "model")
-    assert vae.config.bottleneck == "kl"
+    assert not vae.is_discrete
     assert vae.latent_statistics is not None
     assert vae(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 16, 16)
 
