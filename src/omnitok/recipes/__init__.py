@@ -27,6 +27,7 @@ from omnitok.recipes import (
     table9_temporal_attention,
     table10_order,
     tiny,
+    tiny_fsq,
     tiny_generators,
     tiny_perceptual,
 )
@@ -37,6 +38,7 @@ from omnitok.training.settings import read_config
 _TOKENIZERS: tuple[AnyConfig, ...] = (
     *tiny.STAGES,
     *tiny_perceptual.RUNS,
+    *tiny_fsq.RUNS,
     *base.STAGES,
     *imagenet.RUNS,
     *celebahq.RUNS,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from omnitok.models.bottlenecks.base import Bottleneck, BottleneckOutput, GaussianPosterior
+from omnitok.models.bottlenecks.fsq import FiniteScalarQuantizer, FSQConfig
 from omnitok.models.bottlenecks.kl import DiagonalGaussian, KLConfig
 from omnitok.models.bottlenecks.vq import VectorQuantizer, VQConfig
 
@@ -18,6 +19,8 @@ __all__ = [
     "BottleneckConfig",
     "BottleneckOutput",
     "DiagonalGaussian",
+    "FSQConfig",
+    "FiniteScalarQuantizer",
     "GaussianPosterior",
     "KLConfig",
     "VQConfig",
@@ -26,11 +29,12 @@ __all__ = [
     "build_bottleneck",
 ]
 
-BottleneckConfig = Annotated[VQConfig | KLConfig, Field(discriminator="type")]
+BottleneckConfig = Annotated[VQConfig | KLConfig | FSQConfig, Field(discriminator="type")]
 
 BOTTLENECKS: dict[str, tuple[Any, type[Bottleneck]]] = {
     "vq": (VQConfig, VectorQuantizer),
     "kl": (KLConfig, DiagonalGaussian),
+    "fsq": (FSQConfig, FiniteScalarQuantizer),
 }
 
 

@@ -1,0 +1,117 @@
+"""Finite scalar quantization (Mentzer et al., 2023, arXiv 2309.15505): each channel is rounded to one of a few levels.
+
+There is no codebook to learn, so there is nothing to collapse, and no auxiliary loss.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from omnitok.checked import checked
+from omnitok.models.bottlenecks.base import Bottleneck, BottleneckOutput
+
+EPSILON = 1e-3  # widens the bound a little, so that the outermost levels are reached before tanh saturates
+
+
+@checked
+class FSQConfig:
+    """Levels of each latent channel; their product is the number of codes.
+
+    The paper's for about 2^8, 2^10, 2^12, 2^14 and 2^16 codes are (8, 6, 5), (8, 5, 5, 5), (7, 5, 5, 5, 5),
+    (8, 8, 8, 6, 5) and (8, 8, 8, 5, 5, 5).
+    """
+
+    is_discrete: ClassVar[bool] = True
+    losses: ClassVar[tuple[str, ...]] = ()
+    learning: ClassVar[tuple[str, ...]] = ()
+
+    type: Literal["fsq"] = "fsq"
+    levels: Annotated[tuple[Annotated[int, Field(ge=3, le=1000)], ...], Field(min_length=1, max_length=16)] = (
+        8,
+        5,
+        5,
+        5,
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "FSQConfig":
+        if math.prod(self.levels) >= 2**31:
+            raise ValueError(f"levels must have a product below 2147483648, found {math.prod(self.levels)}")
+        return self
+
+    @property
+    def latent_channels(self) -> int:
+        """One for each entry of `levels`."""
+        return len(self.levels)
+
+
+class FiniteScalarQuantizer(Bottleneck):
+    """Channel i is bounded to an interval that holds `levels[i]` whole numbers, and rounded to the nearest.
+
+    The bound is (L - 1) / 2 * tanh(z + shift) - offset, where an even L has an offset of half a level, so that there
+    are as many levels on either side, and a shift that maps 0 to 0. Latents are the whole numbers over floor(L / 2),
+    which lie in [-1, 1]. The gradient passes straight through the rounding.
+
+    A code is the number whose digits in the mixed base `levels` are the channels' levels, the first one counting 1.
+
+    Args:
+        width: channels of the features.
+    """
+
+    config: FSQConfig
+    vocab_size: int
+
+    def __init__(self, width: int, config: FSQConfig = FSQConfig()) -> None:  # noqa: B008 (frozen)
+        super().__init__()
+        self.config, self.latent_channels = config, config.latent_channels
+        self.vocab_size = math.prod(config.levels)
+        self.bits_per_token = math.log2(self.vocab_size)
+        self.project_in = nn.Linear(width, self.latent_channels)
+        self.project_out = nn.Linear(self.latent_channels, width)
+
+    def _levels(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.config.levels, device=like.device)  # (c,); no state, so no buffer
+
+    def _basis(self, like: Tensor) -> Tensor:
+        return torch.tensor(
+            [math.prod(self.config.levels[:i]) for i in range(self.latent_channels)], device=like.device
+        )
+
+    def bound(self, z: Tensor) -> Tensor:
+        """z (..., c), any value -> (..., c) in the interval of each channel's levels, not yet rounded."""
+        levels = self._levels(z)
+        half = (levels - 1) * (1 + EPSILON) / 2
+        offset = 0.5 * (levels % 2 == 0)
+        return (z + (offset / half).atanh()).tanh() * half - offset
+
+    def encode(self, features: Tensor) -> BottleneckOutput:
+        """features (b, t, h, w, width) -> codes and the latents that they stand for."""
+        with torch.autocast(features.device.type, enabled=False):
+            rounded = self.bound(self.project_in(features.float())).round()
+            return BottleneckOutput(latents=rounded / (self._levels(rounded) // 2), codes=self._codes(rounded))
+
+    def forward(self, features: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> BottleneckOutput:
+        """The same, with gradients straight through the rounding; nothing is random, and there are no losses."""
+        with torch.autocast(features.device.type, enabled=False):
+            bounded = self.bound(self.project_in(features.float()))
+            half_width = self._levels(bounded) // 2
+            if not quantize:
+                return BottleneckOutput(latents=bounded / half_width)
+            rounded = bounded.round()
+            passed = bounded + (rounded - bounded).detach() if self.training else rounded
+            return BottleneckOutput(
+                latents=passed / half_width, codes=self._codes(rounded), unquantized=bounded / half_width
+            )
+
+    def _codes(self, rounded: Tensor) -> Tensor:
+        return ((rounded.detach().long() + self._levels(rounded) // 2) * self._basis(rounded)).sum(dim=-1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Latents of codes (...) -> (..., c)."""
+        levels = self._levels(codes)
+        digits = codes[..., None] // self._basis(codes) % levels
+        return (digits - levels // 2).float() / (levels // 2)
