@@ -12,19 +12,8 @@ import tyro
 import omnitok
 from omnitok.atomic import atomic_path
 from omnitok.cli.failures import UsageError
-from omnitok.cli.measuring import (
-    Count,
-    EvaluateOptions,
-    Names,
-    Pixels,
-    load_model,
-    parse_names,
-    progress,
-    short_names,
-    show_results,
-    usage,
-)
-from omnitok.cli.options import require_paths, resolve_device
+from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, short_names, show_results
+from omnitok.cli.options import require_paths
 from omnitok.cli.report import say
 
 if TYPE_CHECKING:
@@ -34,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(EvaluateOptions):
+class Compare(MetricsOptions):
     """Measure several tokenizers on one set: a table, and images side by side.
 
     OUT gets results.json, pictures/ (the original and every model's result next to each other; of videos the middle
@@ -47,12 +36,6 @@ class Compare(EvaluateOptions):
     """Folder of images, videos or both."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("omnitok-comparison")
     """Folder for everything."""
-    metrics: Names = ()
-    """As for `evaluate reconstruction` (default: psnr,ssim)."""
-    resolution: Pixels = None
-    """Side of images and videos (default: the protocol's)."""
-    frames: Count = None
-    """Frames of each video (default: the protocol's 17)."""
     pictures: Annotated[int, tyro.conf.arg(metavar="N")] = 8
     """So many images, and as many videos, are shown side by side."""
 
@@ -69,19 +52,19 @@ class Compare(EvaluateOptions):
         metrics = parse_names(names) or ("psnr", "ssim")
         if not models:
             raise UsageError("give at least one model; `omnitok models` lists them")
-        device, config = resolve_device(self.device), self.config(resolution=self.resolution, frames=self.frames)
-        loaded = [load_model(name, device) for name in dict.fromkeys(models)]
-        with usage():
-            needed = omnitok.metrics.networks_for(
-                omnitok.metrics.check_metrics(metrics, "reconstruction"), config.protocol
-            )
-        networks = omnitok.metrics.load_networks(needed, self.weights_dir, device)
+        config = self.config()
         results: list[Result] = []
-        for model in loaded:
-            with progress(model.name) as advance, usage():
+        with self.measuring("models") as (processes, advance):
+            loaded = [load_model(name, processes.device) for name in dict.fromkeys(models)]
+            chosen = omnitok.metrics.check_metrics(metrics, "reconstruction")
+            needed = omnitok.metrics.networks_for(chosen, config.protocol)
+            networks = omnitok.metrics.load_networks(needed, self.weights_dir, processes.device)
+            for model in loaded:
                 results += omnitok.metrics.evaluate_reconstruction(
-                    model, self.data, metrics, config, networks=networks, state_folder=self.out, progress=advance
+                    model, self.data, chosen, config, networks=networks, state_folder=self.out, progress=advance
                 )
+        if not processes.is_main:
+            return 0
         shown = self._side_by_side(loaded, config)
         self._write_table(results, shown)
         show_results(results, config.protocol, self.out, self.json)

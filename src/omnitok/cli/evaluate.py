@@ -10,24 +10,13 @@ import tyro
 import omnitok
 from omnitok.cli.compare import Compare
 from omnitok.cli.fidelity import Fidelity, Statistics
-from omnitok.cli.measuring import (
-    Count,
-    EvaluateOptions,
-    Names,
-    OutFolder,
-    Pixels,
-    load_model,
-    parse_names,
-    progress,
-    show_results,
-    usage,
-)
-from omnitok.cli.options import DEFAULT_MODEL, CommonOptions, require_paths, resolve_device
+from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, show_results
+from omnitok.cli.options import DEFAULT_MODEL, CommonOptions, require_paths
 from omnitok.cli.report import print_table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reconstruction(EvaluateOptions):
+class Reconstruction(MetricsOptions):
     """How well a tokenizer gives the images and videos of a folder back.
 
     Metrics: psnr, ssim (each frame by itself and then the mean), usage (with perplexity and entropy of the codes),
@@ -42,35 +31,25 @@ class Reconstruction(EvaluateOptions):
     """The tokenizer: a name that `omnitok models` lists, a folder, or a released checkpoint."""
     data: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder of images, videos or both, or a list (.txt, .csv, .jsonl); each modality is measured by itself."""
-    metrics: Names = ()
-    """Which metrics, in this order, with commas or spaces (default: psnr,ssim and for quantizers usage)."""
-    resolution: Pixels = None
-    """Side of images and videos (default: the protocol's)."""
-    frames: Count = None
-    """Frames of each video (default: the protocol's 17)."""
-    out: OutFolder = None
-    """Folder for results.json, and for the state of an unfinished run: the same command continues it."""
 
     def run(self) -> int:
         """Measure; the exit code."""
         self.check_common()
         metrics = parse_names(self.metrics)
         require_paths(self.data)
-        config = self.config(resolution=self.resolution, frames=self.frames)
-        with omnitok.distributed.join_processes(resolve_device(self.device)) as processes:
-            model = load_model(self.model, processes.device)
-            with progress(self.model, processes.is_main) as advance, usage():
-                results = omnitok.metrics.evaluate_reconstruction(
-                    model,
-                    self.data,
-                    metrics,
-                    config,
-                    weights_dir=self.weights_dir,
-                    state_folder=self.out,
-                    progress=advance,
-                )
-            if processes.is_main:
-                show_results(results, config.protocol, self.out, self.json)
+        config = self.config()
+        with self.measuring(self.model) as (processes, advance):
+            results = omnitok.metrics.evaluate_reconstruction(
+                load_model(self.model, processes.device),
+                self.data,
+                metrics,
+                config,
+                weights_dir=self.weights_dir,
+                state_folder=self.out,
+                progress=advance,
+            )
+        if processes.is_main:
+            show_results(results, config.protocol, self.out, self.json)
         return 0
 
 

@@ -11,19 +11,8 @@ import tyro
 
 import omnitok
 from omnitok.cli.failures import UsageError
-from omnitok.cli.measuring import (
-    Count,
-    EvaluateOptions,
-    Names,
-    OptionalFolder,
-    OutFolder,
-    Pixels,
-    parse_names,
-    progress,
-    show_results,
-    usage,
-)
-from omnitok.cli.options import require_paths, resolve_device
+from omnitok.cli.measuring import Count, EvaluateOptions, MetricsOptions, OptionalFolder, parse_names, show_results
+from omnitok.cli.options import require_paths
 
 if TYPE_CHECKING:
     from omnitok.data.modality import Modality
@@ -35,10 +24,6 @@ class _SampleOptions(EvaluateOptions):
 
     video: bool = False
     """Compare videos instead of images."""
-    resolution: Pixels = None
-    """Bring every sample to this side, as the protocol resizes (default: sizes as they are, which must be equal)."""
-    frames: Count = None
-    """Frames of each video (default: the protocol's 17)."""
     samples: Count = None
     """Use so many of each set, drawn by --seed (default: all; of videos at most the protocol's 2048)."""
 
@@ -49,7 +34,7 @@ class _SampleOptions(EvaluateOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fidelity(_SampleOptions):
+class Fidelity(MetricsOptions, _SampleOptions):
     """How near generated (or reconstructed) samples are to real ones.
 
     Sets are folders or lists of images (or with --video of videos), .npz files with uint8 samples in arr_0 as ADM
@@ -63,32 +48,27 @@ class Fidelity(_SampleOptions):
     """The reference."""
     fake: Annotated[Path, tyro.conf.arg(metavar="DIR|NPZ")]
     """What is judged; a folder of `omnitok generate` is its samples, without the grid."""
-    metrics: Names = ()
-    """Which metrics, in this order, with commas or spaces (default: fid,is,precision,recall, or with --video fvd)."""
-    out: OutFolder = None
-    """Folder for results.json, and for the state of an unfinished run: the same command continues it."""
 
     def run(self) -> int:
         """Measure; the exit code."""
         self.check_common()
         metrics = parse_names(self.metrics)
         require_paths(self.real, self.fake)
-        config = self.config(resolution=self.resolution, frames=self.frames, samples=self.samples)
-        with omnitok.distributed.join_processes(resolve_device(self.device)) as processes:
-            with progress("samples", processes.is_main) as advance, usage():
-                results = omnitok.metrics.evaluate_fidelity(
-                    self.real,
-                    self.fake,
-                    metrics,
-                    config,
-                    modality=self.modality,
-                    weights_dir=self.weights_dir,
-                    device=processes.device,
-                    state_folder=self.out,
-                    progress=advance,
-                )
-            if processes.is_main:
-                show_results(results, config.protocol, self.out, self.json)
+        config = self.config(self.samples)
+        with self.measuring("samples") as (processes, advance):
+            results = omnitok.metrics.evaluate_fidelity(
+                self.real,
+                self.fake,
+                metrics,
+                config,
+                modality=self.modality,
+                weights_dir=self.weights_dir,
+                device=processes.device,
+                state_folder=self.out,
+                progress=advance,
+            )
+        if processes.is_main:
+            show_results(results, config.protocol, self.out, self.json)
         return 0
 
 
@@ -112,22 +92,21 @@ class Statistics(_SampleOptions):
             raise UsageError(f"--out must end in .npz, found {self.out}")
         metric = self.metric or ("fvd" if self.video else "fid")
         require_paths(self.data)
-        config = self.config(resolution=self.resolution, frames=self.frames, samples=self.samples)
-        with omnitok.distributed.join_processes(resolve_device(self.device)) as processes:
-            with progress("samples", processes.is_main) as advance, usage():
-                statistics = omnitok.metrics.compute_statistics(
-                    self.data,
-                    metric,
-                    config,
-                    modality=self.modality,
-                    weights_dir=self.weights_dir,
-                    device=processes.device,
-                    state_folder=self.state_dir,
-                    progress=advance,
-                )
-            if processes.is_main:
-                omnitok.metrics.save_statistics(self.out, statistics)
-                row = {"output": str(self.out), "n": statistics.n, "network": statistics.network, "metric": metric}
-                told = f"{statistics.n} samples of {self.data} -> {self.out}"
-                print(json.dumps(row, indent=2) if self.json else told)
+        config = self.config(self.samples)
+        with self.measuring("samples") as (processes, advance):
+            statistics = omnitok.metrics.compute_statistics(
+                self.data,
+                metric,
+                config,
+                modality=self.modality,
+                weights_dir=self.weights_dir,
+                device=processes.device,
+                state_folder=self.state_dir,
+                progress=advance,
+            )
+        if processes.is_main:
+            omnitok.metrics.save_statistics(self.out, statistics)
+            row = {"output": str(self.out), "n": statistics.n, "network": statistics.network, "metric": metric}
+            told = f"{statistics.n} samples of {self.data} -> {self.out}"
+            print(json.dumps(row, indent=2) if self.json else told)
         return 0

@@ -15,19 +15,17 @@ import omnitok
 from omnitok.atomic import atomic_path
 from omnitok.cli.failures import UsageError
 from omnitok.cli.memory import keep_freed_blocks
-from omnitok.cli.options import CommonOptions
+from omnitok.cli.options import CommonOptions, resolve_device
 from omnitok.cli.report import Column, Report, Row, progress_bar, say
 
 if TYPE_CHECKING:
     import torch
 
+    from omnitok.distributed import Processes
     from omnitok.metrics import EvaluatedModel, EvaluationConfig, Protocol, Result
     from omnitok.metrics.evaluate import Progress
 
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
-OutFolder = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
-Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAMES")]
-Pixels = Annotated[int | None, tyro.conf.arg(metavar="PIXELS")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="N")]
 
 
@@ -42,8 +40,13 @@ class EvaluateOptions(CommonOptions):
     """Folder with the weights of LPIPS, Inception, I3D or MobileNetV2 (default: the one OMNITOK_WEIGHTS names)."""
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 8
     """Images at a time."""
+    resolution: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
+    """Side that every sample is brought to (default: the protocol's; of sets of samples as they are, which must be
+    equal)."""
+    frames: Count = None
+    """Frames of each video (default: the protocol's 17)."""
 
-    def config(self, **chosen: int | None) -> EvaluationConfig:
+    def config(self, samples: int | None = None) -> EvaluationConfig:
         """The options as the library takes them.
 
         Raises:
@@ -52,9 +55,43 @@ class EvaluateOptions(CommonOptions):
         keep_freed_blocks()
         protocol = omnitok.metrics.PROTOCOLS[self.protocol]
         try:
-            return omnitok.metrics.EvaluationConfig(protocol, seed=self.seed, batch_size=self.batch_size, **chosen)
+            return omnitok.metrics.EvaluationConfig(
+                protocol, self.resolution, self.frames, samples, self.seed, self.batch_size
+            )
         except ValueError as error:
             raise UsageError(f"--{str(error).replace('batch_size', 'batch-size')}") from error
+
+    @contextlib.contextmanager
+    def measuring(self, what: str) -> Iterator[tuple[Processes, Progress | None]]:
+        """The processes that measure together, and the update of a bar that the first of them shows.
+
+        Arguments that the library refuses within the context are errors of the command line.
+        """
+        with omnitok.distributed.join_processes(resolve_device(self.device)) as processes:
+            if not processes.is_main:
+                yield processes, None
+                return
+            with progress_bar(None, what, "sample") as bar:
+
+                def advance(done: int, total: int) -> None:
+                    bar.total = total
+                    bar.update(done - bar.n)
+
+                try:
+                    yield processes, advance
+                except ValueError as error:
+                    raise UsageError(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsOptions(EvaluateOptions):
+    """What the ways of evaluating take that choose among metrics."""
+
+    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAMES")] = ()
+    """Which metrics, in this order, with commas or spaces between them (default: those that need no weights; of sets of
+    samples fid,is,precision,recall, with --video fvd)."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
+    """Folder for results.json, and for the state of an unfinished run: the same command continues it."""
 
 
 def parse_names(given: Sequence[str]) -> tuple[str, ...] | None:
@@ -77,30 +114,6 @@ def load_model(name: str, device: torch.device) -> EvaluatedModel:
     """
     tokenizer = omnitok.load_tokenizer(name, device="cpu")
     return omnitok.metrics.EvaluatedModel(tokenizer.to(device), name, omnitok.models.protocol.fingerprint(tokenizer))
-
-
-@contextlib.contextmanager
-def usage() -> Iterator[None]:
-    """Arguments that the library refuses are errors of the command line."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-@contextlib.contextmanager
-def progress(what: str, is_main: bool = True) -> Iterator[Progress | None]:
-    """A bar's update; None, and no bar, where another process has it."""
-    if not is_main:
-        yield None
-        return
-    with progress_bar(None, what, "sample") as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield advance
 
 
 def show_results(results: Sequence[Result], protocol: Protocol, out: Path | None, as_json: bool) -> None:
