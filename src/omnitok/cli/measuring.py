@@ -56,7 +56,12 @@ class EvaluateOptions(CommonOptions):
         protocol = omnitok.metrics.PROTOCOLS[self.protocol]
         try:
             return omnitok.metrics.EvaluationConfig(
-                protocol, self.resolution, self.frames, samples, self.seed, self.batch_size
+                protocol=protocol,
+                resolution=self.resolution,
+                frames=self.frames,
+                samples=samples,
+                seed=self.seed,
+                batch_size=self.batch_size,
             )
         except ValueError as error:
             raise UsageError(f"--{str(error).replace('batch_size', 'batch-size')}") from error
@@ -113,7 +118,8 @@ def load_model(name: str, device: torch.device) -> EvaluatedModel:
         OmnitokError: there is none.
     """
     tokenizer = omnitok.load_tokenizer(name, device="cpu")
-    return omnitok.metrics.EvaluatedModel(tokenizer.to(device), name, omnitok.models.protocol.fingerprint(tokenizer))
+    sha256 = tokenizer.fingerprint
+    return omnitok.metrics.EvaluatedModel(tokenizer.to(device), name, sha256)
 
 
 def show_results(results: Sequence[Result], protocol: Protocol, out: Path | None, as_json: bool) -> None:

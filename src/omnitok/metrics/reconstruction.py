@@ -27,8 +27,7 @@ from omnitok.metrics.samples import (
     quantize_reconstruction,
     read_ahead,
 )
-from omnitok.models.protocol import fingerprint
-from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.models.protocol import Tokenizer
 from omnitok.version import VERSION
 
 Files = Mapping[Modality, Sequence[Path]]
@@ -39,12 +38,12 @@ Observe = Callable[[Tensor, Tensor], None]
 class EvaluatedModel:
     """A tokenizer and who it is."""
 
-    tokenizer: OmniTokenizer
+    tokenizer: Tokenizer
     name: str
     sha256: str
 
 
-def default_metrics(tokenizer: OmniTokenizer) -> tuple[str, ...]:
+def default_metrics(tokenizer: Tokenizer) -> tuple[str, ...]:
     """Those that need no weights."""
     return ("psnr", "ssim", "usage") if tokenizer.is_discrete else ("psnr", "ssim")
 
@@ -79,7 +78,7 @@ def check_frames(metrics: Sequence[str], config: EvaluationConfig) -> None:
 
 
 def evaluate_reconstruction(
-    tokenizer: OmniTokenizer | EvaluatedModel,
+    tokenizer: Tokenizer | EvaluatedModel,
     data: str | os.PathLike[str] | Files,
     metrics: Sequence[str] | None = None,
     config: EvaluationConfig | None = None,
@@ -112,7 +111,7 @@ def evaluate_reconstruction(
     """
     config = config or EvaluationConfig()
     if not isinstance(tokenizer, EvaluatedModel):
-        tokenizer = EvaluatedModel(tokenizer, type(tokenizer).__name__, fingerprint(tokenizer))
+        tokenizer = EvaluatedModel(tokenizer, type(tokenizer).__name__, tokenizer.fingerprint)
     name = name or ("files" if isinstance(data, Mapping) else os.fspath(data))
     chosen = check_metrics(metrics if metrics is not None else default_metrics(tokenizer.tokenizer), "reconstruction")
     check_frames(chosen, config)
@@ -146,7 +145,8 @@ def reconstruct_frame(
 ) -> tuple[Tensor, Tensor]:
     """A file and what the tokenizer makes of it, (3, H, W) in [-1, 1] each; of a video the middle frame."""
     original = load_sample(file, modality, config.protocol, config.side(modality), config.video_frames)
-    result = model.tokenizer(original[None].to(model.tokenizer.device))[0].float().clamp(-1, 1).cpu()
+    encoding = model.tokenizer.encode(original[None].to(model.tokenizer.device))
+    result = model.tokenizer.decode(encoding.latents, encoding.size)[0].float().clamp(-1, 1).cpu()
     if modality == "image":
         return original, result
     return original[:, original.shape[1] // 2], result[:, result.shape[1] // 2]
