@@ -28,6 +28,9 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 SAMPLE_NOTE = "generate.json"
 """Beside the samples of `omnitok generate`; in its folder only files named as samples count, so no grid does."""
 
+FRAMES_SUFFIX = ".frames"
+"""A folder of that name is no folder of files, but a video of the images in it."""
+
 _URL = re.compile(r"([a-z][a-z0-9]+):/{1,2}([^/].*)", re.DOTALL)
 _SCHEMES = {"http", "https", "s3", "gs", "gcs", "hf", "az", "abfs", "memory"}
 _TIMEOUT = 60  # seconds without an answer
@@ -100,7 +103,9 @@ def expand_all(paths: Paths) -> list[str]:
 
 
 def is_folder(path: str) -> bool:
-    """Whether this is a folder, here or elsewhere; what http gives is a file."""
+    """Whether this is a folder of files, here or elsewhere; what http gives is a file."""
+    if os.path.splitext(path)[1].lower() == FRAMES_SUFFIX:
+        return False
     url = url_of(path)
     if not url or url.startswith("http"):
         return not url and os.path.isdir(path)
@@ -146,7 +151,9 @@ def _walk_here(folder: str) -> Iterator[str]:
         for entry in inside:
             if entry.name.startswith("."):
                 continue
-            if entry.is_symlink() and os.path.isdir(entry.path):
+            if os.path.splitext(entry.name)[1].lower() == FRAMES_SUFFIX and os.path.isdir(entry.path):
+                yield entry.path
+            elif entry.is_symlink() and os.path.isdir(entry.path):
                 linked.append(entry.path)
             elif entry.is_dir(follow_symlinks=False):
                 plain.append(entry.path)

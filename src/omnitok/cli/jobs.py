@@ -13,6 +13,7 @@ from pathlib import Path
 from omnitok.cli.failures import UsageError, explain_for, show_traceback_if_debugging
 from omnitok.cli.report import Report, Row, progress_bar
 from omnitok.errors import OmnitokError
+from omnitok.files import is_folder
 
 _LONGEST_NAME = 255  # bytes, on all usual file systems
 
@@ -123,12 +124,13 @@ def _expand_all(
         except (OmnitokError, OSError) as error:
             jobs[given] = Job(given, error=explain_for(given, error))
             continue
+        in_folder = is_folder(str(given))
         for file in files:
-            is_earlier_output = given.is_dir() and not _same(given, out) and out.resolve() in file.resolve().parents
+            is_earlier_output = in_folder and not _same(given, out) and out.resolve() in file.resolve().parents
             if file.resolve() in seen or is_earlier_output:
                 continue
             seen.add(file.resolve())
-            found.append(_Found(file, file.relative_to(given) if given.is_dir() else Path(file.name)))
+            found.append(_Found(file, file.relative_to(given) if in_folder else Path(file.name)))
             jobs[file] = Job(file)
     return found, jobs
 

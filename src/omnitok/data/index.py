@@ -14,6 +14,7 @@ then, and so is a line of a list that makes no sense.
 import hashlib
 import os
 import tempfile
+import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ from omnitok.data.modality import MODALITIES, Modality, modality_of
 from omnitok.data.tars import read_members
 from omnitok.data.video_reader import VIDEO_SUFFIXES
 from omnitok.errors import MediaError, reading
-from omnitok.files import Paths, expand_all, find_files, is_folder, localize, name_of, url_of, walk
+from omnitok.files import FRAMES_SUFFIX, Paths, expand_all, find_files, is_folder, localize, name_of, url_of, walk
 
 NO_LABEL = -1
 NO_SOURCE = -1
@@ -363,7 +364,10 @@ def _add_folder(builder: _Builder, folder: str, wanted: Sequence[Modality]) -> N
     modalities = [modality_of(file) for file in files]
     if missing := [modality for modality in wanted if modality not in modalities]:
         tars = walk(folder, frozenset({".tar"}))
-        if not tars and len(wanted) == 1:
+        if wanted == MODALITIES[1:] and not tars:
+            files = _frame_folders(folder)
+            modalities = ["video"] * len(files)
+        if len(wanted) == 1 and not tars and not files:
             raise MediaError(f"{folder}: {_nothing(wanted)}")
         for tar in tars:
             if builder.is_new(tar, wanted):
@@ -383,6 +387,17 @@ def _add_folder(builder: _Builder, folder: str, wanted: Sequence[Modality]) -> N
             elif not builder.auto:
                 raise MediaError(f"{file}: has no label, because it lies in no folder of a class: FOLDER/CLASS/FILE")
         builder.add_file(modality, file, key_start, folder_class, sources.get(os.path.normpath(file), ""))
+
+
+def _frame_folders(folder: str) -> list[str]:
+    """The folders of images below a folder: videos where only videos are asked for and there are no others."""
+    parents = dict.fromkeys(map(os.path.dirname, walk(folder, IMAGE_SUFFIXES)))
+    found = [parent for parent in parents if parent != folder]
+    if found:
+        warnings.warn(
+            f"{folder}: there are no video files; {len(found)} folders of images are its videos", stacklevel=2
+        )
+    return found
 
 
 def _sources_beside(folder: str) -> dict[str, str]:
@@ -405,7 +420,7 @@ def _add_file(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
         if builder.is_new(path, wanted):
             _add_tar(builder, path, wanted, may_lack_them=len(wanted) > 1)
     elif (modality := modality_of(name, wanted)) is not None:
-        if not url_of(path):
+        if not url_of(path) and not name.endswith(FRAMES_SUFFIX):
             require_regular(path)
         if builder.is_new(path, wanted):
             builder.add_file(modality, path, len(path) - len(os.path.basename(path)), None, "")
@@ -425,7 +440,7 @@ def _add_list(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
         count, probe, modality = 0, 1, wanted[0]
         for entry in read_entries(localize(path)):
             if entry.error:
-                yield modality, 0, entry
+                yield modality, len(os.path.join(os.path.dirname(entry.path), "")), entry
                 continue
             file = os.path.join(base, entry.path)
             count += 1

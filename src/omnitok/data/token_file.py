@@ -6,6 +6,7 @@ seconds that each frame is shown, where its file has them; and the fields of `To
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 from omnitok.atomic import atomic_path
 from omnitok.checked import checked
 from omnitok.errors import CheckpointError, MediaError, describe, reading, reason
+from omnitok.files import localize
 
 FORMAT, VERSION = "omnitok-tokens", "1"
 SUFFIX = ".safetensors"
@@ -137,12 +139,27 @@ def open_tokens(path: str | os.PathLike[str]) -> Iterator[TokenFile]:
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder; a token file is wanted")
-    with reading(path, CheckpointError, "token file"):
-        handle = safe_open(path, framework="pt")
-    with handle:
+    with _utf8_name(localize(path)) as name:
         with reading(path, CheckpointError, "token file"):
-            file = _read_header(path, handle)
-        yield file
+            handle = safe_open(name, framework="pt")
+        with handle:
+            with reading(path, CheckpointError, "token file"):
+                file = _read_header(path, handle)
+            yield file
+
+
+@contextmanager
+def _utf8_name(path: Path) -> Iterator[Path]:
+    """The path; where it is not UTF-8, which safetensors insists on, that of a link to it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder, "tokens")
+            link.symlink_to(path.absolute())
+            yield link
+    else:
+        yield path
 
 
 def _read_header(path: Path, handle: Any) -> TokenFile:

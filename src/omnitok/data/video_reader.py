@@ -12,14 +12,17 @@ from typing import Any, Literal, Protocol
 import torch
 
 from omnitok.data.containers import MILLISECOND, VideoFile
+from omnitok.data.frame_folder import FrameFolder
 from omnitok.data.image import IMAGE_SUFFIXES, AnimatedImage, is_animated, open_image, require_file
 from omnitok.errors import MediaError
+from omnitok.files import FRAMES_SUFFIX
 from omnitok.limits import MAX_REPEATS
 
 VIDEO_SUFFIXES = frozenset(
     {
         *(".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4"),
         *(".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+        FRAMES_SUFFIX,
     }
 )
 """Suffixes under which videos are found in folders."""
@@ -50,10 +53,11 @@ class _Source(Protocol):
 class VideoReader:
     """A video file, decoded frame by frame in memory that does not grow with its length.
 
-    Any container and codec that PyAV decodes; GIF, animated WebP, APNG and AVIF; a still image is a video of one
-    frame. Display rotation is applied; the sample aspect ratio is not (pixels stay as coded). Colors become 8-bit
-    R'G'B' by the video's own matrix and range, HDR is tone-mapped, transparency composited over white; frames that
-    change size midway are resized to the first. Of several video streams it is the default one.
+    Any container and codec that PyAV decodes; GIF, animated WebP, APNG and AVIF; a folder of images is a video of
+    these frames, 25 per second, and a still image one of one frame. Display rotation is applied; the sample aspect
+    ratio is not (pixels stay as coded). Colors become 8-bit R'G'B' by the video's own matrix and range, HDR is
+    tone-mapped, transparency composited over white; frames that change size midway are resized to the first. Of several
+    video streams it is the default one.
 
     Time 0 is the first frame. Without `fps` every decoded frame whose time is in [start, start + duration) is given in
     order (or, if none is, the one shown at `start`); what a stream says to show again counts as a frame. With `fps` the
@@ -97,7 +101,7 @@ class VideoReader:
         finite_positive("fps", fps)
         finite_positive("duration", duration)
         finite_positive("start", start, minimum=-1e-9)
-        self.path = require_file(path)
+        self.path = Path(path) if os.path.isdir(path) else require_file(path)
         self._source: _Source = _open_source(self.path, allow_truncated)
         self._resampled = fps is not None and not self._source.is_still
         self.fps = float(fps) if fps is not None else self._source.fps
@@ -217,6 +221,8 @@ class VideoReader:
 
 
 def _open_source(path: Path, allow_truncated: bool) -> _Source:
+    if path.is_dir():
+        return FrameFolder(path)
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         image = open_image(path)
         if image is not None:
@@ -385,6 +391,9 @@ def media_kind(path: str | os.PathLike[str]) -> Literal["image", "video"]:
     Raises:
         MediaError: missing, empty, unreadable, or neither by suffix nor by content.
     """
+    if os.path.isdir(path):
+        FrameFolder(Path(path))
+        return "video"
     path = require_file(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return "video"

@@ -1,0 +1,52 @@
+"""Videos as folders of their frames."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from omnitok.data.image import IMAGE_SUFFIXES, read_image
+from omnitok.data.transforms import resize
+from omnitok.errors import MediaError, reading
+
+FRAME_RATE = 25.0
+"""Frames per second of a folder, which says nothing of it."""
+
+
+class FrameFolder:
+    """A folder of images as a video: frames in the order of the numbers in their names, all of the first one's size.
+
+    Raises:
+        MediaError: the folder cannot be listed, or holds no images.
+    """
+
+    is_still = has_audio = False
+    fps = FRAME_RATE
+
+    def __init__(self, path: Path) -> None:
+        with reading(path, MediaError, "folder of frames"):
+            names = [name for name in os.listdir(path) if not name.startswith(".")]
+        images = [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+        if not images:
+            raise MediaError(f"{path}: the folder holds no images, which would be the frames of a video")
+        self._files = [path / name for name in sorted(images, key=_natural_order)]
+        self.height, self.width = read_image(self._files[0]).shape[1:]
+        self.frame_count: int | None = len(self._files)
+        self.duration: float | None = self.frame_count / self.fps
+
+    def decode(self, start: float) -> Iterator[tuple[float, float, Path]]:
+        """(time, duration, file) of every frame; those that end before `start` seconds are left out."""
+        for number, file in enumerate(self._files):
+            if (number + 1) / self.fps > start:
+                yield number / self.fps, 1 / self.fps, file
+
+    def to_pixels(self, frame: Path) -> torch.Tensor:
+        """A frame as float32 (3, H, W) in [-1, 1]."""
+        return resize(read_image(frame)[:, None], self.height, self.width)[:, 0]
+
+
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    """9 comes before 10."""
+    return [(int(part[-18:]), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
