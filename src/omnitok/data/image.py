@@ -3,6 +3,7 @@
 import functools
 import io
 import itertools
+import math
 import os
 import stat
 import threading
@@ -186,39 +187,52 @@ class ImageReader:
 
     def _shrink(self, box: Box, height: int, width: int) -> Image.Image:
         method, swapped, *flips = self._turn
-        spans = []
-        for start, span, whole, flipped in zip(box[:2], box[2:], (self.height, self.width), flips, strict=True):
-            spans.append((whole - start - span, whole - start) if flipped else (start, start + span))
-        sizes = (height, width)
+        rows, columns = (
+            (whole - start - span, whole - start) if flipped else (start, start + span)
+            for start, span, whole, flipped in zip(box[:2], box[2:], (self.height, self.width), flips, strict=True)
+        )
         if swapped:
-            spans, sizes = spans[::-1], sizes[::-1]
-        scale = min(8, *((stop - start) // (2 * size) for (start, stop), size in zip(spans, sizes, strict=True)))
+            rows, columns, height, width = columns, rows, width, height
+        self._draft(min((rows[1] - rows[0]) // (2 * height), (columns[1] - columns[0]) // (2 * width)))
+        ratio = self._image.width / self._stored_width
+        left, top, right, bottom = (edge * ratio for edge in (columns[0], rows[0], columns[1], rows[1]))
+        outer = (
+            int(left),
+            int(top),
+            min(math.ceil(right), self._image.width),
+            min(math.ceil(bottom), self._image.height),
+        )
+        across = max(1, (outer[2] - outer[0]) // (2 * width))
+        down = max(1, (outer[3] - outer[1]) // (2 * height))
+        reduced = self._reduce(outer, across, down)
+        inner = (
+            (left - outer[0]) / across,
+            (top - outer[1]) / down,
+            min((right - outer[0]) / across, reduced.width),
+            min((bottom - outer[1]) / down, reduced.height),
+        )
+        resized = reduced.resize((width, height), Image.Resampling.BICUBIC, box=inner)
+        return resized if method is None else resized.transpose(method)
+
+    def _draft(self, scale: int) -> None:
+        """Let the decoder of JPEG, if it has not yet decoded, make the image up to `scale` times smaller."""
         if self._stored_width > max(1, scale) * self._image.width + 8:  # an earlier crop took it smaller than this one
             self._open()
         if scale > 1 and self._image.format == "JPEG":
+            scale = min(scale, 8)
             self._image.draft(self._image.mode, (self._image.width // scale, self._image.height // scale))
-        ratio = self._image.width / self._stored_width
-        (top, bottom), (left, right) = ((start * ratio, stop * ratio) for start, stop in spans)
-        first, last = int(top), min(self._image.height, -int(-bottom // 1))
-        begin, end = int(left), min(self._image.width, -int(-right // 1))
-        factors = max(1, (end - begin) // (2 * sizes[1])), max(1, (last - first) // (2 * sizes[0]))
-        rows = max(1, _STRIP_PIXELS // ((end - begin) * factors[1])) * factors[1]
-        reduced = Image.new("RGB", (-(-(end - begin) // factors[0]), -(-(last - first) // factors[1])))
+
+    def _reduce(self, box: tuple[int, int, int, int], across: int, down: int) -> Image.Image:
+        """A part (left, top, right, bottom) as RGB, whole factors smaller, with no more than a strip of it as RGB."""
+        left, top, right, bottom = box
+        reduced = Image.new("RGB", (-(-(right - left) // across), -(-(bottom - top) // down)))
+        step = max(1, _STRIP_PIXELS // ((right - left) * down)) * down
         white_is_zero = _is_white_zero(self._image)
-        for row in range(first, last, rows):
-            strip = self._image.crop((begin, row, end, min(row + rows, last)))
-            rgb = _to_rgb(self.path, strip, white_is_zero)
-            if isinstance(rgb, torch.Tensor):
-                rgb = Image.fromarray(to_uint8(rgb))
-            reduced.paste(rgb.reduce(factors), (0, (row - first) // factors[1]))
-        inner = (
-            (left - begin) / factors[0],
-            (top - first) / factors[1],
-            min((right - begin) / factors[0], reduced.width),
-            min((bottom - first) / factors[1], reduced.height),
-        )
-        resized = reduced.resize(sizes[::-1], Image.Resampling.BICUBIC, box=inner)
-        return resized if method is None else resized.transpose(method)
+        for row in range(top, bottom, step):
+            rgb = _to_rgb(self.path, self._image.crop((left, row, right, min(row + step, bottom))), white_is_zero)
+            strip = Image.fromarray(to_uint8(rgb)) if isinstance(rgb, torch.Tensor) else rgb
+            reduced.paste(strip.reduce((across, down)), (0, (row - top) // down))
+        return reduced
 
 
 def read_image(path: str | os.PathLike[str], size: int | None = None, *, max_pixels: int | None = None) -> torch.Tensor:

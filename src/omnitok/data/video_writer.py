@@ -123,11 +123,12 @@ class VideoWriter:
         return self
 
     def _open(self) -> "_Target":
+        sound = self._sound if self._sound is not None and self._sound.fits(self.path) else None
         if self._is_folder:
-            return _ImageFolder(self.path, self._sound, self._stack)
+            return _ImageFolder(self.path, self._stack)
         if self.path.suffix.lower() in _ANIMATIONS:
-            return _Animation(self.path, self._sound, self._stack)
-        return _EncodedVideo(self.path, self._rate, (self.width, self.height), self._sound, self._stack)
+            return _Animation(self.path, self._stack)
+        return _EncodedVideo(self.path, self._rate, (self.width, self.height), sound, self._stack)
 
     def _failed(self, error: BaseException) -> MediaError:
         return MediaError(f"{self.path}: cannot be written ({error})")
@@ -199,15 +200,13 @@ def write_video(
 class _ImageFolder:
     """A folder of numbered PNG files."""
 
-    def __init__(self, path: Path, sound: "_Sound | None", stack: contextlib.ExitStack) -> None:
+    def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
         if path.exists():
             if not path.is_dir():
                 raise MediaError(f"{path}: is a file; the folder of PNG images cannot replace it")
             others = [entry.name for entry in path.iterdir() if not re.fullmatch(r"\d+\.png", entry.name)]
             if others:
                 raise MediaError(f"{path}: the folder holds other files ({others[0]}); give a new or empty folder")
-        if sound is not None:
-            sound.leave_out(path)
         self._folder = stack.enter_context(atomic_path(path))
         self._folder.mkdir(parents=True)
         self._count = 0
@@ -223,10 +222,8 @@ class _ImageFolder:
 class _Animation:
     """WebP or APNG through Pillow; FFmpeg's writers lose the duration of the last frame."""
 
-    def __init__(self, path: Path, sound: "_Sound | None", stack: contextlib.ExitStack) -> None:
+    def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
         self._format, self._options = _ANIMATIONS[path.suffix.lower()]
-        if sound is not None:
-            sound.leave_out(path)
         self._temporary = stack.enter_context(atomic_path(path))
         self._frames: list[Image.Image] = []
         self._milliseconds: list[int] = []
@@ -269,7 +266,9 @@ class _EncodedVideo:
             context.color_primaries = context.color_trc = context.colorspace = context.color_range = 1
             stream.thread_type = "AUTO"
         self._stream = stream
-        self._sound = sound.into(self._container, path, stack) if sound is not None else None
+        self._sound = sound
+        if sound is not None:
+            sound.begin(self._container, stack)
         self._count, self._tick = 0, -1
         self._lengths: dict[int, int] = {}  # of the frames within the encoder, which forgets them
 
@@ -350,50 +349,40 @@ def _palette_graph(width: int, height: int, time_base: Fraction) -> Any:
 
 
 class _Sound:
-    """The first sound track of a video, to be copied beside new frames."""
+    """The first sound track of a video, whose packets are copied beside new frames, shifted in time."""
 
     def __init__(self, path: Path, start: float) -> None:
         self.path, self._start = path, start
-        self.codec: str | None = None
+        self._codec: str | None = None
         self._origin: float | None = None  # stamp of the first video frame
+        self._held: tuple[float, float, Any] | None = None
         image = open_image(path)
         if image is not None:  # a GIF has no sound
             image.close()
             return
         with open_container(path) as container, reading(path, MediaError, "video"):
             if container.streams.audio:
-                self.codec = container.streams.audio[0].codec_context.name
+                self._codec = container.streams.audio[0].codec_context.name
             if container.streams.video:
                 video = video_stream(path, container)
                 self._origin = float((video.start_time or 0) * video.time_base)
 
-    def leave_out(self, path: Path) -> None:
-        """Warn that what is written cannot hold this sound."""
-        if self.codec is not None:
-            warnings.warn(f"{path}: cannot hold {self.codec} sound; that of {self.path} is left out", stacklevel=5)
+    def fits(self, path: Path) -> bool:
+        """Whether there is a sound that this file can hold; warns where it cannot."""
+        if self._codec is not None and self._codec not in _SOUND.get(path.suffix.lower(), ()):
+            warnings.warn(f"{path}: cannot hold {self._codec} sound; that of {self.path} is left out", stacklevel=5)
+            return False
+        return self._codec is not None
 
-    def into(self, output: Any, path: Path, stack: contextlib.ExitStack) -> "_SoundCopy | None":
-        """Adds a track to the container being written, or warns and returns None if it cannot hold this codec."""
-        if self.codec is None:
-            return None
-        if self.codec not in _SOUND.get(path.suffix.lower(), ()):
-            self.leave_out(path)
-            return None
-        return _SoundCopy(stack.enter_context(open_container(self.path)), output, self._origin, self._start)
-
-
-class _SoundCopy:
-    """Packets of a sound track, shifted in time and interleaved with the frames."""
-
-    def __init__(self, source: Any, output: Any, origin: float | None, start: float) -> None:
+    def begin(self, output: Any, stack: contextlib.ExitStack) -> None:
+        """Add a track to the container that is written."""
+        source: Any = stack.enter_context(open_container(self.path))
         track = source.streams.audio[0]
-        self._output, self._start = output, start
-        self._clock = Clock(longest_gap(source), origin)
-        self._stream = output.add_stream_from_template(track)
-        if start > 1 and can_seek(source):
-            source.seek(int(((origin or 0.0) + start - 0.5) / track.time_base), stream=track)
+        self._output, self._track = output, output.add_stream_from_template(track)
+        self._clock = Clock(longest_gap(source), self._origin)
+        if self._start > 1 and can_seek(source):
+            source.seek(int(((self._origin or 0.0) + self._start - 0.5) / track.time_base), stream=track)
         self._packets = (packet for packet in source.demux(track) if packet.size and packet.dts is not None)
-        self._held: tuple[float, float, Any] | None = None
 
     def copy_until(self, end: float) -> None:
         """Copy every packet that starts before `end` seconds of the new video."""
@@ -408,7 +397,7 @@ class _SoundCopy:
             shift = round(((self._clock.offset or 0.0) + self._start) / packet.time_base)
             packet.dts -= shift
             packet.pts = packet.pts - shift if packet.pts is not None else None
-            packet.stream = self._stream
+            packet.stream = self._track
             self._output.mux(packet)
 
     def _pull(self) -> bool:
