@@ -82,6 +82,16 @@ def test_clock() -> None:
     assert times_of([None, None, 3.0, 3.1])[0] == [0, 0.1, 0.2, 0.3]
 
 
+def test_a_late_start_decodes_no_more_than_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_levels(tmp_path / "a.mp4", [100] * 200, 25, g="25")
+    times: list[float] = []
+    tell = Clock.time
+    monkeypatch.setattr(Clock, "time", lambda *given: times.append(tell(*given)) or times[-1])
+    with VideoReader(tmp_path / "a.mp4", start=4.0) as reader:
+        next(iter(reader))
+    assert len(times) < 30
+
+
 @pytest.mark.parametrize("codec", ["mpeg2video", "libx264"])
 def test_mxf(tmp_path: Path, codec: str) -> None:
     write_levels(tmp_path / "a.mxf", list(range(0, 240, 4)), 25, codec, bf="2", g="12", **QUALITY)

@@ -150,6 +150,8 @@ def test_variable_delays_of_a_gif(tmp_path: Path) -> None:
     assert levels.round().tolist() == [0, 100, 100, 100, 200]
     late = (read_video(tmp_path / "a.gif", fps=10, start=0.2, duration=0.3)[0, :, 4, 4] + 1) * 127.5
     assert late.round().tolist() == [100, 100, 200]
+    within = read_video(tmp_path / "a.gif", start=0.2, duration=0.1)[0, :, 4, 4]
+    assert ((within + 1) * 127.5).round().tolist() == [100]
 
 
 def test_still_picture_is_a_clip_of_one_frame(tmp_path: Path, colours: np.ndarray) -> None:

@@ -1,13 +1,15 @@
 """Video files through PyAV: containers to timed frames."""
 
 import contextlib
+import functools
+import itertools
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import av.error
@@ -16,7 +18,7 @@ import torch
 from av.sidedata.sidedata import Type as SideDataType
 
 from omnitok.data.color import frame_to_rgb
-from omnitok.data.image import from_uint8
+from omnitok.data.image import TimedFrame, from_uint8
 from omnitok.errors import MediaError, reading
 from omnitok.limits import MAX_PIXELS
 
@@ -127,12 +129,7 @@ class Clock:
         return time
 
 
-class TimedFrame(NamedTuple):
-    """A decoded frame, the seconds from the first frame at which it is shown, and for how many seconds."""
-
-    time: float
-    duration: float
-    frame: av.VideoFrame
+_Timed = tuple[float, float, av.VideoFrame]  # seconds from the first frame, seconds that it is shown
 
 
 class VideoFile:
@@ -176,34 +173,41 @@ class VideoFile:
         Raises:
             MediaError: nothing decodes, or the file ends well before the length that its header states.
         """
-        if start > 1 and self.can_seek:  # below that decoding from the beginning is as quick, and never wrong
-            with open_container(self.path) as container:
-                stream = video_stream(self.path, container)
-                try:
-                    container.seek(int((start + self.origin) / stream.time_base), stream=stream)
-                    frames = self._timed(container, stream)
-                    first = next(frames, None)
-                except (av.error.FFmpegError, OverflowError):
-                    first = None
-                # Some files mark key frames that are not: the decoder then starts from nothing and says so.
-                if first is not None and first.time <= start and not first.frame.is_corrupt:
-                    yield from (timed for timed in (first, *frames) if timed.time + timed.duration > start)
-                    return
-        with open_container(self.path) as container:
+        with reading(self.path, MediaError, "video"):
             found = False
-            for timed in self._timed(container, video_stream(self.path, container)):
+            for time, duration, frame in self._sought(start) or self._timed():
                 found = True
-                if timed.time + timed.duration > start:
-                    yield timed
+                if time + duration > start:
+                    yield TimedFrame(time, duration, functools.partial(self._to_pixels, frame))
             if not found:
                 raise MediaError(f"{self.path}: no frame of the video can be decoded")
 
-    def _timed(self, container: Any, stream: Any) -> Iterator[TimedFrame]:
+    def _sought(self, start: float) -> Iterator[_Timed] | None:
+        """Frames from the key frame before `start` on; None where only decoding from the beginning finds it."""
+        if start <= 1 or not self.can_seek:  # below that decoding from the beginning is as quick, and never wrong
+            return None
+        frames = self._timed(start)
+        with contextlib.suppress(av.error.FFmpegError, OverflowError):
+            first = next(frames, None)
+            # Some files mark key frames that are not: the decoder then starts from nothing and says so.
+            if first is not None and first[0] <= start and not first[2].is_corrupt:
+                return itertools.chain([first], frames)
+        frames.close()
+        return None
+
+    def _timed(self, start: float | None = None) -> Generator[_Timed, None, None]:
+        with open_container(self.path) as container:
+            stream = video_stream(self.path, container)
+            if start is not None:
+                container.seek(int((start + self.origin) / stream.time_base), stream=stream)
+            yield from self._clocked(container, stream)
+
+    def _clocked(self, container: Any, stream: Any) -> Iterator[_Timed]:
         usual = 1 / self.fps
         decoded = _DecodedFrames(self.path, container, stream)
         clock = Clock(self._longest_gap, self.origin)
         rounds = stream.time_base == Fraction(1, 1000)  # even rates do not come out even
-        held: TimedFrame | None = None
+        held: _Timed | None = None
         count = 0
         for stamp, frame in decoded:
             length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else usual
@@ -214,16 +218,16 @@ class VideoFile:
             if rounds and abs(on_grid - time) < min(MILLISECOND, usual / 4):
                 time = on_grid
             if held is not None:
-                yield held._replace(duration=max(time - held.time, 0.0))
-            held = TimedFrame(time, length, frame)
+                yield held[0], max(time - held[0], 0.0), held[2]
+            held = time, length, frame
             count += 1
         if held is None:
             return
         stated = self.duration if self._states_duration and self.duration else 0.0
-        missing = stated - held.time - held.duration
+        missing = stated - held[0] - held[1]
         truncated = missing > max(0.25, 4 * usual, 0.05 * stated)
         if self._states_last and 0 < missing <= max(0.25, 4 * usual):
-            held = held._replace(duration=held.duration + missing)
+            held = held[0], held[1] + missing, held[2]
         yield held
         found = f"{stated - missing:.2f} s of {stated:.2f} s ({count} frames) can be decoded"
         if truncated and not self._allow_truncated:
@@ -256,8 +260,8 @@ class VideoFile:
                 return None
             return float(times[index] * stream.time_base) - self.origin
 
-    def to_pixels(self, frame: av.VideoFrame) -> torch.Tensor:
-        """A frame of `decode` as float32 (3, H, W) in [-1, 1], turned as it is displayed."""
+    def _to_pixels(self, frame: av.VideoFrame) -> torch.Tensor:
+        """A decoded frame as float32 (3, H, W) in [-1, 1], turned as it is displayed."""
         transposed, flip_rows, flip_columns = self._turn
         pixels = frame_to_rgb(frame, *self._coded_size)  # (h, w, 3)
         if transposed:

@@ -3,11 +3,12 @@
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from omnitok.data.image import IMAGE_SUFFIXES, read_image
+from omnitok.data.image import IMAGE_SUFFIXES, TimedFrame, read_image
 from omnitok.data.transforms import resize
 from omnitok.errors import MediaError, reading
 
@@ -36,14 +37,13 @@ class FrameFolder:
         self.frame_count: int | None = len(self._files)
         self.duration: float | None = self.frame_count / self.fps
 
-    def decode(self, start: float) -> Iterator[tuple[float, float, Path]]:
-        """(time, duration, file) of every frame; those that end before `start` seconds are left out."""
+    def decode(self, start: float) -> Iterator[TimedFrame]:
+        """Every frame that does not end before `start` seconds."""
         for number, file in enumerate(self._files):
             if (number + 1) / self.fps > start:
-                yield number / self.fps, 1 / self.fps, file
+                yield TimedFrame(number / self.fps, 1 / self.fps, partial(self._to_pixels, file))
 
-    def to_pixels(self, frame: Path) -> torch.Tensor:
-        """A frame as float32 (3, H, W) in [-1, 1]."""
+    def _to_pixels(self, frame: Path) -> torch.Tensor:
         return resize(read_image(frame)[:, None], self.height, self.width)[:, 0]
 
 

@@ -7,8 +7,9 @@ import math
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -382,6 +383,15 @@ def write_image(path: str | os.PathLike[str], x: torch.Tensor) -> None:
         raise MediaError(f"{path}: cannot be written ({error})") from error
 
 
+class TimedFrame(NamedTuple):
+    """When a frame is shown, in seconds from the first; for how many seconds; and what gives its pixels when they are
+    wanted, float32 (3, H, W) in [-1, 1]."""
+
+    time: float
+    duration: float
+    pixels: Callable[[], torch.Tensor]
+
+
 class AnimatedImage:
     """An image file as a video: every frame of a GIF, animated WebP, APNG or AVIF, or the one frame of a still.
 
@@ -419,8 +429,8 @@ class AnimatedImage:
                 image.seek(index)
             yield image
 
-    def decode(self, start: float) -> Iterator[tuple[float, float, torch.Tensor]]:
-        """(time, duration, float32 (3, H, W)) of every frame; frames that end before `start` seconds are left out."""
+    def decode(self, start: float) -> Iterator[TimedFrame]:
+        """Every frame that does not end before `start` seconds."""
         image = open_image(self.path)
         if image is None:
             raise MediaError(f"{self.path}: not an image in a format that Pillow reads")
@@ -430,12 +440,9 @@ class AnimatedImage:
                 with reading(self.path, MediaError, "animation"):
                     duration = 1.0 if self.is_still else _duration(frame)
                 if time + duration > start:
-                    yield time, duration, decode_image(self.path, frame)
+                    pixels = decode_image(self.path, frame)
+                    yield TimedFrame(time, duration, pixels.clone)
                 time += duration
-
-    def to_pixels(self, frame: torch.Tensor) -> torch.Tensor:
-        """The frame as float32 (3, H, W) in [-1, 1]: already so."""
-        return frame
 
 
 def _duration(frame: Image.Image) -> float:

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 
@@ -30,24 +30,6 @@ VIDEO_SUFFIXES = frozenset(
 _LONGEST_FILLED_CHUNK = 64  # frames; a longer chunk may be far longer than the video
 _REPEATS_PER_FRAME = 60  # such as a video of 1 frame per second, sampled at 60
 _SEEK_SECONDS = 1.0  # a window that starts before is reached by decoding, which the reader does as well
-
-
-class _Source(Protocol):
-    """What a kind of file offers; frames stay in its own form until their pixels are wanted."""
-
-    is_still: bool
-    width: int
-    height: int
-    fps: float
-    frame_count: int | None
-    duration: float | None
-    has_audio: bool
-
-    def decode(self, start: float) -> Iterator[tuple[float, float, Any]]:
-        """(time, duration, frame), in seconds, from the frame shown at `start` on."""
-
-    def to_pixels(self, frame: Any) -> torch.Tensor:
-        """A frame as float32 (3, H, W) in [-1, 1]."""
 
 
 class VideoReader:
@@ -102,7 +84,7 @@ class VideoReader:
         finite_positive("duration", duration)
         finite_positive("start", start, minimum=-1e-9)
         self.path = Path(path) if os.path.isdir(path) else require_file(path)
-        self._source: _Source = _open_source(self.path, allow_truncated)
+        self._source = _open_source(self.path, allow_truncated)
         self._resampled = fps is not None and not self._source.is_still
         self.fps = float(fps) if fps is not None else self._source.fps
         self.start, self.duration = float(start), duration
@@ -184,33 +166,33 @@ class VideoReader:
 
     def _as_coded(self) -> Iterator[tuple[torch.Tensor, float]]:
         before, before_ends, found = None, 0.0, False
-        for time, length, frame in self._source.decode(self.start):
+        for time, length, pixels in self._source.decode(self.start):
             if time >= self._stop - MILLISECOND:
                 before_ends = time
                 break
             if time >= self.start - MILLISECOND:
                 found = True
-                yield self._source.to_pixels(frame), min(length, self._stop - time)
+                yield pixels(), min(length, self._stop - time)
             else:
-                before, before_ends = frame, time + length
+                before, before_ends = pixels, time + length
         if found:
             return
         if before is None or before_ends <= self.start:
             raise self._too_late()
         # what is asked for lies within the time of one frame
-        yield self._source.to_pixels(before), min(before_ends, self._stop) - self.start
+        yield before(), min(before_ends, self._stop) - self.start
 
     def _sampled(self) -> Iterator[tuple[torch.Tensor, float]]:
         tick = 0
-        for decoded, (time, length, frame) in enumerate(self._source.decode(self.start), start=1):
+        for decoded, (time, length, pixels) in enumerate(self._source.decode(self.start), start=1):
             end = min(time + length, self._stop) - MILLISECOND
             due = math.ceil((end - self.start) * self.fps) - tick  # times to show this frame
             if due > 0:
                 self._check_repeats(tick + due - decoded, decoded)
-                pixels = self._source.to_pixels(frame)
+                frame = pixels()
                 for _ in range(due):
                     tick += 1
-                    yield pixels.clone(), 1 / self.fps
+                    yield frame.clone(), 1 / self.fps
             if time >= self._stop:
                 break
         if tick == 0:
@@ -220,7 +202,7 @@ class VideoReader:
         return MediaError(f"{self.path}: no frame at start={self.start:g} s; the video is shorter than that")
 
 
-def _open_source(path: Path, allow_truncated: bool) -> _Source:
+def _open_source(path: Path, allow_truncated: bool) -> VideoFile | AnimatedImage | FrameFolder:
     if path.is_dir():
         return FrameFolder(path)
     if path.suffix.lower() not in VIDEO_SUFFIXES:
@@ -245,15 +227,11 @@ def read_video(
     *,
     allow_truncated: bool = False,
 ) -> torch.Tensor:
-    """Read a video, or a part of it, into memory; see `VideoReader` for the meaning of everything but `max_frames`.
+    """Read a video, or a part of it, into memory.
 
     Args:
-        path: the file.
-        fps: frames per second to sample at, or None for the frames as they are.
-        start: seconds to leave out at the beginning.
-        duration: seconds to read, or None for all.
+        path, fps, start, duration, allow_truncated: as for `VideoReader`.
         max_frames: stop after so many frames.
-        allow_truncated: warn, rather than raise, where the file ends early.
 
     Returns:
         float32 (3, T, H, W) in [-1, 1], T at least 1.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import av
 import av.error
@@ -45,16 +45,6 @@ _HIGHEST_RATE = 1000
 _LARGEST_DENOMINATOR = 1001  # of frame rates: holds 30000/1001 and its kin exactly
 _FINE_TICKS = 90000  # per second, at least, where frames have their own times
 _WRITE_ERRORS = (av.error.FFmpegError, OSError, ValueError)
-
-
-class _Target(Protocol):
-    """What frames are written into, within an `ExitStack` that clears up after a failure."""
-
-    def add(self, pixels: np.ndarray, start: float, stop: float) -> None:
-        """Take the next frame, uint8 (H, W, 3), shown from `start` to `stop` seconds."""
-
-    def finish(self, stop: float) -> None:
-        """Complete the file, which is `stop` seconds long."""
 
 
 class VideoWriter:
@@ -110,7 +100,7 @@ class VideoWriter:
         self._sound = _Sound(require_file(audio_from), audio_start) if audio_from is not None else None
         self._stop = 0.0  # when the last frame so far ends
         self._stack = contextlib.ExitStack()
-        self._target: _Target | None = None
+        self._target: _ImageFolder | _Animation | _EncodedVideo | None = None
 
     def __enter__(self) -> "VideoWriter":
         try:
@@ -122,7 +112,7 @@ class VideoWriter:
             raise
         return self
 
-    def _open(self) -> "_Target":
+    def _open(self) -> "_ImageFolder | _Animation | _EncodedVideo":
         sound = self._sound if self._sound is not None and self._sound.fits(self.path) else None
         if self._is_folder:
             return _ImageFolder(self.path, self._stack)
