@@ -42,7 +42,7 @@ def test_a_share_of_each_batch_is_drawn_whoever_loads_it(tmp_path: Path) -> None
 
     def batches(config: DataConfig, rank: int, world_size: int) -> torch.Tensor:
         dataset = build_dataset(config, 1, 3, Processes(rank, world_size, torch.device("cpu")))
-        return torch.stack([dataset[step].pixels for step in range(6)])
+        return torch.stack([dataset[step].inputs for step in range(6)])
 
     whole = batches(config, 0, 1)
     drawn = (whole.abs() > 0.05).flatten(2).any(dim=2)  # steps, 8

@@ -17,10 +17,18 @@ from omnitok.data.loader import load_training_image
 from omnitok.data.transforms import fit_square
 from omnitok.hub.names import BUNDLED_FOLDER, bundled_models, model_info
 from omnitok.metrics import psnr
+from omnitok.metrics.drawn import measure_drawn
 from omnitok.models.protocol import fingerprint
 
 # dB on every 12th file of the evaluation sets, pictures and clips; those of the whole sets are in the models' cards.
 HELD_OUT_PSNR = {"omnitok-tiny-vq": (27.2, 24.9), "omnitok-tiny-vae": (30.6, 26.4)}
+# Of every n-th drawn image: dB in the worst region of 64 x 64 pixels, the largest value of a pixel before the clamp.
+DRAWN_BOUNDS = [
+    ("omnitok-tiny-vae", 1, 12.0, 2.0),
+    ("omnitok-tiny-vq", 3, 7.0, 2.0),
+    ("omnitok-tiny-vae-perceptual", 2, 8.0, 3.0),
+    ("omnitok-tiny-vq-perceptual", 2, 7.0, 3.0),
+]
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 
 
@@ -112,6 +120,18 @@ def test_no_window_breaks_up_over_small_letters(name: str) -> None:
     pictures = torch.stack([small_letters(seed) for seed in range(0, 60, 3)])
     errors = (tokenizer(pictures).clamp(-1, 1) - pictures).square().mean(1)  # (b, 256, 256)
     assert torch.nn.functional.avg_pool2d(errors, 64).max() < 0.4
+
+
+@pytest.mark.parametrize(("name", "every", "region", "largest"), DRAWN_BOUNDS)
+def test_drawn_images_come_back(name: str, every: int, region: float, largest: float) -> None:
+    """Letters, lines, stripes, codes, screens and plain colours: no region breaks up, and no pixel runs away."""
+    figures = measure_drawn(OmniTokenizer.from_pretrained(name), every)
+    worst = min((f for f in figures if not f.fine), key=lambda f: f.worst_region)
+    assert worst.worst_region > region, worst
+    furthest = max(figures, key=lambda f: f.largest)
+    assert furthest.largest < largest, furthest
+    if name == "omnitok-tiny-vae":
+        assert min(f.psnr for f in figures if f.name.startswith("flat")) > 40
 
 
 @pytest.mark.parametrize("name", ["omnitok-tiny-lm", "omnitok-tiny-dit"])

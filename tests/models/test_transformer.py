@@ -21,6 +21,7 @@ from omnitok.models.transformer import (
     WindowAttention,
     attend,
     limit_length,
+    saturate,
 )
 
 WIDTH, HEADS, DIM = 12, 2, 8
@@ -288,3 +289,17 @@ def test_a_stack_limits_tokens_after_each_block() -> None:
     x = 3 * torch.randn(1, 1, 2, 2, 8)
     assert torch.equal(limited(x), blocks[1](limit_length(blocks[0](x), 1.5)))
     assert not torch.equal(limited(x), plain(x))
+
+
+def test_saturated_pixels_are_the_same_once_clamped_and_stay_below_two() -> None:
+    pixels = torch.cat([torch.linspace(-3, 3, 601), torch.tensor([-200.0, 200.0])]).requires_grad_()
+    with torch.enable_grad():
+        bounded = saturate(pixels)
+        (slope,) = torch.autograd.grad(bounded.sum(), pixels)
+    inside = pixels.abs() <= 1.5
+    assert torch.equal(bounded[inside], pixels[inside])
+    assert torch.equal(bounded.clamp(-1, 1), pixels.clamp(-1, 1))
+    assert bounded.abs().max() < 2
+    assert (bounded[:601].diff() > 0).all()
+    assert (slope > 0).all()
+    assert slope.max() <= 1 + 1e-6

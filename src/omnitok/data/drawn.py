@@ -121,19 +121,19 @@ def _shapes(rng: Random, side: int) -> Image.Image:
     return image
 
 
-def _stripes(rng: Random, side: int, period: float | None = None) -> Image.Image:
-    """Stripes of one width, at any angle or along an axis."""
+def _stripes(rng: Random, side: int) -> Image.Image:
+    """Stripes of one width, at any angle, along an axis or halfway between, as hatching is."""
     y, x = np.mgrid[:side, :side]
-    angle = rng.uniform(0, np.pi) if rng.random() < 0.5 else rng.integers(2) * np.pi / 2
-    period = 2 * float(np.exp(rng.uniform(0, np.log(32)))) if period is None else period
+    angle = rng.uniform(0, np.pi) if rng.random() < 0.4 else rng.integers(4) * np.pi / 4
+    period = 2 * float(np.exp(rng.uniform(0, np.log(32))))
     # the small offset keeps pixels off the very edges, where rounding would decide
     phase = (np.cos(angle) * x + np.sin(angle) * y + rng.integers(64) + 1e-3) / period % 1
     return _blend(phase < rng.uniform(0.25, 0.75), *_contrast(rng))
 
 
-def _checks(rng: Random, side: int, cell: int | None = None) -> Image.Image:
+def _checks(rng: Random, side: int) -> Image.Image:
     """A checkerboard of squares of 1 to 32 pixels."""
-    cell = int(np.exp(rng.uniform(0, np.log(33)))) if cell is None else cell
+    cell = int(np.exp(rng.uniform(0, np.log(33))))
     y, x = np.mgrid[:side, :side] + rng.integers(64, size=2)[:, None, None]
     return _blend((y // cell + x // cell) % 2, *_contrast(rng))
 
@@ -194,7 +194,7 @@ _KINDS: dict[str, tuple[float, Callable[[Random, int], Image.Image]]] = {
     "screen": (2, _screen),
     "lines": (2, _lines),
     "shapes": (1, _shapes),
-    "stripes": (1.5, _stripes),
+    "stripes": (3, _stripes),
     "checks": (1.5, _checks),
     "modules": (1.5, _modules),
     "chart": (1, _chart),
@@ -228,7 +228,8 @@ class DrawnSample:
     Attributes:
         name: its kind and, where there are several, what tells it from the others.
         pixels: (3, 256, 256) in [-1, 1].
-        fine: a pattern of 1 to 4 pixels, or noise, which has more in it than any tokenizer of this rate can keep.
+        fine: a pattern of 1 to 4 pixels (letters of up to 12 pixels have strokes of one), or noise, which has more in
+            it than any tokenizer of this rate can keep.
     """
 
     name: str
@@ -253,7 +254,7 @@ def drawn_set() -> list[DrawnSample]:
     for number, (name, (_, draw)) in enumerate(_KINDS.items()):
         if name in ("text", "sign", "screen", "lines", "gradient", "shapes", "chart", "noise"):
             for i in range(4):
-                fine = name == "noise"
+                fine = name == "noise" or (name, i) == ("text", 3)  # letters of 12 pixels
                 samples.append(DrawnSample(f"{name}-{i}", _to_pixels(draw(rng(1, number, i), side)), fine))
     black, white = (0, 0, 0), (255, 255, 255)
     pairs = {
@@ -265,7 +266,7 @@ def drawn_set() -> list[DrawnSample]:
         for size in (10, 12, 16, 20, 28, 40, 64):
             image = Image.new("RGB", (side, side), back)
             _write(rng(2, number, size), ImageDraw.Draw(image), (0, 0, side, side), front, size)
-            samples.append(DrawnSample(f"text-{size}px-{name}", _to_pixels(image)))
+            samples.append(DrawnSample(f"text-{size}px-{name}", _to_pixels(image), size <= 12))
     for cell in (1, 2, 3, 4, 5, 7, 8, 11, 16, 24, 32):
         y, x = np.mgrid[:side, :side] // cell
         for name, mask in (("checks", (y + x) % 2), ("columns", x % 2), ("rows", y % 2)):

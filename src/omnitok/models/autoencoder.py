@@ -30,6 +30,7 @@ from omnitok.models.transformer import (
     TemporalPosition,
     WindowAttention,
     joined,
+    saturate,
 )
 
 Blocks = Annotated[str, Field(pattern="^[tw]*$", max_length=1000)]
@@ -91,7 +92,7 @@ class TokenizerConfig:
         block_limits: the largest length of a token after each block, in the order of computation: the encoder's spatial
             and temporal blocks, the decoder's temporal and spatial ones. Measured on training data, with room above it,
             so that photographs pass bit for bit and nothing grows without end on what is unlike them (see `Stack`).
-            None leaves tokens as they are, as in released weights.
+            Pixels are bounded too, out of sight (`saturate`). None bounds nothing, as in released weights.
         bottleneck: its configuration, whose `type` says which it is. Older files and settings name the type alone and
             have the bottleneck's fields beside the others; they are read too.
         pixel_scale: the networks see pixels * pixel_scale; 0.5 for released weights, trained on [-0.5, 0.5].
@@ -313,5 +314,5 @@ class Decoder(nn.Module):
             parts.append(rearrange(rest, "b t h w (c s p q) -> b c (t s) (h p) (w q)", s=s, p=p, q=p))
         if cache is not None:
             cache.started = True
-        pixels = joined(parts, dim=2)
-        return pixels / self.config.pixel_scale
+        pixels = joined(parts, dim=2) / self.config.pixel_scale
+        return pixels if self.config.block_limits is None else saturate(pixels)

@@ -312,6 +312,21 @@ def limit_length(x: Tensor, limit: float) -> Tensor:
     return x * (limit / length.clamp_min(limit)).to(x.dtype)
 
 
+SATURATION = (1.5, 2.0)
+"""Where the absolute value of a pixel begins to be bent, and what it never reaches."""
+
+
+def saturate(pixels: Tensor) -> Tensor:
+    """Pixels beyond 1.5 bent so that they never reach 2; none of it is seen once they are clamped to [-1, 1].
+
+    Smooth, and with a slope that falls slowly (as the inverse square), so that training still pulls pixels back.
+    """
+    start, end = SATURATION
+    beyond = (pixels.abs() - start).clamp_min(0) / (end - start)
+    bent = (start + (end - start) * beyond / (1 + beyond)).copysign(pixels)
+    return torch.where(beyond > 0, bent, pixels)
+
+
 class Stack(nn.Module):
     """Blocks in a row, then a LayerNorm without bias where `normalize` says so.
 
