@@ -1,7 +1,8 @@
 """A `tiny` tokenizer with finite scalar quantization (Mentzer et al., 2023) in place of a learnt codebook, on a CPU.
 
-Data: as of `tiny-joint`. Hardware: one CPU core in float32; hours: as of `tiny-joint`, about 0.9; expected: not run to
-its end yet. 15 360 codes, so 13.9 bits a token beside the 13 of `tiny-joint`.
+Data: as of `tiny-joint`. Hardware: one CPU core in float32; hours: as of `tiny-joint`, about 0.9; expected:
+no score was published for it, and it was not run to its end yet. 15 360 codes, so 13.9 bits per token beside the 13
+of `tiny-joint`.
 
     omnitok train tiny-fsq --images PICTURES --videos CLIPS --out runs/fsq
 """

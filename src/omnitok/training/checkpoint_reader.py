@@ -7,7 +7,6 @@ records, from which the index is built again; it may describe tensors only, in f
 import hashlib
 import io
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Iterable
@@ -27,6 +26,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from omnitok.errors import CheckpointError, describe
+from omnitok.inert_pickle import InertUnpickler
 
 INDEX = ".metadata"
 CHECKSUMS = "SHA256SUMS"
@@ -59,7 +59,7 @@ class _Record:
         return self.__dict__["state"][name]
 
 
-class _IndexUnpickler(pickle.Unpickler):
+class _IndexUnpickler(InertUnpickler):
     """Knows the classes that torch writes into an index, and no others."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -68,7 +68,7 @@ class _IndexUnpickler(pickle.Unpickler):
         if (module, name) in _IGNORED:
             return lambda *_: None
         if (module, name) == ("torch", "Size"):
-            return tuple
+            return lambda size=(): size
         if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
             return dtype
         raise CheckpointError(f"its index names {describe(f'{module}.{name}')}, which no checkpoint of ours holds")
@@ -84,7 +84,7 @@ class CheckpointReader(FileSystemReader):
         """The index: tensors, and where their parts are."""
         folder = Path(self.path)
         content = _read_regular(folder / INDEX, LARGEST_INDEX)
-        found = _IndexUnpickler(io.BytesIO(content)).load()
+        found = _IndexUnpickler(content, len(content)).load()
         tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {
             _text(name): _tensor(entry) for name, entry in dict(found.state_dict_metadata).items()
         }

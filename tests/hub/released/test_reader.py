@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from omnitok import inert_pickle
 from omnitok.errors import CheckpointError
 from omnitok.hub.released import reader
 from omnitok.hub.released.reader import read_released_checkpoint
@@ -386,6 +387,8 @@ def test_overlapping_records_are_refused(tmp_path: Path):
         b"\x82\x01.",  # the extension registry
         b"\x97.",  # out-of-band buffers
         b"Pname\n.",
+        b"}r\xff\xff\xff\xff.",  # a memo of 2^32 places
+        b"\x96" + b"\xff" * 7 + b"\x00.",  # bytes that are allocated before they are read
         b"",
         b"\x80",
         b"N",
@@ -395,6 +398,16 @@ def test_senseless_pickles(program: bytes, tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"x\.ckpt: ") as caught:
         read_released_checkpoint(write_archive(tmp_path / "x.ckpt", program))
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("name", ["torch._utils _rebuild_tensor_v2", "collections OrderedDict", "torch Size", "x Y"])
+def test_what_stands_for_functions_keeps_its_code(name: str, tmp_path: Path):
+    """BUILD may set attributes, such as a function's defaults, of whatever lies on the stack."""
+    module, function = name.split()
+    program = f"c{module}\n{function}\n(N}}(X\x0c\x00\x00\x00__defaults__)dtb.".encode()
+    with pytest.raises(CheckpointError):
+        read_released_checkpoint(write_archive(tmp_path / "x.ckpt", program))
+    assert reader._tensor_record.__defaults__ == (None,)
 
 
 def test_flags_that_repeat_one_another_end(tmp_path: Path):
@@ -409,7 +422,7 @@ def test_flags_that_repeat_one_another_end(tmp_path: Path):
 
 def test_long_pickles_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_archive(tmp_path / "x.ckpt", b"N0" * 600 + b"}.")
-    monkeypatch.setattr(reader, "MAX_INSTRUCTIONS", 1000)
+    monkeypatch.setattr(inert_pickle, "MAX_INSTRUCTIONS", 1000)
     with pytest.raises(CheckpointError, match="more than 1000 instructions"):
         read_released_checkpoint(path)
     monkeypatch.setattr(reader, "MAX_PICKLE_BYTES", 1000)
@@ -437,8 +450,8 @@ def picture(kind: str) -> bytes:
         (b"<!doctype html><html>", "an HTML or XML page"),
         (pickle.dumps({"state_dict": {}}), "a bare pickle"),
         (bytes(range(129, 256)), "an unknown format"),
-        (b"PK\x03\x04 and then nothing", "corrupt or truncated"),
-        (b"\x00" * 8 + b"{", "safetensors"),
+        (b"PK\x03\x04 and then nothing", "(?i)not a zip file"),
+        (b"\x00" * 8 + b"{", "deserializing header"),
     ],
 )
 def test_foreign_files(content: bytes, found: str, tmp_path: Path):
@@ -460,7 +473,7 @@ def test_old_torch_format_is_named(tmp_path: Path):
 def test_missing_file_and_folder(tmp_path: Path):
     with pytest.raises(CheckpointError, match="no such file"):
         read_released_checkpoint(tmp_path / "none.ckpt")
-    with pytest.raises(CheckpointError, match="found a folder"):
+    with pytest.raises(CheckpointError, match="is a directory"):
         read_released_checkpoint(tmp_path)
 
 
@@ -528,7 +541,7 @@ def test_truncated_safetensors(tmp_path: Path):
     whole = path.read_bytes()
     for length in [9, 20, len(whole) // 2, len(whole) - 1]:
         path.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match="corrupt or truncated safetensors"):
+        with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
             read_released_checkpoint(path)
 
 

@@ -1,14 +1,9 @@
 """Released checkpoint files -> plain weights and flags, without running anything that is in them.
 
-A Lightning `.ckpt` is a zip archive with one pickle (`data.pkl`) and one record of raw bytes per tensor storage. A
-pickle is a program: it may name any function and have it called. `torch.load(weights_only=True)` is no help here. It
-refuses every class that is not on its list, so the released files (flags in an `argparse.Namespace`, callbacks of
-whatever trainer wrote them) open only after each class was imported and put on the list, and from then on the class's
-own code does run; it loads the optimizers' states, two thirds of the file, only to throw them away; and what it accepts
-depends on the version of torch. So this module has its own interpreter of the pickle's instructions. It imports nothing
-and calls nothing: a name becomes a `_Foreign` object that records what was given to it, a tensor becomes a
-`_TensorRecord`, and afterwards the storages of the wanted tensors alone are read, each checked against the archive's
-own sizes.
+A Lightning `.ckpt` is a zip archive with one pickle (`data.pkl`) and one record of raw bytes per tensor storage. Every
+name in the pickle stands for a `_Foreign` class that records what it is given, every tensor for a `_TensorRecord`
+(see `omnitok.inert_pickle`); afterwards the storages of the wanted tensors alone are read, each checked against the
+archive's own sizes.
 
 The reference files and our own exports are `.safetensors`: weights under `state_dict.`, flags as JSON in the metadata.
 """
@@ -17,19 +12,17 @@ import hashlib
 import json
 import math
 import os
-import pickletools
-import warnings
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from omnitok.errors import CheckpointError, reason
+from omnitok.errors import CheckpointError, reading, reason
+from omnitok.inert_pickle import MAX_NAME, InertUnpickler, MalformedPickle, Mapping
 
 ACCEPTED = (
     "accepted are a released .ckpt (zip archive of torch 1.6 or newer) and a .safetensors file "
@@ -40,11 +33,10 @@ PREFIX = "state_dict."
 # What a file may claim. The released files stay two orders of magnitude below each.
 MAX_RECORDS = 100_000
 MAX_PICKLE_BYTES = 32 * 2**20
-MAX_INSTRUCTIONS = 2_000_000
+MAX_NAMES = 10_000
 MAX_FLAGS = 10_000
 MAX_FLAG_DEPTH = 16
 MAX_DIMENSIONS = 16
-MAX_NAME = 1_000
 
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.serialization.MAGIC_NUMBER, pickled
 _FOREIGN_BEGINNINGS = {
@@ -100,37 +92,24 @@ def read_released_checkpoint(path: str | os.PathLike[str]) -> ReleasedCheckpoint
     Raises CheckpointError, one sentence beginning with the path, for whatever is not such a file.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-            digest = _sha256(file)
+    with reading(path, CheckpointError, "checkpoint"), path.open("rb") as file:
+        head = file.read(64)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
             if head.startswith(b"PK\x03\x04"):
                 state_dict, flags = _read_zip(file)
             elif head[8:9] == b"{":  # 8 bytes of length, then a JSON header
                 state_dict, flags = _read_safetensors(path)
             else:
                 raise _Malformed(f"found {_describe(head)}; {ACCEPTED}")
-    except _Malformed as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; {ACCEPTED}") from error
-    except IsADirectoryError as error:
-        raise CheckpointError(f"{path}: found a folder; {ACCEPTED}") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); {ACCEPTED}") from error
-    return ReleasedCheckpoint(state_dict, flags, digest)
+        except _Malformed as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        return ReleasedCheckpoint(state_dict, flags, digest)
 
 
 class _Malformed(Exception):
     """The reason, without the file's name, which only `read_released_checkpoint` knows."""
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    file.seek(0)
-    while block := file.read(2**20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _describe(head: bytes) -> str:
@@ -147,21 +126,18 @@ def _describe(head: bytes) -> str:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            flags_text = (file.metadata() or {}).get("hyper_parameters")
-            if flags_text is None:
-                raise _Malformed(f"found a safetensors file without 'hyper_parameters' in its metadata; {ACCEPTED}")
-            names = [name for name in file.keys() if name.startswith(PREFIX)]  # noqa: SIM118 (not a dict)
-            state_dict = {name.removeprefix(PREFIX): file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise _Malformed(f"a corrupt or truncated safetensors file ({reason(error)})") from error
+    with safe_open(path, framework="pt") as file:
+        flags_text = (file.metadata() or {}).get("hyper_parameters")
+        if flags_text is None:
+            raise _Malformed(f"found a safetensors file without 'hyper_parameters' in its metadata; {ACCEPTED}")
+        names = [name for name in file.keys() if name.startswith(PREFIX)]  # noqa: SIM118 (not a dict)
+        state_dict = {name.removeprefix(PREFIX): file.get_tensor(name) for name in names}
     if not state_dict:
         raise _Malformed(f"found a safetensors file without weights under '{PREFIX}'")
     try:
         flags = json.loads(flags_text)
     except (ValueError, RecursionError) as error:
-        raise _Malformed(f"the metadata key 'hyper_parameters' is not JSON ({error})") from error
+        raise _Malformed(f"the metadata key 'hyper_parameters' is not JSON ({reason(error)})") from error
     return state_dict, _plain_flags(flags)
 
 
@@ -188,16 +164,36 @@ class _TensorRecord:
     stride: tuple[int, ...]
 
 
-@dataclass(eq=False)
 class _Foreign:
-    """A class or function the pickle names (`module.name`), or what a call of it would give; never looked up.
+    """What stands for an object of a class, or the result of a function, that the pickle names; never looked up.
 
-    Keeps the state that BUILD hands over (attributes of a Namespace) and the items of a mapping that is not a dict.
+    Keeps the state that it is given (attributes of a Namespace) and the items of a mapping that is not a dict. Each
+    name has a subclass of its own.
     """
 
-    name: str
-    state: object = None
-    items: dict[object, object] = field(default_factory=dict)
+    name = ""
+
+    def __new__(cls, *_: object, **__: object) -> "_Foreign":
+        made = super().__new__(cls)
+        made.state, made.items = None, Mapping()
+        return made
+
+    state: object
+    items: Mapping
+
+    def __init__(self, *_: object, **__: object) -> None:
+        """Arguments are not needed."""
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self.items[key] = value
+
+    def extend(self, _: object) -> None:
+        """Elements of a list or set that is not one are not needed."""
+
+    append = add = extend
 
     def attributes(self) -> dict[object, object]:
         """State as a dict; a pair is (dict of attributes, dict of slots)."""
@@ -210,22 +206,13 @@ class _Foreign:
 
 
 def _read_zip(file: BinaryIO) -> tuple[dict[str, Tensor], dict[str, object]]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            root = _checked_root(archive, file)
-            payload = _Interpreter(archive.read(f"{root}/data.pkl")).run()
-            weights, flags = _weights_and_flags(payload)
-            # flags first: they are cheap, and tell a foreign file before its gigabytes are read
-            return _read_tensors(archive, root, weights), _plain_flags(flags)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise _Malformed(f"a corrupt or truncated checkpoint ({reason(error)})") from error
-    except (
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        OverflowError,
-    ) as error:  # zipfile: exotic or senseless headers
-        raise _Malformed(f"not a checkpoint that torch wrote ({error})") from error
+    with zipfile.ZipFile(file) as archive:
+        root = _checked_root(archive, file)
+        payload = _unpickle(archive.read(f"{root}/data.pkl"))
+        weights, flags = _weights_and_flags(payload)
+        # flags first: they are cheap, and tell a foreign file before its gigabytes are read
+        plain = _plain_flags(flags)
+        return _read_tensors(archive, root, weights), plain
 
 
 def _checked_root(archive: zipfile.ZipFile, file: BinaryIO) -> str:
@@ -339,6 +326,8 @@ class _PlainCopier:
         self.count += 1
         if self.count > MAX_FLAGS or depth > MAX_FLAG_DEPTH:
             raise _Malformed(f"more than {MAX_FLAGS} flag values, or nested deeper than {MAX_FLAG_DEPTH}")
+        if isinstance(value, int) and value.bit_length() > 64:
+            return _LEFT_OUT  # no flag is; Python refuses to write such numbers
         if value is None or isinstance(value, bool | int | float | str | bytes):
             return value
         if isinstance(value, list | tuple):
@@ -351,201 +340,41 @@ class _PlainCopier:
         return _LEFT_OUT
 
 
-# ----------------------------------------------------------------------------------------------- the pickle's program
+# ----------------------------------------------------------------------------------------------------------- pickle
 
 
-# fmt: off
-_PUSH_ARGUMENT = frozenset({
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
-})
-# fmt: on
-
-
-_GIVES_ITS_ARGUMENT = ("torch.Size", "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
-
-
-class _Interpreter:
-    """Runs a pickle's instructions on inert data. Values are plain Python values, `_Foreign` and `_TensorRecord`.
-
-    Sets are kept as lists and frozen sets as tuples, so that nothing the file made up is hashed (see `_checked_key`).
-    """
-
-    def __init__(self, program: bytes) -> None:
-        self.program = program
-        self.stack: list[object] = []
-        self.below: list[list[object]] = []  # stacks under the open marks
-        self.memo: dict[int, object] = {}
-        self.copied = 0
-        self.instructions: dict[str, Callable[[], None]] = {
-            "MARK": self.mark,
-            "POP": self.pop_value,
-            "POP_MARK": self.pop_value_mark,
-            "DUP": lambda: self.push(self.stack[-1]),
-            "NONE": lambda: self.push(None),
-            "NEWTRUE": lambda: self.push(True),
-            "NEWFALSE": lambda: self.push(False),
-            "EMPTY_TUPLE": lambda: self.push(()),
-            "EMPTY_LIST": lambda: self.push([]),
-            "EMPTY_SET": lambda: self.push([]),
-            "EMPTY_DICT": lambda: self.push({}),
-            "TUPLE": lambda: self.push(tuple(self.pop_mark())),
-            "TUPLE1": lambda: self.push(tuple(self.pop(1))),
-            "TUPLE2": lambda: self.push(tuple(self.pop(2))),
-            "TUPLE3": lambda: self.push(tuple(self.pop(3))),
-            "FROZENSET": lambda: self.push(tuple(self.pop_mark())),
-            "LIST": lambda: self.push(self.pop_mark()),
-            "DICT": self.make_dict,
-            "APPEND": lambda: self.extend(self.pop(1)),
-            "APPENDS": lambda: self.extend(self.pop_mark()),
-            "ADDITEMS": lambda: self.extend(self.pop_mark()),
-            "SETITEM": lambda: self.set_items(self.pop(2)),
-            "SETITEMS": lambda: self.set_items(self.pop_mark()),
-            "MEMOIZE": lambda: self.memo.__setitem__(len(self.memo), self.stack[-1]),
-            "STACK_GLOBAL": lambda: self.push(self.foreign(*self.pop(2))),
-            "REDUCE": lambda: self.call(*self.pop(2)),
-            "NEWOBJ": lambda: self.call(*self.pop(2)),
-            "NEWOBJ_EX": lambda: self.call(*self.pop(3)[:2]),
-            "OBJ": lambda: self.call(*self.first_and_rest(self.pop_mark())),
-            "BUILD": self.build,
-            "BINPERSID": lambda: self.push(_storage(*self.pop(1))),
+class _Unpickler(InertUnpickler):
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._known: dict[str, Any] = {
+            "torch._utils._rebuild_tensor": _tensor_record,
+            "torch._utils._rebuild_tensor_v2": lambda *given: _tensor_record(*given[:4]),
+            "torch._utils._rebuild_tensor_v3": lambda *given: _tensor_record(*(*given[:4], given[6])),
+            "torch._utils._rebuild_parameter": lambda *given: given[0],
+            "torch._utils._rebuild_parameter_with_state": lambda *given: given[0],
+            "torch.Size": lambda size=(): size,
+            "collections.OrderedDict": self.ordered_dict,
         }
 
-    def run(self) -> object:
-        """The value the pickle would give, inert."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", DeprecationWarning
-                )  # pickletools' own, about escapes in damaged strings
-                for count, (opcode, argument, _) in enumerate(pickletools.genops(self.program)):
-                    if count > MAX_INSTRUCTIONS:
-                        raise _Malformed(f"its pickle has more than {MAX_INSTRUCTIONS} instructions")
-                    self.step(opcode.name, argument)
-            (value,) = self.stack
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise _Malformed("its pickle is corrupt or truncated") from error
-        return value
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if len(full) > MAX_NAME or len(self._known) > MAX_NAMES:
+            raise TypeError("classes and functions have names, and few of them")
+        if full not in self._known:
+            self._known[full] = type("_Foreign", (_Foreign,), {"name": full})
+        return self._known[full]
 
-    def step(self, name: str, argument: object) -> None:
-        if name in _PUSH_ARGUMENT:
-            self.push(argument)
-        elif name in self.instructions:
-            self.instructions[name]()
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            self.push(self.memo[argument])  # type: ignore[index]  # genops gives an int
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = self.stack[-1]  # type: ignore[index]
-        elif name in ("GLOBAL", "INST"):
-            foreign = self.foreign(*str(argument).split(" ", 1))
-            if name == "GLOBAL":
-                self.push(foreign)
-            else:
-                self.call(foreign, tuple(self.pop_mark()))
-        elif name not in ("PROTO", "FRAME", "STOP"):
-            raise _Malformed(f"its pickle has the instruction {name}, which torch never writes")
-
-    def push(self, value: object) -> None:
-        self.stack.append(value)  # a method, so that the stack is looked up after `pop_mark` has changed it
-
-    def pop(self, count: int) -> list[object]:
-        if len(self.stack) < count:
-            raise IndexError("the pickle's stack is empty")
-        values = self.stack[-count:]
-        del self.stack[-count:]
-        return values
-
-    def mark(self) -> None:
-        self.below.append(self.stack)
-        self.stack = []
-
-    def pop_mark(self) -> list[object]:
-        values, self.stack = self.stack, self.below.pop()
-        return values
-
-    def pop_value(self) -> None:
-        if self.stack:
-            self.stack.pop()
-        else:  # the mark itself
-            self.stack = self.below.pop()
-
-    def pop_value_mark(self) -> None:
-        self.pop_mark()
-
-    @staticmethod
-    def foreign(module: object, name: object) -> _Foreign:
-        if not isinstance(module, str) or not isinstance(name, str) or len(module) + len(name) > MAX_NAME:
-            raise TypeError("classes and functions have names")
-        return _Foreign(f"{module}.{name}")
-
-    def ordered_dict(self, pairs: object = ()) -> dict[object, object]:
-        if not isinstance(pairs, list | tuple):
-            raise TypeError("an OrderedDict is made from pairs")
-        self.copied += len(pairs)  # one list can be copied by every instruction
-        if self.copied > MAX_INSTRUCTIONS:
-            raise _Malformed(f"its pickle copies more than {MAX_INSTRUCTIONS} values")
-        return {_checked_key(key): value for key, value in pairs}
-
-    @staticmethod
-    def first_and_rest(values: list[object]) -> tuple[object, tuple[object, ...]]:
-        return values[0], tuple(values[1:])
-
-    def make_dict(self) -> None:
-        values = self.pop_mark()
-        self.push({})
-        self.set_items(values)
-
-    def extend(self, values: list[object]) -> None:
-        target = self.stack[-1]
-        if isinstance(target, list):
-            target.extend(values)
-        elif not isinstance(target, _Foreign):
-            raise TypeError("only lists can be extended")
-
-    def set_items(self, values: list[object]) -> None:
-        target = self.stack[-1]
-        mapping = target.items if isinstance(target, _Foreign) else target
-        if not isinstance(mapping, dict):
-            raise TypeError("only dicts have items")
-        for key, value in zip(values[::2], values[1::2], strict=True):
-            mapping[_checked_key(key)] = value
-
-    def build(self) -> None:
-        (state,) = self.pop(1)
-        target = self.stack[-1]
-        if isinstance(target, _Foreign):
-            target.state = state  # of anything else (an OrderedDict's `_metadata`) the state is not needed
-
-    def call(self, function: object, arguments: object) -> None:
-        """Push what a call gives: a record for the few functions that torch writes, else an inert object."""
-        if not isinstance(function, _Foreign) or not isinstance(arguments, tuple):
-            raise TypeError("only named functions can be called, with a tuple")
-        made: object
-        if function.name in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
-            made = _tensor_record(*arguments[:4])
-        elif function.name == "torch._utils._rebuild_tensor_v3":
-            made = _tensor_record(*[*arguments[:4], arguments[6]])
-        elif function.name in _GIVES_ITS_ARGUMENT:
-            made = arguments[0]
-        elif function.name == "collections.OrderedDict":
-            made = self.ordered_dict(*arguments)
-        else:
-            made = _Foreign(function.name)
-        self.push(made)
+    def persistent_load(self, reference: object) -> object:
+        return _storage(reference)
 
 
-def _checked_key(key: object) -> object:
-    """Hashing a tuple hashes what it holds, so a few nested ones could take forever, or overrun the C stack."""
-    if key is None or isinstance(key, bool | int | float | str | bytes | _Foreign | _TensorRecord | _Storage):
-        return key
-    if (
-        isinstance(key, tuple)
-        and len(key) <= MAX_DIMENSIONS
-        and all(isinstance(item, bool | int | float | str | bytes) for item in key)
-    ):
-        return key
-    raise _Malformed(f"its pickle has a dict with {_kind(key)} as a key")
+def _unpickle(content: bytes) -> object:
+    try:
+        return _Unpickler(content).load()
+    except MalformedPickle as error:
+        raise _Malformed(f"its pickle {error}") from error
+    except Exception as error:
+        raise _Malformed("its pickle is corrupt or truncated") from error
 
 
 def _storage(reference: object) -> _Storage | _Foreign:
@@ -553,12 +382,12 @@ def _storage(reference: object) -> _Storage | _Foreign:
     if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
         raise TypeError("only storages can be referred to")
     _, kind, key, _, numel = reference
-    if not isinstance(kind, _Foreign) or not isinstance(key, str) or not _is_count(numel):
+    if not _is_foreign_class(kind) or not isinstance(key, str) or not _is_count(numel):
         raise TypeError("a storage is named by class, record and length")
     if kind.name in ("torch.storage.UntypedStorage", "torch.UntypedStorage"):
         return _Storage(key, torch.uint8, numel)  # counted in bytes; the tensor says its dtype
     if kind.name not in _STORAGE_DTYPES:
-        return _Foreign(kind.name)
+        return kind()
     return _Storage(key, _STORAGE_DTYPES[kind.name], numel)
 
 
@@ -576,9 +405,13 @@ def _tensor_record(
     if dtype is None:
         return _TensorRecord(storage, storage.dtype, offset, size, stride)
     dtypes = {str(each): each for each in _STORAGE_DTYPES.values()}  # "torch.float32"
-    if not isinstance(dtype, _Foreign) or dtype.name not in dtypes:
-        return _Foreign("tensor of another dtype")
+    if not _is_foreign_class(dtype) or dtype.name not in dtypes:
+        return type("_Foreign", (_Foreign,), {"name": "tensor of another dtype"})()
     return _TensorRecord(storage, dtypes[dtype.name], offset, size, stride)
+
+
+def _is_foreign_class(value: object) -> TypeGuard[type[_Foreign]]:
+    return isinstance(value, type) and issubclass(value, _Foreign)
 
 
 def _is_count(value: object) -> TypeGuard[int]:
@@ -587,6 +420,6 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 def _kind(value: object) -> str:
     """A short name that never walks into the value."""
-    return (
-        f"an object of {value.name[:80]!r}" if isinstance(value, _Foreign) else f"a value of {type(value).__name__!r}"
-    )
+    if isinstance(value, _Foreign) or _is_foreign_class(value):
+        return f"an object of {value.name[:80]!r}"
+    return f"a value of {type(value).__name__!r}"
