@@ -16,9 +16,15 @@ import torch
 import omnitok.files
 from omnitok.cli import main
 from omnitok.data import list_media, read_image, write_image
-from omnitok.data.index import build_index, read_sample
+from omnitok.data.index import build_index
+from omnitok.data.samples import Sample, sample_file
 from omnitok.errors import MediaError
 from omnitok.files import expand, localize, url_of, walk
+
+
+def read(sample: Sample) -> torch.Tensor:
+    with sample_file(sample) as path:
+        return read_image(path)
 
 
 @pytest.fixture
@@ -67,14 +73,14 @@ def test_a_collection_elsewhere(elsewhere: str, image: bytes) -> None:
     index = build_index(elsewhere, labels="auto")
     assert [sample.key for sample in index.images] == ["ape/1.png", "bear/2.png"]
     assert index.classes == ("ape", "bear")
-    assert read_sample(index.images[1], read_image).shape == (3, 16, 16)
+    assert read(index.images[1]).shape == (3, 16, 16)
     assert list_media("memory://set/*/*.png") == [Path("memory:/set/ape/1.png"), Path("memory:/set/bear/2.png")]
     listed = build_index("memory://lists/list.txt")
     assert listed.images.labels.tolist() == [4, 5]
-    assert read_sample(listed.images[0], read_image).shape == (3, 16, 16)
+    assert read(listed.images[0]).shape == (3, 16, 16)
     with pytest.raises(MediaError, match=r"memory://lists/absent\.png: no such file"):
-        read_sample(listed.images[1], read_image)
-    assert read_sample(build_index("memory://tars/s.tar").images[0], read_image).shape == (3, 16, 16)
+        read(listed.images[1])
+    assert read(build_index("memory://tars/s.tar").images[0]).shape == (3, 16, 16)
     assert localize("memory://set/ape/1.png").read_bytes() == image
     assert localize("memory://set/ape/1.png").name == "1.png"
 

@@ -6,15 +6,25 @@ import json
 import os
 import pickle
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
 
 from omnitok.data import list_media, read_image, write_image
-from omnitok.data.index import NO_LABEL, Index, Samples, build_index, read_sample
+from omnitok.data.index import build_index
+from omnitok.data.samples import NO_LABEL, Index, Sample, Samples, sample_file
 from omnitok.errors import MediaError, OmnitokError
+
+T = TypeVar("T")
+
+
+def read_sample(sample: Sample, read: Callable[[str], T]) -> T:
+    with sample_file(sample) as path:
+        return read(path)
 
 
 def touch(root: Path, *names: str) -> None:
@@ -128,9 +138,9 @@ def test_sources_from_manifests_and_from_one_beside_the_files(tmp_path: Path) ->
     manifest.write_text("\n".join(rows))
     assert find_samples(manifest, "video").sources.tolist() == [0, 1, 0]
     assert find_samples([tmp_path / "w", tmp_path / "v"], "video").sources.tolist() == [-1, 0, -1, 1]
-    assert len(find_samples(tmp_path / "w", "video").sources) == 0
+    assert find_samples(tmp_path / "w", "video").sources.tolist() == [-1]
     manifest.write_text("who,what\nme,this")  # some other table
-    assert len(find_samples(tmp_path / "v", "video").sources) == 0
+    assert set(find_samples(tmp_path / "v", "video").sources.tolist()) == {-1}
     (tmp_path / "m.jsonl").write_text('{"path": "w/d.mp4"}\n{"path": "v/a.mp4", "domain": "sea"}')
     assert find_samples(tmp_path / "m.jsonl", "video").sources.tolist() == [-1, 0]
     (tmp_path / "m.jsonl").write_text('{"path": "w/d.mp4", "domain": 3}')
@@ -186,15 +196,15 @@ def test_unreadable_members_are_named_as_such(tmp_path: Path) -> None:
 
 def test_lists_are_small_and_behave_as_sequences(tmp_path: Path) -> None:
     paths = [f"/data/set/{i:07d}.jpg" for i in range(50_000)]
-    found = Samples.of_paths(paths)
-    assert len(pickle.dumps(found)) < 50_000 * (len(paths[0]) + 20)
+    found = Index.of_paths(paths, []).images
+    assert len(pickle.dumps(found)) < 50_000 * (len(paths[0]) + 32)
     assert [found[i].path for i in (0, 49_999, -1)] == [paths[0], paths[-1], paths[-1]]
     assert [s.path for s in found[10:14:2]] == [paths[10], paths[12]]
     with pytest.raises(IndexError):
         found[50_000]
     assert found.labels.dtype == np.int32
     odd = os.fsdecode(b"/data/caf\xe9.jpg")  # a name that is no UTF-8
-    assert Samples.of_paths([odd])[0].path == odd
+    assert Index.of_paths([odd], []).images[0].path == odd
 
 
 def one_sentence(message: str) -> bool:
@@ -212,7 +222,7 @@ def one_sentence(message: str) -> bool:
         (
             "gone.txt",
             "b.jpg\t1\nc.jpg\t1\n",
-            "none of 2 listed files looked at exists, such as .*b.jpg; relative paths",
+            "none of the first 2 listed files exists, such as .*b.jpg; relative paths",
         ),
         ("head.csv", "name,label\na.jpg,1\n", "the header needs a column path or file, found name, label"),
         ("wide.csv", "path,label\na.jpg,1,2\n", "wide.csv, line 2: has more or fewer than the header's 2 columns"),

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from omnitok.data import write_image, write_video
-from omnitok.data.index import Index
 from omnitok.data.ken_burns import _windows, load_ken_burns
 from omnitok.data.loader import PixelDataset
 from omnitok.data.sampler import Sampler
+from omnitok.data.samples import Index
 from omnitok.errors import MediaError
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from omnitok.data import read_video, write_image, write_video
-from omnitok.data.index import Index, build_index
+from omnitok.data.index import build_index
 from omnitok.data.loader import MAX_REPLACEMENTS, Batch, FailureCounter, PixelDataset, load_batches, load_training_video
 from omnitok.data.sampler import Sampler
+from omnitok.data.samples import Index
 from omnitok.data.video_reader import WindowSampling, read_window
 from omnitok.errors import MediaError, OmnitokError
 
@@ -45,8 +46,8 @@ def counting_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dataset(media: Path, rank: int = 0, world_size: int = 1, **changes: object) -> PixelDataset:
-    index = build_index(media / "img", labels="folders")
-    index = Index(index.images, build_index(videos=media / "vid").videos, index.classes)
+    images = build_index(media / "img", labels="folders")
+    index = Index(images.images, build_index(videos=media / "vid").videos, images.classes)
     sampler = Sampler(len(index.images), len(index.videos), 4, 2, (16, 24), seed=5)
     policies = ("random_resized_crop", "random_resized_crop")
     return PixelDataset(index, sampler, 5, *policies, True, rank, world_size)

@@ -29,7 +29,8 @@ from fuzz.mutants import (
 )
 from helpers.small import SMALL
 from omnitok.data import TokenShards, VideoReader, read_image, write_video
-from omnitok.data.index import build_index, sample_file
+from omnitok.data.index import build_index
+from omnitok.data.samples import sample_file
 from omnitok.data.shard_format import FileFailure, TokenFormat, TokenRecord, read_json, write_json
 from omnitok.data.shard_writing import Token, begin_folder, pack, read_shard, write_index, write_shard
 from omnitok.data.token_file import TokenHeader, open_tokens, write_tokens

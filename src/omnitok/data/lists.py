@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from omnitok.data.modality import Modality
 from omnitok.errors import MediaError, describe, reading
 from omnitok.limits import MAX_TEXT
 
-LIST_SUFFIXES = frozenset({".txt", ".tsv", ".lst"})
-TABLE_SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson"})
+TABLES = frozenset({".csv", ".jsonl", ".ndjson"})
+LISTS = TABLES | {".txt", ".tsv", ".lst"}
 SOURCE_KEYS = ("domain", "source")
 _PATH_KEYS, _LABEL_KEYS = ("path", "file"), ("label", "class")
 
@@ -35,15 +36,16 @@ class Entry:
         label: a number, a name, or None.
         source: the kind of scene or collection that it comes from, or "".
         error: why it cannot be used, or "".
-        offset, size: of a member of a tar, in bytes; `size` is None for a file of its own.
+        modality, offset, size: of a member of a tar, the latter in bytes.
     """
 
     path: str
     label: int | str | None = None
     source: str = ""
     error: str = ""
+    modality: Modality | None = None
     offset: int = 0
-    size: int | None = None
+    size: int = 0
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:
@@ -74,12 +76,12 @@ def read_entries(path: Path) -> Iterator[Entry]:
     for number, row in rows:
         where = f"{path}, line {number}"
         try:
-            with reading(where, MediaError, "JSON object" if suffix in TABLE_SUFFIXES else "line"):
+            with reading(where, MediaError, "JSON object" if suffix in TABLES else "line"):
                 if isinstance(row, list):
                     entry = _from_cells(columns, row, where)
                 elif not row.strip():
                     continue
-                elif suffix in TABLE_SUFFIXES:
+                elif suffix in TABLES:
                     entry = _from_json(row, where)
                 else:
                     entry = _from_line(row, where, labelled)

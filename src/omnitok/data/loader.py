@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from omnitok.data.drawn import drawn_image
 from omnitok.data.image import ImageReader
-from omnitok.data.index import NO_LABEL, Index, Sample, read_sample
 from omnitok.data.ken_burns import load_ken_burns, move_over
 from omnitok.data.modality import MODALITIES, Modality
 from omnitok.data.sampler import Draw, Sampler
+from omnitok.data.samples import NO_LABEL, Index, Sample, sample_file
 from omnitok.data.transforms import CropPolicy, choose_crop, fit_square
 from omnitok.data.video_reader import WindowSampling, read_window
 from omnitok.errors import MediaError, OmnitokError
@@ -190,22 +190,17 @@ class PixelDataset(Dataset[Batch]):
             return None
         sample = self.samples.images[int(rng.integers(len(self.samples.images)))]
         try:
-            return read_sample(
-                sample, lambda path: load_ken_burns(path, self.sampling.frames, resolution, self.flip, draw.seed)
-            )
+            with sample_file(sample) as path:
+                return load_ken_burns(path, self.sampling.frames, resolution, self.flip, draw.seed)
         except MediaError as error:
             failures.append((sample.name, str(error)))
             return None
 
     def _read(self, modality: Modality, sample: Sample, resolution: int, seed: int) -> Tensor:
-        if modality == "image":
-            return read_sample(
-                sample, lambda path: load_training_image(path, resolution, self.image_policy, self.flip, seed)
-            )
-        return read_sample(
-            sample,
-            lambda path: load_training_video(path, self.sampling, resolution, self.video_policy, self.flip, seed),
-        )
+        with sample_file(sample) as path:
+            if modality == "image":
+                return load_training_image(path, resolution, self.image_policy, self.flip, seed)
+            return load_training_video(path, self.sampling, resolution, self.video_policy, self.flip, seed)
 
 
 def load_training_image(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from omnitok.atomic import atomic_path
-from omnitok.data.index import NO_LABEL
+from omnitok.data.samples import NO_LABEL
 from omnitok.data.shard_format import (
     ENCODING,
     ERRORS_NAME,

@@ -51,8 +51,8 @@ class _BoundedReader(io.BufferedReader):
         return super().read(size)
 
 
-def read_members(path: str, modality_of: Callable[[str], Modality | None]) -> Iterator[tuple[Modality, Entry]]:
-    """(modality, entry) of every image and video in a tar, in the order of its members.
+def read_members(path: str, modality_of: Callable[[str], Modality | None]) -> Iterator[Entry]:
+    """An entry for every image and video in a tar, in the order of its members.
 
     The label is that of the `.cls` (an integer) or `.json` (its `label`) with the same name up to the suffix, else of
     the one with the same key, the name up to the first dot. Where several images share a key, the one without a second
@@ -80,7 +80,8 @@ def read_members(path: str, modality_of: Callable[[str], Modality | None]) -> It
             continue
         stem = member.stem if member.stem in contents.labels else member.key
         error = member.error or contents.bad_labels.get(stem, "")
-        yield member.modality, Entry(member.name, contents.labels.get(stem), "", error, member.offset, member.size)
+        label = contents.labels.get(stem)
+        yield Entry(member.name, label, "", error, member.modality, member.offset, member.size)
 
 
 def _read_headers(path: str, modality_of: Callable[[str], Modality | None]) -> _Contents:

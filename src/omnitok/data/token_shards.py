@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnitok.data.index import NO_LABEL
+from omnitok.data.samples import NO_LABEL
 from omnitok.data.shard_format import (
     ENCODING,
     INDEX_NAME,

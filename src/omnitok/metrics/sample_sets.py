@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnitok.data.lists import LIST_SUFFIXES, TABLE_SUFFIXES
+from omnitok.data.lists import LISTS
 from omnitok.data.modality import Modality
 from omnitok.errors import OmnitokError, describe, reading
 from omnitok.limits import MAX_PIXELS
@@ -196,7 +196,7 @@ def open_samples(path: str | os.PathLike[str], preparation: Preparation) -> Samp
         OmnitokError: none of these, or empty.
     """
     path = Path(path)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in LIST_SUFFIXES | TABLE_SUFFIXES):
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in LISTS):
         return FolderSet(path, preparation)
     if not path.is_file():
         raise OmnitokError(f"{path}: no such file or folder")

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omnitok.data.index import Index
 from omnitok.data.modality import MODALITIES
+from omnitok.data.samples import Index
 from omnitok.data.shard_format import FileFailure, ShardReport, TokenFormat, codes_dtype
 from omnitok.data.shard_writing import (
     Token,

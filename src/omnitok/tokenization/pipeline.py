@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from omnitok.data.image import ImageReader
-from omnitok.data.index import Sample, sample_file
 from omnitok.data.loader import read_ahead
+from omnitok.data.samples import Sample, sample_file
 from omnitok.data.shard_format import FileFailure, TokenRecord
 from omnitok.data.shard_writing import Token, pack
 from omnitok.data.video_reader import VideoReader

@@ -7,10 +7,10 @@ from typing import Literal, Protocol
 
 import torch
 
-from omnitok.data.index import NO_LABEL
 from omnitok.data.loader import Batch, load_batches
 from omnitok.data.modality import Modality
 from omnitok.data.sampler import Sampler
+from omnitok.data.samples import NO_LABEL
 from omnitok.data.token_loader import TokenDataset
 from omnitok.data.token_shards import TokenShards
 from omnitok.distributed import Processes

@@ -3,9 +3,10 @@
 from collections import Counter
 from pathlib import Path
 
-from omnitok.data.index import NO_SOURCE, Index, Samples, build_index
+from omnitok.data.index import build_index
 from omnitok.data.loader import PixelDataset
 from omnitok.data.sampler import Sampler
+from omnitok.data.samples import NO_SOURCE, Index, Samples
 from omnitok.data.video_reader import WindowSampling
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
@@ -84,7 +85,7 @@ def _source_weights(videos: Samples) -> list[float]:
 
     Sources are those of the manifests; videos without one are grouped by their names up to the number at their end.
     """
-    numbers = videos.sources.tolist() or [NO_SOURCE] * len(videos)
+    numbers = videos.sources.tolist()
     sources = [
         Path(sample.name).stem.rstrip("0123456789_") if number == NO_SOURCE else number
         for sample, number in zip(videos, numbers, strict=True)

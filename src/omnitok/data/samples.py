@@ -1,0 +1,197 @@
+"""The samples of a collection: a table that takes little memory, and the file that each one is read from."""
+
+import hashlib
+import marshal
+import os
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from omnitok.data.modality import MODALITIES, Modality
+from omnitok.errors import MediaError, reading
+from omnitok.files import localize
+
+NO_LABEL = -1
+NO_SOURCE = -1
+_BLOCK = 2**20  # bytes that are copied at a time
+_OF_FILES: tuple[Any, ...] = ("", -1, 0, None)  # error, number of the tar, offset and size, where a row lacks them
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image or video.
+
+    Attributes:
+        path: of the file, or of the tar that holds it.
+        label: class number, or -1.
+        key: name within its source: the path below the folder or the list's root, `shard.tar/member` in a shard.
+        offset, size: of the stretch of a tar, in bytes; `size` is None for a file of its own.
+        error: why there is nothing to be read, of a line of a list that makes no sense.
+    """
+
+    path: str
+    label: int = NO_LABEL
+    key: str = ""
+    offset: int = 0
+    size: int | None = None
+    error: str = ""
+
+    @property
+    def name(self) -> str:
+        """For messages: the file, and the member of a tar."""
+        return self.path if self.size is None else f"{Path(self.path).parent / self.key}"
+
+
+class Samples(Sequence[Sample]):
+    """Samples of one modality in a few flat buffers: some 25 bytes each beside their names, shared by forked workers.
+
+    A list of ten million objects would take gigabytes, and reference counting would copy it into every such process.
+    """
+
+    def __init__(self) -> None:
+        self._rows, self._ends = bytearray(), array("q")
+        self._labels, self._sources = array("i"), array("i")
+        self._tars: list[str] = []
+
+    def append(
+        self, text: str, key_start: int = 0, label: int = NO_LABEL, source: int = NO_SOURCE, error: str = ""
+    ) -> None:
+        """Add a file; its key is `text[key_start:]`."""
+        self._append((text, key_start, error) if error else (text, key_start), label, source)
+
+    def append_member(
+        self, tar: str, name: str, offset: int, size: int, label: int = NO_LABEL, error: str = ""
+    ) -> None:
+        """Add a member of a tar."""
+        if not self._tars or self._tars[-1] != tar:
+            self._tars.append(tar)
+        self._append((name, 0, error, len(self._tars) - 1, offset, size), label, NO_SOURCE)
+
+    def _append(self, row: tuple[Any, ...], label: int, source: int) -> None:
+        self._rows += marshal.dumps(row)
+        self._ends.append(len(self._rows))
+        self._labels.append(label)
+        self._sources.append(source)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Of all samples: int32 (n,), -1 where there is none."""
+        return np.array(self._labels, dtype=np.int32)
+
+    @labels.setter
+    def labels(self, labels: np.ndarray) -> None:
+        self._labels = array("i", labels.astype(np.int32).tobytes())
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Which source each sample is from: int32 (n,), -1 where nothing tells."""
+        return np.array(self._sources, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        """A sample, or a list of some."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = index + len(self) if index < 0 else index
+        if not 0 <= i < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        row: tuple[Any, ...] = marshal.loads(self._rows[self._ends[i - 1] if i else 0 : self._ends[i]])
+        text, key_start, error, tar, offset, size = row + _OF_FILES[len(row) - 2 :]
+        if tar < 0:
+            return Sample(text, self._labels[i], text[key_start:], error=error)
+        key = f"{Path(self._tars[tar]).name}/{text}"
+        return Sample(self._tars[tar], self._labels[i], key, offset, size, error)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Index:
+    """All samples: the images, then the videos, with labels that agree.
+
+    Attributes:
+        images, videos: the samples of each modality.
+        classes: names of the classes of both, by label; empty where labels are numbers or there are none.
+        roots: the files and folders that it was made of.
+    """
+
+    images: Samples
+    videos: Samples
+    classes: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
+
+    @classmethod
+    def of_paths(cls, images: Iterable[str | os.PathLike[str]], videos: Iterable[str | os.PathLike[str]]) -> "Index":
+        """Files of their own, without labels."""
+        index = cls(Samples(), Samples())
+        for samples, paths in ((index.images, images), (index.videos, videos)):
+            for path in paths:
+                samples.append(os.fspath(path))
+        return index
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes: of their names, or the highest label + 1; 0 without labels."""
+        highest = max(int(self[modality].labels.max(initial=NO_LABEL)) for modality in MODALITIES)
+        return len(self.classes) or highest + 1
+
+    def __getitem__(self, modality: Modality) -> Samples:
+        return self.images if modality == "image" else self.videos
+
+    def __len__(self) -> int:
+        return len(self.images) + len(self.videos)
+
+    def locate(self, number: int) -> tuple[Modality, Sample]:
+        """The sample of that number, counted over images, then videos."""
+        if number < len(self.images):
+            return "image", self.images[number]
+        return "video", self.videos[number - len(self.images)]
+
+    def sha256(self) -> str:
+        """Of modalities, names and labels in order: tells whether two indices are of the same collection."""
+        digest = hashlib.sha256()
+        for modality in MODALITIES:
+            for sample in self[modality]:
+                digest.update(os.fsencode(f"{modality}\0{sample.key}\0{sample.label}\n"))
+        return digest.hexdigest()
+
+
+@contextmanager
+def sample_file(sample: Sample) -> Iterator[str]:
+    """The path of the sample's file; a member of a shard is put into a temporary file meanwhile.
+
+    Raises:
+        MediaError: there is none, or the shard cannot be read; one raised inside is about the member's own name.
+    """
+    if sample.error:
+        raise MediaError(sample.error)
+    if sample.size is None:
+        yield sample.path
+        return
+    with tempfile.NamedTemporaryFile(suffix=Path(sample.key).suffix) as file:
+        with reading(sample.path, MediaError, "tar"), localize(sample.path).open("rb") as shard:
+            shard.seek(sample.offset)
+            while block := shard.read(min(sample.size - file.tell(), _BLOCK)):
+                file.write(block)
+        file.flush()
+        if file.tell() < sample.size:
+            raise MediaError(
+                f"{sample.name}: {file.tell()} of {sample.size} bytes are there; the shard has changed or is cut"
+            )
+        try:
+            yield file.name
+        except MediaError as error:
+            raise MediaError(str(error).replace(file.name, sample.name)) from error
