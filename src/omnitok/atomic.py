@@ -97,6 +97,11 @@ def _leftovers(folder: Path) -> dict[tuple[str, str], list[Path]]:
     return found
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that `atomic_path` gives on this machine, also where a killed process left it."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)

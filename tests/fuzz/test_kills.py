@@ -148,7 +148,7 @@ def test_nothing_is_half_written_and_nothing_stays(verb: str, root: Path, killer
             if not any(part.startswith(".") for part in Path(name).parts):
                 assert name in expected, f"{where}: left {name}"
                 assert content == expected[name], f"{where}: {name} is half-written"
-        if (folder / "out/model").exists():
+        if (folder / "out/model/config.json").exists():
             load_tokenizer(folder / "out/model")
         again = killer.run(f"{line} {command.again}", folder)
         assert again["status"] == 0, f"{where}: {(folder / 'log').read_text()}"

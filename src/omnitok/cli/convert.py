@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from omnitok.atomic import is_temporary
 from omnitok.cli.options import CommonOptions
 from omnitok.cli.report import Column, Report, cell
 from omnitok.errors import CheckpointError, OmnitokError
@@ -90,8 +91,7 @@ def _require_free(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise OmnitokError(f"{out}: is a file; OUT must be a new folder")
     if out.is_dir():
-        others = [
-            entry.name for entry in out.iterdir() if entry.name not in ("config.json", "model.safetensors", "README.md")
-        ]
+        ours = ("config.json", "model.safetensors", "README.md")
+        others = [entry.name for entry in out.iterdir() if entry.name not in ours and not is_temporary(entry.name)]
         if others:
             raise OmnitokError(f"{out}: the folder holds other files ({others[0]}); OUT must be a new folder")
