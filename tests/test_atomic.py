@@ -131,3 +131,21 @@ def test_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     with lock_folder(tmp_path, "omnitok generate"):  # that of a dead process is free
         assert len(os.listdir(tmp_path)) == 2
     assert os.listdir(tmp_path) == []
+
+
+def _no_links(*names: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_of_several_writers_the_first_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    for has_links in (True, False):
+        with atomic_path(path, replace=False) as temporary:
+            temporary.write_text("first")
+        with pytest.raises(FileExistsError), atomic_path(path, replace=False) as temporary:
+            temporary.write_text("second")
+        assert path.read_text() == "first"
+        assert list(tmp_path.iterdir()) == [path]
+        path.unlink()
+        if has_links:
+            monkeypatch.setattr(os, "link", _no_links)

@@ -29,13 +29,14 @@ _LONGEST_NAME = 200  # bytes; file systems allow 255, and the temporary part nee
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` on success, remove it on any failure.
 
     The temporary name keeps the suffix of `path` (writers choose formats by it), starts with a dot and lies in the same
     folder, so the rename is atomic. Works for files and folders; an existing folder at `path` is replaced whole. A file
     gets the usual permissions, whatever the library that wrote it chose (safetensors: the owner alone).
 
+    Without `replace`, a file of that name stays, and FileExistsError is raised: of several processes, one is the first.
     A full disk is an OSError that names `path`.
 
     What a killed process left behind while it wrote this very `path` is cleared first, and nothing else: temporary
@@ -55,13 +56,27 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         else:
             if temporary.is_file():
                 temporary.chmod(0o666 & ~_UMASK)
-            os.replace(temporary, path)
+            if replace or not _link(temporary, path):
+                os.replace(temporary, path)
     except Exception as error:
         if is_disk_full(error):  # the writer of a file object knows no name, and the temporary one means nothing
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
         raise
     finally:
         _remove(temporary)
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a file its name if nothing has it; False where the file system has no links."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(path)) from None
+        return False
+    return True
 
 
 def _temporary_name(path: Path, role: str) -> Path:

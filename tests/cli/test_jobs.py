@@ -8,7 +8,8 @@ from omnitok.cli.failures import UsageError
 from omnitok.cli.jobs import Job, plan_jobs
 from omnitok.errors import MediaError
 
-SUFFIXES = [".png", ".mp4"]
+SUFFIX = ".safetensors"
+SUFFIXES = frozenset({".png", ".mp4"})
 
 
 def listed(path: Path) -> list[Path]:
@@ -99,10 +100,8 @@ def test_names_never_meet_whatever_the_system_takes_for_the_same(tmp_path: Path)
     names = ["x.png", "X.PNG", "cafe\u0301.jpg", "caf\u00e9.jpg", f"{long}a.jpg", f"{long}b.jpg", "50%discount.mp4"]
     touch(*(tmp_path / name for name in names))
     out = tmp_path / "out"
-    found = [
-        job.output
-        for job in plan_jobs([tmp_path / n for n in names], out, [".safetensors"], listed, lambda _: ".safetensors")
-    ]
+    jobs = plan_jobs([tmp_path / n for n in names], out, frozenset({SUFFIX}), listed, lambda _: SUFFIX)
+    found = [job.output for job in jobs]
     assert len({unicodedata.normalize("NFC", str(path)).casefold() for path in found}) == len(names)
     assert all(len(path.name.encode()) <= 255 for path in found)
     assert found[-1].name == "50%discount.safetensors"

@@ -1,10 +1,12 @@
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
+from omnitok import atomic
 from omnitok.cli import main
 from omnitok.data import VideoReader, read_image, read_video
 from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.tokenization import files
 
 Make = Callable[..., Path]
 KEYS = ["input", "output", "width", "height", "frames", "tokens", "bits_per_pixel", "psnr", "ssim", "seconds"]
@@ -243,38 +247,36 @@ def test_output_folder_that_is_a_file(
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.mp4"])
+@pytest.mark.parametrize(
+    "verb, name, limit", [("reconstruct", "a.png", 2000), ("reconstruct", "a.mp4", 2000), ("encode", "a.png", 500)]
+)
 def test_a_write_that_fails_leaves_nothing(
-    name: str, vq_folder: Path, tmp_path: Path, make_picture: Make, make_clip: Make
+    verb: str, name: str, limit: int, vq_folder: Path, tmp_path: Path, make_picture: Make, make_clip: Make
 ) -> None:
     """A limit on the size of files stands in for a full disk: writes fail in the same place."""
     make = make_picture if name.endswith("png") else make_clip
     source = make(tmp_path / name, **({"width": 300, "height": 200} if name.endswith("png") else {"frames": 20}))
+    line = [verb, str(source), "--model", str(vq_folder), "-o", str(tmp_path / "out")]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "omnitok",
-            "reconstruct",
-            str(source),
-            "--model",
-            str(vq_folder),
-            "-o",
-            str(tmp_path / "out"),
-        ],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+        [sys.executable, "-m", "omnitok", *line],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 1
-    assert f"out{os.sep}{name}" in done.stderr
+    assert f"out{os.sep}a" in done.stderr
+    assert "too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert "internal error" not in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_interruption_leaves_nothing_half_written(vq_folder: Path, tmp_path: Path, make_clip: Make) -> None:
-    clip = make_clip(tmp_path / "0.mp4", 1500, 64, 64)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_what_is_stopped_leaves_nothing_half_written(
+    number: signal.Signals, vq_folder: Path, tmp_path: Path, make_clip: Make
+) -> None:
+    """Nothing at all after an interruption; after a kill the next run of the same command clears up."""
+    clip = make_clip(tmp_path / "0.mp4", 300, 64, 64)
     clips = [clip]
     for i in range(1, 30):  # work for long enough, however late this test gets its turn to interrupt
         clips.append(tmp_path / f"{i}.mp4")
@@ -289,16 +291,26 @@ def test_interruption_leaves_nothing_half_written(vq_folder: Path, tmp_path: Pat
     )
     try:
         deadline = time.monotonic() + 60
-        while not (out.is_dir() and list(out.iterdir())) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        while not (out.is_dir() and list(out.glob(".*"))) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert "interrupted" in said
     assert "Traceback" not in said
-    assert [path for path in out.iterdir() if path.name.startswith(".")] == []
+    hidden = list(out.glob(".*"))
+    if number == signal.SIGKILL:
+        mine = tmp_path / "out/.notes.partial"
+        mine.touch()
+        atomic._leftovers.cache_clear()
+        unfinished = {re.split(r"[.]", path.name)[1] for path in hidden}
+        again = [str(tmp_path / f"{stem}.mp4") for stem in unfinished]
+        assert main(["reconstruct", *again, "--model", str(vq_folder), "-o", str(out), "--fps", "1"]) == 0
+        assert list(out.glob(".*")) == [mine]
+        return
+    assert process.returncode == 128 + number
+    assert ("interrupted" if number == signal.SIGINT else "terminated") in said
+    assert hidden == []
     assert len(list(out.iterdir())) < len(clips)
 
 
@@ -324,3 +336,30 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(vq_folder: Path, tmp_pat
         clip = make_clip(tmp_path / f"{frames}.mp4", frames, 160, 120)
         peaks.append(_peak_kilobytes(["reconstruct", str(clip), "--model", str(vq_folder)], tmp_path))
     assert peaks[1] < 1.05 * peaks[0]
+
+
+def test_an_image_beyond_the_bound_is_refused_before_it_is_read(
+    vq_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "a.png")
+    tracemalloc.start()
+    code, (row,), _ = reconstruct(capsys, tmp_path / "a.png", "--model", vq_folder, "-o", tmp_path / "out")
+    assert code == 1
+    assert "OMNITOK_MAX_PIXELS" in row["error"]
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+
+
+def test_large_images_go_in_tiles(
+    vq_folder: Path,
+    tmp_path: Path,
+    make_picture: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(files, "_WHOLE_PIXELS", 100)
+    monkeypatch.setattr(files, "_TILE", 64)
+    line = (make_picture(tmp_path / "a.png", 150, 100), "--model", vq_folder, "-o", tmp_path / "out")
+    _, (untold,), _ = reconstruct(capsys, *line)
+    _, (told,), _ = reconstruct(capsys, *line, "--tile", 64)
+    assert untold["psnr"] == told["psnr"]

@@ -46,9 +46,9 @@ class Decode(ModelOptions):
         self.check_model_options()
         prepare_for_streams()
         from omnitok.cli.jobs import plan_jobs, run_jobs
-        from omnitok.data import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+        from omnitok.data import WRITTEN_SUFFIXES
 
-        jobs = plan_jobs(self.inputs, self.out, IMAGE_SUFFIXES | VIDEO_SUFFIXES, token_files, _result_suffix)
+        jobs = plan_jobs(self.inputs, self.out, WRITTEN_SUFFIXES, token_files, _result_suffix)
         load = cache(self._load)
         if self.model:
             load(self.model)

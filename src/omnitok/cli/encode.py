@@ -48,15 +48,16 @@ class Encode(ModelOptions):
         self.check_model_options()
         check_rate(self.fps)
         prepare_for_streams()
-        from omnitok.cli.jobs import media_files, plan_jobs, result_suffix, run_jobs
+        from omnitok.cli.jobs import plan_jobs, result_suffix, run_jobs
         from omnitok.cli.loading import load_model
+        from omnitok.data import list_media
         from omnitok.data.token_file import SUFFIX
 
         def suffix(source: Path) -> str:
             result_suffix(source)  # whatever is no image or video is told before the model is loaded
             return SUFFIX
 
-        jobs = plan_jobs(self.inputs, self.out, [SUFFIX], media_files, suffix)
+        jobs = plan_jobs(self.inputs, self.out, frozenset({SUFFIX}), list_media, suffix)
         model = load_model(self)
         report = Report(COLUMNS, self.json)
         run_jobs(jobs, report, lambda job: self._one(model, job))

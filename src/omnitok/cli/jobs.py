@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omnitok.cli.failures import UsageError, explain_for, show_traceback_if_debugging
 from omnitok.cli.report import Report, Row, progress_bar
+from omnitok.data import IMAGE_SUFFIXES, VIDEO_SUFFIXES, media_kind
 from omnitok.errors import OmnitokError
 from omnitok.files import is_folder
 
 _LONGEST_NAME = 255  # bytes, on all usual file systems
+_FOREIGN = {".psd", ".heic", ".svg", ".npz", ".npy", ".pt", ".json", ".csv", ".txt", ".mp3", ".wav", ".safetensors"}
+"""Suffixes of other files that nobody gives to a folder; `results.v2` may be one."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class _Found:
 def plan_jobs(
     inputs: Sequence[Path],
     out: Path,
-    file_suffixes: Iterable[str],
+    file_suffixes: frozenset[str],
     expand: Callable[[Path], list[Path]],
     suffix_of: Callable[[Path], str],
 ) -> list[Job]:
@@ -56,7 +60,7 @@ def plan_jobs(
         UsageError: OUT names one file and there are several inputs, or it is an input, or another kind of file.
     """
     found, jobs = _expand_all(inputs, out, expand)
-    names_a_file = _names_a_file(out, set(file_suffixes))
+    names_a_file = _names_a_file(out, file_suffixes)
     if names_a_file and len(jobs) > 1:
         raise UsageError(f"-o {out} names one file, but there are several inputs: give a folder")
     suffixes: dict[Path, str] = {}
@@ -92,23 +96,13 @@ def run_jobs(jobs: Sequence[Job], report: Report, work: Callable[[Job], Row]) ->
             bar.update()
 
 
-def _names_a_file(out: Path, accepted: set[str]) -> bool:
+def _names_a_file(out: Path, accepted: frozenset[str]) -> bool:
     suffix = out.suffix.lower()
     if out.is_dir() or not suffix:
         return False
-    if suffix not in accepted and suffix in _foreign_suffixes():
+    if suffix not in accepted and suffix in _FOREIGN | IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         raise UsageError(f"-o {out}: results are written as {', '.join(sorted(accepted))}, or into a folder")
     return suffix in accepted
-
-
-def _foreign_suffixes() -> set[str]:
-    """Suffixes that nobody gives to a folder; others, such as `results.v2`, may be one."""
-    from PIL import Image
-
-    from omnitok.data import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-
-    more = {".safetensors", ".npz", ".npy", ".pt", ".json", ".csv", ".txt", ".svg", ".heic", ".mp3", ".wav"}
-    return {*Image.registered_extensions(), *IMAGE_SUFFIXES, *VIDEO_SUFFIXES, *more}
 
 
 def _expand_all(
@@ -136,47 +130,37 @@ def _expand_all(
 
 
 def _name_all(items: list[_Found], out: Path, suffixes: list[str]) -> dict[Path, Path]:
-    if not items:
-        return {}
     absolute = [Path(os.path.abspath(item.source)) for item in items]
-    above = Path(os.path.commonpath([path.parent for path in absolute]))
-    choices = []
+    above = Path(os.path.commonpath([path.parent for path in absolute])) if items else Path()
+    choices: list[list[Path]] = []  # per item: name, name with the old suffix, and both below the folders above
     for item, path, suffix in zip(items, absolute, suffixes, strict=True):
         nested = path.relative_to(above)
-        names = [
-            item.relative.with_suffix(suffix),
-            item.relative.with_name(item.relative.name + suffix),
-            nested.with_suffix(suffix),
-            nested.with_name(nested.name + suffix),
-        ]
-        choices.append([_shortened(name) for name in names])
+        choices.append([_name(place, suffix, keep) for place in (item.relative, nested) for keep in (False, True)])
     inputs = {_key(item.source.resolve()) for item in items}
-    level = [0] * len(items)
-    while True:
-        names = [_choice(options, n) for options, n in zip(choices, level, strict=True)]
-        uses = Counter(_key(name) for name in names)
-        clashes = [i for i, name in enumerate(names) if uses[_key(name)] > 1 or _key((out / name).resolve()) in inputs]
-        if not clashes:
-            return {item.source: out / name for item, name in zip(items, names, strict=True)}
-        moving = [i for i in clashes if names[i] != items[i].relative or _key((out / names[i]).resolve()) in inputs]
-        for rank, i in enumerate(moving or clashes):
-            level[i] += 1 if level[i] < 3 else 1 + rank  # past the choices, numbers that differ
+    uses = [Counter(_key(name) for name in level) for level in zip(*choices, strict=True)]
+    own_names = Counter(_key(item.relative) for item in items)
+    outputs: dict[Path, Path] = {}
+    taken = set[str]()
+    for item, names, suffix in zip(items, choices, suffixes, strict=True):
+        numbered = (_name(names[-1].with_name(f"{names[-1].stem}-{n}"), suffix, True) for n in itertools.count(2))
+        for level, name in enumerate(itertools.chain(names, numbered)):
+            is_own = level == 0 and name == item.relative and own_names[_key(name)] == 1
+            is_free = level >= len(uses) or uses[level][_key(name)] == 1 or is_own
+            if is_free and _key(name) not in taken and _key((out / name).resolve()) not in inputs:
+                taken.add(_key(name))
+                outputs[item.source] = out / name
+                break
+    return outputs
 
 
-def _choice(options: list[Path], level: int) -> Path:
-    last = options[-1]
-    if level < len(options):
-        return options[level]
-    return _shortened(last.with_name(f"{last.stem}-{level - 2}{last.suffix}"))
-
-
-def _shortened(path: Path) -> Path:
-    """The path with a name that file systems take: a long one is cut, and told from others by a hash."""
+def _name(path: Path, suffix: str, keep: bool) -> Path:
+    """The path with a new suffix, after the old one or in its place; a name too long is cut, and told by a hash."""
+    path = path.with_name(path.name + suffix) if keep else path.with_suffix(suffix)
     if len(os.fsencode(path.name)) <= _LONGEST_NAME:
         return path
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
-    kept = os.fsencode(path.stem)[: _LONGEST_NAME - 9 - len(os.fsencode(path.suffix))].decode("utf-8", "ignore")
-    return path.with_name(f"{kept}-{digest}{path.suffix}")
+    kept = os.fsencode(path.stem)[: _LONGEST_NAME - 9 - len(os.fsencode(suffix))].decode("utf-8", "ignore")
+    return path.with_name(f"{kept}-{digest}{suffix}")
 
 
 def _key(path: Path) -> str:
@@ -187,17 +171,8 @@ def _same(a: Path, b: Path) -> bool:
     return a.resolve() == b.resolve()
 
 
-def media_files(path: Path) -> list[Path]:
-    """The path itself, or for a folder the images and videos in it."""
-    from omnitok.data import list_media
-
-    return list_media([path])
-
-
 def result_suffix(source: Path) -> str:
     """Images become .png, videos .mp4; an animated .gif stays one."""
-    from omnitok.data import media_kind
-
     if media_kind(source) == "image":
         return ".png"
     return ".gif" if source.suffix.lower() == ".gif" else ".mp4"

@@ -53,7 +53,7 @@ class ModelOptions(CommonOptions):
     """Precision of the encoder and decoder; the bottleneck is always float32."""
     tile: TileSide = None
     """Work in square tiles of about this many pixels (at least one attention window, 64 for the models that ship), each
-    with a halo: memory is then bounded by the tile, for pictures and clips."""
+    with a halo: memory is then bounded by the tile, for images and videos. Above 4 megapixels without it: 1024."""
 
     def check_model_options(self) -> None:
         """Raise UsageError where the options alone make no sense."""

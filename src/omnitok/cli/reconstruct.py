@@ -53,11 +53,11 @@ class Reconstruct(ModelOptions):
         self.check_model_options()
         check_rate(self.fps)
         prepare_for_streams()
-        from omnitok.cli.jobs import media_files, plan_jobs, result_suffix, run_jobs
+        from omnitok.cli.jobs import plan_jobs, result_suffix, run_jobs
         from omnitok.cli.loading import load_model
-        from omnitok.data import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+        from omnitok.data import WRITTEN_SUFFIXES, list_media
 
-        jobs = plan_jobs(self.inputs, self.out, IMAGE_SUFFIXES | VIDEO_SUFFIXES, media_files, result_suffix)
+        jobs = plan_jobs(self.inputs, self.out, WRITTEN_SUFFIXES, list_media, result_suffix)
         model = load_model(self)
         report = Report(COLUMNS, self.json)
         run_jobs(jobs, report, lambda job: self._one(model.tokenizer, job))

@@ -1,14 +1,18 @@
 """Reading and writing media, datasets of pictures and clips, batching and token shards."""
 
-from omnitok.data.image import IMAGE_SUFFIXES, read_image, write_image
+from omnitok.data.image import IMAGE_SUFFIXES, WRITTEN_IMAGE_SUFFIXES, read_image, write_image
 from omnitok.data.index import list_media
 from omnitok.data.token_shards import TokenItem, TokenShards
 from omnitok.data.video_reader import VIDEO_SUFFIXES, VideoReader, media_kind, read_video
-from omnitok.data.video_writer import VideoWriter, write_video
+from omnitok.data.video_writer import ENCODED_SUFFIXES, VideoWriter, write_video
+
+WRITTEN_SUFFIXES = WRITTEN_IMAGE_SUFFIXES | ENCODED_SUFFIXES
+"""Suffixes of the files that `write_image` and `write_video` write."""
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
+    "WRITTEN_SUFFIXES",
     "TokenItem",
     "TokenShards",
     "VideoReader",

@@ -38,6 +38,9 @@ _WRITERS = {
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".webp": ("WEBP", {"quality": 95, "method": 4}),
 }
+WRITTEN_IMAGE_SUFFIXES = frozenset(_WRITERS)
+"""Suffixes that `write_image` writes."""
+
 _LARGE = 2**22  # pixels from which an image is made smaller as bytes; below, floats cost little and round nothing
 _REDUCED_TIMES = 8  # as many pixels as `MAX_PIXELS` may such an image have
 _STRIP_PIXELS = 2**22  # converted at a time

@@ -33,6 +33,9 @@ _ANIMATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     ".webp": ("WEBP", {"quality": 95, "method": 4}),
     ".apng": ("PNG", {"compress_level": 4}),
 }
+ENCODED_SUFFIXES = frozenset(_ENCODERS | _ANIMATIONS)
+"""Suffixes of the single files that `VideoWriter` writes."""
+
 _MPEG4_SOUND = {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}
 _SOUND = {
     ".mp4": _MPEG4_SOUND,

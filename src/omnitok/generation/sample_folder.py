@@ -6,9 +6,7 @@ as images or videos (`omnitok.data.index`), so that a grid beside them is none.
 
 import contextlib
 import json
-import os
 import re
-import secrets
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -146,16 +144,12 @@ def _note(folder: Path, settings: dict[str, Any]) -> None:
     settings = json.loads(json.dumps(settings))  # as it will be read: lists for tuples
     path = folder / SAMPLE_NOTE
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{secrets.token_hex(4)}.{SAMPLE_NOTE}")
         try:
-            draft.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            os.link(draft, path)  # fails where another process was first; a rename would replace its note
+            with atomic_path(path, replace=False) as temporary:
+                temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             return
         except FileExistsError:
-            pass
-        finally:
-            draft.unlink(missing_ok=True)
+            pass  # another process was first
     with reading(path, what="note of samples"):
         noted = dict(json.loads(path.read_text(encoding="utf-8")))
     for name in settings.keys() | noted.keys():

@@ -39,7 +39,7 @@ def bits_per_pixel(tokenizer: Tokenizer, frames: int, height: int, width: int) -
 
 def encode_image(tokenizer: OmniTokenizer, pixels: Tensor, tile: int | None) -> Tensor:
     """Codes (h, w) or latents (c, h, w), on the CPU, of an image (3, H, W)."""
-    return _tokens(tokenizer.encode(pixels[None], tile=tile, check_range=False))[0].cpu()
+    return tokenizer.encode(pixels[None], tile=tile, check_range=False).tokens[0].cpu()
 
 
 def decode_image(tokenizer: OmniTokenizer, tokens: Tensor, size: tuple[int, int], tile: int | None) -> Tensor:
@@ -52,7 +52,7 @@ def encode_video(tokenizer: OmniTokenizer, pieces: Iterable[Tensor], tile: int |
     """Tokens of a video given in pieces (3, n, H, W). A tokenizer that cannot stream gathers the whole video first."""
     if not tokenizer.causal:
         whole = torch.cat(list(pieces), dim=1)[None]  # (1, 3, T, H, W)
-        yield _tokens(tokenizer.encode(whole, tile=tile, check_range=False))
+        yield tokenizer.encode(whole, tile=tile, check_range=False).tokens
         return
     streams: list[_TileEncoder] = []
     for piece in pieces:
@@ -110,7 +110,7 @@ class _TileEncoder:
     def _core(self, encoding: Encoding) -> Tensor:
         rows = slice(self.row.start - self.row.outer_start, self.row.stop - self.row.outer_start)
         columns = slice(self.column.start - self.column.outer_start, self.column.stop - self.column.outer_start)
-        return _tokens(encoding)[..., rows, columns]
+        return encoding.tokens[..., rows, columns]
 
 
 def _tile_encoders(tokenizer: OmniTokenizer, height: int, width: int, tile: int | None) -> list[_TileEncoder]:
@@ -143,10 +143,6 @@ def _push_tiles(tokenizer: OmniTokenizer, streams: list[DecoderStream], tokens: 
         return streams[turn - 1].push(part.permute(0, 4, 1, 2, 3))
 
     return decode_tiles(decode, grid, tile, tokenizer.config)
-
-
-def _tokens(encoding: Encoding) -> Tensor:
-    return encoding.latents if encoding.codes is None else encoding.codes
 
 
 def _finished(pixels: Tensor, size: tuple[int, int]) -> Tensor:

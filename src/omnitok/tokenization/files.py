@@ -29,6 +29,11 @@ from omnitok.tokenization.coding import (
     token_count,
 )
 
+_WHOLE_PIXELS = 2**22
+_TILE = 1024
+"""Images and frames of more than so many pixels go in tiles of that side, unless another is asked for: as a whole they
+take some 280 bytes per pixel, and attention's windows are as good in tiles."""
+
 Progress = Callable[[int, int | None], None]
 """Called with the frames that are done since the last call, and how many there will be, where that is known."""
 
@@ -75,7 +80,7 @@ def reconstruct_file(
     A video keeps its sound, and its frames their times.
 
     Args:
-        tile: work in square tiles of about so many pixels, with halos.
+        tile: work in square tiles of about so many pixels, with halos; None does so above 4 megapixels.
         fps: sample a video at so many frames per second instead of taking every frame.
         side_by_side: write the original to the left of the result.
 
@@ -91,12 +96,14 @@ def reconstruct_file(
     if media_kind(source) == "image":
         image = read_image(source)  # (3, H, W)
         height, width = image.shape[1:]
+        tile = _tile_of(tile, height, width)
         result = decode_image(tokenizer, encode_image(tokenizer, image, tile), (height, width), tile)
         written = compare(image[:, None], result[:, None])[:, 0]
         write_image(output, written)
         return _coded(tokenizer, 1, height, width, written.shape, quality)
     with VideoReader(source, fps=fps) as reader:
         height, width = reader.height, reader.width
+        tile = _tile_of(tile, height, width)
         originals = _HeldFrames(reader.chunks(frames_at_once(tokenizer.config, height, width, tile)))
         tokens = encode_video(tokenizer, originals, tile)
         sound = source if reader.has_audio else None
@@ -144,10 +151,11 @@ def encode_file(
     if kind == "image":
         pixels = read_image(source)
         frames, (height, width) = 1, pixels.shape[1:]
-        tokens = stored(encode_image(tokenizer, pixels, tile))
+        tokens = stored(encode_image(tokenizer, pixels, _tile_of(tile, height, width)))
     else:
         with VideoReader(source, fps=fps) as reader:
             height, width, rate = reader.height, reader.width, reader.fps
+            tile = _tile_of(tile, height, width)
             chunks = _counted(reader.chunks(frames_at_once(tokenizer.config, height, width, tile)), reader, progress)
             parts = [stored(piece.cpu()) for piece in encode_video(tokenizer, chunks, tile)]
             tokens = torch.cat(parts, dim=time_axis(parts[0]))[0]
@@ -183,6 +191,7 @@ def decode_file(
         _check_tokens(file, tokenizer, model, model_sha256)
         header = file.header
         size = (header.height, header.width)
+        tile = _tile_of(tile, *size)
         if header.kind == "image":
             pixels = decode_image(tokenizer, file.tokens(), size, tile)
             write_image(output, pixels)
@@ -217,6 +226,10 @@ def _check_tokens(file: TokenFile, tokenizer: OmniTokenizer, model: str, model_s
     if file.shape != expected:
         size = f"{header.frames} frames of {header.width}x{header.height}"
         raise CheckpointError(f"{file.path}: {size} need tokens of shape {expected}, found {file.shape}")
+
+
+def _tile_of(tile: int | None, height: int, width: int) -> int | None:
+    return _TILE if tile is None and height * width > _WHOLE_PIXELS else tile
 
 
 def _is_even(durations: Sequence[float], fps: float) -> bool:
