@@ -58,7 +58,7 @@ def _blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Some rows of `a` at a time, with their squared distances (r, m) in float64 to all of `b`."""
     step = max(1, _BLOCK // len(b))
     # Distances are those from any origin; near the data, less is lost to rounding.
-    centre = b.mean(0, dtype=torch.float64)
+    centre = torch.stack([rows.sum(0, dtype=torch.float64) for rows in b.split(_COLUMNS)]).sum(0) / len(b)
     for start in range(0, len(a), step):
         rows = slice(start, min(start + step, len(a)))
         x = a[rows].double() - centre
