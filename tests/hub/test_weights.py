@@ -1,12 +1,14 @@
 import hashlib
-import pickle
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from omnitok.cli import main
 from omnitok.errors import MissingWeightsError
-from omnitok.hub.weights import WEIGHTS, WeightsFile, file_sha256, find_weights, read_weights
+from omnitok.hub.weights import WEIGHTS, WeightsFile, fetch_weights, file_sha256, find_weights, read_weights
 
 
 @pytest.fixture
@@ -50,6 +52,41 @@ def test_a_missing_file_says_all_that_mends_it(name: str, tmp_path: Path, monkey
         assert "\n" not in message
 
 
+def test_found_where_torch_keeps_its_downloads(
+    known_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "torch"
+    (home / "hub").mkdir(parents=True)
+    known_file.parents[1].joinpath("sub").rename(home / "hub" / "sub")
+    (home / "hub" / "checkpoints").mkdir()
+    (home / "hub" / "sub").rename(home / "hub" / "checkpoints" / "sub")
+    monkeypatch.setenv("TORCH_HOME", str(home))
+    assert find_weights("tiny") == home / "hub/checkpoints/sub/tiny.pth"
+    (home / "hub/checkpoints/other.pth").write_bytes(b"another file of that name does not hide it")
+    assert find_weights("tiny") == home / "hub/checkpoints/sub/tiny.pth"
+
+
+def test_fetching_checks_the_hash_and_leaves_nothing_wrong(
+    known_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "weights"
+    monkeypatch.setenv("OMNITOK_WEIGHTS", str(target))
+    monkeypatch.setitem(WEIGHTS, "tiny", replace(WEIGHTS["tiny"], source=known_file.as_uri()))
+    assert main(["weights", "tiny", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["status"] == "missing"
+    monkeypatch.setitem(WEIGHTS, "tiny", replace(WEIGHTS["tiny"], file_names=("tiny.pth",)))
+    assert main(["weights", "tiny", "--fetch", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["path"] == str(target / "tiny.pth")
+    assert find_weights("tiny") == target / "tiny.pth"
+    (target / "tiny.pth").unlink()
+    known_file.write_bytes(b"changed on its way")
+    assert main(["weights", "tiny", "--fetch"]) == 1
+    assert "cannot be read as a file of weights: invalid hash value" in capsys.readouterr().err
+    assert not list(target.iterdir())
+    with pytest.raises(MissingWeightsError, match="its source is no file"):
+        fetch_weights("mobilenet_v2")
+
+
 def test_another_hash_is_refused_and_named(known_file: Path) -> None:
     known_file.write_bytes(b"something else")
     with pytest.raises(MissingWeightsError, match=f"has the sha256 {file_sha256(known_file)[:16]}"):
@@ -74,6 +111,6 @@ def test_a_pickle_that_runs_code_is_not_run(known_file: Path, monkeypatch: pytes
     torch.save({"weight": Touch()}, known_file)
     sha256 = file_sha256(known_file)
     monkeypatch.setitem(WEIGHTS, "tiny", WeightsFile("tiny", ("sub/tiny.pth",), sha256, "nowhere", "CC0-1.0"))
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(MissingWeightsError, match="cannot be read as a file of weights"):
         read_weights("tiny", known_file.parents[1])
     assert not (tmp_path / "ran").exists()

@@ -36,6 +36,7 @@ VERBS = {
     "generate": "Sample images and videos from a generator.",
     "evaluate": "Measure tokenizers and samples: PSNR, SSIM, LPIPS, FID, FVD, IS, KID and more.",
     "compare": "Measure several tokenizers on one set, side by side.",
+    "weights": "Say which weights of feature networks are there, and fetch those that are not.",
 }
 """Verb -> what it does; `omnitok.cli.VERB` holds the dataclass of its options, named like the verb."""
 

@@ -76,13 +76,14 @@ class Report:
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """An aligned table on stdout; the first column is a name, the others are figures."""
+    """An aligned table on stdout: words to the left, columns of figures to the right."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="")
     for number, title in enumerate(titles):
-        table.add_column(title, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
+        figures = all(row[number][:1] in "-0123456789" for row in rows if number < len(row))
+        table.add_column(title, justify="right" if figures else "left", no_wrap=number > 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     # A pipe or a file has no width to keep to.

@@ -1,21 +1,24 @@
 """Weights of the feature networks (LPIPS, Inception, I3D, MobileNetV2): where they lie and what they must be.
 
-Nothing is ever downloaded. The user names a folder (`--weights-dir` or OMNITOK_WEIGHTS); a file is used only when its
+They are looked for in the folder that the user names (`--weights-dir`, else OMNITOK_WEIGHTS) and where torch keeps what
+torchvision and pytorch-fid have downloaded; nothing is downloaded but by `fetch_weights`. A file is used only when its
 sha256 is the published one. The hashes are of the files as their authors distribute them; torchvision's file names
 carry the first eight digits.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from omnitok.errors import MissingWeightsError
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from omnitok.atomic import atomic_path
+from omnitok.errors import MissingWeightsError, reading
 
 WEIGHTS_VARIABLE = "OMNITOK_WEIGHTS"
 
@@ -30,8 +33,13 @@ class WeightsFile:
     source: str
     licence: str
 
+    @property
+    def can_be_fetched(self) -> bool:
+        """Whether the source is the file itself, not a page about it."""
+        return self.source.partition("?")[0].endswith(Path(self.file_names[0]).name)
 
-_LPIPS_HEADS = "https://github.com/richzhang/PerceptualSimilarity/tree/master/lpips/weights/v0.1"
+
+_LPIPS_HEADS = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1"
 _TORCHVISION = "https://download.pytorch.org/models"
 
 WEIGHTS: dict[str, WeightsFile] = {
@@ -96,7 +104,7 @@ WEIGHTS: dict[str, WeightsFile] = {
         title="I3D trained on Kinetics-400 (TorchScript of StyleGAN-V, for FVD)",
         file_names=("i3d_torchscript.pt",),
         sha256="bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
-        source="https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt",
+        source="https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
         licence="Apache-2.0",
     ),
     "mobilenet_v2": WeightsFile(
@@ -109,40 +117,61 @@ WEIGHTS: dict[str, WeightsFile] = {
 }
 
 
-def find_weights(name: str, weights_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The file of the weights `name` (a key of WEIGHTS), present and with the right hash.
+def weights_folders(weights_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Where weights are looked for: in `weights_dir` alone, or, where that is None, in the folder that OMNITOK_WEIGHTS
+    names and in torch's own (TORCH_HOME/hub/checkpoints)."""
+    if weights_dir is not None:
+        return [Path(weights_dir)]
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    torch_home = os.path.expanduser(os.environ.get("TORCH_HOME", os.path.join(cache, "torch")))
+    named = os.environ.get(WEIGHTS_VARIABLE)
+    return [*([Path(named)] if named else []), Path(torch_home) / "hub" / "checkpoints"]
 
-    Looks in `weights_dir`, or, where that is None, in the folder the environment variable OMNITOK_WEIGHTS names.
-    Raises MissingWeightsError where no folder is named, the file is absent, or its hash is another.
+
+def find_weights(name: str, weights_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The file of the weights `name` (a key of WEIGHTS) in `weights_folders`, with the right hash.
+
+    Raises:
+        MissingWeightsError: the file is absent, or its hash is another.
+    """
+    weights, folders = WEIGHTS[name], weights_folders(weights_dir)
+    wrong = ""
+    for path in (folder / file_name for folder in folders for file_name in weights.file_names):
+        if path.is_file():
+            with reading(path, MissingWeightsError, "file of weights"):
+                found = file_sha256(path)
+            if found.startswith(weights.sha256):
+                return path
+            wrong = f"{path} has the sha256 {found[:16]}… instead"
+    raise MissingWeightsError(_missing(weights, wrong or f"it is not in {' or '.join(map(str, folders))}"))
+
+
+def fetch_weights(name: str, weights_dir: str | os.PathLike[str] | None = None, progress: bool = False) -> Path:
+    """Download the weights `name` to the first of `weights_folders`, unless they are there; the file.
+
+    Raises:
+        MissingWeightsError: it cannot be downloaded, is not published as a file, or has another hash.
     """
     weights = WEIGHTS[name]
-    folder = weights_dir if weights_dir is not None else os.environ.get(WEIGHTS_VARIABLE)
-    if not folder:
-        raise MissingWeightsError(_missing(weights, "no weights folder is named"))
-    candidates = [Path(folder) / file_name for file_name in weights.file_names]
-    path = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if path is None:
-        raise MissingWeightsError(_missing(weights, f"it is not in {os.fspath(folder)}"))
-    found = file_sha256(path)
-    if not found.startswith(weights.sha256):
-        raise MissingWeightsError(_missing(weights, f"{path} has the sha256 {found[:16]}… instead"))
+    with contextlib.suppress(MissingWeightsError):
+        return find_weights(name, weights_dir)
+    if not weights.can_be_fetched:
+        raise MissingWeightsError(_missing(weights, "its source is no file that could be fetched"))
+    path = weights_folders(weights_dir)[0] / weights.file_names[0]
+    with reading(weights.source, MissingWeightsError, "file of weights"), atomic_path(path) as temporary:
+        torch.hub.download_url_to_file(weights.source, str(temporary), weights.sha256, progress)
     return path
 
 
-def read_weights(name: str, weights_dir: str | os.PathLike[str] | None = None) -> "dict[str, Tensor]":
+def read_weights(name: str, weights_dir: str | os.PathLike[str] | None = None) -> dict[str, Tensor]:
     """The state dict in the file of the weights `name`, in float32 on the CPU; see `find_weights` for what is raised.
 
     Pickles are read with `weights_only=True`: tensors, never code.
     """
-    import torch
-
     path = find_weights(name, weights_dir)
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    with reading(path, MissingWeightsError, "file of weights"):
+        is_safetensors = path.suffix == ".safetensors"
+        state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
@@ -164,5 +193,6 @@ def _sha256(path: str, size: int, modified: int) -> str:
 def _missing(weights: WeightsFile, found: str) -> str:
     return (
         f"{weights.title}: needs {weights.file_names[0]} with the sha256 {weights.sha256[:8]}…, but {found}; "
-        f"get it from {weights.source} ({weights.licence}) and name its folder with --weights-dir or {WEIGHTS_VARIABLE}"
+        f"get it from {weights.source} ({weights.licence}) and name its folder with --weights-dir or "
+        f"{WEIGHTS_VARIABLE}; `omnitok weights` says where files are looked for, and fetches some"
     )
