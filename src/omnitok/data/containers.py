@@ -42,6 +42,7 @@ _STATING_FORMATS = {"mov", "matroska", "avi", "flv", "asf"}
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own leave out the alpha beside the frame
 _PROBED_PACKETS = 240
 _HIGHEST_RATE = 1000  # frames per second; above, a header gives ticks of its clock
+_SEEK_MARGINS = (0.0, 2.5, 10.0)  # seconds; MPEG-TS lands on a packet whose key frame comes later
 _REORDERING = 32  # packets; codecs show a frame at most 16 later than they store it
 _LEAST_BYTES = 4  # of a file for a frame; where there are fewer, the header's count is not to be believed
 _BACKWARD_SECONDS, _FORWARD_SECONDS = 0.1, 10.0  # jumps of a clock that FFmpeg takes for a restart
@@ -148,7 +149,8 @@ class VideoFile:
             rate = _average_rate(path, container, stream)
             self.fps = float(rate)
             self._is_counted = _is(container, _COUNTED_FORMATS)
-            self.can_seek, self._longest_gap = can_seek(container), longest_gap(container)
+            self._longest_gap, self._has_index = longest_gap(container), can_seek(container)
+            self._may_restart = _is(container, _RESTARTING_FORMATS)
             self.duration = _stated_duration(container, stream, rate)
             self._states_duration = _is(container, _STATING_FORMATS)
             self._states_last = _is(container, {"matroska"})
@@ -186,13 +188,14 @@ class VideoFile:
         """Frames from the key frame before `start` on; None where only decoding from the beginning finds it."""
         if start <= 1 or not self.can_seek:  # below that decoding from the beginning is as quick, and never wrong
             return None
-        frames = self._timed(start)
-        with contextlib.suppress(av.error.FFmpegError, OverflowError):
-            first = next(frames, None)
-            # Some files mark key frames that are not: the decoder then starts from nothing and says so.
-            if first is not None and first[0] <= start and not first[2].is_corrupt:
-                return itertools.chain([first], frames)
-        frames.close()
+        for margin in _SEEK_MARGINS:
+            frames = self._timed(max(start - margin, 0.0))
+            with contextlib.suppress(av.error.FFmpegError, OverflowError):
+                first = next(frames, None)
+                # Some files mark key frames that are not: the decoder then starts from nothing and says so.
+                if first is not None and first[0] <= start and not first[2].is_corrupt:
+                    return itertools.chain([first], frames)
+            frames.close()
         return None
 
     def _timed(self, start: float | None = None) -> Generator[_Timed, None, None]:
@@ -241,6 +244,18 @@ class VideoFile:
             times = "once" if len(clock.jumps) == 1 else f"{len(clock.jumps)} times"
             jump = f"the clock of the video jumps {times}, first at {time:.2f} s by {seconds:.2f} s"
             warnings.warn(f"{self.path}: {jump}; its frames follow one another without the gap", stacklevel=2)
+
+    @functools.cached_property
+    def can_seek(self) -> bool:
+        """Whether time stamps lead to the right packets; of recordings all packets are looked at, but not decoded."""
+        if not self._may_restart:
+            return self._has_index
+        clock = Clock(self._longest_gap)
+        with open_container(self.path) as container, contextlib.suppress(av.error.FFmpegError):
+            for packet in container.demux(video_stream(self.path, container)):
+                if packet.dts is not None:
+                    clock.time(float(packet.dts * packet.time_base), 1 / self.fps)
+        return not clock.jumps
 
     def time_of_frame(self, index: int) -> float | None:
         """Seconds from the first frame to the one shown as number `index`, by the packets' times; None if in doubt."""

@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from omnitok.atomic import atomic_path, lock_folder
-from omnitok.data import VideoReader, VideoWriter, read_image, read_video, write_image, write_video
+from omnitok.data import VideoWriter, read_image, read_video, write_image, write_video
+from omnitok.data.image import to_uint8
 from omnitok.data.transforms import fit_square, resize
+from omnitok.data.video_reader import WindowSampling, read_window
 from omnitok.errors import OmnitokError, reading
 from omnitok.files import SAMPLE_NOTE
 from omnitok.generation.loading import AnyGenerator
@@ -183,15 +185,10 @@ def read_prompt(path: Path, frames: int, settings: GeneratorSettings) -> tuple[T
     Raises:
         OmnitokError: the video cannot be read, or is shorter.
     """
-    with VideoReader(path) as reader:
-        read = list(islice(reader, frames))
-        fps = reader.fps
-    if len(read) < frames:
-        raise OmnitokError(f"{path}: has {len(read)} frames, fewer than the {frames} that are to be given")
-    video = torch.stack(read, dim=1)  # 3 T0 H W
+    window = read_window(path, WindowSampling(frames, start="first"))
     if settings.height == settings.width:
-        return fit_square(video, settings.height, "center_crop")[None], fps
-    return resize(video, settings.height, settings.width)[None], fps
+        return fit_square(window.pixels, settings.height, "center_crop")[None], window.fps
+    return resize(window.pixels, settings.height, settings.width)[None], window.fps
 
 
 def write_extras(files: Sequence[SampleFile], folder: Path, fps: float, grid: bool, npz: bool) -> bool:
@@ -207,7 +204,7 @@ def write_extras(files: Sequence[SampleFile], folder: Path, fps: float, grid: bo
 
 def write_npz(files: Sequence[SampleFile], path: Path) -> None:
     """All images, by number, as the evaluator of ADM reads them: `arr_0`, uint8 (n, H, W, 3). One at a time."""
-    first = _to_bytes(read_image(files[0].path))
+    first = to_uint8(read_image(files[0].path))
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *first.shape)}
     with (
         atomic_path(path) as temporary,
@@ -216,12 +213,7 @@ def write_npz(files: Sequence[SampleFile], path: Path) -> None:
     ):
         np.lib.format.write_array_header_1_0(array, header)
         for file in files:
-            array.write(_to_bytes(read_image(file.path)).tobytes())
-
-
-def _to_bytes(pixels: Tensor) -> np.ndarray:
-    """(3, H, W) in [-1, 1] -> uint8 (H, W, 3); exact for what was read from a PNG."""
-    return (pixels.permute(1, 2, 0) * 127.5 + 127.5).round().to(torch.uint8).numpy()
+            array.write(to_uint8(read_image(file.path)).tobytes())
 
 
 def write_grid(files: Sequence[SampleFile], folder: Path, fps: float) -> None:
