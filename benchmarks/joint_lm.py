@@ -17,7 +17,7 @@ from pathlib import Path
 
 from omnitok.cli import main as omnitok
 from omnitok.data import list_media
-from omnitok.recipes.tiny_generators import TINY_LM
+from omnitok.recipes.tiny import TINY_LM
 from omnitok.training.settings import apply_settings
 from omnitok.training.tasks import GeneratorTask
 from omnitok.training.trainer import Trainer

@@ -50,6 +50,7 @@ FLAGS = {
         "--latent-dtype",
         "--inspect",
     ],
+    "recipes": ["--help", "--json"],
     "train": [
         "--help",
         "--set",

@@ -73,9 +73,11 @@ def test_three_stages(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert isinstance(scores, dict)
     names = {"psnr", "ssim", "codebook_usage", "codebook_perplexity"}
     assert set(scores) == {f"{medium}_{name}" for medium in ("image", "video") for name in names}
-    stage2 = tmp_path / "joint" / "model"
 
-    assert train("tiny-vae", *SMALL[2:], *images, *videos, *sizes, "--init", stage2, "--out", tmp_path / "vae") == 0
+    assert (
+        train("tiny-vae", *SMALL[2:], *images, *videos, *sizes, "--init", tmp_path / "joint", "--out", tmp_path / "vae")
+        == 0
+    )
     vae = OmniTokenizer.from_pretrained(tmp_path / "vae" / "model")
     assert not vae.is_discrete
     assert vae.latent_statistics is not None
@@ -202,3 +204,15 @@ def test_another_recipe_cannot_resume(media: Path, tmp_path: Path, capsys: pytes
 
 def test_recipes_are_found_by_their_own_names() -> None:
     assert all(name == recipe.name for name, recipe in RECIPES.items())
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in RECIPES)
+    assert main(["recipes", "imagenet", "ucf", "vae"]) == 0
+    assert "rFVD 23 on UCF-101" in capsys.readouterr().out
+    assert main(["recipes", "tiny-image", "--json"]) == 0
+    (row,) = [row for row in json.loads(capsys.readouterr().out) if row["recipe"] == "tiny-image"]
+    assert row["command"] == "omnitok train tiny-image --images IMAGES"
+    assert main(["recipes", "no-such-thing"]) == 1

@@ -1,7 +1,5 @@
 """Published runs: what their docstrings must say, and that they can be built."""
 
-import importlib
-import pkgutil
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,40 +8,43 @@ import pytest
 import torch
 from PIL import Image
 
-import omnitok.recipes
 from helpers.training import resolved, train
 from omnitok.errors import OmnitokError
+from omnitok.hub.names import list_models
 from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
-from omnitok.recipes import RECIPES, find_recipe
+from omnitok.recipes import CATALOGUE, RECIPES, find_recipe, search
 from omnitok.training.config import TrainConfig
 from omnitok.training.settings import apply_settings
 from omnitok.training.stopping import Limits
 from omnitok.training.tasks.generator import build_model
 
-RUN_MODULES = [
-    module.name for module in pkgutil.iter_modules(omnitok.recipes.__path__) if module.name not in ("run", "validation")
-]
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_recipe_says_data_cost_score_and_command(name: str) -> None:
+    recipe = CATALOGUE[name]
+    assert recipe.config.name == name
+    assert recipe.purpose
+    assert recipe.data
+    assert re.search("GPU|A100|CPU", recipe.cost)
+    assert re.search(r"rFID|rFVD|FID|FVD|dB|scores? |reported|accuracies|measured", recipe.expected)
+    assert re.search(rf"omnitok train {name}( |$)", recipe.command)
+    used = re.findall(r"--init runs/(\S+)", recipe.command)
+    init = recipe.config.init if isinstance(recipe.config.init, str | None) else recipe.config.init.model
+    used += [init.removeprefix("runs/")] if init and init.startswith("runs/") else []
+    assert set(used) <= set(RECIPES)  # what a run starts from is where another one leaves it
 
 
-@pytest.mark.parametrize("module", RUN_MODULES)
-def test_the_docstring_says_data_hardware_hours_command_and_score(module: str) -> None:
-    text = importlib.import_module(f"omnitok.recipes.{module}").__doc__
-    assert text is not None
-    assert "Data" in text
-    assert re.search("[Hh]ardware", text)
-    assert "hours" in text
-    commands = re.findall(r"omnitok train (\S+)", text)
-    assert commands
-    assert set(commands) <= set(RECIPES)
-    if module != "base":
-        assert re.search(r"rFID|rFVD|dB|no score was published", text)
+def test_recipes_are_found_by_words() -> None:
+    assert [recipe.config.name for recipe in search("ucf vae imagenet stage")] == ["imagenet-ucf-vae"]
+    assert len(search("")) == len(RECIPES)
+    assert not search("nothing like this")
 
 
-def test_every_recipe_is_in_the_docstring_of_its_module() -> None:
-    texts = [importlib.import_module(f"omnitok.recipes.{module}").__doc__ or "" for module in RUN_MODULES]
-    told = {name for text in texts for name in re.findall(r"omnitok train (\S+)", text)}
-    assert set(RECIPES) - told <= {"regime-video-multi"}  # as regime-video-fixed
+def test_what_ships_has_its_runs() -> None:
+    for name in list_models():
+        if name.startswith("omnitok-"):
+            assert f"{name}-1" in RECIPES
 
 
 def test_stages_follow_one_another() -> None:

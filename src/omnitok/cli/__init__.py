@@ -32,6 +32,7 @@ VERBS = {
     "models": "List the models that can be given by name.",
     "demo": "Reconstruct images and videos that need no download.",
     "tokenize": "Turn a collection of images and videos into token shards for training.",
+    "recipes": "List the recipes of `train`, with purpose, data, cost and expected score.",
     "train": "Train a tokenizer or a generator by a recipe.",
     "generate": "Sample images and videos from a generator.",
     "evaluate": "Measure tokenizers and samples: PSNR, SSIM, LPIPS, FID, FVD, IS, KID and more.",

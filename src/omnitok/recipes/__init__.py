@@ -1,79 +1,42 @@
-"""Training runs by name. One module per published run, whose docstring says data, hardware, hours, command, score."""
+"""Training runs by name: the published ones, their ablations, tiny ones for a CPU, and those behind what ships."""
 
 import difflib
 from pathlib import Path
 
-from omnitok.errors import OmnitokError
-from omnitok.recipes import (
-    base,
-    celebahq,
-    celebahq_k600,
-    celebahq_ucf,
-    ffhq,
-    ffhq_k600,
-    ffhq_ucf,
-    imagenet,
-    imagenet_k600,
-    imagenet_mit,
-    imagenet_ssv2,
-    imagenet_ucf,
-    table3_imagenet_lm,
-    table4_k600_lm,
-    table4_ucf_lm,
-    table5_imagenet_dit,
-    table6_ucf_latte,
-    table7_regimes,
-    table8_spatial_attention,
-    table9_temporal_attention,
-    table10_order,
-    tiny,
-    tiny_fsq,
-    tiny_generators,
-    tiny_perceptual,
-)
+from omnitok.errors import OmnitokError, describe
+from omnitok.recipes import ablations, generators, released, shipped, tiny
+from omnitok.recipes.recipe import Recipe
 from omnitok.training.config import AnyConfig
 from omnitok.training.run_folder import check_same_recipe
 from omnitok.training.settings import read_config
 
-_TOKENIZERS: tuple[AnyConfig, ...] = (
-    *tiny.STAGES,
-    *tiny_perceptual.RUNS,
-    *tiny_fsq.RUNS,
-    *base.STAGES,
-    *imagenet.RUNS,
-    *celebahq.RUNS,
-    *ffhq.RUNS,
-    *imagenet_ucf.RUNS,
-    *imagenet_k600.RUNS,
-    *imagenet_mit.RUNS,
-    *imagenet_ssv2.RUNS,
-    *celebahq_ucf.RUNS,
-    *celebahq_k600.RUNS,
-    *ffhq_ucf.RUNS,
-    *ffhq_k600.RUNS,
-    *table7_regimes.RUNS,
-    *table8_spatial_attention.RUNS,
-    *table9_temporal_attention.RUNS,
-    *table10_order.RUNS,
-)
-_GENERATORS: tuple[AnyConfig, ...] = (
-    *table3_imagenet_lm.RUNS,
-    *table4_ucf_lm.RUNS,
-    *table4_k600_lm.RUNS,
-    *table5_imagenet_dit.RUNS,
-    *table6_ucf_latte.RUNS,
-    *tiny_generators.RUNS,
-)
+CATALOGUE: dict[str, Recipe] = {
+    recipe.config.name: recipe
+    for module in (tiny, released, ablations, generators, shipped)
+    for recipe in module.RECIPES
+}
+"""Name -> what the run is for, its data, cost and expected score, and its command."""
 
-RECIPES: dict[str, AnyConfig] = {recipe.name: recipe for recipe in (*_TOKENIZERS, *_GENERATORS)}
+RECIPES: dict[str, AnyConfig] = {name: recipe.config for name, recipe in CATALOGUE.items()}
 """Name -> configuration."""
 
 
+def search(text: str) -> list[Recipe]:
+    """The recipes whose name, purpose or data have every word of `text`; all of them for ""."""
+    words = text.lower().split()
+    found = []
+    for name, recipe in CATALOGUE.items():
+        said = f"{name} {recipe.purpose} {recipe.data}".lower()
+        if all(word in said for word in words):
+            found.append(recipe)
+    return found
+
+
 def find_recipe(name: str) -> AnyConfig:
-    """The recipe of that name, or the configuration in a `.yaml` file that a run has written.
+    """The recipe of that name, or the configuration of a run: its folder, or the `.yaml` file in it.
 
     Raises:
-        OmnitokError: no such recipe, with the nearest and all names; no such file, or not a configuration.
+        OmnitokError: no such recipe, with the nearest; no such file, or not a configuration.
     """
     if name in RECIPES:
         return RECIPES[name]
@@ -82,9 +45,12 @@ def find_recipe(name: str) -> AnyConfig:
         return read_config(path)
     if (path / "config.yaml").is_file():
         return read_config(path / "config.yaml")
-    close = difflib.get_close_matches(name, RECIPES, n=1)
+    close = difflib.get_close_matches(name[:100], RECIPES, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise OmnitokError(f"unknown recipe {name!r}; {hint}Known are {', '.join(RECIPES)}, or the config.yaml of a run")
+    raise OmnitokError(
+        f"unknown recipe {describe(name)!r}; {hint}`omnitok recipes` lists them; the folder of a run or its "
+        "config.yaml can be given too"
+    )
 
 
 def find_run(recipe: str, out: Path | None, resume: bool) -> tuple[AnyConfig, Path]:

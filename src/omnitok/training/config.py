@@ -161,7 +161,7 @@ class InitConfig:
     Attributes:
         model: its name or folder (`--init`); None starts from random weights. Its architecture is kept (but for
             `expand_depth`); its bottleneck is swapped where `model.bottleneck` of the recipe is of another kind. How
-            its codebook learns (`model.bottleneck.codebook_decay` and its like) is the recipe's.
+            its codebook learns (`model.bottleneck.decay` and its like) is the recipe's.
         inflate: copy the image patch embedding into the video one (stage 2 after stage 1).
         expand_depth: add blocks to the stacks of `model`, silent at first, until they are as deep as the recipe's.
         freeze_encoder: train the decoder alone. Codes and latents stay those of `model`, so that tokens of it and

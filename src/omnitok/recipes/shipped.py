@@ -1,0 +1,213 @@
+"""The models that ship, each as the chain of runs that it was trained by; data and scores are in the models' cards.
+
+Every run starts from the one before, in runs/NAME-N; `omnitok recipes omnitok-tiny` prints the commands. The weights
+that ship were trained while the recipes grew, so a chain gives a model of the same kind, not the same bits. What was
+done between runs: `omnitok-tiny-vae` is three quarters of its last run's weights and one of those before (`mean.py` in
+its card) and then one step at a rate of 1e-12, which measures the statistics of its latents; views of shards are made
+by the `omnitok tokenize` commands of the cards, into folders of these names.
+"""
+
+from dataclasses import replace
+
+from omnitok.recipes.recipe import Recipe
+from omnitok.recipes.tiny import (
+    TINY_DIT,
+    TINY_IMAGE,
+    TINY_JOINT,
+    TINY_LM,
+    TINY_VAE,
+    TINY_VAE_PERCEPTUAL,
+    TINY_VQ_PERCEPTUAL,
+)
+from omnitok.training.config import AnyConfig, TrainConfig
+from omnitok.training.settings import apply_settings
+
+Run = tuple[AnyConfig, str]
+"""A recipe, and what is changed in it as `--set` takes it; "| --max-steps N" where the run was stopped early."""
+
+_OLD_WEIGHTS = "weights={l1: 1.0, l2: 4.0, commitment: 0.5}"
+_OLD_MODEL = "model.width=256 model.heads=8 model.normalize_stacks=true data.image_batch=16"
+_OLD_JOINT = f"{_OLD_MODEL} data.video_batch=4 data.ken_burns=0"
+_LATER = "init.inflate=false"
+_WIDE = "data.resolutions=128,160 data.video_resolutions=128 weights={l1: 0.5, l2: 8.0, commitment: 0.5}"
+_WIDE_ON = f"{_OLD_JOINT} {_LATER} {_WIDE} optimizer={{lr: 3e-4, warmup_steps: 20}}"
+_BEFORE = (
+    "data.resolutions=64,64,128 data.video_batch=3 data.video_share=0.3 data.image_policy=random_resized_crop seed=4"
+)
+_NEAR = "optimizer.warmup_steps=20 optimizer.lr=6e-4 data.video_share=0.1"
+
+CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
+    "omnitok-tiny-vae": (
+        "29.08 dB on images at 256, 26.54 dB on videos at 128 pixels",
+        (
+            (TINY_IMAGE, "limit_room=null"),
+            (TINY_JOINT, "limit_room=null | --max-steps 700"),
+            (TINY_VAE, "limit_room=null"),
+            (TINY_VAE, "limit_room=null seed=41 steps=8200"),
+            (
+                TINY_VAE,
+                "limit_room=null seed=43 steps=4250 init.expand_depth=true model.encoder_blocks=www "
+                "model.decoder_blocks=wwww data.video_share=0.25 | --max-steps 2449",
+            ),
+            (TINY_VAE, "limit_room=null seed=45 steps=1780 optimizer.lr=6e-4 optimizer.warmup_steps=20"),
+            (TINY_VAE, "limit_room=null seed=59 steps=5400 data.video_share=0.22 optimizer.warmup_steps=20"),
+            (
+                TINY_VAE,
+                "limit_room=null seed=73 steps=12000 init.expand_depth=true model.encoder_blocks=wwww "
+                "model.decoder_blocks=wwwww data.video_share=0.12 optimizer.lr=1.4e-3",
+            ),
+            (TINY_VAE, "seed=83 steps=8600 data.video_share=0.12 optimizer.lr=1.1e-3"),
+        ),
+    ),
+    "omnitok-tiny-vq": (
+        "26.01 dB on images at 256, 24.88 dB on videos at 128 pixels",
+        (
+            (TINY_IMAGE, f"{_OLD_MODEL} {_OLD_WEIGHTS} optimizer={{lr: 1e-3, warmup_steps: 200}} steps=3500"),
+            (
+                TINY_JOINT,
+                f"{_OLD_JOINT} {_OLD_WEIGHTS} optimizer={{lr: 6e-4, warmup_steps: 100}} data.video_share=null "
+                "data.resolutions=96,128,160 steps=2800 | --max-steps 1200",
+            ),
+            (
+                TINY_JOINT,
+                f"{_OLD_JOINT} {_OLD_WEIGHTS} {_LATER} optimizer={{lr: 5e-4, warmup_steps: 50}} data.video_share=0.7 "
+                "data.resolutions=96,128,160 data.video_resolutions=96,128 seed=1 steps=3400",
+            ),
+            (TINY_JOINT, f"{_WIDE_ON} data.video_share=0.8 seed=2 steps=1000 optimizer.warmup_steps=30"),
+            (TINY_JOINT, f"{_WIDE_ON} data.video_share=0.45 seed=3 steps=700"),
+            (TINY_JOINT, f"{_WIDE_ON} data.video_share=0.25 seed=4 steps=330"),
+            (
+                TINY_JOINT,
+                f"{_LATER} init.expand_depth=true model.encoder_blocks=ww model.decoder_blocks=www seed=44 steps=2750 "
+                "model.bottleneck.decay=0.996 optimizer.lr=1e-3",
+            ),
+            (
+                TINY_JOINT,
+                f"{_LATER} model.bottleneck.decay=0.996 data.video_share=0.45 seed=46 steps=7600 "
+                "optimizer.lr=1.4e-3 | --max-steps 4525",
+            ),
+            (
+                TINY_JOINT,
+                f"{_LATER} model.bottleneck.decay=0.998 data.video_share=0.33 seed=47 steps=3750 "
+                "optimizer.lr=6e-4 optimizer.warmup_steps=20",
+            ),
+            (
+                TINY_JOINT,
+                f"{_LATER} model.bottleneck.decay=0.998 data.video_share=0.28 seed=53 steps=3600 "
+                "optimizer.lr=1e-3 optimizer.warmup_steps=20",
+            ),
+            (
+                TINY_JOINT,
+                f"{_LATER} model.bottleneck.decay=0.999 data.video_share=0.12 seed=67 steps=1000 "
+                "optimizer.lr=5e-4 optimizer.warmup_steps=20",
+            ),
+        ),
+    ),
+    "omnitok-tiny-vae-perceptual": (
+        "27.22 dB and 25.04 dB; classifier accuracies in its card",
+        (
+            (
+                TINY_VAE_PERCEPTUAL,
+                f"{_BEFORE} weights={{log_l2: 0.25, perceptual: 1.0}} optimizer.lr=5e-4 steps=1200 | --max-steps 400",
+            ),
+            (TINY_VAE_PERCEPTUAL, f"{_BEFORE} weights={{log_l2: 0.25, perceptual: 5.0}} steps=1100"),
+            (
+                TINY_VAE_PERCEPTUAL,
+                "weights={log_l2: 0.25, perceptual: 5.0, temporal: 0.25} data.video_batch=3 seed=31 steps=900 "
+                "optimizer.warmup_steps=30",
+            ),
+            (
+                TINY_VAE_PERCEPTUAL,
+                "weights={log_l2: 0.25, perceptual: 5.0, temporal: 1.0} data.video_batch=3 seed=32 steps=900 "
+                "optimizer.warmup_steps=30",
+            ),
+            (TINY_VAE_PERCEPTUAL, "optimizer.warmup_steps=30 seed=35 steps=900"),
+        ),
+    ),
+    "omnitok-tiny-vq-perceptual": (
+        "classifier accuracies in its card",
+        (
+            (TINY_VQ_PERCEPTUAL, "weights.perceptual=1 seed=3 steps=2000 | --max-steps 1000"),
+            (TINY_VQ_PERCEPTUAL, "seed=5 steps=1300"),
+            (
+                TINY_VQ_PERCEPTUAL,
+                "init.freeze_encoder=true weights={log_l2: 0.25, perceptual: 8.0} data.resolutions=64 "
+                "data.image_policy=center_crop data.video_share=0.15 seed=21 steps=1300 optimizer.warmup_steps=30",
+            ),
+        ),
+    ),
+    "omnitok-tiny-lm": (
+        "classifier accuracies in its card",
+        (
+            (TINY_LM, "shards=shards/images8,shards/videos8 seed=1"),
+            (
+                TINY_LM,
+                "shards=shards/images1,shards/videos8 seed=2 steps=1000 data.video_share=0.15 model.dropout=0.15 "
+                "optimizer.lr=7e-4",
+            ),
+            (
+                TINY_LM,
+                f"shards=shards/images1,shards/small1,shards/videos8 {_NEAR} model.dropout=0.15 seed=4 steps=620",
+            ),
+            (
+                TINY_LM,
+                f"shards=shards/images1,shards/small1,shards/videos8 {_NEAR} model.dropout=0.15 seed=5 steps=330",
+            ),
+            (
+                TINY_LM,
+                f"shards=shards/near8,shards/near-small8,shards/near-videos4 {_NEAR} model.dropout=0.2 seed=51 "
+                "steps=900",
+            ),
+        ),
+    ),
+    "omnitok-tiny-dit": (
+        "classifier accuracies in its card",
+        (
+            (TINY_DIT, "shards=shards/images4,shards/videos4"),
+            (TINY_DIT, "shards=shards/images8,shards/videos8 data.video_share=0.25 optimizer.lr=1.3e-3 seed=7"),
+            (TINY_DIT, "shards=shards/images1,shards/videos8 data.video_share=0.1 optimizer.lr=1e-3 steps=1300 seed=8"),
+            (
+                TINY_DIT,
+                "shards=shards/near4,shards/near-videos4 data.video_share=0.55 optimizer.lr=1.2e-3 steps=1000 seed=10",
+            ),
+            (
+                TINY_DIT,
+                "shards=shards/images1,shards/near-videos4 data.video_share=0.2 optimizer.lr=1e-3 steps=680 seed=11 "
+                "optimizer.warmup_steps=30",
+            ),
+        ),
+    ),
+}
+"""Model -> the score of its card, and its runs."""
+
+
+def _chain(model: str, expected: str, runs: tuple[Run, ...]) -> list[Recipe]:
+    recipes = []
+    for number, (config, text) in enumerate(runs, 1):
+        text, _, arguments = text.partition(" | ")
+        settings = [f"{key}={value}" for key, value in _split(text)]
+        is_tokenizer = isinstance(config, TrainConfig)
+        if number > 1:
+            settings.append(f"{'init.model' if is_tokenizer else 'init'}=runs/{model}-{number - 1}")
+        config = apply_settings(replace(config, name=f"{model}-{number}"), settings)
+        given = "--images IMAGES" if config.name.endswith(("-vae-1", "-vq-1")) else "--images IMAGES --videos VIDEOS"
+        arguments = " ".join(filter(None, (given if is_tokenizer else "", arguments)))
+        data = "listed in the model's card"
+        score = expected if number == len(runs) else "not measured between the runs of a chain"
+        purpose = f"run {number} of {len(runs)} of the model that ships"
+        recipes.append(Recipe(config, purpose, data, "one or two CPU cores, up to 3 h per run", score, arguments))
+    return recipes
+
+
+def _split(text: str) -> list[tuple[str, str]]:
+    """ "a.b=1 c={d: 2, e: 3}" -> pairs; a blank inside of braces does not part settings."""
+    pairs, rest = [], text.strip()
+    while rest:
+        key, _, rest = rest.partition("=")
+        end = rest.index("}") + 1 if rest.startswith("{") else (rest + " ").index(" ")
+        pairs.append((key, rest[:end]))
+        rest = rest[end:].strip()
+    return pairs
+
+
+RECIPES = [recipe for model, (expected, runs) in CHAINS.items() for recipe in _chain(model, expected, runs)]
