@@ -20,7 +20,7 @@ def test_domains_are_drawn_by_the_root_of_their_size(tmp_path: Path, with_manife
     if with_manifest:
         rows = [f"{name},{'rare' if i == 0 else 'common'}" for i, name in enumerate(names)]
         (tmp_path / "manifest.csv").write_text("\n".join(["file,domain", *rows]))
-    data = DataConfig(videos=(str(tmp_path),), balance_domains=True, resolutions=(32,), video_batch=50)
+    data = DataConfig(videos=(str(tmp_path),), balance_sources=True, resolutions=(32,), video_batch=50)
     dataset = build_dataset(data, 1, 0, Processes(0, 1, torch.device("cpu")))
     samples = dataset.samples["video"]
     drawn = Counter(
