@@ -10,7 +10,7 @@ from omnitok.data.drawn import drawn_image, drawn_set
 from omnitok.data.image import write_image
 from omnitok.distributed import Processes
 from omnitok.training.config import DataConfig
-from omnitok.training.pixel_data import build_dataset
+from omnitok.training.data import build_dataset
 
 
 @pytest.mark.parametrize("side", [1, 17, 64, 130])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from omnitok.data import write_image, write_video
-from omnitok.data.ken_burns import _windows, load_ken_burns
+from omnitok.data import read_image, write_image, write_video
+from omnitok.data.ken_burns import _windows, ken_burns
 from omnitok.data.loader import PixelDataset
 from omnitok.data.sampler import Sampler
 from omnitok.data.samples import Index
@@ -25,7 +25,7 @@ def ramp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_window_moves_smoothly_over_the_picture(ramp: Path) -> None:
     for seed in range(6):
-        clip = load_ken_burns(ramp, 9, 32, flip=False, seed=seed)
+        clip = ken_burns(read_image(ramp), 9, 32, flip=False, seed=seed)
         assert clip.shape == (3, 9, 32, 32)
         assert clip[2].abs().max() < 0.01
         means = clip[:2].mean(dim=(-2, -1))  # where the window's centre is
@@ -33,7 +33,7 @@ def test_a_window_moves_smoothly_over_the_picture(ramp: Path) -> None:
         assert steps.abs().max() < 0.35
         assert (clip[0].diff(dim=-1).mean(dim=(-2, -1)) > 0.01).all()  # never mirrored or turned
         assert (clip[1].diff(dim=-2).mean(dim=(-2, -1)) > 0.01).all()
-    moved = [load_ken_burns(ramp, 9, 32, flip=False, seed=seed).diff(dim=1).abs().mean() for seed in range(6)]
+    moved = [ken_burns(read_image(ramp), 9, 32, flip=False, seed=seed).diff(dim=1).abs().mean() for seed in range(6)]
     assert max(moved) > 0.002
 
 
@@ -45,27 +45,27 @@ def test_windows_stay_inside(ramp: Path) -> None:
 
 
 def test_the_seed_decides(ramp: Path) -> None:
-    first, again, other = (load_ken_burns(ramp, 5, 32, flip=True, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (ken_burns(read_image(ramp), 5, 32, flip=True, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_a_small_picture_and_a_single_frame(tmp_path: Path) -> None:
     write_image(tmp_path / "small.png", torch.zeros(3, 7, 90))
-    assert load_ken_burns(tmp_path / "small.png", 1, 32, flip=True, seed=0).shape == (3, 1, 32, 32)
+    assert ken_burns(read_image(tmp_path / "small.png"), 1, 32, flip=True, seed=0).shape == (3, 1, 32, 32)
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(MediaError, match=r"bad\.png"):
-        load_ken_burns(tmp_path / "bad.png", 1, 32, flip=True, seed=0)
+        ken_burns(read_image(tmp_path / "bad.png"), 1, 32, flip=True, seed=0)
 
 
 def test_a_share_of_the_clips_is_made_from_pictures(ramp: Path, tmp_path: Path) -> None:
     write_video(tmp_path / "grey.mp4", torch.zeros(3, 6, 40, 40), fps=10)
 
-    def batches(pictures: list[Path], pan_zoom: float) -> tuple[torch.Tensor, list[tuple[str, str]]]:
+    def batches(pictures: list[Path], share: float) -> tuple[torch.Tensor, list[tuple[str, str]]]:
         sampler = Sampler(len(pictures), 1, 1, 16, (32,), seed=0)
         index = Index.of_paths(pictures, [tmp_path / "grey.mp4"])
         policies = ("center_crop", "center_crop")
-        dataset = PixelDataset(index, sampler, 5, *policies, False, pan_zoom=pan_zoom)
+        dataset = PixelDataset(index, sampler, 5, *policies, False, ken_burns_share=share)
         batch = dataset[1]
         return (batch.inputs.std(dim=(1, 2, 3, 4)) > 0.1).sum(), batch.failures
 
@@ -80,10 +80,11 @@ def test_a_share_of_the_clips_is_made_from_pictures(ramp: Path, tmp_path: Path) 
 
 def test_clips_from_pictures_need_pictures(tmp_path: Path) -> None:
     sampler = Sampler(0, 1, 1, 1, (32,), seed=0)
-    with pytest.raises(ValueError, match=r"pan_zoom is 0\.5, but there are no images"):
-        PixelDataset(Index.of_paths([], [tmp_path / "a.mp4"]), sampler, 5, "squash", "squash", False, pan_zoom=0.5)
+    index = Index.of_paths([], [tmp_path / "a.mp4"])
+    with pytest.raises(ValueError, match=r"ken_burns is 0\.5, but there are no images"):
+        PixelDataset(index, sampler, 5, "squash", "squash", False, ken_burns_share=0.5)
 
 
 def test_a_line_of_pixels_stays_small(tmp_path: Path) -> None:
     write_image(tmp_path / "line.png", torch.zeros(3, 1, 60_000))
-    assert load_ken_burns(tmp_path / "line.png", 2, 64, flip=False, seed=0).shape == (3, 2, 64, 64)
+    assert ken_burns(read_image(tmp_path / "line.png"), 2, 64, flip=False, seed=0).shape == (3, 2, 64, 64)

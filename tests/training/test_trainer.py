@@ -28,7 +28,7 @@ from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig, ValidationConfig
-from omnitok.training.pixel_data import build_dataset
+from omnitok.training.data import build_dataset
 from omnitok.training.settings import read_config
 from omnitok.training.stopping import Limits
 from omnitok.training.transfer import initial_tokenizer

@@ -1,13 +1,10 @@
 """Videos made from images, named after the documentary film maker: a window pans and zooms over a still, smoothly."""
 
-import os
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.data.image import read_image
 from omnitok.data.transforms import resize
 
 _MARGIN = 1.15  # the image is at least so many windows wide and high, so that there is room to move
@@ -18,16 +15,7 @@ _TRAVEL = 0.2  # mean way of the window over a video, in window sides; exponenti
 _EASE = 1.7  # the window's progress is time to a power between 1 / this and this
 
 
-def load_ken_burns(path: str | os.PathLike[str], frames: int, resolution: int, flip: bool, seed: int) -> Tensor:
-    """`move_over` the image of a file.
-
-    Raises:
-        MediaError: the file cannot be read.
-    """
-    return move_over(read_image(path), frames, resolution, flip, seed)
-
-
-def move_over(image: Tensor, frames: int, resolution: int, flip: bool, seed: int) -> Tensor:
+def ken_burns(image: Tensor, frames: int, resolution: int, flip: bool, seed: int) -> Tensor:
     """A video (3, frames, resolution, resolution) in [-1, 1] of a window that moves over an image (3, H, W).
 
     Way, zoom, pace and flip depend on `seed` only. The window never leaves the image.

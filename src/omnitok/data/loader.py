@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from omnitok.data.drawn import drawn_image
-from omnitok.data.image import ImageReader
-from omnitok.data.ken_burns import load_ken_burns, move_over
+from omnitok.data.image import ImageReader, read_image
+from omnitok.data.ken_burns import ken_burns
 from omnitok.data.modality import MODALITIES, Modality
 from omnitok.data.sampler import Draw, Sampler
 from omnitok.data.samples import NO_LABEL, Index, Sample, sample_file
@@ -98,10 +98,10 @@ class PixelDataset(Dataset[Batch]):
         image_policy, video_policy: how frames become squares.
         flip: mirror half of the samples.
         rank, world_size: this process's share is every world_size-th sample from the rank-th on.
-        pan_zoom: share of the videos that are made from images (`load_ken_burns`) in place of the drawn file; they have
-            no label.
+        ken_burns_share: of the videos that are made from images (`ken_burns`) in place of the file; they have no label.
         drawn: share of the samples that are drawn (`drawn_image`; videos move over one) in place of the file; they have
             no label.
+        labelled: False gives every sample the label -1.
 
     Raises:
         ValueError: the sampler is for other numbers of files, or a batch cannot be shared evenly.
@@ -117,8 +117,9 @@ class PixelDataset(Dataset[Batch]):
         flip: bool,
         rank: int = 0,
         world_size: int = 1,
-        pan_zoom: float = 0.0,
+        ken_burns_share: float = 0.0,
         drawn: float = 0.0,
+        labelled: bool = True,
     ) -> None:
         for modality in MODALITIES:
             found, wanted, batch = len(samples[modality]), sampler.counts[modality], sampler.batch[modality]
@@ -127,13 +128,13 @@ class PixelDataset(Dataset[Batch]):
             if found and batch % world_size:
                 raise ValueError(f"a batch of {batch} {modality}s cannot be shared evenly by {world_size} processes")
         check_share(rank, world_size)
-        if pan_zoom and not samples.images:
-            raise ValueError(f"pan_zoom is {pan_zoom}, but there are no images to make videos from")
+        if ken_burns_share and not samples.images:
+            raise ValueError(f"ken_burns is {ken_burns_share}, but there are no images to make videos from")
         self.samples, self.sampler = samples, sampler
         self.sampling = WindowSampling(frames) if isinstance(frames, int) else frames
         self.image_policy, self.video_policy = image_policy, video_policy
-        self.flip, self.pan_zoom, self.drawn = flip, pan_zoom, drawn
-        self.rank, self.world_size = rank, world_size
+        self.flip, self.ken_burns_share, self.drawn = flip, ken_burns_share, drawn
+        self.rank, self.world_size, self.labelled = rank, world_size, labelled
 
     def whole(self) -> "PixelDataset":
         """The same batches unshared, for what must not depend on the number of processes."""
@@ -154,14 +155,14 @@ class PixelDataset(Dataset[Batch]):
             for draw in plan.draws[self.rank :: self.world_size]
         ]
         pixels = torch.stack([pixels for pixels, _ in loaded])
-        labels = torch.tensor([label for _, label in loaded], dtype=torch.int64)
+        labels = torch.tensor([label if self.labelled else NO_LABEL for _, label in loaded], dtype=torch.int64)
         return Batch(step, plan.modality, pixels, labels, tuple(pixels.shape), failures)
 
     def _load(self, modality: Modality, draw: Draw, resolution: int, failures: list[Failure]) -> tuple[Tensor, int]:
         """Pixels and label of the drawn sample, or of the next ones that its seed gives while files cannot be read."""
         if self.drawn and np.random.default_rng((draw.seed, 3)).random() < self.drawn:
             return self._draw(modality, draw, resolution), NO_LABEL
-        if modality == "video" and (moving := self._load_ken_burns(draw, resolution, failures)) is not None:
+        if modality == "video" and (moving := self._pan_and_zoom(draw, resolution, failures)) is not None:
             return moving, NO_LABEL
         samples = self.samples[modality]
         index = draw.index
@@ -181,17 +182,17 @@ class PixelDataset(Dataset[Batch]):
         if modality == "image":
             return drawn_image(resolution, draw.seed)
         image = drawn_image(round(DRAWN_MARGIN * resolution), draw.seed)
-        return move_over(image, self.sampling.frames, resolution, flip=False, seed=draw.seed)
+        return ken_burns(image, self.sampling.frames, resolution, flip=False, seed=draw.seed)
 
-    def _load_ken_burns(self, draw: Draw, resolution: int, failures: list[Failure]) -> Tensor | None:
+    def _pan_and_zoom(self, draw: Draw, resolution: int, failures: list[Failure]) -> Tensor | None:
         """A video made from an image, where the draw's seed says so and the image can be read."""
         rng = np.random.default_rng((draw.seed, 2))
-        if rng.random() >= self.pan_zoom:
+        if rng.random() >= self.ken_burns_share:
             return None
         sample = self.samples.images[int(rng.integers(len(self.samples.images)))]
         try:
             with sample_file(sample) as path:
-                return load_ken_burns(path, self.sampling.frames, resolution, self.flip, draw.seed)
+                return ken_burns(read_image(path), self.sampling.frames, resolution, self.flip, draw.seed)
         except MediaError as error:
             failures.append((sample.name, str(error)))
             return None

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from omnitok.data.loader import Batch
 from omnitok.data.modality import Modality
+from omnitok.data.token_shards import TokenShards
 from omnitok.diffusion import diffusion_losses, draw_times
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
@@ -24,14 +25,7 @@ from omnitok.models.language_model import LanguageModel, language_model_losses, 
 from omnitok.models.protocol import LatentStatistics, fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import AnyConfig, AnyGeneratorConfig, LanguageModelTrainConfig
-from omnitok.training.generator_data import (
-    DataFacts,
-    GeneratorData,
-    held_out_batches,
-    open_data,
-    open_shards,
-    shards_tokenizer,
-)
+from omnitok.training.data import DataInfo, GeneratorData, held_out_batches, open_data, open_shards
 from omnitok.training.seeds import WHOLE_BATCH, step_seed
 from omnitok.training.task import Say, StepLoss, Task, side_by_side
 from omnitok.training.transfer import AnyGenerator, load_source, start_from, with_architecture
@@ -154,7 +148,7 @@ class GeneratorTask(Task):
         if isinstance(saved, AnyGeneratorConfig) and (saved.init is not None or config.init is not None):
             architecture: Any = saved.model  # that of what it started from
             config = dataclasses.replace(config, model=architecture)
-        name = config.tokenizer or (shards_tokenizer(config.shards) if config.shards else None)
+        name = config.tokenizer or (TokenShards(config.shards[0]).tokenizer if config.shards else None)
         if name is None:
             raise OmnitokError("pixels need a tokenizer: give --tokenizer NAME")
         tokenizer = load_tokenizer(name)
@@ -162,22 +156,22 @@ class GeneratorTask(Task):
         self.tokenizer = tokenizer.to(processes.device).requires_grad_(False)
         config = dataclasses.replace(config, tokenizer=name)
         self.data = open_data(config, self.tokenizer, processes)
-        facts = self.data.facts
+        info = self.data.info
         if saved is None and config.init is not None:
             self._source = load_source(config.init)
             config = with_architecture(config, self._source)
-        self.config = config = _complete(config, facts)
-        frames, height, width = facts.pixels
+        self.config = config = _complete(config, info)
+        frames, height, width = info.pixels
         self.settings = GeneratorSettings(
             tokenizer=name,
             tokenizer_sha256=sha256,
             # A model may have room for more classes than the data name; then only numbers tell them.
-            classes=facts.classes if len(facts.classes) == config.model.num_classes else (),
+            classes=info.classes if len(info.classes) == config.model.num_classes else (),
             height=height,
             width=width,
             num_frames=frames,
             sampling=config.sampling,
-            fps=facts.fps,
+            fps=info.fps,
         )
 
     def build(self, say: Say) -> None:
@@ -203,7 +197,7 @@ class GeneratorTask(Task):
     @property
     def sample_counts(self) -> Mapping[Modality, int]:
         """Items of shards, or files."""
-        return self.data.facts.samples
+        return self.data.info.samples
 
     def parts_of(self, model: nn.Module) -> Mapping[str, nn.Module]:
         """The model alone; the tokenizer is not trained."""
@@ -279,7 +273,7 @@ class GeneratorTask(Task):
         objective = build_objective(model, self.tokenizer.latent_statistics).to(device)
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
-        for batch in held_out_batches(shards, config, self.data.facts.classes):
+        for batch in held_out_batches(shards, config, self.data.info.classes):
             draws = _draw(objective, batch, config, alone)
             tensors = [tensor.to(device) for tensor in (batch.inputs, batch.labels, *draws)]
             name = f"{batch.modality}_loss"
@@ -288,28 +282,28 @@ class GeneratorTask(Task):
         return {name: total / counts[name] for name, total in sums.items()}
 
 
-def _complete(config: AnyGeneratorConfig, facts: DataFacts) -> AnyGeneratorConfig:
+def _complete(config: AnyGeneratorConfig, info: DataInfo) -> AnyGeneratorConfig:
     """`config` with the model's classes, codebook, channels and grid as the data have them.
 
     Raises:
         OmnitokError: tokens of the wrong kind, or more classes than the model is said to have.
     """
     wanted = "codes" if isinstance(config, LanguageModelTrainConfig) else "latents"
-    if facts.kind != wanted:
+    if info.kind != wanted:
         other = "quantizer" if wanted == "codes" else "VAE"
-        raise OmnitokError(f"{config.name} learns {wanted}, found {facts.kind}: use the tokens of a {other}")
-    if 0 < config.model.num_classes < facts.class_count:
+        raise OmnitokError(f"{config.name} learns {wanted}, found {info.kind}: use the tokens of a {other}")
+    if 0 < config.model.num_classes < info.class_count:
         raise OmnitokError(
-            f"model.num_classes is {config.model.num_classes}, but the data have {facts.class_count} classes; "
+            f"model.num_classes is {config.model.num_classes}, but the data have {info.class_count} classes; "
             "0 takes the number from the data"
         )
-    classes = (config.model.num_classes or facts.class_count) if config.class_conditional else 0
+    classes = (config.model.num_classes or info.class_count) if config.class_conditional else 0
     if isinstance(config, LanguageModelTrainConfig):
-        frames, height, width = facts.grid
+        frames, height, width = info.grid
         prefix = config.model.prefix if classes else "start"
         language_model = dataclasses.replace(
             config.model,
-            codebook_size=facts.size,
+            codebook_size=info.size,
             num_classes=classes,
             prefix=prefix,
             null_class=config.model.null_class and "class" in prefix,
@@ -318,9 +312,9 @@ def _complete(config: AnyGeneratorConfig, facts: DataFacts) -> AnyGeneratorConfi
             latent_width=width,
         )
         return dataclasses.replace(config, model=language_model)
-    if facts.grid[0] > 1 and not config.model.temporal:
+    if info.grid[0] > 1 and not config.model.temporal:
         raise OmnitokError(f"{config.name}: the data hold videos, which need --set model.temporal=true")
-    model = dataclasses.replace(config.model, latent_channels=facts.size, num_classes=classes)
+    model = dataclasses.replace(config.model, latent_channels=info.size, num_classes=classes)
     return dataclasses.replace(config, model=model)
 
 

@@ -20,9 +20,9 @@ from omnitok.losses.perceptual import change_between_frames, load_perceptual
 from omnitok.models.bottlenecks import Bottleneck
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import OCCASIONAL_LOSSES, PIXEL_LOSSES, AnyConfig, TrainConfig
+from omnitok.training.data import build_dataset
 from omnitok.training.optim import NamedOptimizer
 from omnitok.training.parallel import autocast
-from omnitok.training.pixel_data import build_dataset
 from omnitok.training.seeds import sample_seeds
 from omnitok.training.task import Say, StepLoss, Task, side_by_side, tensors_of
 from omnitok.training.tasks.adversary import Adversary, View

@@ -8,7 +8,7 @@ import torch
 
 from omnitok.distributed import Processes
 from omnitok.training.config import DataConfig
-from omnitok.training.pixel_data import build_dataset
+from omnitok.training.data import build_dataset
 
 
 @pytest.mark.parametrize("with_manifest", [True, False])

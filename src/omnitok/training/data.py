@@ -1,0 +1,251 @@
+"""What is trained on: pixels of files for tokenizers, and for generators tokens of shards, or of pixels that the
+tokenizer encodes at each step."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.utils.data import Dataset
+
+from omnitok.data.index import build_index
+from omnitok.data.loader import Batch, PixelDataset, load_batches
+from omnitok.data.modality import Modality
+from omnitok.data.sampler import Sampler
+from omnitok.data.samples import NO_LABEL, NO_SOURCE, Samples
+from omnitok.data.token_loader import TokenDataset
+from omnitok.data.token_shards import TokenShards
+from omnitok.data.video_reader import WindowSampling
+from omnitok.distributed import Processes
+from omnitok.errors import OmnitokError
+from omnitok.models.protocol import fingerprint
+from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.training.config import AnyGeneratorConfig, DataConfig
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What the data say about the generator that can be trained on them.
+
+    Attributes:
+        kind: "codes" or "latents".
+        size: codes in the codebook, or channels of the latents.
+        classes: names of the classes in the order of their labels; empty where they have no names.
+        class_count: number of classes; 0 without labels.
+        pixels: (T, H, W), the largest of each.
+        grid: (t, h, w) of their latents.
+        fps: frames per second of the videos, where it is known.
+        samples: how many there are of each modality.
+    """
+
+    kind: Literal["codes", "latents"]
+    size: int
+    classes: tuple[str, ...]
+    class_count: int
+    pixels: tuple[int, int, int]
+    grid: tuple[int, int, int]
+    fps: float | None
+    samples: Mapping[Modality, int]
+
+
+@dataclass(frozen=True)
+class GeneratorData:
+    """Batches of tokens by step.
+
+    Attributes:
+        info: about all of them.
+        dataset: this process's share of each step.
+        workers: loading processes.
+        encoder: the tokenizer, where the dataset gives pixels that are to be encoded when their step comes.
+    """
+
+    info: DataInfo
+    dataset: Dataset[Batch]
+    workers: int
+    encoder: OmniTokenizer | None = None
+
+    def batches(self, start: int, stop: int, pin_memory: bool = False) -> Iterator[Batch]:
+        """Those of steps start, ..., stop - 1."""
+        for batch in load_batches(self.dataset, start, stop, self.workers, pin_memory=pin_memory):
+            yield batch if self.encoder is None else _encode(self.encoder, batch)
+
+
+@torch.no_grad()
+def _encode(tokenizer: OmniTokenizer, batch: Batch) -> Batch:
+    encoding = tokenizer.encode(batch.inputs.to(tokenizer.device, non_blocking=True), check_range=False)
+    tokens = encoding.codes if encoding.posterior is None else encoding.posterior.mean.float()  # as in shards
+    assert tokens is not None
+    return dataclasses.replace(batch, inputs=tokens)
+
+
+def build_dataset(
+    data: DataConfig, accumulation: int, seed: int, processes: Processes, labelled: bool = False
+) -> PixelDataset:
+    """This process's share of the files of `data`, in the order they are drawn in.
+
+    Args:
+        accumulation: parts of each process's share, which must be equal.
+        seed: of the order, crops and flips.
+        labelled: labels are the folders directly below those given, or those of lists; without it there are none.
+
+    Raises:
+        OmnitokError: no files, or batches that the processes cannot share evenly.
+    """
+    _check_batches(data, accumulation, processes)
+    if not data.images and not data.videos:
+        raise OmnitokError("there is nothing to train on: give --images DIR, --videos DIR, or both")
+    samples = build_index(images=data.images, videos=data.videos, labels="folders" if labelled else "none")
+    if data.ken_burns and not samples.images:
+        raise OmnitokError(f"data.ken_burns={data.ken_burns} makes videos from images; give --images DIR")
+    sampler = Sampler(
+        len(samples.images),
+        len(samples.videos),
+        data.image_batch,
+        data.video_batch,
+        data.resolutions,
+        seed,
+        data.video_share,
+        _source_weights(samples.videos) if data.balance_sources and samples.videos else None,
+        data.video_resolutions or None,
+    )
+    return PixelDataset(
+        samples,
+        sampler,
+        WindowSampling(data.frames, data.fps, data.stride),
+        data.image_policy,
+        data.video_policy,
+        data.flip,
+        processes.rank,
+        processes.world_size,
+        data.ken_burns,
+        data.drawn,
+        labelled,
+    )
+
+
+def _check_batches(data: DataConfig, accumulation: int, processes: Processes) -> None:
+    parts = processes.world_size * accumulation
+    for name, size in (("image_batch", data.image_batch), ("video_batch", data.video_batch)):
+        if size % parts:
+            raise OmnitokError(
+                f"data.{name}={size} cannot be shared evenly by {processes.world_size} processes in "
+                f"{accumulation} parts each; give a multiple of {parts}"
+            )
+
+
+def _source_weights(videos: Samples) -> list[float]:
+    """Square-root balancing: a source with n videos is drawn in proportion to sqrt(n).
+
+    Sources are those of the manifests; videos without one are grouped by their names up to the number at their end.
+    """
+    sources = [
+        Path(sample.name).stem.rstrip("0123456789_") if number == NO_SOURCE else number
+        for sample, number in zip(videos, videos.sources.tolist(), strict=True)
+    ]
+    counts = Counter(sources)
+    return [counts[source] ** -0.5 for source in sources]
+
+
+def open_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes: Processes) -> GeneratorData:
+    """The shards of `config`, each batch of one grid and the modalities mixed by `Sampler`; or its files.
+
+    Args:
+        tokenizer: in `eval` mode; on the processes' device where pixels are to be encoded.
+
+    Raises:
+        OmnitokError: both or neither are given, no usable labels, tokens of another tokenizer, or batches that the
+            processes cannot share evenly.
+    """
+    has_pixels = bool(config.data.images or config.data.videos)
+    if config.shards and has_pixels:
+        raise OmnitokError("give --shards, or --images and --videos, but not both")
+    if not config.shards and not has_pixels:
+        raise OmnitokError("there is nothing to train on: give --shards DIR, or --images DIR, --videos DIR, or both")
+    _check_batches(config.data, config.optimizer.accumulation, processes)
+    data = (_shard_data if config.shards else _pixel_data)(config, tokenizer, processes)
+    if config.class_conditional and not data.info.class_count:
+        raise OmnitokError(
+            "there are no labels to learn: give data with labels (`omnitok tokenize --labels folders`, folders per "
+            "class), or --set class_conditional=false"
+        )
+    return data
+
+
+def open_shards(folders: Sequence[str], tokenizer: OmniTokenizer, name: str) -> TokenShards:
+    """Token shards that are this tokenizer's, also several of tokenizers whose tokens it shares.
+
+    Raises:
+        ShardError: damaged, or of another tokenizer.
+    """
+    return TokenShards.of_tokenizer(folders, name, fingerprint(tokenizer), tokenizer.compatible_tokenizers)
+
+
+def _shard_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes: Processes) -> GeneratorData:
+    shards = open_shards(config.shards, tokenizer, config.tokenizer or "the tokenizer")
+    if not shards.grids:
+        raise OmnitokError(f"{config.shards[0]}: the shards hold no items")
+    data, labelled = config.data, config.class_conditional
+    images, videos = ({grid: n for grid, n in shards.grids.items() if len(grid) == rank} for rank in (2, 3))
+    sampler = Sampler(images, videos, data.image_batch, data.video_batch, (1,), config.seed, data.video_share)
+    records = [shards.record(int(shards.indices_of(grid)[0])) for grid in shards.grids]
+    frames, height, width = (max(record.size[axis] for record in records) for axis in range(3))
+    info = DataInfo(
+        shards.kind,
+        shards.size,
+        shards.classes if labelled else (),
+        shards.class_count if labelled else 0,
+        (frames, height, width),
+        tokenizer.config.latent_shape(frames, height, width),
+        next((record.fps for record in records if record.fps), None),
+        sampler.counts,
+    )
+    dataset = TokenDataset(shards, sampler, processes.rank, processes.world_size, labelled)
+    return GeneratorData(info, dataset, data.workers)
+
+
+def _pixel_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes: Processes) -> GeneratorData:
+    data, labelled = config.data, config.class_conditional
+    dataset = build_dataset(data, config.optimizer.accumulation, config.seed, processes, labelled)
+    samples = dataset.samples
+    of_videos = data.video_resolutions or data.resolutions
+    resolution = max((*(data.resolutions if samples.images else ()), *(of_videos if samples.videos else ())))
+    pixels = (data.frames if samples.videos else 1, resolution, resolution)
+    info = DataInfo(
+        "codes" if tokenizer.is_discrete else "latents",
+        tokenizer.vocab_size or tokenizer.latent_channels,
+        samples.classes if labelled else (),
+        samples.class_count if labelled else 0,
+        pixels,
+        tokenizer.config.latent_shape(*pixels),
+        data.fps,
+        dataset.sampler.counts,
+    )
+    return GeneratorData(info, dataset, data.workers, tokenizer)
+
+
+def held_out_batches(shards: TokenShards, config: AnyGeneratorConfig, classes: tuple[str, ...]) -> Iterator[Batch]:
+    """The first `config.validation_batches` batches of each grid, in order.
+
+    Args:
+        classes: names of the training data's classes, by whose numbers labels are given.
+
+    Raises:
+        OmnitokError: a class that the training data do not have.
+    """
+    if unknown := [name for name in shards.classes if classes and name not in classes]:
+        raise OmnitokError(f"{shards.folders[0]}: has the class {unknown[0]!r}, which the training data do not have")
+    table = torch.tensor([*(classes.index(name) for name in shards.classes if classes), NO_LABEL])
+    for grid in shards.grids:
+        modality: Modality = "image" if len(grid) == 2 else "video"
+        size = config.data.image_batch if modality == "image" else config.data.video_batch
+        indices = shards.indices_of(grid)[: size * config.validation_batches]
+        for first in range(0, len(indices), size):
+            tokens, labels = shards.read(indices[first : first + size], grid)
+            if not config.class_conditional:
+                labels = torch.full_like(labels, NO_LABEL)
+            elif len(table) > 1:
+                labels = table[labels]
+            yield Batch(first, modality, tokens, labels)
