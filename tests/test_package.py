@@ -33,6 +33,14 @@ def test_command_line_module_leaves_torch_alone():
     assert run_python(code) == "False"
 
 
+def test_loading_a_model_does_not_import_the_compiler():
+    code = (
+        "import sys, omnitok; omnitok.OmniTokenizer.from_pretrained('omnitok-tiny-vq'); "
+        "omnitok.load_generator('omnitok-tiny-lm'); print('torch._dynamo' in sys.modules)"
+    )
+    assert run_python(code) == "False"
+
+
 def test_version_is_that_of_the_project():
     declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert declared is not None

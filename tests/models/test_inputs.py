@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from omnitok.errors import NotFiniteError
 from omnitok.models.tokenizer import OmniTokenizer
 
 Tiny = Callable[..., OmniTokenizer]
@@ -33,8 +34,49 @@ Tiny = Callable[..., OmniTokenizer]
     ],
 )
 def test_pixels(tiny: Tiny, x: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        tiny().encode(x)
+    for call in (tiny().encode, tiny()):
+        with pytest.raises(ValueError, match=message):
+            call(x)
+
+
+@pytest.mark.parametrize("bottleneck", ("vq", "kl", "fsq"))
+def test_features_that_are_not_finite_are_never_code_0(fresh: Tiny, bottleneck: str) -> None:
+    tok, x = fresh(bottleneck=bottleneck), torch.zeros(1, 3, 5, 8, 8)
+    with torch.no_grad():
+        tok.encoder.temporal.norm.weight[0] = float("nan")
+    for call in (tok.encode, tok, lambda x: tok.encode(x, tile=8), lambda x: tok.encoder_stream().push(x)):
+        with pytest.raises(NotFiniteError, match="features hold NaN or infinite values"):
+            call(x)
+
+
+@pytest.mark.parametrize("value", (float("nan"), float("inf")))
+def test_latents_and_decoded_pixels_that_are_not_finite_are_refused(fresh: Tiny, value: float) -> None:
+    tok = fresh(bottleneck="kl")
+    latents = torch.zeros(1, 4, 2, 2, 2)
+    latents[0, 1, 1, 0, 1] = value
+    for call in (tok.decode, lambda z: tok.decoder_stream().push(z)):
+        with pytest.raises(NotFiniteError, match="latents hold NaN or infinite values"):
+            call(latents)
+    with torch.no_grad():
+        tok.decoder.to_video.bias[0] = value
+    for call in (tok.decode, lambda z: tok.decoder_stream().push(z)):
+        with pytest.raises(NotFiniteError, match="decoded pixels hold NaN or infinite values"):
+            call(torch.zeros(1, 4, 2, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float64))
+def test_any_floating_point_pixels_in_any_precision(fresh: Tiny, dtype: torch.dtype) -> None:
+    tok = fresh().to(dtype)
+    for given in (torch.float32, dtype):
+        x = torch.zeros(1, 3, 8, 8, dtype=given)
+        assert tok(x).shape == x.shape
+        assert tok.encode(x).codes.shape == (1, 2, 2)
+
+
+def test_what_things_are_in_one_line(fresh: Tiny) -> None:
+    tok = fresh()
+    assert repr(tok) == "OmniTokenizer(0.0 M parameters, patches of 2x4x4, 64 codes, cpu, float32)"
+    assert repr(tok.encode(torch.zeros(1, 3, 8, 8))) == "Encoding(codes=(1, 2, 2), size=(1, 8, 8), cpu)"
 
 
 def test_bright_pixels_on_request_and_overshoot(tiny: Tiny) -> None:

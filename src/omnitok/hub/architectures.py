@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from omnitok.errors import CheckpointError, reason
 from omnitok.models.code_sequence import LanguageModelConfig
@@ -25,6 +26,15 @@ ARCHITECTURES: dict[str, tuple[type, Callable[[Any], nn.Module]]] = {
 _NAMED = 5  # how many names an error spells out
 
 
+class _WithoutInit(TorchFunctionMode):
+    """Leaves out `torch.nn.init`: nothing is there to fill, and on the meta device it imports torch's compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def build_on_meta(config: Config) -> Any:
     """A model without memory behind its weights, for `load_state_dict(..., assign=True)`.
 
@@ -33,7 +43,7 @@ def build_on_meta(config: Config) -> Any:
     """
     build = next(build for kind, build in ARCHITECTURES.values() if isinstance(config, kind))
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutInit():
             return build(config)
     except Exception as error:  # torch: sizes, and sizes beyond 64 bits
         raise CheckpointError(f"the configuration asks for impossible sizes: {reason(error)}") from error

@@ -79,7 +79,9 @@ class VectorQuantizer(Bottleneck):
         self.bits_per_token = math.log2(config.codebook_size)
         self.project_in = nn.Linear(width, config.latent_channels)
         self.project_out = nn.Linear(config.latent_channels, width)
-        codebook = F.normalize(torch.randn(config.codebook_size, config.latent_channels), dim=-1)
+        codebook = torch.randn(config.codebook_size, config.latent_channels)
+        if not codebook.is_meta:  # there norms are decomposed by torch._dynamo, whose import takes seconds
+            codebook = F.normalize(codebook, dim=-1)
         self.register_buffer("codebook", codebook)
         self.register_buffer("cluster_size", torch.ones(config.codebook_size))
         self.register_buffer("cluster_sum", codebook.clone())
