@@ -23,11 +23,13 @@ def checked(cls: type[T]) -> type[T]:
     """
     made = pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
     validate = made.__init__
+    names = [field.name for field in dataclasses.fields(made)]
 
     @functools.wraps(validate)
     def init(self: T, *args: Any, **fields: Any) -> None:
         try:
-            validate(self, *args, **fields)
+            # by name, because problems are told by the names that fields are given under
+            validate(self, *args[len(names) :], **dict(zip(names, args, strict=False)), **fields)
         except ValidationError as error:
             raise ValueError(reason(error)) from error
 

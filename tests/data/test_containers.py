@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from omnitok.data import VideoReader, media_kind, read_image, read_video, write_video
+from omnitok.data import VideoReader, detect_modality, read_image, read_video, write_video
 from omnitok.data.containers import Clock
 from omnitok.errors import MediaError
 
@@ -175,7 +175,7 @@ def test_sixteen_bit_gray_that_counts_from_white(tmp_path: Path) -> None:
 # --- what is not opened ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reading", [read_image, read_video, VideoReader, media_kind])
+@pytest.mark.parametrize("reading", [read_image, read_video, VideoReader, detect_modality])
 def test_a_pipe_is_refused_at_once(tmp_path: Path, reading: type) -> None:
     os.mkfifo(tmp_path / "a.mp4")
     with pytest.raises(MediaError, match=r"a\.mp4: is no regular file"):

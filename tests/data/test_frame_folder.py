@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnitok.data import VideoReader, list_media, media_kind, read_video, write_image
+from omnitok.data import VideoReader, detect_modality, list_media, read_video, write_image
 from omnitok.data.index import build_index
 from omnitok.data.video_reader import WindowSampling, read_window
 from omnitok.errors import MediaError
@@ -30,7 +30,7 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         assert levels(torch.stack(list(reader), dim=1)) == list(range(13))
     assert levels(read_video(tmp_path / "a.frames", fps=12.5, start=0.08)) == [2, 4, 6, 8, 10, 12]
     assert levels(read_window(tmp_path / "a.frames", WindowSampling(3, stride=2), 0.999).pixels) == [8, 10, 12]
-    assert media_kind(tmp_path / "a.frames") == "video"
+    assert detect_modality(tmp_path / "a.frames") == "video"
     (tmp_path / "b.frames").mkdir()
     with pytest.raises(MediaError, match=r"b\.frames: the folder holds no images"):
         VideoReader(tmp_path / "b.frames")

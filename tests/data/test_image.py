@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from omnitok.data import media_kind, read_image, read_video, write_image
+from omnitok.data import detect_modality, read_image, read_video, write_image
 from omnitok.errors import MediaError
 
 
@@ -127,7 +127,7 @@ def test_bound_on_pixels_is_the_callers(tmp_path: Path) -> None:
     Image.new("1", (14000, 14000)).save(tmp_path / "large.png")  # 196 megapixels: more than Pillow's own bound
     with pytest.raises(MediaError, match=r"14000x14000.* bound of 1000; .*OMNITOK_MAX_PIXELS"):
         read_image(tmp_path / "large.png", max_pixels=1000)
-    assert media_kind(tmp_path / "large.png") == "image"
+    assert detect_modality(tmp_path / "large.png") == "image"
     assert Image.MAX_IMAGE_PIXELS is not None  # Pillow's global bound is as it was
 
 
@@ -135,7 +135,7 @@ def test_bound_on_pixels_is_the_callers(tmp_path: Path) -> None:
 def test_animations_are_clips(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (20, 12), (40 * i, 0, 250 - 40 * i)) for i in range(5)]
     frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:], duration=200, lossless=True)
-    assert media_kind(tmp_path / f"a{suffix}") == "video"
+    assert detect_modality(tmp_path / f"a{suffix}") == "video"
     clip = read_video(tmp_path / f"a{suffix}")
     assert clip.shape == (3, 5, 12, 20)
     assert torch.allclose((clip[0, :, 6, 10] + 1) * 127.5, torch.arange(5) * 40.0, atol=1.5)
@@ -156,14 +156,14 @@ def test_variable_delays_of_a_gif(tmp_path: Path) -> None:
 
 def test_still_picture_is_a_clip_of_one_frame(tmp_path: Path, colours: np.ndarray) -> None:
     Image.fromarray(colours).save(tmp_path / "a.jpg")
-    assert media_kind(tmp_path / "a.jpg") == "image"
+    assert detect_modality(tmp_path / "a.jpg") == "image"
     assert read_video(tmp_path / "a.jpg", fps=24).shape == (3, 1, 24, 40)
 
 
 def test_pages_are_not_an_animation(tmp_path: Path) -> None:
     pages = [Image.new("RGB", (8, 8), (i, i, i)) for i in range(3)]
     pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
-    assert media_kind(tmp_path / "a.tiff") == "image"
+    assert detect_modality(tmp_path / "a.tiff") == "image"
     assert read_video(tmp_path / "a.tiff").shape[1] == 1
 
 
@@ -253,7 +253,7 @@ def test_random_damage_is_always_a_media_error(tmp_path: Path, suffix: str) -> N
         for place in generator.integers(0, len(damaged), 8):
             damaged[place] = generator.integers(256)
         path.write_bytes(damaged[: generator.integers(1, 2 * len(damaged))])
-        for reading in (read_image, read_video, media_kind):
+        for reading in (read_image, read_video, detect_modality):
             with contextlib.suppress(MediaError), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 reading(path)

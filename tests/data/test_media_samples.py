@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnitok.data import VideoReader, media_kind, read_image, read_video
+from omnitok.data import VideoReader, detect_modality, read_image, read_video
 from omnitok.errors import MediaError
 
 SAMPLES = Path(__file__).resolve().parents[2] / "../shared/data/io_samples"
@@ -29,7 +29,7 @@ def test_sample(row: dict[str, str]) -> None:
     if row["rotation"] in ("[90]", "[-90]", "6", "8"):
         width, height = height, width
     if row["container"] in ("JPEG", "PNG"):
-        assert media_kind(path) == "image"
+        assert detect_modality(path) == "image"
         x = read_image(path)
         assert x.shape == (3, height, width)
         assert x.dtype == torch.float32
@@ -37,7 +37,7 @@ def test_sample(row: dict[str, str]) -> None:
         assert x.max() <= 1
         assert x.std() > 0.1
         return
-    assert media_kind(path) == "video"
+    assert detect_modality(path) == "video"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with VideoReader(path) as reader:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnitok.data import VideoReader, VideoWriter, media_kind, read_video, write_image, write_video
+from omnitok.data import VideoReader, VideoWriter, detect_modality, read_video, write_image, write_video
 from omnitok.errors import MediaError
 
 
@@ -101,7 +101,7 @@ def test_round_trip(tmp_path: Path, suffix: str, least: float) -> None:
     assert y.shape == x.shape
     assert y.dtype == torch.float32
     assert psnr(x, y) > least
-    assert media_kind(tmp_path / f"a{suffix}") == "video"
+    assert detect_modality(tmp_path / f"a{suffix}") == "video"
     assert [p.name for p in tmp_path.iterdir()] == [f"a{suffix}"]
 
 
@@ -622,14 +622,14 @@ def test_reader_holds_no_frames(tmp_path: Path) -> None:
     assert peak < 2e6  # 120 frames are 4.4 MB even as bytes
 
 
-def test_media_kind(tmp_path: Path) -> None:
+def test_detect_modality(tmp_path: Path) -> None:
     write_image(tmp_path / "a.webp", torch.zeros(3, 8, 8))
-    assert media_kind(tmp_path / "a.webp") == "image"
+    assert detect_modality(tmp_path / "a.webp") == "image"
     write_video(tmp_path / "a.mp4", grey_clip([1, 2]), fps=10)
     (tmp_path / "a.mp4").rename(tmp_path / "clip.data")
-    assert media_kind(tmp_path / "clip.data") == "video"
+    assert detect_modality(tmp_path / "clip.data") == "video"
     (tmp_path / "a.txt").write_text("words")
     with pytest.raises(MediaError, match="not a video"):
-        media_kind(tmp_path / "a.txt")
+        detect_modality(tmp_path / "a.txt")
     with pytest.raises(MediaError, match="no such file"):
-        media_kind(tmp_path / "missing.mp4")
+        detect_modality(tmp_path / "missing.mp4")

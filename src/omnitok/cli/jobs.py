@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omnitok.cli.failures import UsageError, explain_for, show_traceback_if_debugging
 from omnitok.cli.report import Report, Row, progress_bar
-from omnitok.data import IMAGE_SUFFIXES, VIDEO_SUFFIXES, media_kind
+from omnitok.data import IMAGE_SUFFIXES, VIDEO_SUFFIXES, detect_modality
 from omnitok.errors import OmnitokError
 from omnitok.files import is_folder
 
@@ -173,6 +173,6 @@ def _same(a: Path, b: Path) -> bool:
 
 def result_suffix(source: Path) -> str:
     """Images become .png, videos .mp4; an animated .gif stays one."""
-    if media_kind(source) == "image":
+    if detect_modality(source) == "image":
         return ".png"
     return ".gif" if source.suffix.lower() == ".gif" else ".mp4"

@@ -1,9 +1,10 @@
-"""Reading and writing media, datasets of pictures and clips, batching and token shards."""
+"""Images and videos read and written, indexes of them, batches and token shards."""
 
 from omnitok.data.image import IMAGE_SUFFIXES, WRITTEN_IMAGE_SUFFIXES, read_image, write_image
 from omnitok.data.index import list_media
+from omnitok.data.modality import detect_modality
 from omnitok.data.token_shards import TokenItem, TokenShards
-from omnitok.data.video_reader import VIDEO_SUFFIXES, VideoReader, media_kind, read_video
+from omnitok.data.video_reader import VIDEO_SUFFIXES, VideoReader, read_video
 from omnitok.data.video_writer import ENCODED_SUFFIXES, VideoWriter, write_video
 
 WRITTEN_SUFFIXES = WRITTEN_IMAGE_SUFFIXES | ENCODED_SUFFIXES
@@ -17,8 +18,8 @@ __all__ = [
     "TokenShards",
     "VideoReader",
     "VideoWriter",
+    "detect_modality",
     "list_media",
-    "media_kind",
     "read_image",
     "read_video",
     "write_image",

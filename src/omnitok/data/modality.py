@@ -1,11 +1,15 @@
-"""Images and videos, told apart by the suffixes of their names."""
+"""Images and videos, told apart by the suffixes of their names, or by what is in them."""
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
-from omnitok.data.image import IMAGE_SUFFIXES
+from omnitok.data.containers import VideoFile
+from omnitok.data.frame_folder import FrameFolder
+from omnitok.data.image import IMAGE_SUFFIXES, is_animated, open_image, require_file
 from omnitok.data.video_reader import VIDEO_SUFFIXES
+from omnitok.errors import MediaError
 
 Modality = Literal["image", "video"]
 MODALITIES: tuple[Modality, ...] = ("image", "video")
@@ -19,3 +23,25 @@ def modality_of(name: str, wanted: Sequence[Modality] = MODALITIES) -> Modality 
     if suffix in VIDEO_SUFFIXES or (suffix in _ANIMATIONS and "image" not in wanted):
         return "video" if "video" in wanted else None
     return "image" if suffix in IMAGE_SUFFIXES and "image" in wanted else None
+
+
+def detect_modality(path: str | os.PathLike[str]) -> Modality:
+    """Whether a file is an image or a video. GIF, WebP, PNG and AVIF are told by their content, videos by their suffix.
+
+    Raises:
+        MediaError: missing, empty, unreadable, or neither by suffix nor by content.
+    """
+    if os.path.isdir(path):
+        FrameFolder(Path(path))
+        return "video"
+    path = require_file(path)
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return "video"
+    image = open_image(path)
+    if image is not None:
+        with image:
+            return "video" if is_animated(path, image) else "image"
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise MediaError(f"{path}: not an image in a format that Pillow reads")
+    VideoFile(path)
+    return "video"

@@ -7,13 +7,15 @@ import weakref
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
+from omnitok.checked import checked
 from omnitok.data.containers import MILLISECOND, VideoFile
 from omnitok.data.frame_folder import FrameFolder
-from omnitok.data.image import IMAGE_SUFFIXES, AnimatedImage, is_animated, open_image, require_file
+from omnitok.data.image import IMAGE_SUFFIXES, AnimatedImage, open_image, require_file
 from omnitok.errors import MediaError
 from omnitok.files import FRAMES_SUFFIX
 from omnitok.limits import MAX_REPEATS
@@ -245,7 +247,7 @@ def read_video(
         return torch.stack(list(itertools.islice(reader, max_frames)), dim=1)
 
 
-@dataclass(frozen=True)
+@checked
 class WindowSampling:
     """Which frames of a video make a window.
 
@@ -256,17 +258,10 @@ class WindowSampling:
         start: "random"; "center", where the middle frames lie in the middle of the video; or "first".
     """
 
-    frames: int
-    fps: float | None = None
-    stride: int = 1
+    frames: Annotated[int, Field(ge=1)]
+    fps: Annotated[float, Field(gt=0)] | None = None
+    stride: Annotated[int, Field(ge=1)] = 1
     start: Literal["random", "center", "first"] = "random"
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or self.stride < 1:
-            raise ValueError(f"frames and stride must be at least 1, found {self.frames} and {self.stride}")
-        finite_positive("fps", self.fps)
-        if self.start not in ("random", "center", "first"):
-            raise ValueError(f"start must be 'random', 'center' or 'first', found {self.start!r}")
 
     @property
     def span(self) -> int:
@@ -361,28 +356,6 @@ def _seek_window(reader: VideoReader, sampling: WindowSampling, skip: int) -> Wi
     except MediaError:
         return None
     return _to_window(held, sampling, late.fps / sampling.stride) if total == sampling.span else None
-
-
-def media_kind(path: str | os.PathLike[str]) -> Literal["image", "video"]:
-    """Whether a file is an image or a video. GIF, WebP, PNG and AVIF are told by their content, videos by their suffix.
-
-    Raises:
-        MediaError: missing, empty, unreadable, or neither by suffix nor by content.
-    """
-    if os.path.isdir(path):
-        FrameFolder(Path(path))
-        return "video"
-    path = require_file(path)
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        return "video"
-    image = open_image(path)
-    if image is not None:
-        with image:
-            return "video" if is_animated(path, image) else "image"
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        raise MediaError(f"{path}: not an image in a format that Pillow reads")
-    VideoFile(path)
-    return "video"
 
 
 def finite_positive(name: str, value: float | None, minimum: float = 0.0) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omnitok.data import VideoReader, VideoWriter, media_kind, read_image, write_image
+from omnitok.data import VideoReader, VideoWriter, detect_modality, read_image, write_image
 from omnitok.data.token_file import TokenFile, TokenHeader, compact_codes, open_tokens, write_tokens
 from omnitok.errors import CheckpointError
 from omnitok.metrics.frame_quality import FrameQuality
@@ -93,7 +93,7 @@ def reconstruct_file(
         quality.add(original, result)
         return torch.cat([original, result], dim=-1) if side_by_side else result
 
-    if media_kind(source) == "image":
+    if detect_modality(source) == "image":
         image = read_image(source)  # (3, H, W)
         height, width = image.shape[1:]
         tile = _tile_of(tile, height, width)
@@ -142,7 +142,7 @@ def encode_file(
     Raises:
         OmnitokError: the source cannot be read, or the result not written (then nothing is left under its name).
     """
-    kind, durations, rate = media_kind(source), None, None
+    kind, durations, rate = detect_modality(source), None, None
 
     def stored(tokens: Tensor) -> Tensor:
         is_latent = tokens.is_floating_point()

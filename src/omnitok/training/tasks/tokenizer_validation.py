@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from omnitok.data.index import list_media
-from omnitok.data.modality import Modality
-from omnitok.data.video_reader import VideoReader, media_kind
+from omnitok.data.modality import Modality, detect_modality
+from omnitok.data.video_reader import VideoReader
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.losses.perceptual import load_perceptual
 from omnitok.metrics.average import AverageAccumulator
@@ -99,7 +99,7 @@ def _files(sources: Sequence[str], modality: Modality, count: int) -> list[Path]
     """The first `count` files of this modality."""
     if not sources:
         return []
-    files = list(islice((path for path in list_media(sources) if media_kind(path) == modality), count))
+    files = list(islice((path for path in list_media(sources) if detect_modality(path) == modality), count))
     if not files:
         raise MediaError(f"{', '.join(sources)}: validation.{modality}s names no {modality}s")
     return files
