@@ -34,13 +34,22 @@ from omnitok.data.samples import sample_file
 from omnitok.data.shard_format import FileFailure, TokenFormat, TokenRecord, read_json, write_json
 from omnitok.data.shard_writing import Token, begin_folder, pack, read_shard, write_index, write_shard
 from omnitok.data.token_file import TokenHeader, open_tokens, write_tokens
+from omnitok.distributed import Processes
 from omnitok.errors import MediaError
-from omnitok.hub.folder import load_tokenizer, save_tokenizer
+from omnitok.hub.folder import load_generator_model, load_tokenizer, save_generator, save_tokenizer
+from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.released import convert_checkpoint
 from omnitok.metrics.frechet import load_statistics
+from omnitok.metrics.protocols import PROTOCOLS
+from omnitok.metrics.sample_sets import Preparation, open_samples
+from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.language_model import LanguageModel
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.recipes import RECIPES
-from omnitok.training.settings import write_config
+from omnitok.training.checkpoint import Checkpoints, counter
+from omnitok.training.checkpoint_reader import CHECKSUMS, write_checksums
+from omnitok.training.logging import JsonlLogger
+from omnitok.training.settings import read_config, write_config
 
 PARITY = Path(__file__).parents[1] / "parity/data"
 
@@ -65,6 +74,8 @@ class Reader:
         is_folder: which of the two.
         count: mutants in `make test`; about five seconds' worth.
         mutators: by suffix, in place of the usual ones.
+        finish: changes what depends on the damaged file, such as checksums; takes the folder and the file.
+        is_tolerant: whether damage is passed over.
     """
 
     build: Callable[[Path], object]
@@ -73,6 +84,7 @@ class Reader:
     count: int = 300
     mutators: Mapping[str, Mutate] | None = None
     finish: Callable[[Path, Path, random.Random], object] | None = None
+    is_tolerant: bool = False
 
     def make(self, place: Path, rng: random.Random) -> Path:
         """Write a mutant; its path."""
@@ -299,6 +311,77 @@ def build_arrays(folder: Path) -> None:
     np.savez_compressed(folder / "packed.npz", mu=rng.random(4), sigma=np.eye(4))
 
 
+def build_samples(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(folder / "images.npz", arr_0=rng.integers(0, 255, (3, 16, 20, 3), dtype=np.uint8))
+    np.savez_compressed(
+        folder / "packed.npz", arr_0=np.zeros((3, 16, 20, 3), np.uint8), mu=rng.random(4), sigma=np.eye(4)
+    )
+
+
+def read_samples(path: Path) -> None:
+    samples = open_samples(path, Preparation("image", PROTOCOLS["official"]))
+    if samples.n:
+        for _ in samples.iterate(range(min(samples.n, 3)), 2):
+            pass
+
+
+# ----------------------------------------------------------------------------------------- generators, runs, their logs
+
+
+def build_generator(folder: Path) -> None:
+    torch.manual_seed(0)
+    config = LanguageModelConfig(
+        codebook_size=64, num_classes=2, latent_frames=2, latent_height=2, latent_width=2, width=32, depth=1, heads=2
+    )
+    settings = GeneratorSettings("vq", "a" * 64, ("cat", "dog"), 16, 16, 5, {"guidance_scale": 1.5}, 8.0)
+    save_generator(LanguageModel(config), settings, folder / "model")
+
+
+def read_generator(path: Path) -> None:
+    load_generator_model(path / "model")
+
+
+def small_state() -> dict[str, torch.Tensor]:
+    return {"model/a": torch.arange(64.0), "model/b": torch.ones(4, 4, dtype=torch.bfloat16), "run/step": counter(3)}
+
+
+def open_checkpoints(folder: Path) -> Checkpoints:
+    return Checkpoints(folder / "checkpoints", 2, Processes(0, 1, torch.device("cpu")))
+
+
+def build_checkpoints(folder: Path) -> None:
+    checkpoints = open_checkpoints(folder)
+    checkpoints.save(3, small_state())
+    checkpoints.finish()
+
+
+def reseal(folder: Path, changed: Path, rng: random.Random) -> None:
+    """Let the hashes be right, so that more than these is looked at."""
+    if changed.name != CHECKSUMS and rng.random() < 0.8:
+        (changed.parent / CHECKSUMS).unlink()
+        write_checksums(changed.parent)
+
+
+def read_checkpoints(path: Path) -> None:
+    checkpoints = open_checkpoints(path)
+    step = checkpoints.latest()
+    if step is not None:
+        checkpoints.load(step, small_state())
+
+
+def build_log(folder: Path) -> None:
+    rows = [{"step": step, "modality": "image", "loss": 1 / step, "seconds": 0.1 * step} for step in range(1, 6)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_log(path: Path) -> None:
+    log = JsonlLogger(path, 3, tensorboard=False)
+    log.write({"step": 4, "loss": 0.5})
+    log.draw_curves()
+    log.close()
+
+
 READERS = {
     "images": Reader(build_images, read_image),
     "videos": Reader(build_videos, read_whole_video, count=200),
@@ -307,6 +390,11 @@ READERS = {
     ),
     "tokenizer": Reader(build_tokenizer, read_tokenizer, is_folder=True, count=200),
     "released": Reader(build_released, convert_checkpoint, count=200),
+    "config": Reader(build_config, read_config, count=200),
+    "generator": Reader(build_generator, read_generator, is_folder=True, count=200),
+    "checkpoints": Reader(build_checkpoints, read_checkpoints, is_folder=True, count=200, finish=reseal),
+    "log": Reader(build_log, read_log, is_folder=True, count=100, is_tolerant=True),
+    "samples": Reader(build_samples, read_samples),
     "lists": Reader(build_lists, read_lists, is_folder=True),
     "tokens": Reader(build_tokens, read_tokens),
     "statistics": Reader(build_arrays, load_statistics),

@@ -106,7 +106,7 @@ def test_each_mutant_is_read_or_refused_in_a_sentence(reader: str, worker: Worke
     deaths, bad, outcomes = 0, [], {"read": 0, "refused": 0}
     for result in worker.read(reader, count, folder):
         problem = result["message"] if result["outcome"] in ("raw", "killed") else ""
-        if result["outcome"] == "refused" and ("\n" in result["message"] or len(result["message"]) > 2000):
+        if result["outcome"] == "refused" and ("\n" in result["message"] or len(result["message"]) > 5000):
             problem = f"not one sentence: {result['message'][:500]!r}"
         if result["grown"] > BYTES:
             problem = f"took {result['grown'] / 2**30:.1f} GiB; {problem or result['outcome']}"
@@ -124,4 +124,6 @@ def test_each_mutant_is_read_or_refused_in_a_sentence(reader: str, worker: Worke
         kinds.setdefault(text.split("): ", 1)[1][:80], []).append(text)
     summary = "\n".join(f"{len(texts)} x {texts[0]}" for texts in kinds.values())
     assert not bad, f"{len(bad)} of {count}:\n{summary}"
-    assert outcomes["refused"] > count // 20, f"mutants of {reader!r} are hardly ever damaged: {outcomes}"
+    assert READERS[reader].is_tolerant or outcomes["refused"] > count // 20, (
+        f"mutants of {reader!r} are hardly ever damaged: {outcomes}"
+    )
