@@ -129,7 +129,7 @@ def test_the_dry_run_tells_and_trains_nothing(media: Path, tmp_path: Path, capsy
         (["tiny-image", "--images", "absent", "--set", "optimizer.lrr=1"], "did you mean 'optimizer.lr'?", 2),
         (["tiny-image", "--images", "absent", "--set", "optimizer.lr=x"], "optimizer.lr must be a valid number", 2),
         (["tiny-joint", "--images", "MEDIA", "--init", "absent"], "no such model", 1),
-        (["tiny-image", "--images", "MEDIA", "--set", "weights.perceptual=1"], "no weights folder is named", 1),
+        (["tiny-image", "--images", "MEDIA", "--set", "weights.perceptual=1"], "needs lpips_heads/vgg.pth", 1),
         (["tiny-image", "--images", "MEDIA", "--set", "init.grow=true"], "init.expand_depth needs init.model", 2),
         (["tiny-image", "--max-steps", "0"], "--max-steps must be at least 1, found 0", 2),
         (["tiny-image", "--time-limit", "-1"], "--time-limit must be greater than 0", 2),

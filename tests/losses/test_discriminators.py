@@ -174,5 +174,5 @@ def test_one_random_frame_of_each_clip() -> None:
     assert torch.equal(indices, frame_indices(4, 5, seed=3, step=7))
     drawn = torch.stack([frame_indices(4, 5, seed=3, step=s) for s in range(200)])
     assert torch.bincount(drawn.flatten(), minlength=5).min() > 100  # 160 each on average
-    with pytest.raises(ValueError, match="4 clips"):
+    with pytest.raises(ValueError, match="4 videos"):
         take_frames(clips, indices[:2])

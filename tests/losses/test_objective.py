@@ -8,7 +8,6 @@ import torch
 from helpers.processes import in_process_group, on_two_processes
 from omnitok.losses.objective import (
     SMALLEST_SQUARED_ERROR,
-    binary_entropy_loss,
     check_weights,
     entropy_loss,
     normalize_kl,
@@ -92,26 +91,11 @@ def test_entropy_has_finite_gradients_where_codes_are_unused() -> None:
     assert torch.isfinite(affinity.grad).all()
 
 
-def test_binary_entropy_is_the_entropy_over_all_codes() -> None:
-    logits = torch.randn(6, 3)
-    bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)  # 8 3
-    joint = torch.einsum("nd,kd->nk", logits, bits)  # log-probabilities up to a constant per sample
-    of_samples = binary_entropy_loss(logits, diversity=0)
-    torch.testing.assert_close(of_samples, entropy_loss(joint, temperature=1.0, diversity=0))
-    # the second entropy is an upper bound, so that the whole is a lower one
-    assert binary_entropy_loss(logits) <= entropy_loss(joint, temperature=1.0) + 1e-6
-    saturated = torch.full((4, 3), 200.0, requires_grad=True)
-    binary_entropy_loss(saturated).backward()
-    assert torch.isfinite(saturated.grad).all()
-
-
 def test_bad_arguments_are_told() -> None:
     with pytest.raises(ValueError, match=r"\(n, K\), found \(8,\)"):
         entropy_loss(torch.zeros(8))
     with pytest.raises(ValueError, match="temperature"):
         entropy_loss(torch.zeros(2, 8), temperature=0)
-    with pytest.raises(ValueError, match="bits"):
-        binary_entropy_loss(torch.zeros(8))
 
 
 def test_weighted_sum() -> None:
@@ -136,7 +120,7 @@ def test_weights_are_checked_by_name() -> None:
 def _entropy_gradient(samples: torch.Tensor) -> torch.Tensor:
     weight = torch.arange(30.0).view(5, 6).sin().requires_grad_()
     logits = samples @ weight
-    (entropy_loss(logits, temperature=1.0) + binary_entropy_loss(logits)).backward()
+    entropy_loss(logits, temperature=1.0).backward()
     assert weight.grad is not None
     return weight.grad
 

@@ -80,7 +80,7 @@ def test_a_signal_ends_with_a_checkpoint_and_the_model(full_config: TrainConfig,
 def test_the_time_limit_ends_with_a_checkpoint(small_config: TrainConfig, tmp_path: Path) -> None:
     config = replace(small_config, steps=100_000, checkpoint_every=100_000)
     began = time.monotonic()
-    result = train(config, tmp_path, limits=Limits(minutes=0.02))
+    result = train(config, tmp_path, limits=Limits(time_limit=0.02))
     assert result.reason == "time limit"
     assert 0 < result.steps < 100_000
     assert time.monotonic() - began < 60

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from omnitok.cli.failures import UsageError
+from omnitok.cli.failures import UsageError, naming_options
 from omnitok.cli.memory import keep_freed_blocks
 from omnitok.cli.report import progress_bar, say
 from omnitok.errors import OmnitokError
 
 if TYPE_CHECKING:
     from omnitok.training.config import AnyConfig
-    from omnitok.training.stopping import Limits
     from omnitok.training.trainer import TrainResult
 
 Folders = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="DIR")]
@@ -28,9 +26,8 @@ Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(n
 class Train:
     """Train a tokenizer or a generator by a recipe; the model is in OUT/model from the first checkpoint on.
 
-    OUT also gets config.yaml (the resolved configuration, which can be given in place of a recipe), log.jsonl,
-    curves.png, checkpoints and previews of reconstructions or samples. Ctrl-C or SIGTERM ends with a checkpoint. On
-    several GPUs: torchrun --nproc-per-node 8 -m omnitok train RECIPE ...
+    OUT also gets config.yaml (all settings), log.jsonl, curves.png, checkpoints and previews. Ctrl-C or SIGTERM ends
+    with a checkpoint. On several GPUs: torchrun --nproc-per-node 8 -m omnitok train RECIPE ...
     """
 
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE|RUN|CONFIG.yaml")] = ""
@@ -75,19 +72,28 @@ class Train:
 
     def run(self) -> int:
         """Do all of it; the exit code."""
-        self._check_options()
+        if self.epochs is not None:
+            raise UsageError("--epochs: give --set steps=N; an epoch is (number of samples / batch size) steps")
+        if not self.recipe and self.out is None:
+            raise UsageError("give a recipe (`omnitok recipes` lists them), or --out with the folder of a run")
         from omnitok.cli.loading import resolve_device
         from omnitok.distributed import Processes, launched_place
+        from omnitok.training.stopping import Limits
         from omnitok.training.tasks import make_task
         from omnitok.training.trainer import Trainer
 
-        limits = self._limits()
+        with naming_options():
+            limits = Limits(max_steps=self.max_steps, time_limit=self.time_limit)
         config, out = self._config()
         device = resolve_device(self.device)
         task = make_task(config)
         if self.dry_run:
+            import yaml
+
             task.resolve(Processes(0, 1, device), None, say)
-            return self._print_description(task.describe())
+            found = task.describe()
+            print(json.dumps(found, indent=2) if self.json else yaml.safe_dump(found, sort_keys=False).rstrip())
+            return 0
         keep_freed_blocks()
         is_first = launched_place()[0] == 0
         with progress_bar(config.steps, config.name, "step") as bar:
@@ -99,34 +105,9 @@ class Train:
                 elif line:
                     bar.set_postfix_str(line.partition(": ")[2].rpartition(", ")[0])
 
-            result = Trainer(
-                task,
-                config,
-                out,
-                device=device,
-                resume=self.resume,
-                limits=limits,
-                say=say if is_first else lambda _: None,
-                progress=progress,
-            ).fit()
-        return self._print_result(config, result) if is_first else 0
-
-    def _check_options(self) -> None:
-        """Raise UsageError where the options alone make no sense."""
-        if self.epochs is not None:
-            raise UsageError("--epochs: give --set steps=N; an epoch is (number of samples / batch size) steps")
-        if not self.recipe and self.out is None:
-            raise UsageError("give a recipe (`omnitok recipes` lists them), or --out with the folder of a run")
-
-    def _limits(self) -> Limits:
-        from omnitok.training.stopping import Limits
-
-        try:
-            return Limits(max_steps=self.max_steps, minutes=self.time_limit)
-        except ValueError as error:
-            raise UsageError(
-                str(error).replace("max_steps", "--max-steps").replace("minutes", "--time-limit")
-            ) from error
+            common: dict[str, Any] = {"device": device, "resume": self.resume, "limits": limits, "progress": progress}
+            result = Trainer(task, config, out, say=say if is_first else lambda _: None, **common).fit()
+        return self._tell(config, result) if is_first else 0
 
     def _config(self) -> tuple[AnyConfig, Path]:
         """The recipe, or what the run was started with, with everything that the options change; the run's folder."""
@@ -137,8 +118,7 @@ class Train:
         config, out = find_run(self.recipe, self.out, self.resume)
         is_tokenizer = isinstance(config, TrainConfig)
         if is_tokenizer and (self.shards or self.tokenizer is not None):
-            option = "--shards" if self.shards else "--tokenizer"
-            raise UsageError(f"{option} is for generators, and {config.name} trains a tokenizer")
+            raise UsageError(f"--shards and --tokenizer are for generators, and {config.name} trains a tokenizer")
         options: dict[str, Any] = {
             "data.images": [str(path) for path in self.images] or None,
             "data.videos": [str(path) for path in self.videos] or None,
@@ -151,22 +131,12 @@ class Train:
             "checkpoint_every": self.checkpoint_every,
             "seed": self.seed,
         }
-        changes = {key: value for key, value in options.items() if value is not None}
         try:
-            return apply_settings(config, self.settings, changes), out
+            return apply_settings(config, self.settings, {k: v for k, v in options.items() if v is not None}), out
         except OmnitokError as error:
             raise UsageError(str(error)) from error
 
-    def _print_description(self, description: dict[str, Any]) -> int:
-        if self.json:
-            print(json.dumps(description, indent=2))
-        else:
-            import yaml
-
-            print(yaml.safe_dump(description, sort_keys=False), end="")
-        return 0
-
-    def _print_result(self, config: AnyConfig, result: TrainResult) -> int:
+    def _tell(self, config: AnyConfig, result: TrainResult) -> int:
         if self.json:
             row = {"recipe": config.name, "output": str(result.model), "steps": result.steps, "reason": result.reason}
             row |= {"skipped": result.skipped, "validation": dict(result.validation), "last_row": result.last_row}
@@ -176,5 +146,5 @@ class Train:
             for name, value in result.validation.items():
                 print(f"  {name}: {value:.4f}")
         if result.steps < config.steps:
-            print(f"omnitok: continue with: omnitok train {result.out} --resume", file=sys.stderr)
+            say(f"continue with: omnitok train {result.out} --resume")
         return 0

@@ -129,7 +129,7 @@ def adaptive_weight(
 
     Args:
         reconstruction_loss, adversarial_loss: scalars with a graph, which is kept for the backward pass that follows.
-        last_layer: the weight, or the weights of the decoder's outputs for pictures and clips; those that a batch
+        last_layer: the weight, or the weights of the decoder's outputs for images and videos; those that a batch
             does not use count as 0. Under FSDP2 the unsharded ones, as they are between forward and backward.
 
     Returns:

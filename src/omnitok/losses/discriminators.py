@@ -1,4 +1,4 @@
-"""Patch discriminators for pictures and clips: PatchGAN (Isola et al., arXiv 1611.07004) in two or three dimensions.
+"""Patch discriminators for images and videos: PatchGAN (Isola et al., arXiv 1611.07004) in two or three dimensions.
 
 Kernels of 4 with padding 2, LeakyReLU 0.2, channels that double up to 512: the shape of the released ones. What they do
 besides, and what is only chosen by configuration here:
@@ -10,27 +10,28 @@ besides, and what is only chosen by configuration here:
 - their noise is a learnt amount per input channel, starting at 0 (`noise`).
 
 Over several processes, whose batches are equally large, one answers as it would to the whole batch on one of them:
-batch norm takes the statistics of all, and noise follows from a generator a sample.
+batch norm takes the statistics of all, and noise follows from a generator per sample.
 
-One of them sees single frames (`take_frames`), the other clips.
+One of them sees single frames (`take_frames`), the other videos.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from omnitok.checked import checked
 from omnitok.distributed import mean_over_processes, world_size
 
 MAX_CHANNELS = 512
 SLOPE = 0.2
 
 
-@dataclass(frozen=True)
+@checked
 class DiscriminatorConfig:
     """Shape of a patch discriminator; the defaults are the released ones.
 
@@ -44,20 +45,18 @@ class DiscriminatorConfig:
         normalize_logits: norm and LeakyReLU after the last convolution (the released video discriminator).
     """
 
-    channels: int = 64
-    layers: int = 3
+    channels: Annotated[int, Field(ge=1)] = 64
+    layers: Annotated[int, Field(ge=1)] = 3
     norm: Literal["batch", "spectral", "none"] = "batch"
     blur: bool = False
     noise: bool = False
     normalize_logits: bool = False
 
-    def __post_init__(self) -> None:
-        if self.channels < 1 or self.layers < 1:
-            raise ValueError(f"channels and layers must be at least 1, found {self.channels} and {self.layers}")
-        if self.norm not in ("batch", "spectral", "none"):
-            raise ValueError(f"norm must be 'batch', 'spectral' or 'none', found {self.norm!r}")
+    @model_validator(mode="after")
+    def _check(self) -> "DiscriminatorConfig":
         if self.normalize_logits and self.norm != "batch":
             raise ValueError(f"normalize_logits needs norm='batch', found {self.norm!r}")
+        return self
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -77,13 +76,13 @@ class PatchDiscriminator(nn.Module):
 
     Args:
         config: its shape.
-        dimensions: 2 for pictures (b, 3, H, W), 3 for clips (b, 3, T, H, W); any size and length.
+        dimensions: 2 for images (b, 3, H, W), 3 for videos (b, 3, T, H, W); any size and length.
     """
 
     def __init__(self, config: DiscriminatorConfig, dimensions: Literal[2, 3]) -> None:
         super().__init__()
         if dimensions not in (2, 3):
-            raise ValueError(f"dimensions must be 2 (pictures) or 3 (clips), found {dimensions}")
+            raise ValueError(f"dimensions must be 2 (images) or 3 (videos), found {dimensions}")
         self.config, self.dimensions = config, dimensions
         self.noise = LearntNoise(3) if config.noise else None
         widths = [min(config.channels * 2**i, max(MAX_CHANNELS, config.channels)) for i in range(config.layers + 1)]
@@ -101,10 +100,10 @@ class PatchDiscriminator(nn.Module):
         """Pixels (b, 3, H, W) or (b, 3, T, H, W) in [-1, 1] -> logits and features.
 
         Args:
-            generators: one a sample, on the pixels' device, that draws its noise; None takes torch's global one.
+            generators: one per sample, on the pixels' device, that draws its noise; None takes torch's global one.
 
         Raises:
-            ValueError: pixels of another rank or number of channels; not one generator a sample.
+            ValueError: pixels of another rank or number of channels; not one generator per sample.
         """
         if pixels.ndim != self.dimensions + 2 or pixels.shape[1] != 3:
             wanted = "(b, 3, H, W)" if self.dimensions == 2 else "(b, 3, T, H, W)"
@@ -144,7 +143,7 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Clips are welcome too."""
+        """Videos are welcome too."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, ...) -> the same shape. All processes call it, with batches of one size."""
@@ -164,7 +163,7 @@ class BatchNorm(nn.BatchNorm2d):
         return result.to(x.dtype)
 
     def _follow(self, mean: Tensor, variance: Tensor, numbers: int) -> None:
-        """Take the statistics of `numbers` numbers a channel into the running ones."""
+        """Take the statistics of `numbers` numbers per channel into the running ones."""
         assert isinstance(self.running_mean, Tensor)
         assert isinstance(self.running_var, Tensor)
         assert self.momentum is not None
@@ -216,7 +215,7 @@ class BinomialBlur(nn.Module):
 
 
 def frame_indices(batch: int, frames: int, seed: int, step: int) -> Tensor:
-    """A random frame of each clip of step `step`, int64 (batch,), for the discriminator of pictures.
+    """A random frame of each video of step `step`, int64 (batch,), for the discriminator of images.
 
     The same on every process: give the global batch size and keep the share `[rank::world_size]`, as `PixelDataset`.
     """
@@ -224,8 +223,10 @@ def frame_indices(batch: int, frames: int, seed: int, step: int) -> Tensor:
     return torch.randint(frames, (batch,), generator=generator)
 
 
-def take_frames(clips: Tensor, indices: Tensor) -> Tensor:
-    """Frame `indices[i]` of clip i: (b, 3, T, H, W), (b,) -> (b, 3, H, W)."""
-    if indices.shape != clips.shape[:1]:
-        raise ValueError(f"one frame index per clip is needed: {clips.shape[0]} clips, indices {tuple(indices.shape)}")
-    return clips[torch.arange(clips.shape[0], device=clips.device), :, indices.to(clips.device)]
+def take_frames(videos: Tensor, indices: Tensor) -> Tensor:
+    """Frame `indices[i]` of video i: (b, 3, T, H, W), (b,) -> (b, 3, H, W)."""
+    if indices.shape != videos.shape[:1]:
+        raise ValueError(
+            f"one frame index per video is needed: {videos.shape[0]} videos, indices {tuple(indices.shape)}"
+        )
+    return videos[torch.arange(videos.shape[0], device=videos.device), :, indices.to(videos.device)]

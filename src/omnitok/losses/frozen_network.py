@@ -1,7 +1,7 @@
 """What every pretrained feature network shares: frozen, in evaluation mode, unusable before its weights are loaded."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -42,3 +42,22 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
         )
     filled = {name: torch.zeros((), dtype=torch.long) for name in counters} | dict(state)
     module.load_state_dict(filled, strict=True)
+
+
+def compare_frames(name: str, distance: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """`distance` of images (b, 3, H, W) as (b,), or of each frame of videos (b, 3, T, H, W) as (b, T).
+
+    Args:
+        name: of the distance, for messages.
+
+    Raises:
+        ValueError: other or unequal shapes.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"{name} compares equal shapes, but got {tuple(a.shape)} and {tuple(b.shape)}")
+    if a.ndim not in (4, 5) or a.shape[1] != 3:
+        raise ValueError(f"{name} needs (b, 3, H, W) or (b, 3, T, H, W), but got {tuple(a.shape)}")
+    if a.ndim == 4:
+        return distance(a, b)
+    frames = distance(a.transpose(1, 2).flatten(0, 1), b.transpose(1, 2).flatten(0, 1))  # (b T,)
+    return frames.unflatten(0, (a.shape[0], a.shape[2]))

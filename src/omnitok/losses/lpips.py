@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from omnitok.hub.weights import read_weights
-from omnitok.losses.frozen_network import FrozenNetwork, load_exactly
+from omnitok.losses.frozen_network import FrozenNetwork, compare_frames, load_exactly
 
 LpipsNet = Literal["vgg", "alex", "squeeze"]
 
@@ -28,7 +28,7 @@ _SMALLEST = {"vgg": 16, "alex": 31, "squeeze": 17}
 
 
 class LPIPS(FrozenNetwork):
-    """Learned perceptual distance between pictures or between the frames of clips.
+    """Learned perceptual distance between images or between the frames of videos.
 
     `LPIPS(net)` alone answers NaN; `load_lpips(net, weights_dir)` gives the usable network.
     Differentiable in both arguments.
@@ -52,18 +52,14 @@ class LPIPS(FrozenNetwork):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances of images (b, 3, H, W) as (b,), of videos (b, 3, T, H, W) as (b, T); pixels in [-1, 1]."""
-        if a.shape != b.shape:
-            raise ValueError(f"LPIPS compares equal shapes, but got {tuple(a.shape)} and {tuple(b.shape)}")
-        if a.ndim not in (4, 5) or a.shape[1] != 3:
-            raise ValueError(f"LPIPS needs (b, 3, H, W) or (b, 3, T, H, W), but got {tuple(a.shape)}")
+        return compare_frames("LPIPS", self._distance, a, b)
+
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         if min(a.shape[-2:]) < _SMALLEST[self.net]:
             raise ValueError(
                 f"LPIPS {self.net} needs at least {_SMALLEST[self.net]} pixels a side, but got "
                 f"{a.shape[-2]} x {a.shape[-1]}"
             )
-        if a.ndim == 5:
-            frames = self.forward(a.transpose(1, 2).flatten(0, 1), b.transpose(1, 2).flatten(0, 1))
-            return frames.unflatten(0, (a.shape[0], a.shape[2]))  # (b, T)
         distance = torch.zeros(a.shape[0], device=a.device)
         with torch.autocast(a.device.type, enabled=False):  # a metric means the same under any autocast
             pairs = zip(self._activations(a.float()), self._activations(b.float()), self.heads, strict=True)

@@ -14,7 +14,7 @@ KLNormalization = Literal["sample", "latent", "pixel"]
 
 
 SMALLEST_SQUARED_ERROR = 1e-6
-"""Of pixels in [-1, 1]: 66 dB. Below it the logarithm stops to pull, so that a perfect picture has a finite loss."""
+"""Of pixels in [-1, 1]: 66 dB. Below it the logarithm stops to pull, so that a perfect image has a finite loss."""
 
 
 def reconstruction_losses(reconstruction: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -86,26 +86,6 @@ def entropy_loss(affinity: Tensor, temperature: float = 0.01, diversity: float =
     return of_samples - diversity * of_mean
 
 
-def binary_entropy_loss(logits: Tensor, diversity: float = 1.0) -> Tensor:
-    """The same for codes made of independent bits (lookup-free, binary spherical), summed over bits.
-
-    With independent bits the first entropy is exact; the second is replaced by its upper bound, the sum of the
-    entropies of the mean bits (Zhao et al., arXiv 2406.07548), at a cost that does not grow with the 2^d codes.
-
-    Args:
-        logits: (n, d), the log-odds of every bit being set.
-    """
-    if logits.ndim != 2:
-        raise ValueError(f"logits must have the shape (n, bits), found {tuple(logits.shape)}")
-    logits = logits.float()
-    probability = logits.sigmoid()
-    logs = torch.nn.functional.logsigmoid
-    of_samples = -(probability * logs(logits) + (1 - probability) * logs(-logits)).sum(-1).mean()
-    mean = mean_over_processes(probability.mean(0)).clamp(1e-7, 1 - 1e-7)
-    of_mean = -(mean * mean.log() + (1 - mean) * (1 - mean).log()).sum()
-    return of_samples - diversity * of_mean
-
-
 def check_weights(weights: Mapping[str, float], names: Collection[str]) -> None:
     """See that every weight is a finite number for a known loss.
 
@@ -129,7 +109,7 @@ def weighted_sum(
     Args:
         losses: unweighted scalars.
         weights: by the same names; a tensor where the weight is computed (the adaptive one).
-        optional: names that may have a weight but no loss in this step, such as the other medium's discriminator.
+        optional: names that may have a weight but no loss in this step, such as the other modality's discriminator.
 
     Raises:
         ValueError: a weight without a loss of that name, or nothing to sum.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from omnitok.hub.weights import read_weights
 from omnitok.losses.discriminators import take_frames
-from omnitok.losses.frozen_network import FrozenNetwork, load_exactly
+from omnitok.losses.frozen_network import FrozenNetwork, compare_frames, load_exactly
 from omnitok.losses.lpips import load_lpips
 
 # (width, repeats, stride of the first) of the groups of inverted residual blocks, Table 2 of the paper
@@ -65,7 +65,7 @@ class MobileNetOutput:
 
 
 class MobileNetV2(FrozenNetwork):
-    """MobileNetV2 1.0 on pictures (n, 3, h, w) in [-1, 1] of any size (trained at 224 x 224).
+    """MobileNetV2 1.0 on images (n, 3, h, w) in [-1, 1] of any size (trained at 224 x 224).
 
     `MobileNetV2()` alone answers NaN; `load_mobilenet_v2(weights_dir)` gives the usable network.
     """
@@ -130,15 +130,9 @@ class MobileNetPerceptualLoss(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances of images (b, 3, H, W) as (b,), of videos (b, 3, T, H, W) as (b, T); pixels in [-1, 1]."""
-        if a.shape != b.shape:
-            raise ValueError(
-                f"the perceptual loss compares equal shapes, but got {tuple(a.shape)} and {tuple(b.shape)}"
-            )
-        if a.ndim not in (4, 5) or a.shape[1] != 3:
-            raise ValueError(f"the perceptual loss needs (b, 3, H, W) or (b, 3, T, H, W), but got {tuple(a.shape)}")
-        if a.ndim == 5:
-            frames = self.forward(a.transpose(1, 2).flatten(0, 1), b.transpose(1, 2).flatten(0, 1))
-            return frames.unflatten(0, (a.shape[0], a.shape[2]))  # (b, T)
+        return compare_frames("the perceptual loss", self._distance, a, b)
+
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
             pairs = zip(
                 self.network.activations(a.float(), self.blocks),
@@ -152,8 +146,8 @@ class MobileNetPerceptualLoss(nn.Module):
 class ResizedDistance(nn.Module):
     """A perceptual distance of frames whose shorter side is brought to `resolution` first (bilinear, antialiased).
 
-    Networks that were trained at 224 pixels see little in pictures of 64; enlarging both sides of the comparison is how
-    small pictures are compared (as in Song et al., Consistency Models, arXiv 2303.01469, for LPIPS).
+    Networks that were trained at 224 pixels see little in images of 64; enlarging both sides of the comparison is how
+    small images are compared (as in Song et al., Consistency Models, arXiv 2303.01469, for LPIPS).
 
     Args:
         distance: takes (b, 3, H, W) or (b, 3, T, H, W) twice.

@@ -25,7 +25,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 class NamedOptimizer:
     """AdamW, or Muon and AdamW, with a state told by the names of the parameters, so that it can be resharded.
 
-    Parameters without a gradient in a step are left alone: those of the other medium, in a batch of one.
+    Parameters without a gradient in a step are left alone: those of the other modality, in a batch of one.
 
     Args:
         betas: of AdamW; None takes the configuration's.

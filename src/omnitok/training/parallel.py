@@ -20,7 +20,7 @@ from omnitok.models.transformer import Block
 from omnitok.training.config import EngineConfig, Precision
 
 BLOCKS = (Block, LanguageModelBlock, DiffusionBlock)
-COMPILED_SHAPES = 128  # kinds of blocks times media times resolutions, each compiled once
+COMPILED_SHAPES = 128  # kinds of blocks times modalities times resolutions, each compiled once
 
 
 def prepare_blocks(model: nn.Module, engine: EngineConfig) -> None:
@@ -64,7 +64,7 @@ def parallelize(module: nn.Module, processes: Processes, mode: Literal["ddp", "f
                 fully_shard(block)
         fully_shard(module)
         return module
-    # A batch of one medium leaves the embedding of the other without gradients. Buffers are equal by construction.
+    # A batch of one modality leaves the embedding of the other without gradients. Buffers are equal by construction.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 renames broadcast_buffers to what 2.6 does not know
         return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)

@@ -17,11 +17,11 @@ class Limits:
 
     Attributes:
         max_steps: stop when this many steps of the run are done; None runs all.
-        minutes: stop after this much wall-clock time; None has no limit.
+        time_limit: stop after so many minutes of wall-clock time; None has no limit.
     """
 
     max_steps: Annotated[int | None, Field(ge=1)] = None
-    minutes: Annotated[float | None, Field(gt=0)] = None
+    time_limit: Annotated[float | None, Field(gt=0)] = None
 
 
 class StopSignal:

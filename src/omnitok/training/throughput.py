@@ -51,7 +51,7 @@ class Throughput:
 
     def _reset(self) -> None:
         self._began = time.perf_counter()
-        self._pictures, self._frames, self._flops = 0, 0, 0
+        self._images, self._frames, self._flops = 0, 0, 0
 
     def pause(self, seconds: float) -> None:
         """Leave out time spent on something else than training."""
@@ -64,7 +64,7 @@ class Throughput:
             self._flops_of[one] = self._forward_flops(one)
         samples = shape[0] * world_size
         if len(shape) == 4:
-            self._pictures += samples
+            self._images += samples
         else:
             self._frames += samples * shape[2]
         self._flops += 3 * samples * self._flops_of[one]
@@ -74,7 +74,7 @@ class Throughput:
         seconds = max(time.perf_counter() - self._began, 1e-9)
         tflops = self._flops / seconds / 1e12
         rates = {
-            "pictures_per_second": round(self._pictures / seconds, 3),
+            "pictures_per_second": round(self._images / seconds, 3),
             "frames_per_second": round(self._frames / seconds, 3),
             "tflops": round(tflops, 4),
         }

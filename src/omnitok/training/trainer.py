@@ -113,7 +113,7 @@ class Trainer:
             task, config, processes = self.task, self.config, self.processes
             stop = min(config.steps, self.limits.max_steps or config.steps)
             reason = "finished" if stop == config.steps else "max steps"
-            with StopSignal(self.limits.minutes) as signal:
+            with StopSignal(self.limits.time_limit) as signal:
                 for batch in task.batches(self.start, stop):
                     self._count_failures(batch)
                     # Everything random in a step follows from the seed, the step and the sample or process.

@@ -31,9 +31,9 @@ def inflate_video_patches(tokenizer: OmniTokenizer) -> None:
     """Start the video patch embedding and output from the image ones, in place.
 
     A video patch is laid out (c s p q). Each of its s frames gets the image embedding's weight / s, so that a still
-    clip is embedded as the picture; the affine norm over the patch repeats its gain and bias for every frame (it is
-    applied a pixel at a time, so there is nothing to divide); each of the s output frames gets the weights of the
-    picture's.
+    video is embedded as the image; the affine norm over the patch repeats its gain and bias for every frame (it is
+    applied pixel by pixel, so there is nothing to divide); each of the s output frames gets the weights of the
+    image's.
     """
     s = tokenizer.config.temporal_patch_size
     for image, video in zip(tokenizer.encoder.embed_image, tokenizer.encoder.embed_video, strict=True):
@@ -99,7 +99,7 @@ def swap_bottleneck(
 
     The projections carry over where the number of latent channels is the same: the mean's from and to the quantizer's.
     A quantizer projects onto the unit sphere, a Gaussian does not; with `pixels` (b, 3, H, W) the mean's projection is
-    scaled so that the means of these pictures have length 1 on average, which is what the decoder is used to.
+    scaled so that the means of these images have length 1 on average, which is what the decoder is used to.
     """
     old = tokenizer.bottleneck
     new = build_bottleneck(tokenizer.config.width, target)

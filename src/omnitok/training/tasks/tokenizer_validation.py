@@ -42,7 +42,7 @@ def plan_validation(config: TrainConfig) -> Validation | None:
     so on, the same on each. Whatever could make it fail is looked for here, before the first step.
 
     Raises:
-        OmnitokError: a folder that does not exist or is empty, a file that cannot be read, a clip that is too short, a
+        OmnitokError: a folder that does not exist or is empty, a file that cannot be read, a video that is too short, a
             metric that there is not or that has nothing to measure.
         MissingWeightsError: the files of a network are missing or have another hash.
     """
@@ -119,7 +119,7 @@ def _check_length(path: Path, frames: int) -> None:
     with VideoReader(path) as reader:
         if reader.frame_count is not None and reader.frame_count < frames:
             raise MediaError(
-                f"{path}: the clip has {reader.frame_count} frames, but validation measures clips of "
+                f"{path}: the video has {reader.frame_count} frames, but validation measures videos of "
                 f"data.frames={frames}; leave it out"
             )
 
