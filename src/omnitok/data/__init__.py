@@ -3,6 +3,7 @@
 from omnitok.data.image import IMAGE_SUFFIXES, WRITTEN_IMAGE_SUFFIXES, read_image, write_image
 from omnitok.data.index import list_media
 from omnitok.data.modality import detect_modality
+from omnitok.data.pil import to_pil, to_pixels
 from omnitok.data.token_shards import TokenItem, TokenShards
 from omnitok.data.video_reader import VIDEO_SUFFIXES, VideoReader, read_video
 from omnitok.data.video_writer import ENCODED_SUFFIXES, VideoWriter, write_video
@@ -22,6 +23,8 @@ __all__ = [
     "list_media",
     "read_image",
     "read_video",
+    "to_pil",
+    "to_pixels",
     "write_image",
     "write_video",
 ]

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,9 @@ from omnitok.models.protocol import LatentStatistics, fingerprint
 from omnitok.models.streaming import DecoderStream, EncoderStream
 from omnitok.models.tiling import decode_tiles, encode_tiles
 from omnitok.models.transformer import Stack
+
+if TYPE_CHECKING:
+    from omnitok.hub.reconstruct import Reconstruction, Source
 
 __all__ = ["Autoencoding", "Encoding", "OmniTokenizer", "TokenizerConfig"]
 
@@ -117,6 +120,22 @@ class OmniTokenizer(nn.Module):
             part.config = dataclasses.replace(part.config, block_limits=limits)
         for number, stack in enumerate(self.stacks):
             stack.limits = self.config.limits_of(number)
+
+    def reconstruct(self, source: "Source", tile: int | None = None) -> "Reconstruction":
+        """Encode and decode an image or video as notebooks have it; `.images` of the result are PIL images.
+
+        Args:
+            source: a file's path; a PIL image or several of one size; an array of bytes (H, W, 3) or (T, H, W, 3); a
+                tensor of pixels.
+            tile: as in `encode`.
+
+        Raises:
+            MediaError: a file that cannot be read.
+            ValueError: what is no image or video.
+        """
+        from omnitok.hub.reconstruct import reconstruct
+
+        return reconstruct(self, source, tile)
 
     @property
     def device(self) -> torch.device:
