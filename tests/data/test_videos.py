@@ -202,7 +202,7 @@ def test_frame_times_survive_writing(tmp_path: Path, suffix: str) -> None:
 
 
 def test_wrong_durations(tmp_path: Path) -> None:
-    for durations in ([0.1], [0.1, -1.0], [0.1, float("nan")]):
+    for durations in ([0.1], [0.1, -1.0], [0.1, float("nan")], [1e300, 0.1]):
         with pytest.raises(ValueError, match="durations"):
             write_video(tmp_path / "a.mp4", grey_clip([0, 1]), fps=10, durations=durations)
 

@@ -44,7 +44,7 @@ _SOUND = {
     ".mkv": _MPEG4_SOUND | {"vorbis", "pcm_s16le", "pcm_s24le", "mp2", "dts"},
     ".webm": {"opus", "vorbis"},
 }
-_HIGHEST_RATE = 1000
+_HIGHEST_RATE, _LONGEST_SHOWN = 1000, 10**6  # frames per second; seconds of a frame
 _LARGEST_DENOMINATOR = 1001  # of frame rates: holds 30000/1001 and its kin exactly
 _FINE_TICKS = 90000  # per second, at least, where frames have their own times
 _WRITE_ERRORS = (av.error.FFmpegError, OSError, ValueError)
@@ -143,8 +143,9 @@ class VideoWriter:
             durations = [float(1 / self._rate)] * frames.shape[1]
         if len(durations) != frames.shape[1]:
             raise ValueError(f"{frames.shape[1]} frames need as many durations, got {len(durations)}")
-        if not all(0 <= duration < math.inf for duration in durations):
-            raise ValueError(f"durations must be finite seconds of at least 0, got {min(durations)}..{max(durations)}")
+        if not all(0 <= duration <= _LONGEST_SHOWN for duration in durations):
+            wanted = f"durations must be seconds from 0 to {_LONGEST_SHOWN}"
+            raise ValueError(f"{wanted}, got {min(durations):g} to {max(durations):g}")
         try:
             for frame, duration in zip(frames.unbind(1), durations, strict=True):
                 self._target.add(to_uint8(frame), self._stop, self._stop + duration)
