@@ -247,6 +247,16 @@ def test_large_images_are_made_smaller_as_bytes(tmp_path: Path, policy: str) -> 
     assert [float(mean) for mean in means] == pytest.approx([200 / 127.5 - 1, 100 / 127.5 - 1, 50 / 127.5 - 1])
 
 
+def test_a_line_of_pixels_is_no_image(tmp_path: Path) -> None:
+    write_blank_png(tmp_path / "a.png", 1, 2**24)
+    with pytest.raises(MediaError, match=r"a\.png: an image of 1x16777216 pixels is above .* OMNITOK_MAX_PIXELS"):
+        read_image(tmp_path / "a.png", size=32)
+    write_blank_png(tmp_path / "b.png", 40, 200_000)
+    assert read_image(tmp_path / "b.png", size=64).mean((1, 2)).tolist() == pytest.approx(
+        [200 / 127.5 - 1, 100 / 127.5 - 1, 50 / 127.5 - 1], abs=0.01
+    )
+
+
 @pytest.mark.parametrize(
     ("orientation", "suffix"), [(1, ".png"), (2, ".jpg"), (3, ".png"), (4, ".jpg"), *((n, ".jpg") for n in range(5, 9))]
 )

@@ -44,6 +44,7 @@ WRITTEN_IMAGE_SUFFIXES = frozenset(_WRITERS)
 _LARGE = 2**22  # pixels from which an image is made smaller as bytes; below, floats cost little and round nothing
 _REDUCED_TIMES = 8  # as many pixels as `MAX_PIXELS` may such an image have
 _STRIP_PIXELS = 2**22  # converted at a time
+_LEAST_SIDE = 32  # pixels that a row or column costs at least
 _LEAST_FRAME_PIXELS = 2**15  # what the overhead of a frame of an animation costs
 _TIMED_FRAMES, _TIMED_PIXELS = 240, 2**28  # of an animation, of which its rate is the average
 # EXIF orientation (EXIF 2.3, tag 0x0112) -> how an image is shown: turned by, and the rows and columns exchanged,
@@ -164,7 +165,8 @@ class ImageReader:
 
     def _check(self, times: int) -> None:
         width, height = self._image.size
-        self._limit.check(width * height, f"{self.path}: an image of {width}x{height} pixels", MediaError, times)
+        amount = max(width, _LEAST_SIDE) * max(height, _LEAST_SIDE)
+        self._limit.check(amount, f"{self.path}: an image of {width}x{height} pixels", MediaError, times)
 
     def pixels(self) -> torch.Tensor:
         """The whole image as float32 (3, H, W) in [-1, 1].
@@ -183,7 +185,7 @@ class ImageReader:
         Large images are made smaller as bytes: by a whole factor first, in the decoder of JPEG or strip by strip, to
         no less than twice the size wanted.
         """
-        if self.height * self.width <= _LARGE or box[2] * box[3] <= height * width:
+        if self.height * self.width <= _LARGE or box[2:] == (height, width):
             part = crop(self.pixels(), box)[:, None]  # (3, 1, h, w)
             return resize(part, height, width)[:, 0]
         with reading(self.path, MediaError, "image"):
