@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from omnitok.cli import demo, main
-from omnitok.cli.demo import FRAMES, SIDE, camera_move, render_balls
+from omnitok.cli.demo import FRAMES, SIDE, render_balls
 from omnitok.data import read_video
 
 
@@ -53,14 +53,3 @@ def test_clips_move_and_follow_the_seed() -> None:
     assert torch.equal(balls, render_balls(0))
     assert not torch.equal(balls, render_balls(1))
     assert not torch.equal(balls[:, 0], balls[:, 1])
-
-
-def test_a_still_camera_sees_the_picture() -> None:
-    """Without moving, the first frame is the centre of the picture, resampled."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 400), torch.linspace(-1, 1, 600), indexing="ij")
-    picture = torch.stack([y, x, -y])
-    clip = camera_move(picture, (0.5, 0.5), (0.5, 0.5))
-    assert clip.shape == (3, FRAMES, SIDE, SIDE)
-    reach = torch.linspace(-0.95, 0.95, SIDE)
-    torch.testing.assert_close(clip[0, 0, :, 0], reach, atol=0.02, rtol=0)
-    torch.testing.assert_close(clip[1, 0, 0], reach * 400 / 600, atol=0.02, rtol=0)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from omnitok.cli.memory import prepare_for_streams
 from omnitok.cli.options import ModelOptions, Output, TokenFiles, require_some
-from omnitok.cli.report import Column, Report, Row, cell, frame_bar
-from omnitok.files import find_files
+from omnitok.cli.report import Column, Report, Row, cell
 
 if TYPE_CHECKING:
-    from omnitok.cli.jobs import Job
-    from omnitok.cli.loading import LoadedModel
+    from collections.abc import Callable
+
+    from omnitok.cli.naming import Job
 
 COLUMNS = (
     Column("size", lambda row: f"{row['shape'][-1]}x{row['shape'][-2]}"),
@@ -45,40 +44,32 @@ class Decode(ModelOptions):
         require_some(self.inputs, "token file or folder of them")
         self.check_model_options()
         prepare_for_streams()
-        from omnitok.cli.jobs import plan_jobs, run_jobs
-        from omnitok.data import WRITTEN_SUFFIXES
-
-        jobs = plan_jobs(self.inputs, self.out, WRITTEN_SUFFIXES, token_files, _result_suffix)
-        load = cache(self._load)
-        if self.model:
-            load(self.model)
-        report = Report(COLUMNS, self.json)
-        run_jobs(jobs, report, lambda job: self._one(load(self.model or _named_model(job.source)), job))
-        return report.finish(f"Results are in {self.out}")
-
-    def _load(self, name: str) -> LoadedModel:
+        from omnitok.cli.jobs import note_if_whole, run_jobs
         from omnitok.cli.loading import load_model
-
-        return load_model(replace(self, model=name))
-
-    def _one(self, model: LoadedModel, job: Job) -> Row:
-        from omnitok.cli.reconstruct import note_if_whole
+        from omnitok.cli.naming import plan_jobs
+        from omnitok.data import WRITTEN_SUFFIXES
+        from omnitok.data.token_file import SUFFIX
+        from omnitok.files import find_files
         from omnitok.tokenization.files import decode_file
 
-        started = time.perf_counter()
-        note_if_whole(model.tokenizer, job.output)
-        with frame_bar(job.source) as progress:
-            done = decode_file(
-                model.tokenizer,
-                job.source,
-                job.output,
-                model=model.name,
-                model_sha256=model.sha256,
-                tile=self.tile,
-                progress=progress,
-            )
-        seconds = round(time.perf_counter() - started, 3)
-        return {"input": str(job.source), "output": str(job.output), "shape": list(done.shape), "seconds": seconds}
+        def files(path: Path) -> list[Path]:
+            return find_files(path, frozenset({SUFFIX}), f"{SUFFIX} files")
+
+        jobs = plan_jobs(self.inputs, self.out, WRITTEN_SUFFIXES, files, _result_suffix)
+        load = cache(lambda name: load_model(replace(self, model=name)))
+        if self.model:
+            load(self.model)
+
+        def work(job: Job, progress: Callable[[int, int | None], None]) -> Row:
+            model = load(self.model or _named_model(job.source))
+            note_if_whole(model.tokenizer, job.output)
+            how: dict[str, Any] = {"model": model.name, "model_sha256": model.sha256, "tile": self.tile}
+            done = decode_file(model.tokenizer, job.source, job.output, progress=progress, **how)
+            return {"shape": list(done.shape)}
+
+        report = Report(COLUMNS, self.json)
+        run_jobs(jobs, report, work)
+        return report.finish(f"Results are in {self.out}")
 
 
 def _named_model(path: Path) -> str:
@@ -106,14 +97,3 @@ def _result_suffix(path: Path) -> str:
         if file.header.kind == "image":
             return ".png"
         return ".gif" if file.header.source.lower().endswith(".gif") else ".mp4"
-
-
-def token_files(path: Path) -> list[Path]:
-    """The path itself, or for a folder every `.safetensors` in it.
-
-    Raises:
-        OmnitokError: no such path, or a folder without any.
-    """
-    from omnitok.data.token_file import SUFFIX
-
-    return find_files(path, frozenset({SUFFIX}), f"{SUFFIX} files")

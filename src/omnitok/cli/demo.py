@@ -1,8 +1,7 @@
-"""`omnitok demo`: reconstruct real pictures and moving clips, side by side with their originals."""
+"""`omnitok demo`: reconstruct real images and moving videos, side by side with their originals."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,20 +15,20 @@ from omnitok.errors import MissingExtraError
 if TYPE_CHECKING:
     from torch import Tensor
 
-FRAMES, RATE, SIDE = 49, 16.0, 256  # of the clips: three seconds
+FRAMES, RATE, SIDE = 49, 16.0, 256  # of the videos: three seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(ModelOptions):
-    """Reconstruct scikit-image's pictures and clips made from them, or your own files.
+    """Reconstruct scikit-image's images and videos made from them, or your own files.
 
     Prints a table and writes each result beside its original (original left, reconstruction right).
     """
 
     inputs: MediaInputs = ()
-    """Your own pictures, clips or folders; without any, the demo's."""
+    """Your own images, videos or folders; without any, the demo's."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT")] = Path("demo-output")
-    """Folder for the side-by-side pictures and clips."""
+    """Folder for the side-by-side images and videos."""
 
     def run(self) -> int:
         """Do all of it; the exit code."""
@@ -49,7 +48,7 @@ class Demo(ModelOptions):
 
 
 def write_demo_media(folder: Path, seed: int) -> Path:
-    """Write the demo's pictures and clips into `folder` and give it back.
+    """Write the demo's images and videos into `folder` and give it back.
 
     Raises:
         MissingExtraError: scikit-image is not installed.
@@ -61,6 +60,7 @@ def write_demo_media(folder: Path, seed: int) -> Path:
     import torch
 
     from omnitok.data import write_image, write_video
+    from omnitok.data.ken_burns import ken_burns
 
     bundled = {  # these come inside scikit-image; others would be downloaded
         "astronaut": skimage.data.astronaut,
@@ -69,53 +69,24 @@ def write_demo_media(folder: Path, seed: int) -> Path:
         "rocket": skimage.data.rocket,
         "hubble_deep_field": skimage.data.hubble_deep_field,
     }
-    pictures = {name: torch.from_numpy(read()).permute(2, 0, 1) / 127.5 - 1 for name, read in bundled.items()}
-    for name, picture in pictures.items():
-        write_image(folder / f"{name}.png", picture)
-    write_video(
-        folder / "camera_over_astronaut.mp4", camera_move(pictures["astronaut"], (0.5, 0.5), (0.28, 0.45)), RATE
-    )
-    write_video(folder / "camera_over_coffee.mp4", camera_move(pictures["coffee"], (0.4, 0.6), (0.45, 0.45)), RATE)
+    images = {name: torch.from_numpy(read()).permute(2, 0, 1) / 127.5 - 1 for name, read in bundled.items()}
+    for name, image in images.items():
+        write_image(folder / f"{name}.png", image)
+    for name in ("astronaut", "coffee"):
+        write_video(folder / f"camera_over_{name}.mp4", ken_burns(images[name], FRAMES, SIDE, False, seed), RATE)
     write_video(folder / "rendered_balls.mp4", render_balls(seed), RATE)
     return folder
 
 
-def camera_move(picture: Tensor, start: tuple[float, float], stop: tuple[float, float]) -> Tensor:
-    """A clip (3, FRAMES, SIDE, SIDE) of a camera that moves and zooms in over a picture (3, H, W).
-
-    Args:
-        start, stop: what the camera looks at, as shares of the height and width of the picture.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    _, height, width = picture.shape
-    half = min(height, width) / 2
-    frames = []
-    for i in range(FRAMES):
-        ease = 0.5 - 0.5 * math.cos(math.pi * i / (FRAMES - 1))  # starts and stops gently
-        reach = half * (0.95 - 0.45 * ease)  # half the side of what the camera sees, in pixels
-        centre = [a + (b - a) * ease for a, b in zip(start, stop, strict=True)]
-        y = min(max(centre[0] * height, reach), height - reach)
-        x = min(max(centre[1] * width, reach), width - reach)
-        across = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1  # -1 to 1
-        rows, columns = ((y + across * reach) / height * 2 - 1, (x + across * reach) / width * 2 - 1)
-        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flip(-1)[
-            None
-        ]  # (1, SIDE, SIDE, 2) x, y
-        frames.append(F.grid_sample(picture[None], grid, "bicubic", "reflection", align_corners=False)[0].clamp(-1, 1))
-    return torch.stack(frames, dim=1)
-
-
 def render_balls(seed: int) -> Tensor:
-    """A clip (3, FRAMES, SIDE, SIDE) of shaded balls that bounce over a chequered floor."""
+    """A video (3, FRAMES, SIDE, SIDE) of shaded balls that bounce over a chequered floor."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     colours = torch.rand(5, 3, generator=generator) * 0.8 + 0.2
     radii = 14 + 22 * torch.rand(5, generator=generator)
     places = radii[:, None] + torch.rand(5, 2, generator=generator) * (SIDE - 2 * radii[:, None])  # y, x
-    speeds = 8 * torch.rand(5, 2, generator=generator) - 4  # pixels a frame
+    speeds = 8 * torch.rand(5, 2, generator=generator) - 4  # pixels per frame
     y, x = torch.meshgrid(torch.arange(SIDE) + 0.5, torch.arange(SIDE) + 0.5, indexing="ij")
     chequers = ((x // 32 + y // 32) % 2) * 0.15 + 0.35 + 0.3 * y / SIDE
     floor = torch.stack([chequers, chequers * 0.95, chequers * 0.85])  # (3, SIDE, SIDE) in [0, 1]

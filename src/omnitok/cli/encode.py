@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omnitok.cli.memory import prepare_for_streams
 from omnitok.cli.options import FrameRate, MediaInputs, ModelOptions, Output, check_rate, require_some
-from omnitok.cli.reconstruct import note_if_whole
-from omnitok.cli.report import Column, Report, Row, cell, frame_bar
+from omnitok.cli.report import Column, Report, Row, cell
 
 if TYPE_CHECKING:
-    from omnitok.cli.jobs import Job
-    from omnitok.cli.loading import LoadedModel
+    from collections.abc import Callable
+
+    from omnitok.cli.naming import Job
 
 COLUMNS = (
     Column("shape", lambda row: "x".join(map(str, row["shape"]))),
@@ -48,10 +47,14 @@ class Encode(ModelOptions):
         self.check_model_options()
         check_rate(self.fps)
         prepare_for_streams()
-        from omnitok.cli.jobs import plan_jobs, result_suffix, run_jobs
+        import torch
+
+        from omnitok.cli.jobs import note_if_whole, run_jobs
         from omnitok.cli.loading import load_model
+        from omnitok.cli.naming import plan_jobs, result_suffix
         from omnitok.data import list_media
         from omnitok.data.token_file import SUFFIX
+        from omnitok.tokenization.files import encode_file
 
         def suffix(source: Path) -> str:
             result_suffix(source)  # whatever is no image or video is told before the model is loaded
@@ -59,34 +62,15 @@ class Encode(ModelOptions):
 
         jobs = plan_jobs(self.inputs, self.out, frozenset({SUFFIX}), list_media, suffix)
         model = load_model(self)
+        how: dict[str, Any] = {"model": model.name, "model_sha256": model.sha256, "tile": self.tile, "fps": self.fps}
+        how["latent_dtype"] = getattr(torch, self.latent_dtype)
+
+        def work(job: Job, progress: Callable[[int, int | None], None]) -> Row:
+            note_if_whole(model.tokenizer, job.source)
+            done = encode_file(model.tokenizer, job.source, job.output, progress=progress, **how)
+            row: Row = {"shape": list(done.shape), "tokens": done.tokens}
+            return row | {"bits_per_pixel": round(done.bits_per_pixel, 6)}
+
         report = Report(COLUMNS, self.json)
-        run_jobs(jobs, report, lambda job: self._one(model, job))
+        run_jobs(jobs, report, work)
         return report.finish(f"Tokens are in {self.out}")
-
-    def _one(self, model: LoadedModel, job: Job) -> Row:
-        import torch
-
-        from omnitok.tokenization.files import encode_file
-
-        started = time.perf_counter()
-        note_if_whole(model.tokenizer, job.source)
-        with frame_bar(job.source) as progress:
-            done = encode_file(
-                model.tokenizer,
-                job.source,
-                job.output,
-                model=model.name,
-                model_sha256=model.sha256,
-                tile=self.tile,
-                fps=self.fps,
-                latent_dtype=torch.float16 if self.latent_dtype == "float16" else torch.float32,
-                progress=progress,
-            )
-        return {
-            "input": str(job.source),
-            "output": str(job.output),
-            "shape": list(done.shape),
-            "tokens": done.tokens,
-            "bits_per_pixel": round(done.bits_per_pixel, 6),
-            "seconds": round(time.perf_counter() - started, 3),
-        }

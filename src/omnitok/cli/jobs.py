@@ -1,178 +1,41 @@
-"""Which files a verb works on, the name of what each becomes, and the work itself: one file after the other."""
+"""The work of a verb on its files, one after the other."""
 
-from __future__ import annotations
-
-import hashlib
-import itertools
-import os
-import unicodedata
-from collections import Counter
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from omnitok.cli.failures import UsageError, explain_for, show_traceback_if_debugging
-from omnitok.cli.report import Report, Row, progress_bar
-from omnitok.data import IMAGE_SUFFIXES, VIDEO_SUFFIXES, detect_modality
+from omnitok.cli.failures import explain_for, show_traceback_if_debugging
+from omnitok.cli.naming import Job
+from omnitok.cli.report import Report, Row, frame_bar, progress_bar, say
+from omnitok.data import VIDEO_SUFFIXES
 from omnitok.errors import OmnitokError
-from omnitok.files import is_folder
-
-_LONGEST_NAME = 255  # bytes, on all usual file systems
-_FOREIGN = {".psd", ".heic", ".svg", ".npz", ".npy", ".pt", ".json", ".csv", ".txt", ".mp3", ".wav", ".safetensors"}
-"""Suffixes of other files that nobody gives to a folder; `results.v2` may be one."""
+from omnitok.models.protocol import Tokenizer
 
 
-@dataclass(frozen=True)
-class Job:
-    """One input and where its result goes; or why there will be none."""
-
-    source: Path
-    output: Path = Path()
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class _Found:
-    source: Path
-    relative: Path  # below the folder that was given, or just the name
-
-
-def plan_jobs(
-    inputs: Sequence[Path],
-    out: Path,
-    file_suffixes: frozenset[str],
-    expand: Callable[[Path], list[Path]],
-    suffix_of: Callable[[Path], str],
-) -> list[Job]:
-    """One job per file, in the order given; a path that cannot be used is a job with an `error`.
-
-    Names under OUT keep the stem, and sub-folders of a folder that was given. Where two results would share a name, or
-    a result would replace an input, the one whose input has that very name keeps it, and the others add to the whole
-    old name (`a.png` and `a.jpg` become `a.png` and `a.jpg.png`), then the folders above, then a number. Names that
-    differ in case or in Unicode form only are the same file on some systems, so they count as one.
+def run_jobs(
+    jobs: Sequence[Job], report: Report, work: Callable[[Job, Callable[[int, int | None], None]], Row]
+) -> None:
+    """Every job's row into the report, with its input and seconds; one that fails is told, and the others go on.
 
     Args:
-        out: a folder, or one file if it ends in one of `file_suffixes` and is no folder.
-        expand: files in place of a folder (may raise OmnitokError).
-        suffix_of: suffix of the result for a source (may raise OmnitokError).
-
-    Raises:
-        UsageError: OUT names one file and there are several inputs, or it is an input, or another kind of file.
+        work: gives the rest of a row; it is told how to report frames that are done, and how many there will be.
     """
-    found, jobs = _expand_all(inputs, out, expand)
-    names_a_file = _names_a_file(out, file_suffixes)
-    if names_a_file and len(jobs) > 1:
-        raise UsageError(f"-o {out} names one file, but there are several inputs: give a folder")
-    suffixes: dict[Path, str] = {}
-    for item in found:
-        try:
-            suffixes[item.source] = suffix_of(item.source)
-        except (OmnitokError, OSError) as error:
-            jobs[item.source] = Job(item.source, error=explain_for(item.source, error))
-    usable = [item for item in found if item.source in suffixes]
-    if names_a_file:
-        if any(_same(item.source, out) for item in found):
-            raise UsageError(f"-o {out} is the input itself: give another name")
-        outputs = {item.source: out for item in usable}
-    else:
-        outputs = _name_all(usable, out, [suffixes[item.source] for item in usable])
-    for source, output in outputs.items():
-        jobs[source] = Job(source, output)
-    return list(jobs.values())
-
-
-def run_jobs(jobs: Sequence[Job], report: Report, work: Callable[[Job], Row]) -> None:
-    """Every job's row into the report; one that fails is reported, and the others go on."""
     with progress_bar(len(jobs), "files", "file") as bar:
         for job in jobs:
-            if job.error is not None:
-                report.fail(str(job.source), job.error)
-            else:
-                try:
-                    report.add(work(job))
-                except Exception as error:
-                    show_traceback_if_debugging()
-                    report.fail(str(job.source), explain_for(job.source, error))
+            started = time.perf_counter()
+            try:
+                if job.error is not None:
+                    raise OmnitokError(job.error)
+                with frame_bar(job.source) as progress:
+                    row = {"input": str(job.source), "output": str(job.output), **work(job, progress)}
+                report.add(row | {"seconds": round(time.perf_counter() - started, 3)})
+            except Exception as error:
+                show_traceback_if_debugging()
+                report.fail(str(job.source), explain_for(job.source, error))
             bar.update()
 
 
-def _names_a_file(out: Path, accepted: frozenset[str]) -> bool:
-    suffix = out.suffix.lower()
-    if out.is_dir() or not suffix:
-        return False
-    if suffix not in accepted and suffix in _FOREIGN | IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-        raise UsageError(f"-o {out}: results are written as {', '.join(sorted(accepted))}, or into a folder")
-    return suffix in accepted
-
-
-def _expand_all(
-    inputs: Sequence[Path], out: Path, expand: Callable[[Path], list[Path]]
-) -> tuple[list[_Found], dict[Path, Job]]:
-    """Files found, and a dict in the order of the result whose failures are filled in."""
-    found: list[_Found] = []
-    jobs: dict[Path, Job] = {}
-    seen: set[Path] = set()
-    for given in inputs:
-        try:
-            files = expand(given)
-        except (OmnitokError, OSError) as error:
-            jobs[given] = Job(given, error=explain_for(given, error))
-            continue
-        in_folder = is_folder(str(given))
-        for file in files:
-            is_earlier_output = in_folder and not _same(given, out) and out.resolve() in file.resolve().parents
-            if file.resolve() in seen or is_earlier_output:
-                continue
-            seen.add(file.resolve())
-            found.append(_Found(file, file.relative_to(given) if in_folder else Path(file.name)))
-            jobs[file] = Job(file)
-    return found, jobs
-
-
-def _name_all(items: list[_Found], out: Path, suffixes: list[str]) -> dict[Path, Path]:
-    absolute = [Path(os.path.abspath(item.source)) for item in items]
-    above = Path(os.path.commonpath([path.parent for path in absolute])) if items else Path()
-    choices: list[list[Path]] = []  # per item: name, name with the old suffix, and both below the folders above
-    for item, path, suffix in zip(items, absolute, suffixes, strict=True):
-        nested = path.relative_to(above)
-        choices.append([_name(place, suffix, keep) for place in (item.relative, nested) for keep in (False, True)])
-    inputs = {_key(item.source.resolve()) for item in items}
-    uses = [Counter(_key(name) for name in level) for level in zip(*choices, strict=True)]
-    own_names = Counter(_key(item.relative) for item in items)
-    outputs: dict[Path, Path] = {}
-    taken = set[str]()
-    for item, names, suffix in zip(items, choices, suffixes, strict=True):
-        numbered = (_name(names[-1].with_name(f"{names[-1].stem}-{n}"), suffix, True) for n in itertools.count(2))
-        for level, name in enumerate(itertools.chain(names, numbered)):
-            is_own = level == 0 and name == item.relative and own_names[_key(name)] == 1
-            is_free = level >= len(uses) or uses[level][_key(name)] == 1 or is_own
-            if is_free and _key(name) not in taken and _key((out / name).resolve()) not in inputs:
-                taken.add(_key(name))
-                outputs[item.source] = out / name
-                break
-    return outputs
-
-
-def _name(path: Path, suffix: str, keep: bool) -> Path:
-    """The path with a new suffix, after the old one or in its place; a name too long is cut, and told by a hash."""
-    path = path.with_name(path.name + suffix) if keep else path.with_suffix(suffix)
-    if len(os.fsencode(path.name)) <= _LONGEST_NAME:
-        return path
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
-    kept = os.fsencode(path.stem)[: _LONGEST_NAME - 9 - len(os.fsencode(suffix))].decode("utf-8", "ignore")
-    return path.with_name(f"{kept}-{digest}{suffix}")
-
-
-def _key(path: Path) -> str:
-    return unicodedata.normalize("NFC", str(path)).casefold()
-
-
-def _same(a: Path, b: Path) -> bool:
-    return a.resolve() == b.resolve()
-
-
-def result_suffix(source: Path) -> str:
-    """Images become .png, videos .mp4; an animated .gif stays one."""
-    if detect_modality(source) == "image":
-        return ".png"
-    return ".gif" if source.suffix.lower() == ".gif" else ".mp4"
+def note_if_whole(tokenizer: Tokenizer, name: Path) -> None:
+    """Say that a video will be in memory as a whole, where the tokenizer cannot stream."""
+    if not tokenizer.causal and name.suffix.lower() in VIDEO_SUFFIXES:
+        say(f"note: {name}: this model cannot stream (not causal), so the whole video is in memory; --fps thins it")

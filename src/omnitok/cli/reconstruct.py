@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omnitok.cli.memory import prepare_for_streams
 from omnitok.cli.options import FrameRate, MediaInputs, ModelOptions, Output, check_rate, require_some
-from omnitok.cli.report import Column, Report, Row, cell, frame_bar, number, say
+from omnitok.cli.report import Column, Report, Row, cell, number
 
 if TYPE_CHECKING:
-    from omnitok.cli.jobs import Job
-    from omnitok.models.tokenizer import OmniTokenizer
+    from collections.abc import Callable
+
+    from omnitok.cli.naming import Job
 
 COLUMNS = (
     Column("size", lambda row: f"{row['width']}x{row['height']}"),
@@ -53,48 +53,23 @@ class Reconstruct(ModelOptions):
         self.check_model_options()
         check_rate(self.fps)
         prepare_for_streams()
-        from omnitok.cli.jobs import plan_jobs, result_suffix, run_jobs
+        from omnitok.cli.jobs import note_if_whole, run_jobs
         from omnitok.cli.loading import load_model
+        from omnitok.cli.naming import plan_jobs, result_suffix
         from omnitok.data import WRITTEN_SUFFIXES, list_media
-
-        jobs = plan_jobs(self.inputs, self.out, WRITTEN_SUFFIXES, list_media, result_suffix)
-        model = load_model(self)
-        report = Report(COLUMNS, self.json)
-        run_jobs(jobs, report, lambda job: self._one(model.tokenizer, job))
-        return report.finish(f"Results are in {self.out}")
-
-    def _one(self, tokenizer: OmniTokenizer, job: Job) -> Row:
         from omnitok.tokenization.files import reconstruct_file
 
-        started = time.perf_counter()
-        note_if_whole(tokenizer, job.source)
-        with frame_bar(job.source) as progress:
-            done = reconstruct_file(
-                tokenizer,
-                job.source,
-                job.output,
-                tile=self.tile,
-                fps=self.fps,
-                side_by_side=self.side_by_side,
-                progress=progress,
-            )
-        return {
-            "input": str(job.source),
-            "output": str(job.output),
-            "width": done.width,
-            "height": done.height,
-            "frames": done.frames,
-            "tokens": done.tokens,
-            "bits_per_pixel": round(done.bits_per_pixel, 6),
-            "psnr": number(done.psnr, 4),
-            "ssim": number(done.ssim, 6),
-            "seconds": round(time.perf_counter() - started, 3),
-        }
+        jobs = plan_jobs(self.inputs, self.out, WRITTEN_SUFFIXES, list_media, result_suffix)
+        tokenizer = load_model(self).tokenizer
+        how: dict[str, Any] = {"tile": self.tile, "fps": self.fps, "side_by_side": self.side_by_side}
 
+        def work(job: Job, progress: Callable[[int, int | None], None]) -> Row:
+            note_if_whole(tokenizer, job.source)
+            done = reconstruct_file(tokenizer, job.source, job.output, progress=progress, **how)
+            row: Row = {"width": done.width, "height": done.height, "frames": done.frames, "tokens": done.tokens}
+            row |= {"bits_per_pixel": round(done.bits_per_pixel, 6)}
+            return row | {"psnr": number(done.psnr, 4), "ssim": number(done.ssim, 6)}
 
-def note_if_whole(tokenizer: OmniTokenizer, source: Path) -> None:
-    """Say that a video will be in memory as a whole, where the tokenizer cannot stream."""
-    from omnitok.data import VIDEO_SUFFIXES
-
-    if not tokenizer.causal and source.suffix.lower() in VIDEO_SUFFIXES:
-        say(f"note: {source}: this model cannot stream (not causal), so the whole video is in memory; --fps thins it")
+        report = Report(COLUMNS, self.json)
+        run_jobs(jobs, report, work)
+        return report.finish(f"Results are in {self.out}")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from omnitok.cli.failures import UsageError
-from omnitok.cli.jobs import Job, plan_jobs
+from omnitok.cli.naming import Job, plan_jobs
 from omnitok.errors import MediaError
 
 SUFFIX = ".safetensors"
