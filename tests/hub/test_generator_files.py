@@ -1,12 +1,14 @@
 """Folders of generators: what is saved is loaded, and what is wrong is said in one sentence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from omnitok import load_generator
 from omnitok.errors import CheckpointError
 from omnitok.hub.folder import load_generator_model, load_tokenizer, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
@@ -14,6 +16,8 @@ from omnitok.hub.names import model_info
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
 from omnitok.models.language_model import LanguageModel
+from omnitok.models.protocol import fingerprint
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 SETTINGS = GeneratorSettings(
     "omnitok-tiny-vq", "0" * 64, ("a", "b"), 16, 24, 5, {"top_k": 3, "guidance_scale": 1.5}, 8.0
@@ -82,3 +86,34 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
         load_generator_model(tmp_path)
+
+
+@pytest.fixture
+def tokenizer() -> OmniTokenizer:
+    torch.manual_seed(0)
+    config = TokenizerConfig(width=16, heads=1, head_dim=16, encoder_blocks="w", decoder_blocks="w", codebook_size=16)
+    return OmniTokenizer.from_config(config).eval()
+
+
+def test_a_folder_that_holds_its_tokenizer_goes_anywhere(
+    tokenizer: OmniTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, tokenizer="/absent/vq", tokenizer_sha256=fingerprint(tokenizer))
+    save_generator(make("lm"), settings, tmp_path / "run" / "model", tokenizer)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    monkeypatch.chdir("/")
+    generator = load_generator(tmp_path / "moved")
+    assert generator.tokenizer.fingerprint == settings.tokenizer_sha256
+    assert repr(generator).startswith("LanguageModelGenerator(LanguageModel(0.0 M parameters, 16 codes, 2 classes, cpu")
+    assert "\n" not in repr(generator) + repr(make("dit"))
+
+
+@pytest.mark.parametrize("named", ("runs/vq/model", "runs/vq"))
+def test_a_relative_tokenizer_is_found_around_the_folder(
+    tokenizer: OmniTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "old/runs/vq/model")
+    save_generator(make("lm"), replace(SETTINGS, tokenizer=named, tokenizer_sha256=""), tmp_path / "old/runs/lm/model")
+    (tmp_path / "old").rename(tmp_path / "new")  # the whole project moves, and we are elsewhere
+    monkeypatch.chdir("/")
+    assert load_generator(tmp_path / "new/runs/lm").tokenizer.fingerprint == fingerprint(tokenizer)

@@ -112,6 +112,10 @@ class Generator(ABC, Generic[Model, Options]):
         except ValueError as error:
             raise OmnitokError(f"the sampling of the settings is not for this kind of generator: {error}") from error
 
+    def __repr__(self) -> str:
+        size = f"{self.settings.num_frames}x{self.settings.height}x{self.settings.width}"
+        return f"{type(self).__name__}({self.model!r}, trained at {size}, tokenizer {self.settings.tokenizer!r})"
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.models.config import Count, Positive, Size
+from omnitok.models.encoding import describe_model
 from omnitok.models.positions import rotary_1d, rotary_2d, rotate_pairs, sincos_1d, sincos_2d
 
 TIME_CHANNELS = 256  # sinusoidal features of t
@@ -198,6 +199,9 @@ class DiffusionTransformer(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision of the weights."""
         return self.head.weight.dtype
+
+    def __repr__(self) -> str:
+        return describe_model(self, f"{self.config.latent_channels} latent channels, {self.config.num_classes} classes")
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's output for noisy latents.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnitok.errors import NotFiniteError
 from omnitok.models.bottlenecks import BottleneckOutput, GaussianPosterior
@@ -55,6 +55,14 @@ def make_encoding(out: BottleneckOutput, size: tuple[int, int, int], is_image: b
     if codes is not None and is_image:
         codes = codes.squeeze(1)
     return Encoding(arrange(out.latents), codes, posterior, size)
+
+
+def describe_model(model: nn.Module, what: str) -> str:
+    """A model in one line: its class, size, what it is of, device and precision."""
+    weight = next(iter(model.parameters()))
+    million = sum(p.numel() for p in model.parameters()) / 1e6
+    where = f"{weight.device}, {str(weight.dtype).removeprefix('torch.')}"
+    return f"{type(model).__name__}({million:.1f} M parameters, {what}, {where})"
 
 
 def check_finite(x: Tensor, what: str, why: str) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.models.code_sequence import LanguageModelConfig, sequence_ids
+from omnitok.models.encoding import describe_model
 from omnitok.models.kv_cache import KVCache, rotary_tables, visible
 from omnitok.models.positions import rotate
 
@@ -166,6 +167,9 @@ class LanguageModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision of the weights."""
         return self.head.weight.dtype
+
+    def __repr__(self) -> str:
+        return describe_model(self, f"{self.config.codebook_size} codes, {self.config.num_classes} classes")
 
     def ids(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """`sequence_ids` of this model."""

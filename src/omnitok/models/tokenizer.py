@@ -20,6 +20,7 @@ from omnitok.models.encoding import (
     Encoding,
     check_finite,
     check_pixels,
+    describe_model,
     make_encoding,
 )
 from omnitok.models.protocol import LatentStatistics, fingerprint
@@ -205,11 +206,9 @@ class OmniTokenizer(nn.Module):
         self.config = dataclasses.replace(self.config, bottleneck=config)
 
     def __repr__(self) -> str:
-        million = sum(p.numel() for p in self.parameters()) / 1e6
         t, h, w = self.downsample
         tokens = f"{self.vocab_size} codes" if self.is_discrete else f"{self.latent_channels} latent channels"
-        where = f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
-        return f"OmniTokenizer({million:.1f} M parameters, patches of {t}x{h}x{w}, {tokens}, {where})"
+        return describe_model(self, f"patches of {t}x{h}x{w}, {tokens}")
 
     # ---------------------------------------------------------------- pixels -> latents
 

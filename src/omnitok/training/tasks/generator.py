@@ -20,6 +20,7 @@ from omnitok.errors import OmnitokError
 from omnitok.generation.loading import make_generator
 from omnitok.hub.folder import TrainedGenerator, load_tokenizer, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.hub.names import list_models
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel, language_model_losses, start_from_codebook
 from omnitok.models.protocol import LatentStatistics, fingerprint
@@ -234,8 +235,10 @@ class GeneratorTask(Task):
         return build_model(self.config)
 
     def export(self, model: AnyGenerator, folder: Path, last: bool) -> None:
-        """Write the model folder with its settings."""
-        save_generator(model, self.settings, folder)
+        """Write the model folder with its settings, and the tokenizer into it, unless that is known by name."""
+        is_held = not last and (folder / "tokenizer").exists()
+        known = is_held or self.settings.tokenizer in list_models()
+        save_generator(model, self.settings, folder, None if known else self.tokenizer)
 
     @torch.no_grad()
     def preview(self, model: AnyGenerator) -> Mapping[str, Tensor]:
