@@ -1,10 +1,12 @@
 """Validation while a tokenizer trains: the figures of `omnitok evaluate`, and what is refused before the first step."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from helpers.small import SMALL
@@ -14,7 +16,8 @@ from omnitok.data.video_writer import write_video
 from omnitok.errors import MissingWeightsError, OmnitokError
 from omnitok.metrics.networks import Features, Network
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.training.config import DataConfig, PerceptualConfig, TrainConfig, ValidationConfig
+from omnitok.training.config import DataConfig, LogConfig, PerceptualConfig, TrainConfig, ValidationConfig
+from omnitok.training.settings import read_run, to_plain
 from omnitok.training.tasks import tokenizer_validation
 from omnitok.training.tasks.tokenizer_validation import plan_validation
 
@@ -141,3 +144,33 @@ def test_what_cannot_be_measured_is_said_before_the_first_step(media: Path, tmp_
     assert "the video has 9 frames, but validation measures videos of data.frames=17" in refused(config_of(media, 17))
     pictures = str(media / "0.png")
     assert "validation.videos names no videos" in refused(config_of(media, videos=(pictures,)))
+
+
+def test_a_share_of_the_files_is_held_out_by_default(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(50):
+        Image.new("RGB", (16, 16), (5 * i, 90, 30)).save(images / f"{i:02d}.png")
+    config = config_of(images, images=(), videos=(), image_resolution=16)
+    config = replace(config, weights={"l1": 1.0}, steps=1, log=LogConfig(images_every=0), held_out=0.04)
+    config = replace(config, data=replace(config.data, resolutions=(16,), image_batch=2, workers=0))
+    (images / "12.png").write_bytes(b"no image")  # one of those that would be held out
+    task = resolved(config)
+    assert len(task.dataset.samples.images) == 49
+    names = {Path(sample.path).name for sample in task.dataset.samples.images}
+    assert "37.png" not in names
+    result = train(config, tmp_path / "out")
+    assert result.validation["image_psnr"] > 0
+    named = replace(config, validation=replace(config.validation, images=(str(images / "01.png"),)))
+    assert len(resolved(named).dataset.samples.images) == 50
+    assert not resolved(replace(config, held_out=0.0)).has_validation
+
+
+def test_runs_from_before_go_on_with_all_their_files(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    plain = to_plain(config)
+    del plain["held_out"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
+    saved = read_run(tmp_path)
+    assert isinstance(saved, TrainConfig)
+    assert saved == replace(config, held_out=0.0)

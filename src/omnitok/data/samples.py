@@ -79,6 +79,17 @@ class Samples(Sequence[Sample]):
         self._labels.append(label)
         self._sources.append(source)
 
+    def select(self, indices: Iterable[int]) -> "Samples":
+        """Those of these places, in this order."""
+        chosen = Samples()
+        chosen._tars = self._tars
+        for i in indices:
+            chosen._rows += self._rows[self._ends[i - 1] if i else 0 : self._ends[i]]
+            chosen._ends.append(len(chosen._rows))
+            chosen._labels.append(self._labels[i])
+            chosen._sources.append(self._sources[i])
+        return chosen
+
     @property
     def labels(self) -> np.ndarray:
         """Of all samples: int32 (n,), -1 where there is none."""

@@ -8,7 +8,7 @@ from omnitok.recipes import ablations, generators, released, shipped, tiny
 from omnitok.recipes.recipe import Recipe
 from omnitok.training.config import AnyConfig
 from omnitok.training.run_folder import check_same_recipe
-from omnitok.training.settings import read_config
+from omnitok.training.settings import read_config, read_run
 
 CATALOGUE: dict[str, Recipe] = {
     recipe.config.name: recipe
@@ -71,7 +71,7 @@ def find_run(recipe: str, out: Path | None, resume: bool) -> tuple[AnyConfig, Pa
         own = None
     folder = out or own or Path("runs") / config.name
     if resume and (folder / "config.yaml").is_file():
-        saved = read_config(folder / "config.yaml")
+        saved = read_run(folder)
         check_same_recipe(config.name, saved.name, folder)
         config = saved
     return config, folder

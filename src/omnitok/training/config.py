@@ -221,7 +221,7 @@ class LogConfig:
     every: _Count = 20
     images_every: _Natural = 500
     images: _Count = 4
-    validate_every: _Natural = 0
+    validate_every: _Natural = 500
     usage_threshold: _Fraction = 0.1
     usage_window: _Count = 200
     tensorboard: bool = False
@@ -232,7 +232,7 @@ class ValidationConfig:
     """What is measured at `log.validate_every` and at the end: PSNR, SSIM, codebook usage, and what is named here.
 
     Attributes:
-        images, videos: folders or files; none leaves that modality out.
+        images, videos: folders or files; without any, what `held_out` keeps from training.
         samples: at most this many of each, the first by path.
         metrics: more, by their names in `omnitok evaluate reconstruction`: "rfid", "rfvd", "lpips", "fd_mobilenet_v2"
             and so on, with networks from the files of `perceptual.weights_dir`.
@@ -290,6 +290,8 @@ class TrainConfig(RunConfig):
             sizes and lengths want "pixel": pixel losses are means, so the sum would pull harder on larger samples.
         entropy_temperature: of the softmax over codes in the loss "entropy".
         quantizer_warmup_steps: steps at the start during which latents pass unquantized.
+        held_out: share of the files that is kept from training and validated on, where `validation` names no files;
+            at most `validation.samples` of each modality, and none of tars. 0 holds nothing out.
         limit_room: at the end tokens are bounded to so many times the longest one after each block over the first
             batches of the training (`TokenizerConfig.block_limits`), which keeps a decoder from breaking up over what
             it was never shown; None leaves the limits of the start, if there are any.
@@ -305,6 +307,7 @@ class TrainConfig(RunConfig):
     quantizer_warmup_steps: _Natural = 0
     limit_room: Annotated[float | None, Field(ge=1)] = None
     init: InitConfig = field(default_factory=InitConfig)
+    held_out: _Fraction = 0.02
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     @model_validator(mode="after")

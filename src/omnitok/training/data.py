@@ -3,7 +3,7 @@ tokenizer encodes at each step."""
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from omnitok.data.index import build_index
 from omnitok.data.loader import Batch, PixelDataset, load_batches
 from omnitok.data.modality import Modality
 from omnitok.data.sampler import Sampler
-from omnitok.data.samples import NO_LABEL, NO_SOURCE, Samples
+from omnitok.data.samples import NO_LABEL, NO_SOURCE, Index, Samples
 from omnitok.data.token_loader import TokenDataset
 from omnitok.data.token_shards import TokenShards
 from omnitok.data.video_reader import WindowSampling
@@ -82,7 +82,12 @@ def _encode(tokenizer: OmniTokenizer, batch: Batch) -> Batch:
 
 
 def build_dataset(
-    data: DataConfig, accumulation: int, seed: int, processes: Processes, labelled: bool = False
+    data: DataConfig,
+    accumulation: int,
+    seed: int,
+    processes: Processes,
+    labelled: bool = False,
+    keep_for_training: Callable[[Index], Index] | None = None,
 ) -> PixelDataset:
     """This process's share of the files of `data`, in the order they are drawn in.
 
@@ -90,6 +95,7 @@ def build_dataset(
         accumulation: parts of each process's share, which must be equal.
         seed: of the order, crops and flips.
         labelled: labels are the folders directly below those given, or those of lists; without it there are none.
+        keep_for_training: takes away what is held out for validation.
 
     Raises:
         OmnitokError: no files, or batches that the processes cannot share evenly.
@@ -98,6 +104,8 @@ def build_dataset(
     if not data.images and not data.videos:
         raise OmnitokError("there is nothing to train on: give --images DIR, --videos DIR, or both")
     samples = build_index(images=data.images, videos=data.videos, labels="folders" if labelled else "none")
+    if keep_for_training is not None:
+        samples = keep_for_training(samples)
     if data.ken_burns and not samples.images:
         raise OmnitokError(f"data.ken_burns={data.ken_burns} makes videos from images; give --images DIR")
     sampler = Sampler(

@@ -118,8 +118,12 @@ def write_config(config: AnyConfig, path: Path) -> None:
         temporary.write_text(yaml.safe_dump(to_plain(config), sort_keys=False), encoding="utf-8")
 
 
-def read_config(path: str | os.PathLike[str]) -> AnyConfig:
+def read_config(path: str | os.PathLike[str], absent: Mapping[str, Any] | None = None) -> AnyConfig:
     """Read what `write_config` wrote, of whichever kind it is, or the whole of what `omnitok train --dry-run` prints.
+
+    Args:
+        absent: of a tokenizer's training, values of keys that the file does not have, in place of their defaults: runs
+            of omnitok 0.1 must go on as they began.
 
     Raises:
         OmnitokError: the file is missing, no YAML, or no training configuration.
@@ -140,7 +144,16 @@ def read_config(path: str | os.PathLike[str]) -> AnyConfig:
     if not isinstance(kind, str | None) or kind not in CONFIG_KINDS:
         known = ", ".join(map(repr, filter(None, CONFIG_KINDS)))
         raise OmnitokError(f"{path}: kind is {describe(kind)}; known are {known}, or none for a tokenizer")
-    return from_plain(plain, CONFIG_KINDS[kind], str(path))
+    return from_plain({**(absent or {}), **plain} if kind is None else plain, CONFIG_KINDS[kind], str(path))
+
+
+def read_run(folder: Path) -> AnyConfig:
+    """The configuration that the run in a folder was started with.
+
+    Raises:
+        OmnitokError: as `read_config`.
+    """
+    return read_config(folder / "config.yaml", {"held_out": 0.0})
 
 
 # --------------------------------------------------------------------------------------------------------------- --set

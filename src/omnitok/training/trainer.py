@@ -24,7 +24,7 @@ from omnitok.training.optim import EMA, learning_rate
 from omnitok.training.parallel import autocast, gather, gradient_sync
 from omnitok.training.run_folder import UnreadableList, check_same_recipe, check_unchanged
 from omnitok.training.seeds import step_seed
-from omnitok.training.settings import read_config, write_config
+from omnitok.training.settings import read_run, write_config
 from omnitok.training.stopping import Limits, StopSignal
 from omnitok.training.task import Say, StepLoss, Task, tensors_of
 from omnitok.training.throughput import Throughput, peak_tflops
@@ -191,7 +191,7 @@ class Trainer:
         with join_processes(self.device) as self.processes, contextlib.ExitStack() as stack:
             self.checkpoints = Checkpoints(self.out / "checkpoints", self.config.keep_checkpoints, self.processes)
             self.start = self.done = self._first_step()
-            saved = read_config(self.out / "config.yaml") if self.start else None
+            saved = read_run(self.out) if self.start else None
             if saved is not None:
                 check_same_recipe(self.config.name, saved.name, self.out)
                 if type(saved) is not type(self.config):

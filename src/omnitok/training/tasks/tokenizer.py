@@ -29,7 +29,7 @@ from omnitok.training.tasks.adversary import Adversary, View
 from omnitok.training.tasks.block_limits import measure_block_limits
 from omnitok.training.tasks.codebook_usage import CodebookUsage
 from omnitok.training.tasks.latent_statistics import latent_statistics
-from omnitok.training.tasks.tokenizer_validation import Validation, plan_validation
+from omnitok.training.tasks.tokenizer_validation import HoldOut, Validation, plan_validation
 from omnitok.training.throughput import forward_flops
 from omnitok.training.transfer import initial_tokenizer
 
@@ -116,8 +116,11 @@ class TokenizerTask(Task):
         """Find the files, plan the validation, and take the architecture of what the run starts from."""
         self.processes = processes
         config = self.config
-        self.dataset = build_dataset(config.data, config.optimizer.accumulation, config.seed, processes)
-        self._validation = plan_validation(config)
+        holdout = HoldOut(config)
+        self.dataset = build_dataset(
+            config.data, config.optimizer.accumulation, config.seed, processes, keep_for_training=holdout
+        )
+        self._validation = plan_validation(config, holdout.files)
         if isinstance(saved, TrainConfig):
             if saved.init.model is not None or config.init.model is not None:
                 self.config = dataclasses.replace(config, model=saved.model)

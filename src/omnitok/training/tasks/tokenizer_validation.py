@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from omnitok.data.image import read_image
 from omnitok.data.index import list_media
-from omnitok.data.modality import Modality, detect_modality
+from omnitok.data.modality import MODALITIES, Modality, detect_modality
+from omnitok.data.samples import Index, Sample
 from omnitok.data.video_reader import VideoReader
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.losses.perceptual import load_perceptual
@@ -34,9 +36,50 @@ Validation = Callable[[OmniTokenizer], Mapping[str, float]]
 """Scores of a tokenizer, the same on every process; all of them call it together."""
 
 
-def plan_validation(config: TrainConfig) -> Validation | None:
-    """PSNR, SSIM, codebook usage and `config.validation.metrics` over its files, by the protocol `clean`; None without
-    files.
+class HoldOut:
+    """Keeps a share of the files from training, where the configuration names none to validate on.
+
+    Attributes:
+        files: those kept back, after a call; only files that can be read, and videos that are long enough.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        chosen = config.validation
+        self._share = 0.0 if chosen.images or chosen.videos else config.held_out
+        self._most, self._frames = chosen.samples, config.data.frames
+        self.files: dict[Modality, list[Path]] = {}
+
+    def __call__(self, index: Index) -> Index:
+        """The samples to train on: every n-th file is kept back, so that all folders are among them."""
+        kept = {}
+        for modality in MODALITIES:
+            samples = index[modality]
+            count = min(int(self._share * len(samples)), self._most)
+            places = [(2 * i + 1) * len(samples) // (2 * count) for i in range(count)]
+            places = [place for place in places if self._is_usable(samples[place], modality)]
+            self.files[modality] = [Path(samples[place].path) for place in places]
+            rest = set(range(len(samples))) - set(places) if places else None
+            kept[modality] = samples if rest is None else samples.select(sorted(rest))
+        return replace(index, images=kept["image"], videos=kept["video"])
+
+    def _is_usable(self, sample: Sample, modality: Modality) -> bool:
+        if sample.size is not None or sample.error or not Path(sample.path).is_file():
+            return False
+        try:
+            if modality == "image":
+                read_image(sample.path)
+            else:
+                _check_length(Path(sample.path), self._frames)
+        except OmnitokError:
+            return False
+        return True
+
+
+def plan_validation(
+    config: TrainConfig, held_out: Mapping[Modality, Sequence[Path]] | None = None
+) -> Validation | None:
+    """PSNR, SSIM, codebook usage and `config.validation.metrics` over its files, or those held out from training, by
+    the protocol `clean`; None without files.
 
     The function takes a tokenizer, on every process of a training together, and gives "image_psnr", "video_rfvd" and
     so on, the same on each. Whatever could make it fail is looked for here, before the first step.
@@ -51,6 +94,8 @@ def plan_validation(config: TrainConfig) -> Validation | None:
         "image": _files(chosen.images, "image", chosen.samples),
         "video": _files(chosen.videos, "video", chosen.samples),
     }
+    if not any(found.values()):
+        found = {modality: list(paths) for modality, paths in (held_out or {}).items()}
     files = {modality: paths for modality, paths in found.items() if paths}
     if not files:
         if chosen.metrics:
