@@ -4,20 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from omnitok.training.latent_statistics import latent_statistics
-from omnitok.training.usage import CodebookUse
 from torch import nn
 
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.training.config import OptimizerConfig
 from omnitok.training.optim import (
-    AveragedWeights,
+    EMA,
     Muon,
     NamedOptimizer,
     learning_rate,
     matrices_of_blocks,
     orthogonalize,
 )
+from omnitok.training.tasks.codebook_usage import CodebookUsage
+from omnitok.training.tasks.latent_statistics import latent_statistics
 from omnitok.training.throughput import Throughput, forward_flops
 
 
@@ -97,16 +97,16 @@ def test_muon_is_for_the_matrices_inside_blocks(small_model: TokenizerConfig) ->
 def test_averages_follow_with_their_decay() -> None:
     module = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(module.weight)
-    average = AveragedWeights(module, 0.5)
+    average = EMA(module, 0.5)
     nn.init.ones_(module.weight)
     average.update(0)
-    assert dict(average.items())["weight"].item() == pytest.approx(0.9)  # early: 1 / 10 stays
+    assert average.weights["weight"].item() == pytest.approx(0.9)  # early: 1 / 10 stays
     average.update(1000)
-    assert dict(average.items())["weight"].item() == pytest.approx(0.95)
+    assert average.weights["weight"].item() == pytest.approx(0.95)
 
 
 def test_collapse_is_told_with_the_remedy_and_only_then() -> None:
-    use = CodebookUse(100, window=10, threshold=0.2, device=torch.device("cpu"))
+    use = CodebookUsage(100, window=10, threshold=0.2, device=torch.device("cpu"))
     for step in range(9):
         use.update(step, torch.zeros(50, dtype=torch.int64), 1)
     assert use.alarm(8, use.share(8)) is None, "the window is not full yet"
@@ -121,7 +121,7 @@ def test_collapse_is_told_with_the_remedy_and_only_then() -> None:
 
 
 def test_use_is_forgotten_after_the_window() -> None:
-    use = CodebookUse(4, window=2, threshold=0.5, device=torch.device("cpu"))
+    use = CodebookUsage(4, window=2, threshold=0.5, device=torch.device("cpu"))
     use.update(0, torch.tensor([0, 1, 2]), 1)
     use.update(1, torch.tensor([3]), 1)
     assert use.share(1) == 1.0

@@ -199,7 +199,12 @@ RECIPES = [
         f"{_BOTH} --init runs/tiny-joint",
     ),
     Recipe(
-        TINY_FSQ, "joint tokenizer with FSQ", _FILES, _CPU.format(0.9), "not yet run to its end, so no score", _BOTH
+        TINY_FSQ,
+        "joint tokenizer with FSQ",
+        _FILES,
+        _CPU.format(0.9),
+        "no score yet: it has not been run to its end",
+        _BOTH,
     ),
     Recipe(
         TINY_VAE_PERCEPTUAL,
