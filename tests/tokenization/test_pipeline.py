@@ -1,6 +1,11 @@
 """Shards hold what `encode` gives, and their bytes depend on nothing but the plan."""
 
+import multiprocessing
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +17,7 @@ from omnitok import atomic
 from omnitok.data import TokenShards, read_image, read_video
 from omnitok.data.shard_format import FileFailure
 from omnitok.data.transforms import fit_square
-from omnitok.errors import ShardError
+from omnitok.errors import OmnitokError, ShardError
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization import pipeline
 from omnitok.tokenization.job import Plan, TokenizeJob
@@ -252,3 +257,40 @@ def test_a_full_disk_leaves_no_half_shard(
     monkeypatch.undo()
     run(plan, tokenizer, tmp_path, resume=True)
     assert contents(tmp_path) == contents(whole)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the patch has to reach the worker")
+def test_a_worker_that_is_killed_is_one_sentence(
+    media: Path, tokenizer: OmniTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, own = pipeline.read_group, os.getpid()
+
+    def killed(plan: Plan, group: int) -> object:
+        if group == 4 and os.getpid() != own:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(plan, group)
+
+    monkeypatch.setattr(pipeline, "read_group", killed)
+    plan = plan_of(media, tokenizer)
+    with pytest.raises(OmnitokError, match="ended from outside"):
+        run(plan, tokenizer, tmp_path, workers=2)
+    monkeypatch.undo()
+    assert run(plan, tokenizer, tmp_path, resume=True).summary.complete
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [12, 24, 90])
+def test_too_few_open_files_are_one_sentence(media: Path, tmp_path: Path, count: int) -> None:
+    """It used to hang, or to print a traceback of torch's."""
+    resource = pytest.importorskip("resource")
+    command = [sys.executable, "-m", "omnitok", "tokenize", str(media), "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, "--resolution", "24", "--frames", "5", "--batch-size", "1", "--workers", "16"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count, count)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"may open {count} files" in done.stderr

@@ -33,7 +33,7 @@ T = TypeVar("T")
 MAX_REPLACEMENTS = 20  # files tried in place of one that cannot be read
 _FILES_PER_BATCH = 8  # that are open while a batch travels between processes: one for each of its tensors, and a pipe
 _WORKER_DEATH = "DataLoader worker"  # what torch's message of a worker that is gone begins with
-_FILES_BESIDE = 64  # that everything else may have open
+_FILES_BESIDE = 64  # that everything else may have open, where it is no more
 DRAWN_MARGIN = 1.5  # the side of a drawn image that a video moves over, in sides of the video
 
 Failure = tuple[str, str]  # path, reason
@@ -334,7 +334,7 @@ def read_ahead(
     Raises:
         OmnitokError: a worker was ended from outside, or this process may not open enough files.
     """
-    _allow_open_files(workers * (prefetch + 1) * _FILES_PER_BATCH + _FILES_BESIDE if workers else 0)
+    _allow_open_files(workers * (prefetch + 1) * _FILES_PER_BATCH)
     fork = "fork" in multiprocessing.get_all_start_methods()
     loader = DataLoader(
         dataset,
@@ -361,9 +361,14 @@ def _whole_sentences(batches: Iterator[T]) -> Iterator[T]:
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise this process's own limit where the system lets it: a worker that cannot open a file hangs in silence."""
+    """Raise this process's own limit where the system lets it: a worker that cannot open a file hangs in silence.
+
+    Args:
+        count: files to be opened beside those that are open, by other workers for one.
+    """
     if not count or resource is None:
         return
+    count += max(_FILES_BESIDE, len(os.listdir("/dev/fd")))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= count:
         return
