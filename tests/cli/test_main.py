@@ -227,6 +227,19 @@ def test_every_verb_ends_alike_when_it_is_stopped(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("verb", ["reconstruct", "encode", "decode"])
+def test_missing_inputs_are_told_before_torch_is_imported(verb: str) -> None:
+    code = (
+        f"import sys; from omnitok.cli import main; code = main(['{verb}', 'a.png', 'b', '--json'])\n"
+        "sys.exit(code if 'torch' not in sys.modules else 99)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == [
+        {"input": name, "error": f"{name}: no such file or folder"} for name in ("a.png", "b")
+    ]
+
+
 def test_names_that_are_not_utf8_can_be_printed(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "omnitok", "reconstruct", os.fsencode(tmp_path) + b"/caf\xe9.png"]
     done = subprocess.run(line, capture_output=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from omnitok.cli.memory import prepare_for_streams
-from omnitok.cli.options import ModelOptions, Output, TokenFiles, require_some
+from omnitok.cli.options import ModelOptions, Output, TokenFiles, any_exists, require_some
 from omnitok.cli.report import Column, Report, Row, cell
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ class Decode(ModelOptions):
         """Do all of it; the exit code."""
         require_some(self.inputs, "token file or folder of them")
         self.check_model_options()
+        report = Report(COLUMNS, self.json)
+        if not any_exists(self.inputs, report):
+            return report.finish()
         prepare_for_streams()
         from omnitok.cli.jobs import note_if_whole, run_jobs
         from omnitok.cli.loading import load_model
@@ -67,7 +70,6 @@ class Decode(ModelOptions):
             done = decode_file(model.tokenizer, job.source, job.output, progress=progress, **how)
             return {"shape": list(done.shape)}
 
-        report = Report(COLUMNS, self.json)
         run_jobs(jobs, report, work)
         return report.finish(f"Results are in {self.out}")
 

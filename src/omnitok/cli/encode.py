@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from omnitok.cli.memory import prepare_for_streams
-from omnitok.cli.options import FrameRate, MediaInputs, ModelOptions, Output, check_rate, require_some
+from omnitok.cli.options import FrameRate, MediaInputs, ModelOptions, Output, any_exists, check_rate, require_some
 from omnitok.cli.report import Column, Report, Row, cell
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ class Encode(ModelOptions):
         require_some(self.inputs, "image, video or folder")
         self.check_model_options()
         check_rate(self.fps)
+        report = Report(COLUMNS, self.json)
+        if not any_exists(self.inputs, report):
+            return report.finish()
         prepare_for_streams()
         import torch
 
@@ -71,6 +74,5 @@ class Encode(ModelOptions):
             row: Row = {"shape": list(done.shape), "tokens": done.tokens}
             return row | {"bits_per_pixel": round(done.bits_per_pixel, 6)}
 
-        report = Report(COLUMNS, self.json)
         run_jobs(jobs, report, work)
         return report.finish(f"Tokens are in {self.out}")

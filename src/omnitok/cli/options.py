@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from omnitok.cli.failures import UsageError
-from omnitok.errors import OmnitokError
+from omnitok.cli.report import Report
+from omnitok.errors import MediaError, OmnitokError
 from omnitok.files import expand
 
 if TYPE_CHECKING:
@@ -72,6 +73,20 @@ def require_some(paths: tuple[Path, ...], what: str) -> None:
     """Raise UsageError for an empty list of inputs."""
     if not paths:
         raise UsageError(f"give at least one {what}; --help shows the options")
+
+
+def any_exists(paths: tuple[Path, ...], report: Report) -> bool:
+    """Look, before torch is imported, whether any of the inputs exists; where none does, each is a failed row."""
+    problems = {}
+    for path in paths:
+        try:
+            expand(path)
+            return True
+        except MediaError as error:
+            problems[str(path)] = str(error)
+    for source, problem in problems.items():
+        report.fail(source, problem)
+    return False
 
 
 def require_least(options: object, **least: int) -> None:

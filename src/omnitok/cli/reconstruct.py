@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnitok.cli.memory import prepare_for_streams
-from omnitok.cli.options import FrameRate, MediaInputs, ModelOptions, Output, check_rate, require_some
+from omnitok.cli.options import FrameRate, MediaInputs, ModelOptions, Output, any_exists, check_rate, require_some
 from omnitok.cli.report import Column, Report, Row, cell, number
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ class Reconstruct(ModelOptions):
         require_some(self.inputs, "image, video or folder")
         self.check_model_options()
         check_rate(self.fps)
+        report = Report(COLUMNS, self.json)
+        if not any_exists(self.inputs, report):
+            return report.finish()
         prepare_for_streams()
         from omnitok.cli.jobs import note_if_whole, run_jobs
         from omnitok.cli.loading import load_model
@@ -70,6 +73,5 @@ class Reconstruct(ModelOptions):
             row |= {"bits_per_pixel": round(done.bits_per_pixel, 6)}
             return row | {"psnr": number(done.psnr, 4), "ssim": number(done.ssim, 6)}
 
-        report = Report(COLUMNS, self.json)
         run_jobs(jobs, report, work)
         return report.finish(f"Results are in {self.out}")

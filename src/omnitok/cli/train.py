@@ -11,6 +11,7 @@ import tyro
 
 from omnitok.cli.failures import UsageError, naming_options
 from omnitok.cli.memory import keep_freed_blocks
+from omnitok.cli.options import require_paths
 from omnitok.cli.report import progress_bar, say
 from omnitok.errors import OmnitokError
 
@@ -76,6 +77,9 @@ class Train:
             raise UsageError("--epochs: give --set steps=N; an epoch is (number of samples / batch size) steps")
         if not self.recipe and self.out is None:
             raise UsageError("give a recipe (`omnitok recipes` lists them), or --out with the folder of a run")
+        config_file = [Path(self.recipe)] if self.recipe.endswith((".yaml", ".yml")) else []
+        data = () if self.settings else (*self.images, *self.videos, *self.shards)  # settings are told first
+        require_paths(*config_file, *data)
         from omnitok.cli.loading import resolve_device
         from omnitok.distributed import Processes, launched_place
         from omnitok.training.stopping import Limits
