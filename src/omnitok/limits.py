@@ -52,7 +52,8 @@ class Limit:
 
 MAX_PIXELS = Limit("OMNITOK_MAX_PIXELS", 2**25)
 """Pixels of an image or a video frame that is held whole as floats: 33 megapixels (8K UHD), 400 MB. Images that are
-made smaller while they are read may have eight times as many, because until then they are bytes."""
+made smaller while they are read may have eight times as many, because until then they are bytes; animations a quarter,
+because several frames are held."""
 
 MAX_ANIMATION_PIXELS = Limit("OMNITOK_MAX_ANIMATION_PIXELS", 2**32)
 """Pixels of all frames of a GIF, WebP, APNG or AVIF, whose frames compress to nothing; each counts as at least 2**15.

@@ -279,10 +279,14 @@ def test_animations_are_bounded_before_they_are_decoded(tmp_path: Path, monkeypa
     frames = [Image.new("RGB", (64, 64), (9 * index, 0, 0)) for index in range(20)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)
     monkeypatch.setenv("OMNITOK_MAX_ANIMATION_PIXELS", str(19 * 2**15))
-    with pytest.raises(MediaError, match=r"a\.gif: an animation of 20 frames of 64x64.* OMNITOK_MAX_ANIMATION_PIXELS"):
+    with pytest.raises(MediaError, match=r"a\.gif: an animation of 64x64 .* 20 frames.* OMNITOK_MAX_ANIMATION_PIXELS"):
         VideoReader(tmp_path / "a.gif")
     monkeypatch.setenv("OMNITOK_MAX_ANIMATION_PIXELS", str(20 * 2**15))
     assert len(list(VideoReader(tmp_path / "a.gif"))) == 20
+    monkeypatch.setenv("OMNITOK_MAX_PIXELS", str(4 * 64 * 64 - 1))
+    with pytest.raises(MediaError, match=r"a\.gif: an animation of 64x64 pixels, .* OMNITOK_MAX_PIXELS"):
+        VideoReader(tmp_path / "a.gif")
+    assert read_image(tmp_path / "a.gif").shape == (3, 64, 64)
 
 
 def test_frames_of_videos_are_bounded_by_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -411,10 +411,12 @@ class AnimatedImage:
             image = reader._image
             self.is_still = not is_animated(path, image)
             self.frame_count: int | None = 1 if self.is_still else _count_frames(path, image)
-            pixels = self.frame_count * max(image.width * image.height, _LEAST_FRAME_PIXELS)
-            size = f"{image.width}x{image.height}"
-            what = f"{path}: an animation of {self.frame_count} frames of {size}, which count as {pixels} pixels,"
-            MAX_ANIMATION_PIXELS.check(pixels, what, MediaError)
+            area, what = image.width * image.height, f"{path}: an animation of {image.width}x{image.height} pixels"
+            if not self.is_still:  # several frames are held at a time, and a few bytes ask for them
+                MAX_PIXELS.check(4 * area, f"{what}, which count four times,", MediaError)
+            pixels = self.frame_count * max(area, _LEAST_FRAME_PIXELS)
+            counted = f"{what} and {self.frame_count} frames, which count as {pixels} pixels,"
+            MAX_ANIMATION_PIXELS.check(pixels, counted, MediaError)
             self.height, self.width = decode_image(path, next(self._frames(image))).shape[-2:]
             timed = itertools.islice(
                 self._frames(image), min(_TIMED_FRAMES, 2 + _TIMED_PIXELS * self.frame_count // pixels)
