@@ -234,7 +234,7 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
             prompt_codes: (b, t0, h, w) that the result begins with.
         """
         size = (1, self.settings.height, self.settings.width)
-        grid = self.tokenizer.config.latent_shape(*size) if grid is None else grid
+        grid = self.tokenizer.latent_shape(*size) if grid is None else grid
         options = self._options(sampling, is_video=grid[0] > 1)
         ids, items = self._items(labels, indices, None if prompt_codes is None else len(prompt_codes))
         if prompt_codes is not None and prompt_codes.shape[2:] != grid[1:]:
@@ -314,7 +314,7 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
         return window
 
     def _stream(self, request: Request[TokenSampling], grid: Grid, method: str | None) -> Iterator[Tensor]:
-        can_ring = self.model.config.positions == "rotary" and self.tokenizer.config.streamable
+        can_ring = self.model.config.positions == "rotary" and self.tokenizer.causal
         if method not in (None, "ring", "feedback"):
             raise ValueError(f"method must be 'ring' or 'feedback', found {method!r}")
         if method == "ring" and not can_ring:
@@ -333,7 +333,7 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
         with memory_guard(count, self._bytes_per_item(grid, request.sampling), self.device):
             if request.prompt is not None:
                 known = min(self._latent_frames(request.prompt.shape[2]), grid[0] - 1)
-                codes = self._encode(request.prompt[:, :, -self.tokenizer.config.num_frames(known) :])
+                codes = self._encode(request.prompt[:, :, -self.tokenizer.num_frames(known) :])
             sampler = draw.sampler(slice(0, count), codes, grid, 0 if codes is None else codes.shape[1])
             if codes is not None and request.prompt is not None:
                 decoder.push(codes)

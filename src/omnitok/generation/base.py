@@ -269,7 +269,7 @@ class Generator(ABC, Generic[Model, Options]):
         """
         end = ENDLESS if num_frames is None else num_frames
         request = self._request(labels, end, height, width, frames, seed, indices, None, progress, compile, sampling)
-        _, h, w = self.tokenizer.config.latent_shape(1, *request.size[1:])
+        _, h, w = self.tokenizer.latent_shape(1, *request.size[1:])
         window = self._window(window, h, w)
         return self._stream(request, (window, h, w), method)
 
@@ -281,7 +281,7 @@ class Generator(ABC, Generic[Model, Options]):
         Raises:
             ValueError: fewer than 2.
         """
-        window = self.tokenizer.config.latent_shape(self.settings.num_frames, 1, 1)[0] if window is None else window
+        window = self.tokenizer.latent_shape(self.settings.num_frames, 1, 1)[0] if window is None else window
         if window < 2:
             raise ValueError(f"a window must have at least 2 latent frames, found {window}")
         return window
@@ -298,13 +298,13 @@ class Generator(ABC, Generic[Model, Options]):
 
     def _feedback(self, request: Request[Options], grid: Grid) -> Iterator[Tensor]:
         """The stream window by window; it counts its draws before the first."""
-        config, end = self.tokenizer.config, request.size[0]
+        tokenizer, end = self.tokenizer, request.size[0]
         given = 0 if request.prompt is None else request.prompt.shape[2]
         limit = self._prompt_limit(grid[0])
-        first = config.num_frames(grid[0])
+        first = tokenizer.num_frames(grid[0])
         if given:
-            first += given - config.num_frames(min(self._latent_frames(given), limit))
-        more = config.num_frames(grid[0]) - config.num_frames(grid[0] // 2)
+            first += given - tokenizer.num_frames(min(self._latent_frames(given), limit))
+        more = tokenizer.num_frames(grid[0]) - tokenizer.num_frames(grid[0] // 2)
         is_endless = end == ENDLESS
         draws = None if is_endless else 1 + max(0, -(-(end - first) // more))
         draw = self._begin(request, grid, draws, None if is_endless else self._new_latent_frames(end, given))
@@ -312,7 +312,7 @@ class Generator(ABC, Generic[Model, Options]):
 
     @torch.inference_mode()
     def _windows(self, draw: Draw, request: Request[Options], grid: Grid, limit: int) -> Iterator[Tensor]:
-        config, end, stride = self.tokenizer.config, request.size[0], self.tokenizer.config.temporal_patch_size
+        tokenizer, end, stride = self.tokenizer, request.size[0], self.tokenizer.downsample[0]
         everything, context, done, drawn = request.batches[0], request.prompt, 0, 0
         if context is not None:
             done = context.shape[2]
@@ -321,10 +321,10 @@ class Generator(ABC, Generic[Model, Options]):
             known = 0
             if context is not None:
                 known = min(self._latent_frames(context.shape[2]), limit)
-                context = context[:, :, -config.num_frames(known) :]
+                context = context[:, :, -tokenizer.num_frames(known) :]
             new = self._draws_of_window(grid[0] - known, self._new_latent_frames(end, done))
-            given = config.num_frames(known) if known else 0
-            frames = given + new * stride if known else config.num_frames(new)
+            given = tokenizer.num_frames(known) if known else 0
+            frames = given + new * stride if known else tokenizer.num_frames(new)
             size = (frames, *request.size[1:])
             with memory_guard(everything.stop, self._bytes_per_item(grid, request.sampling), self.device):
                 walk, finish = self._extend(draw, everything, context, size, drawn or None)
@@ -358,7 +358,7 @@ class Generator(ABC, Generic[Model, Options]):
         first, grid = self._grid(size, prompt)
         if prompt is None:
             return draw(batch, None, grid, 0), lambda tokens: self._decode(tokens, size).float().clamp(-1, 1)
-        given, shown = prompt[batch], self.tokenizer.config.num_frames(first)
+        given, shown = prompt[batch], self.tokenizer.num_frames(first)
         known = self._encode(given[:, :, -shown:])
 
         def finish(tokens: Tensor) -> Tensor:
@@ -369,7 +369,7 @@ class Generator(ABC, Generic[Model, Options]):
 
     def _grid(self, size: tuple[int, int, int], prompt: Tensor | None) -> tuple[int, Grid]:
         """Latent frames of the prompt, and the grid of a video of `size` that begins with it."""
-        t, h, w = self.tokenizer.config.latent_shape(*size)
+        t, h, w = self.tokenizer.latent_shape(*size)
         if prompt is None:
             return 0, (t, h, w)
         known = self._latent_frames(prompt.shape[2])
@@ -377,13 +377,13 @@ class Generator(ABC, Generic[Model, Options]):
 
     def _latent_frames(self, frames: int) -> int:
         """Whole latent frames at the end of `frames` frames."""
-        return (frames - 1) // self.tokenizer.config.temporal_patch_size + 1
+        return (frames - 1) // self.tokenizer.downsample[0] + 1
 
     def _new_latent_frames(self, frames: int, given: int) -> int:
         """Latent frames that bring `given` frames to `frames`."""
         if not given:
-            return self.tokenizer.config.latent_shape(frames, 1, 1)[0]
-        return math.ceil((frames - given) / self.tokenizer.config.temporal_patch_size)
+            return self.tokenizer.latent_shape(frames, 1, 1)[0]
+        return math.ceil((frames - given) / self.tokenizer.downsample[0])
 
     def _request(
         self,

@@ -172,7 +172,7 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
             ValueError: as `sample`; one of known and mask without the other, or of another shape.
         """
         if grid is None:
-            grid = self.tokenizer.config.latent_shape(1, self.settings.height, self.settings.width)[1:]
+            grid = self.tokenizer.latent_shape(1, self.settings.height, self.settings.width)[1:]
         if len(grid) not in (2, 3) or min(grid) < 1:
             raise ValueError(f"a grid is (h, w) or (t, h, w) of at least 1 each, found {tuple(grid)}")
         options = self._options(sampling, is_video=len(grid) == 3 and grid[0] > 1)
@@ -239,7 +239,7 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
         size = (holes.shape[2], holes.shape[3], holes.shape[4])
         batches = split_batches(len(items), batch_size)
         request = Request(ids, items, batches, None, size, options, seed, compile, progress)
-        grid = self.tokenizer.config.latent_shape(*size)
+        grid = self.tokenizer.latent_shape(*size)
         draw = self._begin(request, grid, len(batches), grid[0])
         hidden = _without(pixels, mask)  # so that nothing of what lies in the holes gets into the latents around them
         parts = []
@@ -282,7 +282,7 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
 
     def _latent_mask(self, holes: Tensor) -> Tensor:
         """holes (b, 1, T, H, W) -> which latents (b, 1, t, h, w) hold any of them."""
-        p, s = self.tokenizer.config.patch_size, self.tokenizer.config.temporal_patch_size
+        s, p, _ = self.tokenizer.downsample
         padding = (0, -holes.shape[4] % p, 0, -holes.shape[3] % p, 0, 0)
         in_space = F.max_pool2d(F.pad(holes.float(), padding).flatten(0, 2)[:, None], p)
         grid = in_space.unflatten(0, (holes.shape[0], holes.shape[2])).squeeze(2)  # b T h w
