@@ -9,6 +9,7 @@ import multiprocessing.util
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 import urllib.request
@@ -94,6 +95,24 @@ def find_files(paths: Paths, suffixes: frozenset[str], what: str) -> list[Path]:
             raise MediaError(f"{path}: the folder has no {what}")
         found.update(dict.fromkeys(map(Path, inside)))
     return list(found)
+
+
+def require_regular(path: str | os.PathLike[str], what: str = "a file") -> None:
+    """Check that `path` can be opened and ends: opening a pipe waits for whoever writes into it.
+
+    Args:
+        what: is wanted, for messages: "an image or video".
+
+    Raises:
+        MediaError: it is missing, a folder, a pipe, a socket or a device, or may not be read.
+    """
+    with reading(path, MediaError, "file"):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise MediaError(f"{path}: is a folder; {what} is wanted")
+        if not stat.S_ISREG(mode):
+            raise MediaError(f"{path}: is no regular file, but a pipe, a socket or a device")
+        open(path, "rb").close()
 
 
 def expand_all(paths: Paths) -> list[str]:

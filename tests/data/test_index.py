@@ -233,6 +233,7 @@ def one_sentence(message: str) -> bool:
         ("truth.jsonl", '{"path": "a.jpg", "label": true}\n', "a label is an integer or a name, found 'True'"),
         ("wide.txt", "\xff\xfea\0.\0j\0p\0g\0", "wide.txt: is UTF-16 text; save the list as UTF-8"),
         ("half.csv", "path,label\na.jpg,1.5\n", "half.csv, line 2: the label must be an integer, found '1.5'"),
+        ("columns.csv", "path," + ",".join(map(str, range(150_000))) + "\n", "columns.csv: the list is empty"),
         ("twice.csv", "path,label,Path\na.jpg,1,b.jpg\n", "twice.csv: the header has the column 'path' twice"),
         ("deep.jsonl", "[" * 100_000, "deep.jsonl, line 1: cannot be read as a JSON object: nested too deeply"),
         (

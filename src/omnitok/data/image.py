@@ -5,7 +5,6 @@ import io
 import itertools
 import math
 import os
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from omnitok.atomic import atomic_path
 from omnitok.data.transforms import Box, center_square, crop, resize
 from omnitok.errors import MediaError, reading
-from omnitok.files import localize
+from omnitok.files import localize, require_regular
 from omnitok.limits import MAX_ANIMATION_PIXELS, MAX_PIXELS, Limit
 
 IMAGE_SUFFIXES = frozenset(
@@ -71,15 +70,9 @@ def require_file(path: str | os.PathLike[str]) -> Path:
         MediaError: it is missing, empty, a folder, a pipe or a device, or may not be read.
     """
     path = localize(path)
-    with reading(path, MediaError, "image or video"):
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise MediaError(f"{path}: is a folder; an image or video is wanted")
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for whoever writes into it
-            raise MediaError(f"{path}: is no regular file, but a pipe, a socket or a device")
-        if not status.st_size:
-            raise MediaError(f"{path}: the file is empty (0 bytes)")
-        path.open("rb").close()
+    require_regular(path, "an image or video")
+    if not path.stat().st_size:
+        raise MediaError(f"{path}: the file is empty (0 bytes)")
     return path
 
 

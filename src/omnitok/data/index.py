@@ -21,13 +21,24 @@ from typing import Literal
 import numpy as np
 
 from omnitok.data.image import IMAGE_SUFFIXES
-from omnitok.data.lists import LISTS, SOURCE_KEYS, Entry, read_entries, require_regular, table_columns
+from omnitok.data.lists import LISTS, SOURCE_KEYS, Entry, read_entries, table_columns
 from omnitok.data.modality import MODALITIES, Modality, modality_of
 from omnitok.data.samples import NO_LABEL, NO_SOURCE, Index, Samples
 from omnitok.data.tars import read_members
 from omnitok.data.video_reader import VIDEO_SUFFIXES
 from omnitok.errors import MediaError
-from omnitok.files import FRAMES_SUFFIX, Paths, expand_all, find_files, is_folder, localize, name_of, url_of, walk
+from omnitok.files import (
+    FRAMES_SUFFIX,
+    Paths,
+    expand_all,
+    find_files,
+    is_folder,
+    localize,
+    name_of,
+    require_regular,
+    url_of,
+    walk,
+)
 
 MANIFEST = "manifest.csv"
 _MODALITY_FOLDERS = frozenset({"image", "images", "video", "videos"})

@@ -6,15 +6,15 @@ file that makes no sense as a whole ends in a MediaError.
 
 import csv
 import json
-import os
 import re
-import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from omnitok.data.modality import Modality
 from omnitok.errors import MediaError, describe, reading
+from omnitok.files import require_regular
 from omnitok.limits import MAX_TEXT
 
 TABLES = frozenset({".csv", ".jsonl", ".ndjson"})
@@ -46,13 +46,6 @@ class Entry:
     modality: Modality | None = None
     offset: int = 0
     size: int = 0
-
-
-def require_regular(path: str | os.PathLike[str]) -> None:
-    """Raise MediaError unless `path` is a regular file: opening a pipe or a device can block for ever."""
-    with reading(path, MediaError, "file"):
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise MediaError(f"{path}: is no regular file (but a pipe, a device or a folder)")
 
 
 def read_entries(path: Path) -> Iterator[Entry]:
@@ -194,8 +187,10 @@ def _open_csv(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     if first.strip() and not set(columns) & set(_PATH_KEYS):
         found = describe(", ".join(columns))
         raise MediaError(f"{path}: the header needs a column {' or '.join(_PATH_KEYS)}, found {found}")
-    if twice := [name for i, name in enumerate(columns) if name and name in columns[:i]]:
-        raise MediaError(f"{path}: the header has the column {describe(twice[0])!r} twice")
+    named = Counter(filter(None, columns))
+    if len(named) < named.total():
+        twice = named.most_common(1)[0][0]
+        raise MediaError(f"{path}: the header has the column {describe(twice)!r} twice")
     return columns, _csv_rows(path, lines, _delimiter(first))
 
 

@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from omnitok.data.lists import Entry, parse_label, require_regular
+from omnitok.data.lists import Entry, parse_label
 from omnitok.data.modality import Modality
 from omnitok.errors import MediaError, describe, reading
+from omnitok.files import require_regular
 from omnitok.limits import MAX_TEXT
 
 _LONGEST_READ = 2**24  # bytes that tarfile may ask for at once: a header can claim any length for its own fields
