@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,38 @@ def test_latents_that_are_not_finite(
     code, (row,), _ = run(capsys, "decode", tmp_path / "bad.safetensors", "--model", vae_folder, "-o", tmp_path / "r")
     assert code == 1
     assert "NaN" in row["error"]
+
+
+def test_names_that_are_not_utf8_and_hold_percent_signs(
+    vq_folder: Path, tmp_path: Path, make_picture: Make, make_clip: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_picture(tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    make_clip(tmp_path / "50%discount.mp4", 3)
+    code, _, err = run(capsys, "encode", tmp_path, "--model", vq_folder, "-o", tmp_path / "t")
+    assert (code, err) == (0, "")
+    code, _, err = run(capsys, "decode", tmp_path / "t", "--model", vq_folder, "-o", tmp_path / "r")
+    assert (code, err) == (0, "")
+    names = {os.fsencode(path.name) for path in (tmp_path / "r").iterdir()}
+    assert names == {b"caf\xe9.png", b"50%discount.mp4"}
+
+
+@pytest.mark.parametrize("fps", ["1e300", "0", "nan", "-1", "9" * 5000])
+def test_rates_beyond_all_bounds(fps: str, vq_folder: Path, tmp_path: Path, make_clip: Make, capsys: Any) -> None:
+    run(capsys, "encode", make_clip(tmp_path / "a.mp4", 3), "--model", vq_folder, "-o", tmp_path / "t")
+    path = tmp_path / "t/a.safetensors"
+    save_file(load_file(path), path, {**metadata_of(path), "fps": fps})
+    code, (row,), err = run(capsys, "decode", path, "--model", vq_folder, "-o", tmp_path / "r")
+    assert code == 1
+    assert f"{path}: its metadata makes no sense: fps" in row["error"]
+    assert len(row["error"]) < 600
+    assert "internal error" not in err
+
+
+def test_a_file_names_its_model(vq_folder: Path, tmp_path: Path, make_picture: Make, capsys: Any) -> None:
+    run(capsys, "encode", make_picture(tmp_path / "a.png"), "--model", vq_folder, "-o", tmp_path / "t")
+    path = tmp_path / "t/a.safetensors"
+    assert run(capsys, "decode", path, "-o", tmp_path / "r")[0] == 0
+    save_file(load_file(path), path, {**metadata_of(path), "model": "somebody/else"})
+    code, (row,), _ = run(capsys, "decode", path, "-o", tmp_path / "r")
+    assert code == 1
+    assert "its model 'somebody/else' is not here: give it with --model" in row["error"]

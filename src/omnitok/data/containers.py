@@ -153,7 +153,7 @@ class VideoFile:
             self._may_restart = _is(container, _RESTARTING_FORMATS)
             self.duration = _stated_duration(container, stream, rate)
             self._states_duration = _is(container, _STATING_FORMATS)
-            self._states_last = _is(container, {"matroska"})
+            self._states_last = _is(container, {"matroska", "mov", "mp4"})
             self.has_audio = bool(container.streams.audio)
             listed = stream.frames if not _is(container, {"avi"}) else 0  # AVI counts skipped frames too
             estimate = round(self.duration * self.fps) if self.duration else 0
@@ -229,8 +229,10 @@ class VideoFile:
         stated = self.duration if self._states_duration and self.duration else 0.0
         missing = stated - held[0] - held[1]
         truncated = missing > max(0.25, 4 * usual, 0.05 * stated)
-        if self._states_last and 0 < missing <= max(0.25, 4 * usual):
-            held = held[0], held[1] + missing, held[2]
+        # MP4 tells how long frames last in the order they are stored; of the last one shown the end of all tells.
+        is_rounded = -usual / 2 <= missing <= 0
+        if self._states_last and held[0] < stated and missing <= max(0.25, 4 * usual) and not is_rounded:
+            held = held[0], stated - held[0], held[2]
         yield held
         found = f"{stated - missing:.2f} s of {stated:.2f} s ({count} frames) can be decoded"
         if truncated and not self._allow_truncated:
