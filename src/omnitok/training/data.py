@@ -206,7 +206,7 @@ def _shard_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes:
         shards.classes if labelled else (),
         shards.class_count if labelled else 0,
         (frames, height, width),
-        tokenizer.config.latent_shape(frames, height, width),
+        tokenizer.latent_shape(frames, height, width),
         next((record.fps for record in records if record.fps), None),
         sampler.counts,
     )
@@ -227,7 +227,7 @@ def _pixel_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes:
         samples.classes if labelled else (),
         samples.class_count if labelled else 0,
         pixels,
-        tokenizer.config.latent_shape(*pixels),
+        tokenizer.latent_shape(*pixels),
         data.fps,
         dataset.sampler.counts,
     )
