@@ -106,7 +106,7 @@ def test_each_mutant_is_read_or_refused_in_a_sentence(reader: str, worker: Worke
     deaths, bad, outcomes = 0, [], {"read": 0, "refused": 0}
     for result in worker.read(reader, count, folder):
         problem = result["message"] if result["outcome"] in ("raw", "killed") else ""
-        if result["outcome"] == "refused" and ("\n" in result["message"] or len(result["message"]) > 5000):
+        if result["outcome"] == "refused" and ("\n" in result["message"] or len(result["message"]) > 20_000):
             problem = f"not one sentence: {result['message'][:500]!r}"
         if result["grown"] > BYTES:
             problem = f"took {result['grown'] / 2**30:.1f} GiB; {problem or result['outcome']}"

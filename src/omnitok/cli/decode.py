@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from omnitok.cli.memory import prepare_for_streams
 from omnitok.cli.options import ModelOptions, Output, TokenFiles, any_exists, require_some
 from omnitok.cli.report import Column, Report, Row, cell
+from omnitok.memory import prepare_for_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from omnitok.cli.memory import prepare_for_streams
 from omnitok.cli.options import FrameRate, MediaInputs, ModelOptions, Output, any_exists, check_rate, require_some
 from omnitok.cli.report import Column, Report, Row, cell
+from omnitok.memory import prepare_for_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable

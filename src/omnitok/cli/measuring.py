@@ -14,9 +14,9 @@ import tyro
 import omnitok
 from omnitok.atomic import atomic_path
 from omnitok.cli.failures import UsageError
-from omnitok.cli.memory import keep_freed_blocks
 from omnitok.cli.options import CommonOptions, resolve_device
 from omnitok.cli.report import Column, Report, Row, progress_bar, say
+from omnitok.memory import keep_freed_blocks
 
 if TYPE_CHECKING:
     import torch

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from omnitok.cli.failures import UsageError, naming_options
-from omnitok.cli.memory import keep_freed_blocks
 from omnitok.cli.options import require_paths
 from omnitok.cli.report import progress_bar, say
 from omnitok.errors import OmnitokError
+from omnitok.memory import keep_freed_blocks
 
 if TYPE_CHECKING:
     from omnitok.training.config import AnyConfig

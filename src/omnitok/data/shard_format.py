@@ -36,7 +36,7 @@ SHARD_NAME, ITEMS_NAME, KEYS_NAME = "shard.json", "items.npy", "keys.txt"
 
 Kind = Literal["codes", "latents"]
 Grid = tuple[int, ...]
-"""(h, w) of a image's tokens, (t, h, w) of a video's."""
+"""(h, w) of an image's tokens, (t, h, w) of a video's."""
 
 ITEM_DTYPE = np.dtype(
     [

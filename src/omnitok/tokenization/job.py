@@ -5,10 +5,7 @@ one process and encoded in batches that mix nothing from outside it; a shard is 
 depends on the number of processes or on a bad file elsewhere, and the state of the work is the finished shards.
 """
 
-import ctypes
-import functools
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -28,6 +25,7 @@ from omnitok.data.shard_writing import (
     write_shard,
 )
 from omnitok.errors import ShardError
+from omnitok.memory import return_freed_blocks
 from omnitok.models.protocol import Tokenizer
 from omnitok.tokenization.settings import TokenizeSettings
 
@@ -258,7 +256,7 @@ class TokenizeJob:
         self.summary.encoding += done.seconds
         self.summary.frames += done.frames
         self.summary.encoded += len(done.tokens)
-        _return_freed_memory()
+        return_freed_blocks()
         if len(gathered) < len(self.plan.groups_of(shard)):
             return
         started = time.perf_counter()
@@ -297,23 +295,3 @@ class TokenizeJob:
         for name in ("items", "images", "videos", "tokens", "skipped", "shards", "errors"):
             setattr(self.summary, name, getattr(total, name))
         self.finish()
-
-
-def _return_freed_memory() -> None:
-    """After each group, where glibc runs it: tokens that wait for their shard to be full lie between what batches free,
-    and the holes would be kept. (Mapping large blocks on their own, as for long videos, costs small batches half their
-    speed.)
-    """
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
-@functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):  # another C library, such as musl
-        return None

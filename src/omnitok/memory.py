@@ -1,6 +1,6 @@
-"""Memory by kind of work: clips need as much at their end as at their beginning, batches the same again and again.
+"""Memory by kind of work: videos need as much at their end as at their beginning, batches the same again and again.
 
-PyTorch's CPU tensors come from malloc, and glibc keeps what is freed for later. The tensors of a 720p clip are 3 to 60
+PyTorch's CPU tensors come from malloc, and glibc keeps what is freed for later. The tensors of a 720p video are 3 to 60
 MB each; those that live for one piece lie between those that live for several, so the free stretches seldom fit what is
 asked for next, and the peak grows with the number of pieces, by chance and without end. Blocks that are mapped on their
 own leave no holes: freed, they are gone at once, and the peak is that of the tensors in use.
@@ -9,7 +9,9 @@ A batch of a training or an evaluation asks for the sizes that the one before ha
 system in between, every page is paid for again.
 """
 
+import contextlib
 import ctypes
+import functools
 import os
 import sys
 
@@ -35,9 +37,25 @@ def keep_freed_blocks() -> None:
     _mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
+def return_freed_blocks() -> None:
+    """Give back now what was freed between blocks that are in use. Does nothing without glibc.
+
+    For tokens that wait for their shard to be full and lie between what batches free: the holes would be kept. (Mapping
+    large blocks on their own, as for videos, costs small batches half their speed.)
+    """
+    _call("malloc_trim", 0)
+
+
 def _mallopt(parameter: int, value: int) -> None:
+    _call("mallopt", parameter, value)
+
+
+def _call(function: str, *arguments: int) -> None:
     if sys.platform == "linux":
-        try:
-            ctypes.CDLL(None).mallopt(parameter, value)
-        except (OSError, AttributeError):  # another C library, such as musl
-            return
+        with contextlib.suppress(OSError, AttributeError):  # another C library, such as musl
+            getattr(_c_library(), function)(*arguments)
+
+
+@functools.cache
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL(None)

@@ -11,7 +11,7 @@ HAS_GLIBC = sys.platform == "linux" and "glibc" in (os.confstr("CS_GNU_LIBC_VERS
 # What a clip does to the heap: something large has come and gone, a tensor of one piece lies below one that stays.
 PIECE = """
 import os, sys
-from omnitok.cli.memory import prepare_for_streams
+from omnitok.memory import prepare_for_streams
 import torch
 
 def megabytes():
@@ -43,7 +43,7 @@ def test_a_freed_tensor_leaves_no_hole() -> None:
 # Batches whose large blocks live side by side, as activations do.
 BATCHES = """
 import resource, sys
-from omnitok.cli.memory import keep_freed_blocks
+from omnitok.memory import keep_freed_blocks
 import torch
 
 if sys.argv[1] == "kept":
@@ -69,7 +69,7 @@ def test_the_memory_of_a_batch_is_kept_for_the_next() -> None:
 
 
 def test_large_pages_are_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    from omnitok.cli.memory import prepare_for_streams
+    from omnitok.memory import prepare_for_streams
 
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     prepare_for_streams()
