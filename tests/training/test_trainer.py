@@ -313,8 +313,9 @@ def test_a_damaged_log_does_not_stop_a_run(small_config: TrainConfig, tmp_path: 
     train(small_config, tmp_path, limits=Limits(max_steps=3))
     with (tmp_path / "log.jsonl").open("ab") as log:
         log.write(b'\xff\xfe bad bytes\n{"step": "x"}\n[1]\n' + b"[" * 100_000 + b"\n" + b"9" * 5000 + b"\n")
+        log.write(b'{"step": -1}\n{"step": 2, "loss": 1e999, "l1": ' + b"9" * 400 + b"}\n" + b"x" * 2**21)
     train(small_config, tmp_path, resume=True)
-    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 9))
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 2, *range(4, 9)]
 
 
 # ------------------------------------------------------------------------------------------------------------ refused

@@ -46,10 +46,14 @@ def _collect(rows: Iterable[dict[str, Any]]) -> dict[str, Points]:
     for row in rows:
         line = str(row.get("medium", "run"))
         for name, value in row.items():
-            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if is_number and name not in _NOT_DRAWN and not name.endswith("_per_second"):
+            if _is_number(value) and name not in _NOT_DRAWN and not name.endswith("_per_second"):
                 panels.setdefault(name, {}).setdefault(line, []).append((row["step"], float(value)))
     return panels
+
+
+def _is_number(value: Any) -> bool:
+    """Whether there is a place for it on an axis; logs may be damaged."""
+    return math.isfinite(value) if isinstance(value, float) else type(value) is int and abs(value) < 2**53
 
 
 def _draw(name: str, lines: Points) -> Image.Image:

@@ -17,6 +17,8 @@ from omnitok.training.curves import write_curves
 
 Row = dict[str, Any]
 
+_LONGEST_ROW = 2**20  # bytes; ours have about 1000
+
 
 class JsonlLogger:
     """Appends rows to OUT/log.jsonl, and their numbers, images and videos to TensorBoard event files.
@@ -54,7 +56,7 @@ class JsonlLogger:
     def _drop_rows_after(self, step: int) -> None:
         kept = [row for row in read_rows(self._path) if row["step"] <= step]
         seconds = (row.get("seconds") for row in kept)
-        self._earlier = max((float(value) for value in seconds if isinstance(value, int | float)), default=0.0)
+        self._earlier = max((value for value in seconds if isinstance(value, float)), default=0.0)
         with atomic_path(self._path) as path:
             path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
@@ -109,12 +111,12 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a log.jsonl, without what is none: the line that a kill cut off, a damaged one."""
     rows = []
     with path.open("rb") as log:
-        for line in log:
+        while line := log.readline(_LONGEST_ROW):
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):  # no JSON, no UTF-8, nested without end
                 continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
+            if isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < 2**63:
                 rows.append(row)
     return rows
 
