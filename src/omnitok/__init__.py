@@ -1,4 +1,4 @@
-"""A joint image-video tokenizer (OmniTokenizer, arXiv 2406.09399): pictures and clips to tokens or latents and back.
+"""A joint image-video tokenizer (OmniTokenizer, arXiv 2406.09399): images and videos to tokens or latents and back.
 
 The public names are imported when they are first used: `import omnitok` alone does not import torch.
 """

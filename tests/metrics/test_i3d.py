@@ -10,13 +10,13 @@ from omnitok.errors import CheckpointError, MissingWeightsError
 from omnitok.hub.weights import WEIGHTS, file_sha256
 from omnitok.losses.frozen_network import load_exactly
 from omnitok.metrics import I3D, load_i3d, load_i3d_torchscript
-from omnitok.metrics.i3d import prepare_clips
+from omnitok.metrics.i3d import prepare_videos
 
 
 def test_clips_shorter_than_nine_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 9 frames, but got 8"):
         I3D()(torch.zeros(1, 3, 8, 32, 32))
-    assert prepare_clips(torch.zeros(1, 3, 9, 32, 32)).shape == (1, 3, 9, 224, 224)
+    assert prepare_videos(torch.zeros(1, 3, 9, 32, 32)).shape == (1, 3, 9, 224, 224)
 
 
 def test_bad_pixels_are_refused() -> None:
@@ -28,14 +28,14 @@ def test_bad_pixels_are_refused() -> None:
         (torch.zeros(1, 3, 9, 32, 32, dtype=torch.int64), "int64"),
     ):
         with pytest.raises(ValueError, match=message):
-            prepare_clips(clip)
+            prepare_videos(clip)
 
 
 def test_frames_are_squashed_bilinearly_without_antialias() -> None:
     g = torch.Generator().manual_seed(0)
     clip = torch.randint(0, 256, (2, 3, 9, 40, 300), generator=g, dtype=torch.uint8)
-    prepared = prepare_clips(clip)
-    assert torch.equal(prepared, prepare_clips(clip.float() / 127.5 - 1))
+    prepared = prepare_videos(clip)
+    assert torch.equal(prepared, prepare_videos(clip.float() / 127.5 - 1))
     resized = F.interpolate(clip[1, :, 4].float()[None], size=(224, 224), mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(prepared[1, :, 4], 2 * resized / 255 - 1, rtol=0, atol=1e-5)
 

@@ -21,7 +21,7 @@ class Reconstruction(MetricsOptions):
 
     Metrics: psnr, ssim (each frame by itself and then the mean), usage (with perplexity and entropy of the codes),
     lpips (vgg; also lpips_alex, lpips_squeeze), rfid (images), rfvd (videos; also rfvd_styleganv, with StyleGAN-V's
-    file), and the stand-ins fd_mobilenet_v2 and fd_mobilenet_v2_video, which order models but are no FID and no FVD.
+    file), and the proxies fd_mobilenet_v2 and fd_mobilenet_v2_video, which order models but are no FID and no FVD.
     All but the first three need weights (--weights-dir); nothing is ever downloaded.
 
     On several GPUs: torchrun --nproc-per-node 8 -m omnitok evaluate reconstruction ...

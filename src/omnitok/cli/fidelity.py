@@ -39,7 +39,7 @@ class Fidelity(MetricsOptions, _SampleOptions):
 
     Sets are folders or lists of images (or with --video of videos), .npz files with uint8 samples in arr_0 as ADM
     writes them, or, for Fréchet distances, .npz files with mu and sigma. Metrics of images: fid, is, precision,
-    recall, kid, and the stand-in fd_mobilenet_v2; of videos: fvd, fvd_styleganv (the same with StyleGAN-V's file) and
+    recall, kid, and the proxy fd_mobilenet_v2; of videos: fvd, fvd_styleganv (the same with StyleGAN-V's file) and
     fd_mobilenet_v2_video; of pairs with the same names: psnr, ssim, lpips, lpips_alex, lpips_squeeze. The networks
     need weights (--weights-dir); nothing is ever downloaded.
     """

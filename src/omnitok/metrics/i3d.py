@@ -5,7 +5,6 @@ the 400 logits. The same network as TorchScript, as StyleGAN-V distributes it, i
 """
 
 import os
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +29,6 @@ _MIXED = {
     "Mixed_5b": (832, (256, 160, 320, 32, 128, 128)),
     "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
 }
-
-
-class ClipFeatures(Protocol):
-    """Anything that turns clips (b, 3, T, H, W) into features (b, d)."""
-
-    def __call__(self, video: Tensor) -> Tensor: ...
 
 
 def _pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
@@ -88,7 +81,7 @@ class _Logits(nn.Module):
 
 
 class I3D(FrozenNetwork):
-    """I3D logits of clips: (b, 3, T, H, W), uint8 or float in [-1, 1], T ≥ 9 → (b, 400), the mean over time.
+    """I3D logits of videos: (b, 3, T, H, W), uint8 or float in [-1, 1], T ≥ 9 → (b, 400), the mean over time.
 
     Frames are brought to 224 x 224, whatever their aspect, bilinearly without antialiasing, as FVD does.
     `I3D()` alone answers NaN; `load_i3d(weights_dir)` gives the usable network.
@@ -107,7 +100,7 @@ class I3D(FrozenNetwork):
         self._freeze()
 
     def forward(self, video: Tensor) -> Tensor:
-        x = prepare_clips(video)  # (b, 3, T, 224, 224)
+        x = prepare_videos(video)  # (b, 3, T, 224, 224)
         x = self.Conv3d_1a_7x7(x)  # (b, 64, T/2, 112, 112)
         x = _max_pool(x, (1, 3, 3), (1, 2, 2))
         x = self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x))
@@ -136,17 +129,17 @@ class TorchScriptI3D(nn.Module):
         self.script = script
 
     def forward(self, video: Tensor) -> Tensor:
-        return self.script(prepare_clips(video), rescale=False, resize=False, return_features=True)
+        return self.script(prepare_videos(video), rescale=False, resize=False, return_features=True)
 
 
-def prepare_clips(video: Tensor) -> Tensor:
-    """Clips (b, 3, T, H, W), uint8 or float in [-1, 1], as I3D takes them: (b, 3, T, 224, 224) in [-1, 1].
+def prepare_videos(video: Tensor) -> Tensor:
+    """Videos (b, 3, T, H, W), uint8 or float in [-1, 1], as I3D takes them: (b, 3, T, 224, 224) in [-1, 1].
 
-    Raises ValueError where a clip is shorter than 9 frames: four halvings of time and a window of 2 leave nothing.
+    Raises ValueError where a video is shorter than 9 frames: four halvings of time and a window of 2 leave nothing.
     """
     x = to_float_pixels(video, "I3D", video=True)
     if x.shape[2] < MINIMUM_FRAMES:
-        raise ValueError(f"I3D needs clips of at least {MINIMUM_FRAMES} frames, but got {x.shape[2]}")
+        raise ValueError(f"I3D needs videos of at least {MINIMUM_FRAMES} frames, but got {x.shape[2]}")
     if x.shape[-2:] == (_SIZE, _SIZE):
         return x
     frames = x.transpose(1, 2).flatten(0, 1)  # (b T, 3, H, W)

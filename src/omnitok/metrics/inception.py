@@ -157,7 +157,7 @@ class _BlockE(nn.Module):
 class FIDInception(FrozenNetwork):
     """FID's Inception on images (n, 3, H, W) of any size, uint8 or float in [-1, 1].
 
-    `resize` chooses how a picture comes to 299 x 299, which moves FID by tenths:
+    `resize` chooses how an image comes to 299 x 299, which moves FID by tenths:
     "pytorch_fid": bilinear with half-pixel centres, values 2 x / 255 - 1 (pytorch-fid);
     "tf1": TensorFlow 1's bilinear without half-pixel centres, values (x - 128) / 128 (ADM's evaluator, torch-fidelity).
     FID in print means uint8 pixels; round before, not here. `FIDInception()` alone answers NaN; `load_inception` loads.

@@ -1,6 +1,6 @@
 """Features of MobileNetV2 for the Fréchet distances `fd_mobilenet_v2` and `fd_mobilenet_v2_video`.
 
-A stand-in where FID's Inception or I3D are not at hand. The numbers are on another scale than FID and FVD and must
+A proxy where FID's Inception or I3D are not at hand. The numbers are on another scale than FID and FVD and must
 never be called so; they order models, and only within one protocol.
 """
 
@@ -32,12 +32,12 @@ class MobileNetImageFeatures(nn.Module):
 
 
 class MobileNetVideoFeatures(nn.Module):
-    """Clips (b, 3, T, H, W), T ≥ 2, uint8 or float in [-1, 1] → (b, 2560).
+    """Videos (b, 3, T, H, W), T ≥ 2, uint8 or float in [-1, 1] → (b, 2560).
 
     The mean over time of the frames' features, which sees what the frames look like, beside the mean absolute
-    difference of neighbouring frames' features, which sees how they move: it falls to 0 in frozen clips and rises in
+    difference of neighbouring frames' features, which sees how they move: it falls to 0 in frozen videos and rises in
     shuffled ones.
-    Playing a clip backwards changes neither.
+    Playing a video backwards changes neither.
     """
 
     dimension = 2560
@@ -50,9 +50,9 @@ class MobileNetVideoFeatures(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         if video.ndim != 5 or video.shape[2] < 2:
             raise ValueError(
-                f"MobileNetV2 needs clips (b, 3, T, H, W) of at least 2 frames, but got {tuple(video.shape)}"
+                f"MobileNetV2 needs videos (b, 3, T, H, W) of at least 2 frames, but got {tuple(video.shape)}"
             )
-        # Clip by clip: the inner activations of one clip's frames are enough for the memory.
-        features = torch.stack([self.images(clip.transpose(0, 1)) for clip in video])  # (b, T, 1280)
+        # Video by video: the inner activations of one video's frames are enough for the memory.
+        features = torch.stack([self.images(one.transpose(0, 1)) for one in video])  # (b, T, 1280)
         motion = (features[:, 1:] - features[:, :-1]).abs().mean(1)  # (b, 1280)
         return torch.cat([features.mean(1), motion], dim=1)  # (b, 2560)

@@ -21,11 +21,11 @@ def ssim(a: Tensor, b: Tensor) -> float:
 
 
 def ssim_per_frame(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM, float64: (b,) for images, (b, T) for videos. Pictures smaller than the window are a ValueError."""
+    """SSIM, float64: (b,) for images, (b, T) for videos. Images smaller than the window are a ValueError."""
     check_pair(a, b, "SSIM")
     if min(a.shape[-2:]) < _WINDOW:
         raise ValueError(f"SSIM needs at least 11 pixels a side, but got {a.shape[-2]} x {a.shape[-1]}")
-    if a.ndim == 5:  # frame by frame: the moments of a whole clip would be large
+    if a.ndim == 5:  # frame by frame: the moments of a whole video would be large
         return torch.stack([ssim_per_frame(a[:, :, t], b[:, :, t]) for t in range(a.shape[2])], dim=1)  # (b, T)
     x, y = a.double(), b.double()
     mean_x, mean_y = _blur(x), _blur(y)  # (b, c, H - 10, W - 10)
