@@ -82,7 +82,7 @@ class VideoReader:
         *,
         allow_truncated: bool = False,
     ) -> None:
-        finite_positive("fps", fps)
+        finite_positive("fps", fps, maximum=1e6)
         finite_positive("duration", duration)
         finite_positive("start", start, minimum=-1e-9)
         self.path = Path(path) if os.path.isdir(path) else require_file(path)
@@ -259,7 +259,7 @@ class WindowSampling:
     """
 
     frames: Annotated[int, Field(ge=1)]
-    fps: Annotated[float, Field(gt=0)] | None = None
+    fps: Annotated[float, Field(gt=0, le=1e6)] | None = None
     stride: Annotated[int, Field(ge=1)] = 1
     start: Literal["random", "center", "first"] = "random"
 
@@ -358,7 +358,7 @@ def _seek_window(reader: VideoReader, sampling: WindowSampling, skip: int) -> Wi
     return _to_window(held, sampling, late.fps / sampling.stride) if total == sampling.span else None
 
 
-def finite_positive(name: str, value: float | None, minimum: float = 0.0) -> None:
-    """Raise ValueError unless `value` is None or a finite number above `minimum`."""
-    if value is not None and not (math.isfinite(value) and value > minimum):
-        raise ValueError(f"{name} must be a finite number above {minimum:g}, got {value}")
+def finite_positive(name: str, value: float | None, minimum: float = 0.0, maximum: float = 1e9) -> None:
+    """Raise ValueError unless `value` is None or a number above `minimum` and at most `maximum`."""
+    if value is not None and not minimum < value <= maximum:
+        raise ValueError(f"{name} must be a number above {minimum:g} and at most {maximum:g}, got {value}")

@@ -70,7 +70,7 @@ class DataConfig:
     images: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
     frames: _Count = 17
-    fps: _Positive | None = None
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
     stride: _Count = 1
     resolutions: Annotated[tuple[_Count, ...], Field(min_length=1)] = (256,)
     video_resolutions: tuple[_Count, ...] = ()
