@@ -303,3 +303,9 @@ def test_saturated_pixels_are_the_same_once_clamped_and_stay_below_two() -> None
     assert (bounded[:601].diff() > 0).all()
     assert (slope > 0).all()
     assert slope.max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("limit", [132.4, 134.0, 126.9, 53.16, 49.4, 23.67])
+def test_tokens_within_a_limit_come_back_bit_for_bit_whatever_the_limit(limit: float) -> None:
+    tokens = torch.randn(7, 16)
+    assert torch.equal(limit_length(tokens, limit), tokens)

@@ -309,7 +309,8 @@ class Block(nn.Module):
 def limit_length(x: Tensor, limit: float) -> Tensor:
     """Tokens x (..., d) that are longer than `limit` shortened to it; others come back bit for bit."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    return x * (limit / length.clamp_min(limit)).to(x.dtype)
+    # Of two tensors: torch divides a number by a tensor as number * (1 / tensor), which is 1 only nearly.
+    return x * (torch.full_like(length, limit) / length.clamp_min(limit)).to(x.dtype)
 
 
 SATURATION = (1.5, 2.0)
