@@ -20,7 +20,7 @@ class OmnitokError(Exception):
 
 
 class MediaError(OmnitokError):
-    """A picture or clip that cannot be read or written; the message starts with the file's name."""
+    """An image or video that cannot be read or written; the message starts with the file's name."""
 
 
 class CheckpointError(OmnitokError):
