@@ -1,5 +1,6 @@
 """Batches for training: step number -> tensors, with what could not be read counted and listed."""
 
+import contextlib
 import copy
 import multiprocessing
 import os
@@ -350,8 +351,15 @@ def read_ahead(
 
 
 def _whole_sentences(batches: Iterator[T]) -> Iterator[T]:
-    try:
+    with naming_dead_workers():
         yield from batches
+
+
+@contextlib.contextmanager
+def naming_dead_workers() -> Iterator[None]:
+    """Say in a sentence that a worker is gone, which torch raises wherever the program happens to be."""
+    try:
+        yield
     except RuntimeError as error:
         if not str(error).startswith(_WORKER_DEATH):
             raise

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from omnitok.data.image import ImageReader
-from omnitok.data.loader import read_ahead
+from omnitok.data.loader import naming_dead_workers, read_ahead
 from omnitok.data.samples import Sample, sample_file
 from omnitok.data.shard_format import FileFailure, TokenRecord
 from omnitok.data.shard_writing import Token, pack
@@ -319,6 +319,7 @@ def read_groups(plan: Plan, groups: Sequence[int], workers: int) -> Iterator[Wor
             yield batch
 
 
+@naming_dead_workers()
 def tokenize_here(job: TokenizeJob, tokenizer: OmniTokenizer, workers: int, progress: Progress | None = None) -> None:
     """Make the shards of `job` in this process.
 
