@@ -282,16 +282,21 @@ def test_what_is_stopped_leaves_nothing_half_written(
     line = ["reconstruct", *map(str, clips), "--model", str(vq_folder), "-o", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "omnitok", *line],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit it ignored
     )
     try:
         deadline = time.monotonic() + 60
-        while not (out.is_dir() and list(out.glob(".*"))) and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not (out.is_dir() and list(out.glob(".*")) and list(out.glob("[!.]*")))
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        table, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert "Traceback" not in said
@@ -299,6 +304,7 @@ def test_what_is_stopped_leaves_nothing_half_written(
     assert ("interrupted" if number == signal.SIGINT else "terminated") in said
     assert list(out.glob(".*")) == []
     assert len(list(out.iterdir())) < len(clips)
+    assert "PSNR dB" in table.splitlines()[0], "the rows of finished files are told"
 
 
 def _peak_kilobytes(line: list[str], folder: Path) -> int:

@@ -32,6 +32,9 @@ def run_jobs(
             except Exception as error:
                 show_traceback_if_debugging()
                 report.fail(str(job.source), explain_for(job.source, error))
+            except BaseException:  # Ctrl-C: what is done is told, as it is kept
+                report.interrupt()
+                raise
             bar.update()
 
 

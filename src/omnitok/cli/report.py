@@ -45,6 +45,11 @@ class Report:
         self.rows.append({self._name_key: source, "error": sentence})
         say(f"error: {sentence}")
 
+    def interrupt(self) -> None:
+        """Print the rows so far, for people; JSON is whole or not at all."""
+        if self.rows and not self._as_json:
+            self.finish()
+
     def finish(self, closing: str = "") -> int:
         """Print the rows and give the exit code: 1 if anything failed. The closing line is for people only."""
         if self._as_json:
