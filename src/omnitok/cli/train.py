@@ -11,7 +11,7 @@ import tyro
 
 from omnitok.cli.failures import UsageError, naming_options
 from omnitok.cli.options import require_paths
-from omnitok.cli.report import progress_bar, say
+from omnitok.cli.report import print_document, progress_bar, say
 from omnitok.errors import OmnitokError
 from omnitok.memory import keep_freed_blocks
 
@@ -92,11 +92,8 @@ class Train:
         device = resolve_device(self.device)
         task = make_task(config)
         if self.dry_run:
-            import yaml
-
             task.resolve(Processes(0, 1, device), None, say)
-            found = task.describe()
-            print(json.dumps(found, indent=2) if self.json else yaml.safe_dump(found, sort_keys=False).rstrip())
+            print_document(task.describe(), self.json)
             return 0
         keep_freed_blocks()
         is_first = launched_place()[0] == 0
