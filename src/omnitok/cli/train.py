@@ -48,8 +48,7 @@ class Train:
     init: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """The trained model to start from: another run (of the stage before), a name, a model folder."""
     resume: bool = False
-    """Continue from the latest checkpoint in OUT, with the settings of its config.yaml; starts at step 0 where there is
-    none yet."""
+    """Continue from the latest checkpoint in OUT, with the settings of its config.yaml; without one, from step 0."""
     lr: float | None = None
     """The highest learning rate; short for --set optimizer.lr=LR."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
