@@ -240,6 +240,34 @@ def test_missing_inputs_are_told_before_torch_is_imported(verb: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("tokenize missing", "missing: no such file or folder"),
+        ("tokenize missing --inspect", "missing: no such file or folder"),
+        ("tokenize . --model missing", "missing: no such model, folder or file"),
+        ("convert missing.ckpt out", "missing.ckpt: no such file or folder"),
+        ("generate missing", "missing: no such model, folder or file"),
+        ("generate ../missing", "../missing: no such folder or file"),
+        ("generate missing.safetensors", "missing.safetensors: no such file"),
+        ("generate omnitok-tiny-lm --tokenizer missing", "missing: no such model, folder or file"),
+    ],
+)
+def test_missing_files_and_models_are_told_before_torch_is_imported(line: str, said: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from omnitok.cli import main; code = main(sys.argv[1:])\n"
+        "sys.exit(code if 'torch' not in sys.modules else 99)"
+    )
+    command = [sys.executable, "-c", code, *line.split()]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"omnitok: error: {said}")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_that_are_not_utf8_can_be_printed(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "omnitok", "reconstruct", os.fsencode(tmp_path) + b"/caf\xe9.png"]
     done = subprocess.run(line, capture_output=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from omnitok.atomic import is_temporary
-from omnitok.cli.options import CommonOptions
+from omnitok.cli.options import CommonOptions, require_paths
 from omnitok.cli.report import Column, Report, cell
 from omnitok.errors import CheckpointError, OmnitokError
 
@@ -40,13 +40,14 @@ class Convert(CommonOptions):
     def run(self) -> int:
         """Do all of it; the exit code."""
         self.check_common()
+        _require_free(self.out)
+        require_paths(self.file)
         from omnitok.cli.loading import resolve_device
         from omnitok.hub.released import convert_checkpoint
         from omnitok.models.tokenizer import OmniTokenizer
 
         started = time.perf_counter()
         device = resolve_device(self.device)
-        _require_free(self.out)
         model = convert_checkpoint(self.file).eval()
         if not isinstance(model, OmniTokenizer):
             raise OmnitokError(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from omnitok.cli.failures import UsageError, explain_for, show_traceback_if_debugging
-from omnitok.cli.options import CommonOptions, Output, parse_part, require_paths
+from omnitok.cli.options import CommonOptions, Output, parse_part, require_models, require_paths
 from omnitok.cli.report import Column, Report, Row, cell, progress_bar, say
 from omnitok.cli.sampling import SamplingFlags, check_kind, given_options
 
@@ -63,6 +63,7 @@ class Generate(SamplingFlags, CommonOptions):
         """Do all of it; the exit code."""
         options = self._check()
         require_paths(*([self.video] if self.video else []))
+        require_models(self.model, self.tokenizer)
         import torch
 
         from omnitok.cli.loading import resolve_device

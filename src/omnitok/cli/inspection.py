@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from omnitok.cli.loading import load_named, resolve_device
-from omnitok.cli.report import Row
+from omnitok.cli.report import Row, say
 from omnitok.data import TokenShards, write_image
 from omnitok.data.transforms import resize
 from omnitok.errors import describe
@@ -19,10 +19,17 @@ from omnitok.tokenization.job import Plan, Summary
 
 SAMPLES, COLUMNS, LARGEST_CELL, GAP = 16, 4, 256, 4
 SHOWN_CLASSES = 10
+SHOWN_ERRORS = 5
 
 
 def print_summary(plan: Plan, summary: Summary, output: Path, seconds: float, as_json: bool) -> None:
-    """What one command has made."""
+    """What one command has made, and on stderr what it could not read."""
+    for error in summary.errors[:SHOWN_ERRORS]:
+        say(f"error: {error.reason}")
+    if summary.skipped > SHOWN_ERRORS:
+        say(f"error: {summary.skipped - SHOWN_ERRORS} more files could not be read")
+    if not summary.items:
+        say("error: there is not a single item in the shards")
     format = plan.format
     names = ("items", "images", "videos", "skipped", "shards", "tokens", "complete", "limiting_stage")
     row: Row = {

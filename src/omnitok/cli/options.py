@@ -13,6 +13,7 @@ from omnitok.cli.failures import UsageError
 from omnitok.cli.report import Report
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.files import expand
+from omnitok.hub.names import find_files
 
 if TYPE_CHECKING:
     import torch
@@ -117,6 +118,17 @@ def require_paths(*paths: Path) -> None:
     """
     for path in paths:
         expand(path)
+
+
+def require_models(*names: str | None) -> None:
+    """Say at once, before torch is imported, which name stands for no model; None is not asked for.
+
+    Raises:
+        CheckpointError: no bundled or released model, folder, file or hub id of that name.
+    """
+    for name in names:
+        if name is not None:
+            find_files(name)
 
 
 def resolve_device(name: str) -> torch.device:

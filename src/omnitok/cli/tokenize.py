@@ -9,10 +9,17 @@ from typing import Annotated, Literal
 import tyro
 
 from omnitok.cli.failures import UsageError, naming_options
-from omnitok.cli.options import DEFAULT_MODEL, CommonOptions, FrameRate, parse_part, require_least, require_some
+from omnitok.cli.options import (
+    DEFAULT_MODEL,
+    CommonOptions,
+    FrameRate,
+    parse_part,
+    require_least,
+    require_models,
+    require_paths,
+    require_some,
+)
 from omnitok.cli.report import progress_bar, say
-
-SHOWN_ERRORS = 5
 
 Data = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA...")]
 OutFolder = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="SHARDS")]
@@ -81,11 +88,14 @@ class Tokenize(CommonOptions):
         require_some(self.data, "folder, list or tar of images and videos")
         self.check_common()
         self._check_engine()
+        part, parts = parse_part(self.shard)
         from omnitok.tokenization.settings import TokenizeSettings
 
         names = ("resolution", "frames", "fps", "views", "crop_range", "batch_size", "shard_size", "seed")
         with naming_options():
             settings = TokenizeSettings(**{name: getattr(self, name) for name in names}, precision=self.dtype)
+        require_paths(*self.data)
+        require_models(self.model)
         from omnitok.cli.inspection import inspect_shards, print_summary
 
         if self.inspect:
@@ -98,7 +108,6 @@ class Tokenize(CommonOptions):
         from omnitok.tokenization.pipeline import tokenize_here
 
         rank, world_size = launched_place()
-        part, parts = parse_part(self.shard)
         collection = build_index(self.data, labels=self.labels)
         # The actors of Ray load their own.
         device = resolve_device("cpu" if self.engine == "ray" else launched_device(self.device))
@@ -126,13 +135,7 @@ class Tokenize(CommonOptions):
             return 0
         job.wait_for(part, parts)
         summary = job.summary
-        for error in summary.errors[:SHOWN_ERRORS]:
-            say(f"error: {error.reason}")
-        if summary.skipped > SHOWN_ERRORS:
-            say(f"error: {summary.skipped - SHOWN_ERRORS} more files could not be read")
         print_summary(plan, summary, out, time.perf_counter() - started, self.json)
-        if not summary.items:
-            say("error: there is not a single item in the shards")
         return 1 if summary.skipped > self.max_errors or not summary.items else 0
 
     def _check_engine(self) -> None:
