@@ -29,7 +29,7 @@ class Convert(CommonOptions):
     """Read a released checkpoint and write config.json, model.safetensors and a model card.
 
     Nothing inside the checkpoint's pickle is executed. The written folder is loaded again and must give, for a random
-    picture (--seed) on --device, exactly what the checkpoint gives.
+    image (--seed) on --device, exactly what the checkpoint gives.
     """
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
@@ -74,10 +74,10 @@ class Convert(CommonOptions):
 
         side = 2 * model.config.patch_size * model.config.window_size
         generator = torch.Generator().manual_seed(self.seed)
-        picture = torch.rand(1, 3, side, side, generator=generator) * 2 - 1
+        image = torch.rand(1, 3, side, side, generator=generator) * 2 - 1
         written = load_tokenizer(self.out, device=model.device, dtype=model.dtype)
         with torch.inference_mode():
-            if not torch.equal(model(picture.to(model.device)), written(picture.to(model.device))):
+            if not torch.equal(model(image.to(model.device)), written(image.to(model.device))):
                 raise CheckpointError(
                     f"{self.out}: gives other pixels than {self.file}; do not use it, and please report it"
                 )

@@ -24,7 +24,7 @@ class Models(CommonOptions):
     Tokenizers are for --model, language models and diffusion models for `omnitok generate`.
 
     A token stands for a patch of frames x height x width pixels, in the first frame for height x width. Bits are log2
-    of the codebook's size, or 16 for each number of a VAE's latents; bits per pixel are those of a picture. Reads no
+    of the codebook's size, or 16 for each number of a VAE's latents; bits per pixel are those of an image. Reads no
     weights and draws no random numbers: --device and --seed change nothing here.
     """
 

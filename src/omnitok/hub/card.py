@@ -44,7 +44,7 @@ def generator_card(model: LanguageModel | DiffusionTransformer, settings: Genera
     config = model.config
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     kind = "language model" if isinstance(model, LanguageModel) else "diffusion transformer"
-    media = "pictures" if settings.num_frames == 1 else f"pictures and clips of up to {settings.num_frames} frames"
+    media = "images" if settings.num_frames == 1 else f"images and videos of up to {settings.num_frames} frames"
     classes = ", ".join(settings.classes[:20]) + (" …" if len(settings.classes) > 20 else "")
     sampling = ", ".join(f"{key} {value}" for key, value in settings.sampling.chosen().items())
     return f"""---

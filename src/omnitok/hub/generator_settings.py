@@ -17,10 +17,10 @@ class GeneratorSettings:
         tokenizer: name or path of the tokenizer whose codes or latents it was trained on.
         tokenizer_sha256: `omnitok.models.protocol.fingerprint` of that tokenizer; "" where not known.
         classes: names of the classes in the order of their labels; empty where they have no names, or there are none.
-        height, width: pixels of the pictures and clips it was trained on.
-        num_frames: frames of its clips; 1 for a generator of pictures.
+        height, width: pixels of the images and videos it was trained on.
+        num_frames: frames of its videos; 1 for a generator of images.
         sampling: defaults of `sample`'s arguments; also a mapping of their names to values, as a file gives it.
-        fps: frames a second of its clips; None where not known.
+        fps: frames a second of its videos; None where not known.
         latent_scale: what a diffusion model's latents were multiplied with (0.18215 for the released ones); None where
             they were normalised per channel with the tokenizer's `latent_mean` and `latent_std`.
     """

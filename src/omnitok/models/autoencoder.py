@@ -154,11 +154,11 @@ class TokenizerConfig:
 
     @property
     def streamable(self) -> bool:
-        """Whether past frames alone decide each latent frame, so that clips can be coded in pieces."""
+        """Whether past frames alone decide each latent frame, so that videos can be coded in pieces."""
         return self.causal and self.causal_convolution and self.temporal_convolution_layout == "grid"
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Latent grid (t, h, w) of a clip of `frames` x `height` x `width` pixels; an image has frames = 1."""
+        """Latent grid (t, h, w) of a video of `frames` x `height` x `width` pixels; an image has frames = 1."""
         t = 1 + -(-(frames - 1) // self.temporal_patch_size)
         return t, -(-height // self.patch_size), -(-width // self.patch_size)
 
@@ -169,7 +169,7 @@ class TokenizerConfig:
 
 @dataclasses.dataclass
 class StreamCache:
-    """What an encoder or decoder remembers between the pieces of a clip. Belongs to the caller."""
+    """What an encoder or decoder remembers between the pieces of a video. Belongs to the caller."""
 
     spatial: list[BlockCache]
     temporal: list[BlockCache]
@@ -252,13 +252,13 @@ class Encoder(nn.Module):
         return nn.Sequential(nn.LayerNorm(patch), nn.Linear(patch, width), nn.LayerNorm(width))
 
     def new_cache(self) -> StreamCache:
-        """An empty cache, for the first piece of a clip."""
+        """An empty cache, for the first piece of a video."""
         return StreamCache(self.spatial.new_cache(), self.temporal.new_cache())
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
         """x (b, 3, T, H, W) in [-1, 1], H and W multiples of p -> features (b, t', H/p, W/p, width).
 
-        T is 1 + k * t for the start of a clip, k * t for a piece that continues from `cache`, updated in place.
+        T is 1 + k * t for the start of a video, k * t for a piece that continues from `cache`, updated in place.
         """
         p, s = self.config.patch_size, self.config.temporal_patch_size
         x = x * self.config.pixel_scale
@@ -293,11 +293,11 @@ class Decoder(nn.Module):
         self.apply(_shrink_branches)
 
     def new_cache(self) -> StreamCache:
-        """An empty cache, for the first piece of a clip."""
+        """An empty cache, for the first piece of a video."""
         return StreamCache(self.spatial.new_cache(), self.temporal.new_cache())
 
     def forward(self, tokens: Tensor, cache: StreamCache | None = None) -> Tensor:
-        """Features (b, t', h, w, width) -> pixels (b, 3, T, h p, w p), T = 1 + (t' - 1) t at the start of a clip.
+        """Features (b, t', h, w, width) -> pixels (b, 3, T, h p, w p), T = 1 + (t' - 1) t at the start of a video.
 
         A piece that continues from `cache`, which is updated in place, gives t' t frames. Pixels are not clamped.
         """

@@ -32,7 +32,7 @@ class LanguageModelConfig:
         has_bos: whether the start token has an id of its own; the released unconditional model has not: it starts
             with id 0, its first code.
         latent_frames, latent_height, latent_width: the largest grid, in latent positions; also the trained length, over
-            which a window slides in long clips.
+            which a window slides in long videos.
         width, depth, heads: of the transformer.
         feedforward_multiple: hidden width of the feed-forward: multiple * width for GELU, int(multiple * 2/3 * width) a
             branch for SwiGLU (as many weights).
@@ -177,7 +177,7 @@ def sequence_ids(config: LanguageModelConfig, codes: Tensor, labels: Tensor | No
     """Ids of whole sequences: (b, prefix_length + t * h * w).
 
     Args:
-        codes: (b, h, w) of pictures or (b, t, h, w) of clips, in [0, codebook_size).
+        codes: (b, h, w) of images or (b, t, h, w) of videos, in [0, codebook_size).
         labels: (b,) with -1 for none; None: none for all.
 
     Raises:

@@ -1,8 +1,8 @@
-"""The diffusion transformer: DiT (pictures) and Latte (clips) as one model over patches of latents.
+"""The diffusion transformer: DiT (images) and Latte (videos) as one model over patches of latents.
 
 DiT: Peebles & Xie, 2023 (arXiv 2212.09748); Latte: Ma et al., 2024 (arXiv 2401.03048), its alternating variant. Tokens
 travel as (b, t, n, d), n = h * w; spatial blocks attend over n, temporal blocks (the odd ones, where there are any)
-over t. A picture is a clip of one frame.
+over t. An image is a video of one frame.
 """
 
 import math
@@ -215,7 +215,7 @@ class DiffusionTransformer(nn.Module):
             x's shape with `config.output_channels` channels.
 
         Raises:
-            ValueError: wrong rank, channels, batch or label ids; a clip for a spatial model; labels for an
+            ValueError: wrong rank, channels, batch or label ids; a video for a spatial model; labels for an
                 unconditional model.
         """
         self._check(x, t, labels)
@@ -264,7 +264,7 @@ class DiffusionTransformer(nn.Module):
             raise ValueError(f"latents are empty, shape {tuple(x.shape)}")
         if x.ndim == 5 and x.shape[2] > 1 and not self.config.temporal:
             raise ValueError(
-                f"this model is spatial only: it takes pictures or clips of one latent frame, found {x.shape[2]} frames"
+                f"this model is spatial only: it takes images or videos of one latent frame, found {x.shape[2]} frames"
             )
         if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
             found = str(tuple(t.shape)) if isinstance(t, Tensor) else type(t).__name__

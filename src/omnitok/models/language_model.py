@@ -1,7 +1,7 @@
-"""A language model over the codes of pictures and clips: one transformer, one vocabulary, a cache for sampling.
+"""A language model over the codes of images and videos: one transformer, one vocabulary, a cache for sampling.
 
-A sequence is a prefix (start token, class token) and then the codes in raster order (t, h, w). A picture is a clip of
-one latent frame, so it is a prefix of every clip that starts with it, and class-conditional, unconditional and frame
+A sequence is a prefix (start token, class token) and then the codes in raster order (t, h, w). An image is a video of
+one latent frame, so it is a prefix of every video that starts with it, and class-conditional, unconditional and frame
 prediction are the same next-token prediction.
 """
 
@@ -320,7 +320,7 @@ def language_model_losses(
 
     Args:
         model: a `LanguageModel`, or what a distributed wrapper made of one (then `config` is needed).
-        codes: (b, h, w) of pictures or (b, t, h, w) of clips.
+        codes: (b, h, w) of images or (b, t, h, w) of videos.
         labels: (b,) with -1 for none; None: none for all.
         drop_labels: (b,) bool, items whose label is replaced by the null class, each drawn for itself.
 

@@ -1,4 +1,4 @@
-"""Streams over a tokenizer: a clip in pieces of any length gives what the whole gives, in memory that does not grow.
+"""Streams over a tokenizer: a video in pieces of any length gives what the whole gives, in memory that does not grow.
 
 The stream object is the state; the model keeps none, so any number of streams can share one model.
 """
@@ -27,12 +27,12 @@ def _check_streamable(tokenizer: "OmniTokenizer") -> None:
     if not tokenizer.config.streamable:
         raise ValueError(
             "this tokenizer is not causal (released weights mix later frames into earlier ones), so it cannot stream: "
-            "encode and decode the whole clip, or use a model with causal=True and temporal_convolution_layout='grid'"
+            "encode and decode the whole video, or use a model with causal=True and temporal_convolution_layout='grid'"
         )
 
 
 class EncoderStream:
-    """Encodes a clip as its frames arrive; made by `OmniTokenizer.encoder_stream`.
+    """Encodes a video as its frames arrive; made by `OmniTokenizer.encoder_stream`.
 
     Frames wait until they fill a temporal patch (the first frame is one by itself). What travels from push to push is
     at most t - 1 frames, two feature frames a positional convolution, and temporal_window - 1 frames of keys and values
@@ -56,7 +56,7 @@ class EncoderStream:
             ValueError: frames of another size than before, invalid pixels, or a stream already flushed.
         """
         if self._finished:
-            raise ValueError("this stream was flushed; open a new one for another clip")
+            raise ValueError("this stream was flushed; open a new one for another video")
         if not isinstance(frames, Tensor):
             raise ValueError(f"a stream takes a torch.Tensor of frames (b, 3, n, H, W), found {type(frames).__name__}")
         if frames.ndim != 5:
@@ -121,7 +121,7 @@ class EncoderStream:
 
 
 class DecoderStream:
-    """Decodes a clip as its latent frames arrive; made by `OmniTokenizer.decoder_stream`."""
+    """Decodes a video as its latent frames arrive; made by `OmniTokenizer.decoder_stream`."""
 
     def __init__(self, tokenizer: "OmniTokenizer", size: tuple[int, int, int] | None = None) -> None:
         _check_streamable(tokenizer)
@@ -143,7 +143,7 @@ class DecoderStream:
         """
         tokenizer = self._tokenizer
         if self._finished:
-            raise ValueError("this stream was flushed; open a new one for another clip")
+            raise ValueError("this stream was flushed; open a new one for another video")
         if not isinstance(x, Tensor):
             raise ValueError(f"a stream takes a torch.Tensor of codes or latents, found {type(x).__name__}")
         if x.is_floating_point():

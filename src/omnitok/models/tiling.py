@@ -1,4 +1,4 @@
-"""Large pictures in bounded memory: the encoder over tiles with a halo, the decoder over tiles blended in their halos.
+"""Large images in bounded memory: the encoder over tiles with a halo, the decoder over tiles blended in their halos.
 
 Tiles begin at multiples of the attention window, so that windows fall where they fall without tiles, and every block's
 view is cut only at a halo's outer edge.

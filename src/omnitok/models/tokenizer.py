@@ -240,7 +240,7 @@ class OmniTokenizer(nn.Module):
         return features
 
     def encoder_stream(self) -> EncoderStream:
-        """A stream that takes a clip in pieces of any length; see `EncoderStream`."""
+        """A stream that takes a video in pieces of any length; see `EncoderStream`."""
         return EncoderStream(self)
 
     # ---------------------------------------------------------------- latents -> pixels

@@ -444,7 +444,7 @@ def picture(kind: str) -> bytes:
     [
         (b"", "an empty file"),
         (picture("JPEG"), "a JPEG picture"),
-        (picture("PNG"), "a PNG picture"),
+        (picture("PNG"), "a PNG image"),
         (b"Dear reader,\nthis is no checkpoint.\n", "a text file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         (b"<!doctype html><html>", "an HTML or XML page"),

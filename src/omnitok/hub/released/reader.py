@@ -40,9 +40,9 @@ MAX_DIMENSIONS = 16
 
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.serialization.MAGIC_NUMBER, pickled
 _FOREIGN_BEGINNINGS = {
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"\x89PNG": "a PNG picture",
-    b"GIF8": "a GIF picture",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+    b"GIF8": "a GIF image",
     b"version https://git-lfs": "a Git LFS pointer instead of the file it stands for",
     b"<": "an HTML or XML page",
     b"\x1f\x8b": "a gzip archive",
