@@ -443,7 +443,7 @@ def picture(kind: str) -> bytes:
     ("content", "found"),
     [
         (b"", "an empty file"),
-        (picture("JPEG"), "a JPEG picture"),
+        (picture("JPEG"), "a JPEG image"),
         (picture("PNG"), "a PNG image"),
         (b"Dear reader,\nthis is no checkpoint.\n", "a text file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
