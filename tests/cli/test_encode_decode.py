@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 from safetensors import safe_open
@@ -233,3 +234,34 @@ def test_a_file_names_its_model(vq_folder: Path, tmp_path: Path, make_picture: M
     code, (row,), _ = run(capsys, "decode", path, "-o", tmp_path / "r")
     assert code == 1
     assert "its model 'somebody/else' is not here: give it with --model" in row["error"]
+
+
+def tone_begins(path: Path) -> float:
+    """Seconds of the first loud packet of a video's sound, against its first frame."""
+    with av.open(str(path)) as container:
+        start = float(container.streams.video[0].start_time * container.streams.video[0].time_base)
+        loud = (frame for frame in container.decode(audio=0) if abs(frame.to_ndarray()).max() > 0.1)
+        return float(next(loud).time) - start
+
+
+def test_sound_comes_back_in_step(vq_folder: Path, tmp_path: Path, make_clip_with_sound: Make, capsys: Any) -> None:
+    clip = make_clip_with_sound(tmp_path / "a.mp4")
+    assert main(["encode", str(clip), "--model", str(vq_folder), "-o", str(tmp_path / "tokens")]) == 0
+    out = tmp_path / "out"
+    assert main(["decode", str(tmp_path / "tokens"), "--model", str(vq_folder), "-o", str(out)]) == 0
+    assert tone_begins(out / "a.mp4") == pytest.approx(tone_begins(clip), abs=2e-3)
+
+
+@pytest.mark.parametrize("sound", [torch.zeros(3, dtype=torch.float32), torch.zeros(3, dtype=torch.uint8)])
+def test_damaged_sound_is_one_sentence(
+    sound: torch.Tensor, vq_folder: Path, tmp_path: Path, make_clip_with_sound: Make, capsys: Any
+) -> None:
+    clip, file = make_clip_with_sound(tmp_path / "a.mp4"), tmp_path / "tokens.safetensors"
+    assert main(["encode", str(clip), "--model", str(vq_folder), "-o", str(file)]) == 0
+    save_file(load_file(file) | {"sound": sound}, file, metadata_of(file))
+    capsys.readouterr()
+    assert main(["decode", str(file), "--model", str(vq_folder), "-o", str(tmp_path / "out.mp4")]) == 1
+    said = capsys.readouterr().err.strip()
+    assert len(said.splitlines()) == 1
+    assert "sound" in said
+    assert not (tmp_path / "out.mp4").exists()

@@ -1,7 +1,8 @@
 """Token files: the codes or latents of one image or video as `.safetensors`, with what is needed to bring it back.
 
 One tensor, `codes` (t, h, w) or (h, w), or `latents` (c, t, h, w) or (c, h, w); for a video also `durations` (frames,),
-seconds that each frame is shown, where its file has them; and the fields of `TokenHeader` as string metadata.
+seconds that each frame is shown, where its file has them, and `sound` (bytes,), its sound track as a Matroska file; and
+the fields of `TokenHeader` as string metadata.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from omnitok.atomic import atomic_path
 from omnitok.checked import checked
+from omnitok.data.containers import SOUND_SUFFIX
 from omnitok.errors import CheckpointError, MediaError, describe, reading, reason
 from omnitok.files import localize
 
@@ -61,9 +63,13 @@ class TokenHeader:
 
 
 def write_tokens(
-    path: str | os.PathLike[str], tokens: Tensor, header: TokenHeader, durations: Sequence[float] | None = None
+    path: str | os.PathLike[str],
+    tokens: Tensor,
+    header: TokenHeader,
+    durations: Sequence[float] | None = None,
+    sound: bytes | None = None,
 ) -> None:
-    """Write codes (integers) or latents (floating point), and the seconds that each frame is shown, atomically.
+    """Write codes (integers) or latents (floating point), the seconds that each frame is shown, and sound, atomically.
 
     Raises:
         MediaError: the file cannot be written; nothing is left under its name.
@@ -71,6 +77,8 @@ def write_tokens(
     tensors = {"latents" if tokens.is_floating_point() else "codes": tokens.contiguous()}
     if durations is not None:
         tensors["durations"] = torch.tensor(durations, dtype=torch.float64)
+    if sound is not None:
+        tensors["sound"] = torch.frombuffer(bytearray(sound), dtype=torch.uint8)
     fields = {name: value for name, value in dataclasses.asdict(header).items() if value is not None}
     metadata = {"format": FORMAT, "version": VERSION, **{name: _text(value) for name, value in fields.items()}}
     try:
@@ -102,9 +110,22 @@ class TokenFile:
         durations: seconds that each frame is shown; None where all are shown alike, 1 / fps.
     """
 
-    def __init__(self, path: Path, header: TokenHeader, tensor: Any, durations: list[float] | None, is_codes: bool):
+    def __init__(
+        self, path: Path, header: TokenHeader, tensor: Any, durations: list[float] | None, is_codes: bool, sound: Any
+    ) -> None:
         self.path, self.header, self.durations, self.is_codes = path, header, durations, is_codes
-        self._tensor = tensor
+        self._tensor, self._sound = tensor, sound
+
+    @contextmanager
+    def sound(self) -> Iterator[Path | None]:
+        """The sound track as a file, within the context; None where there is none."""
+        if self._sound is None:
+            yield None
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"sound{SOUND_SUFFIX}")
+            path.write_bytes(self._sound[:].numpy().data)
+            yield path
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -164,7 +185,7 @@ def _utf8_name(path: Path) -> Iterator[Path]:
 
 def _read_header(path: Path, handle: Any) -> TokenFile:
     metadata, names = handle.metadata() or {}, set(handle.keys())
-    (name, *more) = sorted(names - {"durations"}) or [""]
+    (name, *more) = sorted(names - {"durations", "sound"}) or [""]
     if metadata.pop("format", None) != FORMAT or name not in ("codes", "latents") or more:
         listed = describe(", ".join(sorted(names))) or "nothing"
         raise CheckpointError(
@@ -193,4 +214,7 @@ def _read_header(path: Path, handle: Any) -> TokenFile:
         durations = seconds[:].tolist()
         if not all(0 <= duration <= 1e6 for duration in durations):
             raise CheckpointError(f"{path}: durations must lie between 0 and 1000000 seconds")
-    return TokenFile(path, header, tensor, durations, is_codes)
+    sound = handle.get_slice("sound") if "sound" in names else None
+    if sound is not None and (sound.get_dtype() != "U8" or len(sound.get_shape()) != 1 or header.kind != "video"):
+        raise CheckpointError(f"{path}: sound must be U8 of rank 1, of a video")
+    return TokenFile(path, header, tensor, durations, is_codes, sound)

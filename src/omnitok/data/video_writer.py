@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Sequence
 from fractions import Fraction
@@ -20,7 +21,7 @@ from PIL import Image
 
 from omnitok.atomic import atomic_path
 from omnitok.data.color import rgb_to_yuv420p
-from omnitok.data.containers import Clock, can_seek, longest_gap, open_container, video_stream
+from omnitok.data.containers import SOUND_SUFFIX, Clock, can_seek, longest_gap, open_container, video_stream
 from omnitok.data.image import check_pixels, open_image, require_file, to_uint8
 from omnitok.data.video_reader import finite_positive
 from omnitok.errors import MediaError, reading
@@ -37,13 +38,16 @@ ENCODED_SUFFIXES = frozenset(_ENCODERS | _ANIMATIONS)
 """Suffixes of the single files that `VideoWriter` writes."""
 
 _MPEG4_SOUND = {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}
+_MATROSKA_SOUND = _MPEG4_SOUND | {"vorbis", "pcm_s16le", "pcm_s24le", "mp2", "dts"}
 _SOUND = {
     ".mp4": _MPEG4_SOUND,
     ".m4v": _MPEG4_SOUND,
     ".mov": {"aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s24le", "pcm_s16be"},
-    ".mkv": _MPEG4_SOUND | {"vorbis", "pcm_s16le", "pcm_s24le", "mp2", "dts"},
+    ".mkv": _MATROSKA_SOUND,
+    SOUND_SUFFIX: _MATROSKA_SOUND,
     ".webm": {"opus", "vorbis"},
 }
+_SOUND_LEAD = 1.0  # seconds: Matroska has no times below 0, and AAC begins a little before the first frame
 _HIGHEST_RATE, _LONGEST_SHOWN = 1000, 10**6  # frames per second; seconds of a frame
 _LARGEST_DENOMINATOR = 1001  # of frame rates: holds 30000/1001 and its kin exactly
 _FINE_TICKS = 90000  # per second, at least, where frames have their own times
@@ -342,6 +346,27 @@ def _palette_graph(width: int, height: int, time_base: Fraction) -> Any:
     return graph
 
 
+def copy_sound(path: str | os.PathLike[str]) -> bytes | None:
+    """The first sound track of a video as a Matroska file of its own, whose second 1 is the time of the first frame.
+
+    Packets are copied, not encoded again. None where there is no sound, or, with a warning, none that Matroska holds. A
+    file of these bytes with the suffix `SOUND_SUFFIX` is an `audio_from`.
+
+    Raises:
+        MediaError: the video cannot be read.
+    """
+    source = require_file(path)
+    sound = _Sound(source, -_SOUND_LEAD)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack, reading(source, MediaError, "video"):
+        target = Path(folder, f"sound{SOUND_SUFFIX}")
+        if not sound.fits(target):
+            return None
+        with av.open(str(target), "w", format="matroska") as output:
+            sound.begin(output, stack)
+            sound.copy_until(math.inf)
+        return target.read_bytes()
+
+
 class _Sound:
     """The first sound track of a video, whose packets are copied beside new frames, shifted in time."""
 
@@ -360,6 +385,8 @@ class _Sound:
             if container.streams.video:
                 video = video_stream(path, container)
                 self._origin = float((video.start_time or 0) * video.time_base)
+            elif path.suffix == SOUND_SUFFIX:
+                self._origin = _SOUND_LEAD
 
     def fits(self, path: Path) -> bool:
         """Whether there is a sound that this file can hold; warns where it cannot."""

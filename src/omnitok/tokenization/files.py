@@ -15,6 +15,7 @@ from torch import Tensor
 
 from omnitok.data import VideoReader, VideoWriter, detect_modality, read_image, write_image
 from omnitok.data.token_file import TokenFile, TokenHeader, compact_codes, open_tokens, write_tokens
+from omnitok.data.video_writer import copy_sound
 from omnitok.errors import CheckpointError
 from omnitok.metrics.frame_quality import FrameQuality
 from omnitok.models.tokenizer import OmniTokenizer
@@ -132,7 +133,7 @@ def encode_file(
     latent_dtype: torch.dtype = torch.float32,
     progress: Progress = _silent,
 ) -> Coded:
-    """Write the tokens of an image or video, and the times of its frames, as one token file.
+    """Write the tokens of an image or video, the times of its frames and its sound as one token file.
 
     Args:
         model, model_sha256: name and fingerprint of the tokenizer, which `decode_file` asks for.
@@ -142,7 +143,7 @@ def encode_file(
     Raises:
         OmnitokError: the source cannot be read, or the result not written (then nothing is left under its name).
     """
-    kind, durations, rate = detect_modality(source), None, None
+    kind, durations, rate, sound = detect_modality(source), None, None, None
 
     def stored(tokens: Tensor) -> Tensor:
         is_latent = tokens.is_floating_point()
@@ -160,9 +161,10 @@ def encode_file(
             parts = [stored(piece.cpu()) for piece in encode_video(tokenizer, chunks, tile)]
             tokens = torch.cat(parts, dim=time_axis(parts[0]))[0]
             frames = len(reader.durations)
+            sound = copy_sound(source) if reader.has_audio else None
             durations = None if _is_even(reader.durations, rate) else reader.durations
     header = TokenHeader(kind, frames, height, width, model, model_sha256, Path(source).name, rate)
-    write_tokens(output, tokens, header, durations)
+    write_tokens(output, tokens, header, durations, sound)
     return _coded(tokenizer, frames, height, width, tokens.shape)
 
 
@@ -177,7 +179,7 @@ def decode_file(
     tile: int | None = None,
     progress: Progress = _silent,
 ) -> Coded:
-    """Bring back the image or video of a token file, with the times of its frames.
+    """Bring back the image or video of a token file, with the times of its frames and its sound.
 
     Args:
         model, model_sha256: name and fingerprint of the tokenizer; its tokens must be those of the file.
@@ -199,7 +201,10 @@ def decode_file(
         assert header.fps is not None  # of a video; checked when the header was read
         config, done = tokenizer.config, 0
         pieces = file.pieces(frames_at_once(config, *size, tile) // config.temporal_patch_size)
-        with VideoWriter(output, header.fps, header.width, header.height) as writer:
+        with (
+            file.sound() as sound,
+            VideoWriter(output, header.fps, header.width, header.height, audio_from=sound) as writer,
+        ):
             for result in decode_video(tokenizer, pieces, size, tile):
                 frames = result[:, : header.frames - done]  # the last patch may have been filled up
                 stop = done + frames.shape[1]
