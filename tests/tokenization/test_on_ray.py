@@ -10,7 +10,7 @@ import pytest
 from omnitok.errors import MissingExtraError, OmnitokError
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization.job import TokenizeJob
-from omnitok.tokenization.on_ray import tokenize_on_ray
+from omnitok.tokenization.on_ray import _reason, tokenize_on_ray
 
 from .conftest import contents, plan_of
 
@@ -34,6 +34,30 @@ def test_a_cluster_that_is_not_there(
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(OmnitokError, match=r"Ray cannot be reached at ray://host:10001: nobody answers"):
         tokenize_on_ray(TokenizeJob(plan_of(media, tokenizer), tmp_path), address="ray://host:10001")
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        ("RuntimeError: the disk: is on fire\nsecond line", "RuntimeError: the disk: is on fire"),
+        ("MemoryError", "MemoryError"),
+        ("omnitok.errors.CheckpointError: model: has weights 1", "model: has weights 1"),
+    ],
+)
+def test_the_reason_is_that_of_the_task_and_not_that_a_task_failed(raised: str, reason: str) -> None:
+    """The text as Ray 2.60 writes it."""
+    said = f"""ray::MapWorker(Map(_read)->Map(_Encode)).submit() (pid=1, ip=192.0.2.2)
+  File "on_ray.py", line 123, in _read
+    RuntimeError: a line of source
+{raised}
+
+The above exception was the direct cause of the following exception:
+
+ray::MapWorker(Map(_read)->Map(_Encode)).submit() (pid=1, ip=192.0.2.2)
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).
+"""
+    assert _reason(Exception(said)) == reason
 
 
 @pytest.mark.slow

@@ -150,6 +150,8 @@ class _Encode:
 
 def _reason(error: BaseException) -> str:
     """What went wrong in a task, without the traceback that Ray puts before it and the advice that it puts after."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    raised = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception)\b.*: ", line)]
-    return (raised or [line for line in lines if line] or [type(error).__name__])[-1]
+    lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+    # Ray Data's own exception comes last and only says that a function failed; source lines are indented.
+    raised = [line for line in lines if re.match(r"(?!ray\.)(\w+\.)*\w*(Error|Exception)(: |$)", line)]
+    reason = (raised or lines or [type(error).__name__])[-1].strip()
+    return re.sub(r"^omnitok\.errors\.\w+: ", "", reason)
