@@ -356,3 +356,24 @@ def test_large_images_go_in_tiles(
     _, (untold,), _ = reconstruct(capsys, *line)
     _, (told,), _ = reconstruct(capsys, *line, "--tile", 64)
     assert untold["psnr"] == told["psnr"]
+
+
+@pytest.mark.parametrize("verb", ["reconstruct", "encode", "tokenize"])
+def test_a_tokenizer_of_images_says_so_of_videos(
+    verb: str,
+    vq_folder: Path,
+    tmp_path: Path,
+    make_picture: Callable[..., Path],
+    make_clip: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tokenizer = OmniTokenizer.from_pretrained(vq_folder)
+    tokenizer.trained_on = ("image",)
+    model = str(tokenizer.save_pretrained(tmp_path / "model"))
+    inputs = [make_picture(tmp_path / "a.png"), make_clip(tmp_path / "b.mp4"), make_clip(tmp_path / "c.mp4")]
+    line = [verb, "--model", model, "-o", str(tmp_path / "out")]
+    more = ["--frames", "5", "--workers", "0"] if verb == "tokenize" else []
+    assert main([*line, *more, str(inputs[0])]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert main([*line[:-1], str(tmp_path / "videos"), *more, *map(str, inputs)]) == 0
+    assert capsys.readouterr().err.count("warning: this tokenizer was trained on images only") == 1

@@ -56,11 +56,13 @@ def test_round_trip(tmp_path: Path, bottleneck: str) -> None:
     saved = OmniTokenizer.from_config(dataclasses.replace(TINY, bottleneck=bottleneck, latent_channels=4))
     saved.latent_statistics = LatentStatistics((0.5,) * 4, (1.5,) * 4) if bottleneck == "kl" else None
     saved.compatible_tokenizers = ("a" * 64,)
+    saved.trained_on = ("image", "video")
     assert saved.save_pretrained(tmp_path / "m") == tmp_path / "m"
     loaded = OmniTokenizer.from_pretrained(tmp_path / "m")
     assert loaded.config == saved.config
     assert loaded.latent_statistics == saved.latent_statistics
     assert loaded.compatible_tokenizers == saved.compatible_tokenizers
+    assert loaded.trained_on == saved.trained_on
     assert not loaded.training
     assert fingerprint(loaded) == fingerprint(saved)
     assert all(parameter.requires_grad for parameter in loaded.parameters())
@@ -313,6 +315,7 @@ def test_huge_config(folder: Path) -> None:
         ({"latent_statistics": {"mean": [0.0], "std": [1.0]}}, "must have 4 channels, found 1"),
         ({"latent_statistics": {"mean": [0.0], "std": []}}, "as many means as deviations"),
         ({"compatible_tokenizers": [3]}, "must be a valid string, found 3"),
+        ({"trained_on": ["sound"]}, "'image' or 'video', found 'sound'"),
         ({"weights_sha256": 3}, "weights_sha256 must be text"),
     ],
 )
@@ -352,7 +355,7 @@ def test_null_optional_fields_and_absent_fields(folder: Path) -> None:
 def test_files_of_version_0_1(folder: Path) -> None:
     """The bottleneck's fields stood beside the others, with measured statistics and tokenizers of the same tokens."""
     fields = json.loads((folder / "config.json").read_text())
-    for name in ("weights_sha256", "tokens", "latent_statistics", "compatible_tokenizers"):
+    for name in ("weights_sha256", "tokens", "latent_statistics", "compatible_tokenizers", "trained_on"):
         del fields[name]
     fields.update(bottleneck="vq", latent_channels=4, codebook_size=32, codebook_decay=0.9, normalize_codes=True)
     fields.update(restart_threshold=0.2, latent_mean=[0, 0, 0, 1], latent_std=[1, 2, 3, 4.5], tokens_of=["b" * 64])
@@ -362,6 +365,7 @@ def test_files_of_version_0_1(folder: Path) -> None:
     assert loaded.config == dataclasses.replace(TINY, bottleneck=bottleneck)
     assert loaded.latent_statistics == LatentStatistics((0.0, 0.0, 0.0, 1.0), (1.0, 2.0, 3.0, 4.5))
     assert loaded.compatible_tokenizers == ("b" * 64,)
+    assert loaded.trained_on == ()
     assert model_info(str(folder)).tokens == TokenInfo(32, 4, 5.0, (2, 4, 4))
 
 

@@ -1,5 +1,6 @@
 """What the tokenizer and its streams refuse, each with a sentence that says what was found."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,24 @@ from omnitok.errors import NotFiniteError
 from omnitok.models.tokenizer import OmniTokenizer
 
 Tiny = Callable[..., OmniTokenizer]
+
+
+def test_videos_for_a_tokenizer_of_images(tiny: Tiny) -> None:
+    video = torch.zeros(1, 3, 5, 8, 8)
+    calls: list[Callable[[OmniTokenizer], object]] = [
+        lambda tokenizer: tokenizer.encode(video),
+        lambda tokenizer: tokenizer(video),
+        lambda tokenizer: tokenizer.encoder_stream(),
+    ]
+    for call in calls:
+        tokenizer = copy.deepcopy(tiny()).eval()  # it is shared by tests
+        call(tokenizer)  # of what it does not know it says nothing
+        tokenizer.trained_on = ("image",)
+        tokenizer.encode(video[:, :, 0])
+        tokenizer.encode(video[:, :, :1])
+        with pytest.warns(UserWarning, match="trained on images only, so what it makes of videos is noise"):
+            call(tokenizer)
+        call(tokenizer)  # once
 
 
 @pytest.mark.parametrize(

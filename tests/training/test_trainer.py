@@ -204,6 +204,22 @@ def test_how_the_codebook_learns_is_the_recipes(small_config: TrainConfig, tmp_p
     )
 
 
+def test_the_model_says_what_it_was_trained_on(small_config: TrainConfig, tmp_path: Path) -> None:
+    def trained_on(config: TrainConfig, name: str, **options: Any) -> tuple[str, ...]:
+        return OmniTokenizer.from_pretrained(train(config, tmp_path / name, **options).model).trained_on
+
+    config = replace(small_config, steps=2)
+    images = replace(config, data=replace(config.data, videos=()))
+    videos = replace(config, data=replace(config.data, images=()), init=InitConfig(str(tmp_path / "images/model")))
+    assert trained_on(images, "images") == ("image",)
+    assert trained_on(replace(config, data=replace(config.data, video_share=0.0)), "no videos") == ("image",)
+    assert trained_on(videos, "both", limits=Limits(max_steps=1)) == ("image", "video")
+    (tmp_path / "images").rename(tmp_path / "away")
+    assert trained_on(videos, "both", resume=True) == ("image", "video")
+    unknown = OmniTokenizer.from_config(config.model).save_pretrained(tmp_path / "unknown")
+    assert trained_on(replace(images, init=InitConfig(str(unknown))), "further") == ()
+
+
 def test_init_grows_to_the_depth_of_the_recipe(small_config: TrainConfig, tmp_path: Path) -> None:
     first = train(replace(small_config, steps=1), tmp_path / "first").model
     blocks = small_config.model.decoder_blocks
@@ -232,6 +248,10 @@ def test_the_decoder_alone_can_be_trained_further(small_config: TrainConfig, tmp
     third = replace(config, init=InitConfig(str(tmp_path / "second" / "model"), freeze_encoder=True), steps=1)
     again = OmniTokenizer.from_pretrained(train(third, tmp_path / "third").model)
     assert again.compatible_tokenizers == (fingerprint(after), fingerprint(before))
+    resumed = replace(config, steps=config.steps + 1)
+    resumed = OmniTokenizer.from_pretrained(train(resumed, tmp_path / "second", resume=True).model)
+    assert resumed.compatible_tokenizers == after.compatible_tokenizers
+    assert resumed.latent_statistics == before.latent_statistics
     whole = replace(third, init=InitConfig(str(tmp_path / "second" / "model")))
     assert initial_tokenizer(whole).compatible_tokenizers == ()
     other = replace(

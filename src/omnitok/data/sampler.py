@@ -193,6 +193,12 @@ class Sampler:
         self._share = None if video_share is None else Fraction(video_share)
         self._video_weights = None if video_weights is None else _cumulative(video_weights, self.counts["video"])
 
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Those that there are steps of."""
+        unused = {Fraction(0): "video", Fraction(1): "image"}.get(self._share) if self._share is not None else None
+        return tuple(name for name in self._orders if name != unused or len(self._orders) == 1)
+
     def places(self, step: int) -> tuple[Group, np.ndarray]:
         """The group of a step, and places among the items of that group: int64 (b,)."""
         modality = self.modality(step)

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from omnitok.atomic import atomic_path
+from omnitok.data.modality import Modality
 from omnitok.errors import CheckpointError, OmnitokError, reading, reason
 from omnitok.hub.architectures import (
     ARCHITECTURES,
@@ -55,6 +56,7 @@ _BESIDE = (
     "latent_mean",
     "latent_std",
     "compatible_tokenizers",
+    "trained_on",
     "settings",
 )
 """Fields of `config.json` that are not architecture."""
@@ -71,7 +73,7 @@ class ModelDescription:
         config: the architecture.
         weights_sha256: of `model.safetensors`; None in folders of older versions.
         settings: of a generator.
-        statistics, compatible: of a tokenizer; see `OmniTokenizer`.
+        statistics, compatible, trained_on: of a tokenizer; see `OmniTokenizer`.
     """
 
     config: Config
@@ -79,6 +81,13 @@ class ModelDescription:
     settings: GeneratorSettings | None = None
     statistics: LatentStatistics | None = None
     compatible: tuple[str, ...] = ()
+    trained_on: tuple[Modality, ...] = ()
+
+    def tell(self, tokenizer: OmniTokenizer) -> None:
+        """Let a tokenizer know what is known of it beside its weights."""
+        tokenizer.latent_statistics = self.statistics
+        tokenizer.compatible_tokenizers = self.compatible
+        tokenizer.trained_on = self.trained_on
 
 
 def read_description(path: str | os.PathLike[str], accepted: tuple[str, ...] = tuple(KINDS)) -> ModelDescription:
@@ -106,7 +115,8 @@ def read_description(path: str | os.PathLike[str], accepted: tuple[str, ...] = t
             expected, found = config.bottleneck.latent_channels, len(statistics.mean)
             raise ValueError(f"latent statistics must have {expected} channels, found {found}")
         compatible = _checked_fields(beside.get("compatible_tokenizers") or [], tuple[str, ...])
-        return ModelDescription(config, sha256, statistics=statistics, compatible=compatible)
+        trained_on = _checked_fields(beside.get("trained_on") or [], tuple[Modality, ...])
+        return ModelDescription(config, sha256, None, statistics, compatible, trained_on)
     except ValueError as error:
         raise CheckpointError(f"{path}: {str(error).strip()}") from error
 
@@ -158,8 +168,7 @@ def load_tokenizer(
     else:
         description = read_description(files.config, (TOKENIZER,))
         tokenizer = _load(files, description)
-        tokenizer.latent_statistics = description.statistics
-        tokenizer.compatible_tokenizers = description.compatible
+        description.tell(tokenizer)
     return tokenizer.to(device, dtype).eval()
 
 
@@ -310,6 +319,7 @@ def save_tokenizer(tokenizer: OmniTokenizer, folder: str | os.PathLike[str]) -> 
         },  # for whoever reads the file without building the model
         "latent_statistics": None if statistics is None else dataclasses.asdict(statistics),
         "compatible_tokenizers": list(tokenizer.compatible_tokenizers),
+        "trained_on": list(tokenizer.trained_on),
     }
     config = dataclasses.asdict(tokenizer.config) | beside
     return write_model(folder, TOKENIZER, config, tokenizer.state_dict(), lambda name: tokenizer_card(tokenizer, name))

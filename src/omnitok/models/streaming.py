@@ -41,6 +41,7 @@ class EncoderStream:
 
     def __init__(self, tokenizer: "OmniTokenizer") -> None:
         _check_streamable(tokenizer)
+        tokenizer.warn_if_untrained_on_videos()
         self._tokenizer = tokenizer
         self._cache = tokenizer.encoder.new_cache()
         self._waiting: Tensor | None = None  # (b, 3, < t, H, W)

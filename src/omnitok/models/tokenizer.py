@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,8 @@ class OmniTokenizer(nn.Module):
             where not measured.
         compatible_tokenizers: fingerprints of the tokenizers that this one shares encoder and bottleneck with, its
             decoder having been trained on from theirs; their codes or latents are this one's too.
+        trained_on: "image", "video" or both, by all trainings up to now; empty where not known. Videos make a tokenizer
+            of images alone warn, once.
     """
 
     def __init__(self, encoder: Encoder, bottleneck: Bottleneck, decoder: Decoder) -> None:
@@ -71,6 +74,8 @@ class OmniTokenizer(nn.Module):
         self.config: TokenizerConfig = dataclasses.replace(encoder.config, bottleneck=bottleneck.config)
         self.latent_statistics: LatentStatistics | None = None
         self.compatible_tokenizers: tuple[str, ...] = ()
+        self.trained_on: tuple[str, ...] = ()
+        self._has_warned = False
 
     @classmethod
     def from_config(cls, config: TokenizerConfig) -> "OmniTokenizer":
@@ -233,11 +238,24 @@ class OmniTokenizer(nn.Module):
         return make_encoding(out, size, is_image)
 
     def _features(self, video: Tensor, tile: int | None = None) -> Tensor:
+        if video.shape[2] > 1 and not self.training:
+            self.warn_if_untrained_on_videos()
         padded = self._pad(video).to(self.device, self.dtype)
         features = self.encoder(padded) if tile is None else encode_tiles(self.encoder, padded, tile)
         if not self.training:  # training counts and skips such steps
             check_finite(features, "features", FEATURES_WHY)
         return features
+
+    def warn_if_untrained_on_videos(self) -> None:
+        """Say, the first time, that videos are nothing that this tokenizer knows: its results look like noise."""
+        if torch.compiler.is_compiling() or self.trained_on != ("image",) or self._has_warned:
+            return
+        self._has_warned = True
+        warnings.warn(
+            "this tokenizer was trained on images only, so what it makes of videos is noise; train it on videos too "
+            "(omnitok train tiny-joint --videos DIR --init MODEL) or use another one",
+            stacklevel=2,
+        )
 
     def encoder_stream(self) -> EncoderStream:
         """A stream that takes a video in pieces of any length; see `EncoderStream`."""

@@ -162,6 +162,10 @@ class Task(ABC):
         """Give a copy with the model's weights what the model knows besides."""
         return
 
+    def recall(self, folder: Path) -> None:
+        """Take over from the model folder of the run that continues what no checkpoint holds."""
+        return
+
     @abstractmethod
     def export(self, model: Any, folder: Path, last: bool) -> None:
         """Write the model folder; `last` says whether this is the end of the run."""

@@ -211,6 +211,7 @@ class Trainer:
             self.checkpoints.clear_partial()
             if self.start:
                 self._load(self.start)
+                self.task.recall(self.out / "model")
                 self.say(f"continuing at step {self.start}")
             elif self.resume:
                 self.say(f"{self.out} holds no checkpoint yet: starting at step 0")

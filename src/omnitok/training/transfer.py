@@ -123,6 +123,7 @@ def initial_tokenizer(config: TrainConfig, dataset: PixelDataset | None = None) 
         return OmniTokenizer.from_config(config.model)
     tokenizer = OmniTokenizer.from_pretrained(config.init.model)
     compatible = (fingerprint(tokenizer), *tokenizer.compatible_tokenizers) if config.init.freeze_encoder else ()
+    trained_on = tokenizer.trained_on
     if config.init.inflate:
         inflate_video_patches(tokenizer)
     if config.init.expand_depth:
@@ -138,7 +139,7 @@ def initial_tokenizer(config: TrainConfig, dataset: PixelDataset | None = None) 
     elif not config.init.freeze_encoder:
         learning = {name: getattr(wanted, name) for name in wanted.learning}
         tokenizer.configure_bottleneck(dataclasses.replace(now, **learning))
-    tokenizer.compatible_tokenizers = compatible
+    tokenizer.compatible_tokenizers, tokenizer.trained_on = compatible, trained_on
     return tokenizer
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from omnitok.data.loader import Batch, PixelDataset, load_batches
 from omnitok.data.modality import MODALITIES, Modality
 from omnitok.distributed import Processes
+from omnitok.hub.folder import read_description
+from omnitok.hub.header import CONFIG_NAME, TOKENIZER
 from omnitok.losses.adversarial import adaptive_weight
 from omnitok.losses.discriminators import frame_indices, take_frames
 from omnitok.losses.objective import entropy_loss, normalize_kl, reconstruction_losses, weighted_sum
@@ -135,6 +137,9 @@ class TokenizerTask(Task):
         if self._initial is None:
             torch.manual_seed(config.seed)
         tokenizer = (self._initial or OmniTokenizer.from_config(config.model)).to(device).train()
+        if tokenizer.trained_on or config.init.model is None:  # else not known, and so it stays
+            known = {*tokenizer.trained_on, *self.dataset.sampler.modalities}
+            tokenizer.trained_on = tuple(modality for modality in MODALITIES if modality in known)
         if config.init.freeze_encoder:
             _freeze_encoder(tokenizer)
         self.prepare(tokenizer, Autoencoder(tokenizer, config.entropy_temperature if self._weight("entropy") else None))
@@ -315,6 +320,12 @@ class TokenizerTask(Task):
         """What is known of the latents beside the weights."""
         copy.latent_statistics = self.model.latent_statistics
         copy.compatible_tokenizers = self.model.compatible_tokenizers
+        copy.trained_on = self.model.trained_on
+
+    def recall(self, folder: Path) -> None:
+        """What came with `init.model`, which need not be there any more."""
+        if self.config.init.model is not None and (folder / CONFIG_NAME).is_file():
+            read_description(folder / CONFIG_NAME, (TOKENIZER,)).tell(self.model)
 
     def export(self, model: OmniTokenizer, folder: Path, last: bool) -> None:
         """Write the model folder; at the end with what is measured over the first batches of the training."""
