@@ -10,7 +10,7 @@ import pytest
 from omnitok.errors import MissingExtraError, OmnitokError
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization.job import TokenizeJob
-from omnitok.tokenization.on_ray import _reason, tokenize_on_ray
+from omnitok.tokenization.on_ray import _reason, _Restarts, tokenize_on_ray
 
 from .conftest import contents, plan_of
 
@@ -58,6 +58,13 @@ ray.exceptions.UserCodeException: UDF failed to process a data block.
 Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).
 """
     assert _reason(Exception(said)) == reason
+
+
+def test_processes_that_die_are_counted_until_a_group_is_finished() -> None:
+    restarts = _Restarts(limit=2)
+    assert [restarts.add(), restarts.add(), restarts.add()] == [None, None, 3]
+    restarts.reset()
+    assert restarts.add() is None
 
 
 @pytest.mark.slow

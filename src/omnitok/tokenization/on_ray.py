@@ -23,6 +23,10 @@ MAX_BLOCKS = 2048
 LARGEST_GROUP = 2**29
 """Groups of more bytes of pixels do not travel: the actor that encodes them reads them itself, batch by batch."""
 
+RESTARTS = 3
+"""So often per actor a process that died is replaced before a group is finished. Ray would go on forever: a file may be
+what ends the processes."""
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -69,12 +73,13 @@ def tokenize_on_ray(
         data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints tracebacks of what is raised here anyway
         plan = ray.put(job.plan)
+        restarts = ray.remote(num_cpus=0)(_Restarts).remote(RESTARTS * count)
         rows = (
             data.from_items([{"group": group} for group in groups], override_num_blocks=min(len(groups), MAX_BLOCKS))
             .map(_read, fn_kwargs={"plan": plan}, num_cpus=1)
             .map(
                 _Encode,
-                fn_constructor_kwargs={"plan": plan, "device": "cuda" if on_gpu else "cpu"},
+                fn_constructor_kwargs={"plan": plan, "device": "cuda" if on_gpu else "cpu", "restarts": restarts},
                 compute=data.ActorPoolStrategy(size=count),
                 num_cpus=1,
                 num_gpus=1 if on_gpu else 0,
@@ -83,6 +88,7 @@ def tokenize_on_ray(
         for row in rows.iter_rows():
             done = pickle.loads(row["done"])
             job.add(done)
+            restarts.reset.remote()
             if progress is not None:
                 progress(len(job.plan.samples_of(done.group)), done.frames)
         job.summary.seconds += time.perf_counter() - begun
@@ -128,10 +134,30 @@ def _read(row: dict[str, Any], plan: Any) -> dict[str, Any]:
     return {"group": row["group"], "batches": pickle.dumps(batches, protocol=5)}
 
 
+class _Restarts:
+    """How many processes of the whole cluster died since a group was finished."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._count = limit, 0
+
+    def reset(self) -> None:
+        """A group is finished."""
+        self._count = 0
+
+    def add(self) -> int | None:
+        """A process died; how many did, where that is more than the limit."""
+        self._count += 1
+        return self._count if self._count > self._limit else None
+
+
 class _Encode:
     """The encoding stage: an actor with a tokenizer."""
 
-    def __init__(self, plan: Any, device: str) -> None:
+    def __init__(self, plan: Any, device: str, restarts: Any) -> None:
+        import ray
+
+        if ray.get_runtime_context().was_current_actor_reconstructed and (count := ray.get(restarts.add.remote())):
+            raise OmnitokError(f"processes died {count} times and no files were finished; a file or memory ends them")
         torch.set_num_threads(1)
         self.plan = plan = _fetched(plan)
         tokenizer = load_tokenizer(plan.format.tokenizer)
