@@ -8,27 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.small import TINY
 from omnitok.errors import OmnitokError
 from omnitok.generation.diffusion import DiffusionGenerator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
 from omnitok.models.protocol import LatentStatistics
-from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.models.tokenizer import OmniTokenizer
 
-TOKENIZER = TokenizerConfig(
-    patch_size=4,
-    temporal_patch_size=2,
-    width=16,
-    heads=2,
-    head_dim=8,
-    encoder_blocks="w",
-    decoder_blocks="w",
-    encoder_temporal_blocks=1,
-    decoder_temporal_blocks=1,
-    window_size=2,
-    bottleneck="kl",
-    latent_channels=4,
-)
+TOKENIZER = dataclasses.replace(TINY, bottleneck="kl", latent_channels=4)
 STATISTICS = LatentStatistics((0.5, -0.5, 0.0, 1.0), (0.5, 1.0, 2.0, 1.5))
 MODEL = DiffusionTransformerConfig(
     latent_channels=4, patch_size=1, width=16, depth=2, heads=2, num_classes=3, temporal=True

@@ -1,4 +1,4 @@
-"""A tokenizer small enough to encode and train in milliseconds."""
+"""Tokenizers small enough to encode and train in milliseconds."""
 
 from omnitok.models.tokenizer import TokenizerConfig
 
@@ -12,5 +12,20 @@ SMALL = TokenizerConfig(
     decoder_temporal_blocks=1,
     window_size=4,
     window_convolution=True,
+    codebook_size=64,
+)
+
+TINY = TokenizerConfig(
+    patch_size=4,
+    temporal_patch_size=2,
+    width=16,
+    heads=2,
+    head_dim=8,
+    encoder_blocks="w",
+    decoder_blocks="w",
+    encoder_temporal_blocks=1,
+    decoder_temporal_blocks=1,
+    window_size=2,
+    latent_channels=4,
     codebook_size=64,
 )

@@ -5,25 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.small import TINY
 from omnitok.errors import OmnitokError
 from omnitok.hub.adapters import DiffusersAutoencoder
 from omnitok.models.protocol import LatentStatistics
-from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.models.tokenizer import OmniTokenizer
 
-CONFIG = TokenizerConfig(
-    patch_size=4,
-    temporal_patch_size=2,
-    width=16,
-    heads=2,
-    head_dim=8,
-    encoder_blocks="w",
-    decoder_blocks="w",
-    encoder_temporal_blocks=1,
-    decoder_temporal_blocks=1,
-    window_size=2,
-    bottleneck="kl",
-    latent_channels=8,
-)
+CONFIG = dataclasses.replace(TINY, bottleneck="kl", latent_channels=8)
 STATISTICS = LatentStatistics(tuple(i / 4 for i in range(8)), tuple(0.5 + i / 8 for i in range(8)))
 
 

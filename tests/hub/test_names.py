@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import omnitok
+from helpers import small
 from omnitok.errors import CheckpointError
 from omnitok.hub import folder as folder_module
 from omnitok.hub import names
@@ -18,23 +19,10 @@ from omnitok.hub.names import TokenInfo, list_models, model_info
 from omnitok.hub.released import convert_checkpoint
 from omnitok.models.bottlenecks import VQConfig
 from omnitok.models.protocol import LatentStatistics, fingerprint
-from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.models.tokenizer import OmniTokenizer
 
 CHECKPOINT = Path(__file__).parents[1] / "parity/data/vqvae_lightning.ckpt"
-TINY = TokenizerConfig(
-    patch_size=4,
-    temporal_patch_size=2,
-    width=16,
-    heads=2,
-    head_dim=8,
-    encoder_blocks="tw",
-    decoder_blocks="w",
-    encoder_temporal_blocks=1,
-    decoder_temporal_blocks=1,
-    window_size=2,
-    latent_channels=4,
-    codebook_size=32,
-)
+TINY = dataclasses.replace(small.TINY, encoder_blocks="tw", latent_channels=4, codebook_size=32)
 
 
 @pytest.fixture
