@@ -7,7 +7,7 @@ A few kilobytes can ask for gigabytes of pixels or millions of frames. Readers c
 import os
 from dataclasses import dataclass
 
-from omnitok.errors import OmnitokError
+from omnitok.errors import OmnitokError, describe
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Limit:
         if not text:
             return self.default
         if not text.isascii() or not text.isdigit() or len(text) > 18:
-            raise OmnitokError(f"the environment variable {self.variable} must be a whole number, found {text[:60]!r}")
+            raise OmnitokError(
+                f"the environment variable {self.variable} must be a whole number, found {describe(text)!r}"
+            )
         return int(text)
 
     def check(self, amount: int, what: str, error: type[OmnitokError] = OmnitokError, times: int = 1) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from omnitok.atomic import is_temporary
-from omnitok.cli.options import CommonOptions, require_paths
+from omnitok.cli.options import CommonOptions, require_paths, resolve_device
 from omnitok.cli.report import Column, Report, cell
 from omnitok.errors import CheckpointError, OmnitokError
 
@@ -42,7 +42,6 @@ class Convert(CommonOptions):
         self.check_common()
         _require_free(self.out)
         require_paths(self.file)
-        from omnitok.cli.loading import resolve_device
         from omnitok.hub.released import convert_checkpoint
         from omnitok.models.tokenizer import OmniTokenizer
 

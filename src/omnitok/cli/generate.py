@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from omnitok.cli.failures import UsageError, explain_for, show_traceback_if_debugging
-from omnitok.cli.options import CommonOptions, Output, parse_part, require_models, require_paths
+from omnitok.cli.options import CommonOptions, Output, parse_part, require_models, require_paths, resolve_device
 from omnitok.cli.report import Column, Report, Row, cell, progress_bar, say
 from omnitok.cli.sampling import SamplingFlags, check_kind, given_options
 
@@ -66,7 +66,6 @@ class Generate(SamplingFlags, CommonOptions):
         require_models(self.model, self.tokenizer)
         import torch
 
-        from omnitok.cli.loading import resolve_device
         from omnitok.distributed import launched_device, launched_place
         from omnitok.generation import sample_folder
         from omnitok.generation.base import split_batches

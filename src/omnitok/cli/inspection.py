@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omnitok.cli.loading import load_named, resolve_device
+from omnitok.cli.loading import load_named
+from omnitok.cli.options import resolve_device
 from omnitok.cli.report import Row, say
 from omnitok.data import TokenShards, write_image
 from omnitok.data.transforms import resize

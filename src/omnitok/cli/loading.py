@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from omnitok.cli.failures import UsageError
-from omnitok.cli.options import ModelOptions
-from omnitok.cli.options import resolve_device as resolve_device
+from omnitok.cli.options import ModelOptions, resolve_device
 from omnitok.models.tiling import spans
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 

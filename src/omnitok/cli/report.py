@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 Row = dict[str, Any]
 
 
@@ -80,11 +78,6 @@ class Report:
             values = [row[key] for row in done if row.get(key) is not None]
             means.append(column.cell({key: sum(values) / len(values)}) if values else "")
         return means
-
-
-def print_document(document: dict[str, Any], as_json: bool) -> None:
-    """Nested values on stdout, as JSON or as YAML."""
-    print(json.dumps(document, indent=2) if as_json else yaml.safe_dump(document, sort_keys=False).rstrip())
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -18,6 +18,7 @@ from omnitok.cli.options import (
     require_models,
     require_paths,
     require_some,
+    resolve_device,
 )
 from omnitok.cli.report import progress_bar, say
 
@@ -101,7 +102,7 @@ class Tokenize(CommonOptions):
         if self.inspect:
             return inspect_shards(self.data, self.out, self.model, self.device, self.json)
 
-        from omnitok.cli.loading import load_named, resolve_device
+        from omnitok.cli.loading import load_named
         from omnitok.data.index import build_index
         from omnitok.distributed import launched_device, launched_place
         from omnitok.tokenization.job import TokenizeJob, make_plan
@@ -134,9 +135,8 @@ class Tokenize(CommonOptions):
         if rank:
             return 0
         job.wait_for(part, parts)
-        summary = job.summary
-        print_summary(plan, summary, out, time.perf_counter() - started, self.json)
-        return 1 if summary.skipped > self.max_errors or not summary.items else 0
+        print_summary(plan, job.summary, out, time.perf_counter() - started, self.json)
+        return 1 if job.summary.skipped > self.max_errors or not job.summary.items else 0
 
     def _check_engine(self) -> None:
         require_least(self, max_errors=0, actors=1, workers=0)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from omnitok.cli.failures import UsageError, naming_options
-from omnitok.cli.options import require_paths
-from omnitok.cli.report import print_document, progress_bar, say
+from omnitok.cli.options import require_paths, resolve_device
+from omnitok.cli.report import progress_bar, say
 from omnitok.errors import OmnitokError
 from omnitok.memory import keep_freed_blocks
 
@@ -79,8 +79,8 @@ class Train:
         config_file = [Path(self.recipe)] if self.recipe.endswith((".yaml", ".yml")) else []
         data = () if self.settings else (*self.images, *self.videos, *self.shards)  # settings are told first
         require_paths(*config_file, *data)
-        from omnitok.cli.loading import resolve_device
         from omnitok.distributed import Processes, launched_place
+        from omnitok.training.settings import to_yaml
         from omnitok.training.stopping import Limits
         from omnitok.training.tasks import make_task
         from omnitok.training.trainer import Trainer
@@ -92,7 +92,7 @@ class Train:
         task = make_task(config)
         if self.dry_run:
             task.resolve(Processes(0, 1, device), None, say)
-            print_document(task.describe(), self.json)
+            print(json.dumps(task.describe(), indent=2) if self.json else to_yaml(task.describe()).rstrip())
             return 0
         keep_freed_blocks()
         is_first = launched_place()[0] == 0

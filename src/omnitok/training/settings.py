@@ -112,10 +112,15 @@ def _renamed(plain: Mapping[str, Any]) -> Plain:
     return plain
 
 
+def to_yaml(document: Mapping[str, Any]) -> str:
+    """Plain values as YAML, in their own order; `read_config` reads it."""
+    return yaml.safe_dump(document, sort_keys=False)
+
+
 def write_config(config: AnyConfig, path: Path) -> None:
     """Write the resolved configuration as YAML."""
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(to_plain(config), sort_keys=False), encoding="utf-8")
+        temporary.write_text(to_yaml(to_plain(config)), encoding="utf-8")
 
 
 def read_config(path: str | os.PathLike[str], absent: Mapping[str, Any] | None = None) -> AnyConfig:
