@@ -1,0 +1,1 @@
+"""Other projects' tokenizers behind the same protocol: one file per family."""
