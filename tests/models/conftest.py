@@ -72,7 +72,7 @@ def assert_same_codes() -> Callable[[OmniTokenizer, Tensor, Tensor, Tensor], Non
         assert a.dtype == b.dtype == torch.int64
         if torch.equal(a, b):
             return
-        z = tokenizer.bottleneck._project(tokenizer.encoder(tokenizer._pad(video)))
+        z = tokenizer.bottleneck.project(tokenizer.encoder(tokenizer._pad(video)))
         distances = torch.cdist(z.flatten(0, 3), tokenizer.bottleneck.codebook)
         gap = distances.gather(1, a.reshape(-1, 1)) - distances.gather(1, b.reshape(-1, 1))
         assert gap.abs().max() <= 1e-5

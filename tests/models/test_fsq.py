@@ -27,9 +27,9 @@ def test_codes_and_latents_are_those_of_vector_quantize_pytorch(levels: tuple[in
     fsq = quantizer(levels)
     z = 3 * torch.randn(1, 4000, len(levels))
     latents, codes = theirs(z)
-    rounded = fsq.bound(z).round()
-    assert torch.equal(rounded / (fsq._levels(z) // 2), latents)
-    assert torch.equal(fsq._codes(rounded), codes.long())
+    ours = fsq.codes_of(fsq.bound(z) / (torch.tensor(levels) // 2))
+    assert torch.equal(ours, codes.long())
+    assert torch.equal(fsq.lookup(ours), latents)
     every = torch.arange(fsq.vocab_size)
     assert torch.equal(fsq.lookup(every), theirs.indices_to_codes(every.int()))
 

@@ -1,14 +1,16 @@
 """What every bottleneck is: features -> latents (and codes) -> features, with projections of its own, in float32.
 
-A new bottleneck is one file: a configuration with a `type` of its own, a subclass of `Bottleneck`, and a line in
-`bottlenecks/__init__.py`.
+A new bottleneck is one file: a configuration with a `type` of its own, a subclass of `Quantizer` or `Bottleneck`, a
+row in `bottlenecks/__init__.py`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -99,8 +101,12 @@ class Bottleneck(nn.Module):
         """Latents of codes (...) -> (..., c); quantizers only."""
         raise NotImplementedError
 
-    def similarity(self, z: Tensor) -> Tensor:
-        """Scores (n, vocab_size) of unquantized z (n, c) with all codes, for the loss "entropy"."""
+    def similarities(self, z: Tensor) -> list[Tensor]:
+        """What the loss "entropy" compares: negative squared distances of unquantized z (n, c) to all codes, (n, K).
+
+        A matrix for each of the independent choices that make up a code, where it is made up of several: their
+        entropies are added, and no matrix need be as wide as `vocab_size`.
+        """
         raise NotImplementedError
 
     @torch.no_grad()
@@ -119,6 +125,84 @@ class Bottleneck(nn.Module):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         return super()._apply(move_only, recurse)
+
+
+class Quantizer(Bottleneck):
+    """A bottleneck with codes. A kind of quantizer says how features become z, which codes z has, and how it learns.
+
+    Latents are the code vectors; in training they equal them too, with the gradient of z (straight through: Bengio et
+    al., 2013). The loss "commitment", where the configuration has it, draws z towards its code vectors.
+    """
+
+    vocab_size: int
+
+    def project(self, features: Tensor) -> Tensor:
+        """features (b, t, h, w, width) -> z (b, t, h, w, c), which is to be quantized; float32, with gradients."""
+        raise NotImplementedError
+
+    def codes_of(self, z: Tensor) -> Tensor:
+        """Codes (...) of z (..., c), int64; no state changed."""
+        raise NotImplementedError
+
+    def assign(self, z: Tensor, seeds: Sequence[int] | None) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """Codes of detached z (b, t, h, w, c), ever closer approximations of it, statistics.
+
+        The last approximation is the code vectors. In training mode this is where a codebook learns.
+
+        Raises:
+            ValueError: not one of `seeds` per sample, where something is drawn.
+        """
+        codes = self.codes_of(z)
+        return codes, [self.lookup(codes)], {}
+
+    def encode(self, features: Tensor) -> BottleneckOutput:
+        """features (b, t, h, w, width) -> codes and their code vectors as latents. Changes no state."""
+        with torch.autocast(features.device.type, enabled=False):
+            codes = self.codes_of(self.project(features))
+            return BottleneckOutput(latents=self.lookup(codes), codes=codes)
+
+    def forward(self, features: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> BottleneckOutput:
+        """The same with losses and, in training mode, gradients straight through, learning and statistics."""
+        with torch.autocast(features.device.type, enabled=False):
+            z = self.project(features)
+            if not quantize:
+                return BottleneckOutput(latents=z, losses=self._losses(z, []))
+            codes, approximations, statistics = self.assign(z.detach(), seeds)
+            quantized = approximations[-1]
+            return BottleneckOutput(
+                latents=z + (quantized - z).detach() if self.training else quantized,
+                codes=codes,
+                losses=self._losses(z, approximations),
+                statistics=statistics,
+                unquantized=z,
+            )
+
+    def _losses(self, z: Tensor, approximations: Sequence[Tensor]) -> dict[str, Tensor]:
+        if "commitment" not in self.config.losses:
+            return {}
+        return {"commitment": sum((F.mse_loss(z, closer) for closer in approximations), start=z.new_zeros(()))}
+
+
+def digits(codes: Tensor, bases: Sequence[int]) -> Tensor:
+    """Codes (...) as numbers of the mixed base `bases`, the first digit counting 1: (..., len(bases)), int64."""
+    places = torch.tensor([math.prod(bases[:i]) for i in range(len(bases))], device=codes.device)
+    return codes[..., None] // places % torch.tensor(bases, device=codes.device)
+
+
+def from_digits(values: Tensor, bases: Sequence[int]) -> Tensor:
+    """The inverse of `digits`: values (..., len(bases)), whole -> codes (...), int64."""
+    places = torch.tensor([math.prod(bases[:i]) for i in range(len(bases))], device=values.device)
+    return (values.long() * places).sum(dim=-1)
+
+
+def check_code_count(bases: Sequence[int], name: str) -> None:
+    """See that a code made of several digits is an index that generators and token files can hold.
+
+    Raises:
+        ValueError: the product is 2^31 or more.
+    """
+    if math.prod(bases) >= 2**31:
+        raise ValueError(f"{name} must have a product below 2147483648, found {math.prod(bases)}")
 
 
 def sample_generators(seeds: Sequence[int] | None, samples: int) -> list[torch.Generator]:

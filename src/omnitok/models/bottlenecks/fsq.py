@@ -4,7 +4,6 @@ There is no codebook to learn, so there is nothing to collapse, and no auxiliary
 """
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -12,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from omnitok.checked import checked
-from omnitok.models.bottlenecks.base import Bottleneck, BottleneckOutput
+from omnitok.models.bottlenecks.base import Quantizer, check_code_count, digits, from_digits
 
 EPSILON = 1e-3  # widens the bound a little, so that the outermost levels are reached before tanh saturates
 
@@ -39,8 +38,7 @@ class FSQConfig:
 
     @model_validator(mode="after")
     def _check(self) -> "FSQConfig":
-        if math.prod(self.levels) >= 2**31:
-            raise ValueError(f"levels must have a product below 2147483648, found {math.prod(self.levels)}")
+        check_code_count(self.levels, "levels")
         return self
 
     @property
@@ -49,7 +47,7 @@ class FSQConfig:
         return len(self.levels)
 
 
-class FiniteScalarQuantizer(Bottleneck):
+class FiniteScalarQuantizer(Quantizer):
     """Channel i is bounded to an interval that holds `levels[i]` whole numbers, and rounded to the nearest.
 
     The bound is (L - 1) / 2 * tanh(z + shift) - offset, where an even L has an offset of half a level, so that there
@@ -63,7 +61,6 @@ class FiniteScalarQuantizer(Bottleneck):
     """
 
     config: FSQConfig
-    vocab_size: int
 
     def __init__(self, width: int, config: FSQConfig = FSQConfig()) -> None:  # noqa: B008 (frozen)
         super().__init__()
@@ -76,11 +73,6 @@ class FiniteScalarQuantizer(Bottleneck):
     def _levels(self, like: Tensor) -> Tensor:
         return torch.tensor(self.config.levels, device=like.device)  # (c,); no state, so no buffer
 
-    def _basis(self, like: Tensor) -> Tensor:
-        return torch.tensor(
-            [math.prod(self.config.levels[:i]) for i in range(self.latent_channels)], device=like.device
-        )
-
     def bound(self, z: Tensor) -> Tensor:
         """z (..., c), any value -> (..., c) in the interval of each channel's levels, not yet rounded."""
         levels = self._levels(z)
@@ -88,30 +80,17 @@ class FiniteScalarQuantizer(Bottleneck):
         offset = 0.5 * (levels % 2 == 0)
         return (z + (offset / half).atanh()).tanh() * half - offset
 
-    def encode(self, features: Tensor) -> BottleneckOutput:
-        """features (b, t, h, w, width) -> codes and the latents that they stand for."""
-        with torch.autocast(features.device.type, enabled=False):
-            rounded = self.bound(self.project_in(features.float())).round()
-            return BottleneckOutput(latents=rounded / (self._levels(rounded) // 2), codes=self._codes(rounded))
+    def project(self, features: Tensor) -> Tensor:
+        """features (b, t, h, w, width) -> bounded channels in [-1, 1] or a little beyond."""
+        bounded = self.bound(self.project_in(features.float()))
+        return bounded / (self._levels(bounded) // 2)
 
-    def forward(self, features: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> BottleneckOutput:
-        """The same, with gradients straight through the rounding; nothing is random, and there are no losses."""
-        with torch.autocast(features.device.type, enabled=False):
-            bounded = self.bound(self.project_in(features.float()))
-            half_width = self._levels(bounded) // 2
-            if not quantize:
-                return BottleneckOutput(latents=bounded / half_width)
-            rounded = bounded.round()
-            passed = bounded + (rounded - bounded).detach() if self.training else rounded
-            return BottleneckOutput(
-                latents=passed / half_width, codes=self._codes(rounded), unquantized=bounded / half_width
-            )
-
-    def _codes(self, rounded: Tensor) -> Tensor:
-        return ((rounded.detach().long() + self._levels(rounded) // 2) * self._basis(rounded)).sum(dim=-1)
+    def codes_of(self, z: Tensor) -> Tensor:
+        """The nearest level of each channel of bounded z (..., c): (...)."""
+        half_width = self._levels(z) // 2
+        return from_digits((z * half_width).round() + half_width, self.config.levels)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Latents of codes (...) -> (..., c)."""
-        levels = self._levels(codes)
-        digits = codes[..., None] // self._basis(codes) % levels
-        return (digits - levels // 2).float() / (levels // 2)
+        half_width = self._levels(codes) // 2
+        return (digits(codes, self.config.levels) - half_width).float() / half_width

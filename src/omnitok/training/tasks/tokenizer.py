@@ -91,7 +91,8 @@ class Autoencoder(nn.Module):
     def _entropy(self, quantizer: Bottleneck, z: Tensor | None, pixels: Tensor) -> Tensor:
         if z is None or self.entropy_temperature is None:  # latents pass unquantized
             return pixels.new_zeros((), dtype=torch.float32)
-        return entropy_loss(quantizer.similarity(z.flatten(0, -2)), self.entropy_temperature)
+        scores = quantizer.similarities(z.flatten(0, -2))
+        return torch.stack([entropy_loss(x, self.entropy_temperature) for x in scores]).sum()
 
 
 class TokenizerTask(Task):
