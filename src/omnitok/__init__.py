@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from omnitok import metrics as metrics
     from omnitok import models as models
     from omnitok.generation.loading import load_generator
-    from omnitok.hub.folder import load_tokenizer
     from omnitok.hub.names import list_models
     from omnitok.hub.released import convert_checkpoint
     from omnitok.models.bottlenecks import DiagonalGaussian, VectorQuantizer
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
     from omnitok.models.language_model import LanguageModel
     from omnitok.models.tokenizer import Encoding, OmniTokenizer, TokenizerConfig
+    from omnitok.peers import load_tokenizer
 
 __version__: str
 
@@ -56,7 +56,7 @@ _HOME_OF = {
     "convert_checkpoint": "omnitok.hub.released",
     "list_models": "omnitok.hub.names",
     "load_generator": "omnitok.generation.loading",
-    "load_tokenizer": "omnitok.hub.folder",
+    "load_tokenizer": "omnitok.peers",
 }
 
 # Rooms reached as attributes: `omnitok.data.read_image` works after `import omnitok`.

@@ -26,7 +26,7 @@ ARCHITECTURES: dict[str, tuple[type, Callable[[Any], nn.Module]]] = {
 _NAMED = 5  # how many names an error spells out
 
 
-class _WithoutInit(TorchFunctionMode):
+class WithoutInit(TorchFunctionMode):
     """Leaves out `torch.nn.init`: nothing is there to fill, and on the meta device it imports torch's compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -43,7 +43,7 @@ def build_on_meta(config: Config) -> Any:
     """
     build = next(build for kind, build in ARCHITECTURES.values() if isinstance(config, kind))
     try:
-        with torch.device("meta"), _WithoutInit():
+        with torch.device("meta"), WithoutInit():
             return build(config)
     except Exception as error:  # torch: sizes, and sizes beyond 64 bits
         raise CheckpointError(f"the configuration asks for impossible sizes: {reason(error)}") from error

@@ -39,7 +39,8 @@ from omnitok.hub.header import (
     read_shapes,
 )
 from omnitok.hub.names import Files, find_files
-from omnitok.hub.released import convert_checkpoint
+from omnitok.hub.released import convert_read
+from omnitok.hub.released.reader import ReleasedCheckpoint, read_released_checkpoint
 from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.version import VERSION
@@ -159,17 +160,27 @@ def load_tokenizer(
         CheckpointError: an unknown name, or missing, corrupt, foreign or unreachable files, in one sentence.
         ValueError: a dtype that is not floating point.
     """
-    _check_dtype(dtype)
+    check_dtype(dtype)
     files = find_files(name_or_path)
     if files.config is None:
-        tokenizer = convert_checkpoint(files.weights)
-        if not isinstance(tokenizer, OmniTokenizer):
-            raise CheckpointError(f"{files.weights}: holds a {type(tokenizer).__name__}, where a tokenizer is wanted")
+        tokenizer = released_tokenizer(files.weights, read_released_checkpoint(files.weights))
     else:
         description = read_description(files.config, (TOKENIZER,))
         tokenizer = _load(files, description)
         description.tell(tokenizer)
     return tokenizer.to(device, dtype).eval()
+
+
+def released_tokenizer(path: Path, checkpoint: ReleasedCheckpoint) -> OmniTokenizer:
+    """The tokenizer of a released file that was read already.
+
+    Raises:
+        CheckpointError: another model, or none.
+    """
+    tokenizer = convert_read(checkpoint, path)
+    if not isinstance(tokenizer, OmniTokenizer):
+        raise CheckpointError(f"{path}: holds a {type(tokenizer).__name__}, where a tokenizer is wanted")
+    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -201,7 +212,7 @@ def load_generator_model(
             corrupt, foreign or unreachable files, in one sentence.
         ValueError: a dtype that is not floating point.
     """
-    _check_dtype(dtype)
+    check_dtype(dtype)
     files = find_files(name_or_path)
     if files.config is None:
         raise CheckpointError(
@@ -231,7 +242,12 @@ def find_tokenizer(folder: Path, name: str) -> str:
     return name
 
 
-def _check_dtype(dtype: torch.dtype) -> None:
+def check_dtype(dtype: torch.dtype) -> None:
+    """Refuse a precision that weights cannot have.
+
+    Raises:
+        ValueError: a dtype that is not floating point.
+    """
     if not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating point type, found {dtype}")
 
@@ -239,13 +255,7 @@ def _check_dtype(dtype: torch.dtype) -> None:
 def _load(files: Files, description: ModelDescription) -> Any:
     """The model of a description with the weights of its file, which must be the ones that were saved."""
     model = check_weights(files.weights, description.config, read_shapes(files.weights))
-    if description.weights_sha256 is not None:
-        found = sha256_of(files.weights)
-        if found != description.weights_sha256:
-            raise CheckpointError(
-                f"{files.weights}: is damaged or not the file that was saved: its SHA-256 is {found}, {CONFIG_NAME} "
-                f"says {description.weights_sha256} (remove weights_sha256 there if you changed the weights yourself)"
-            )
+    check_sha256(files.weights, description.weights_sha256)
     model.load_state_dict(read_weights(files.weights, model.state_dict()), assign=True)
     return model
 
@@ -254,6 +264,19 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str | None) -> None:
+    """Refuse weights that are not the ones that were saved; folders of older versions say no hash (None).
+
+    Raises:
+        CheckpointError: the file has another hash.
+    """
+    if expected is not None and (found := sha256_of(path)) != expected:
+        raise CheckpointError(
+            f"{path}: is damaged or not the file that was saved: its SHA-256 is {found}, {CONFIG_NAME} "
+            f"says {expected} (remove weights_sha256 there if you changed the weights yourself)"
+        )
 
 
 def check_weights(path: Path, config: Config, found: Mapping[str, tuple[int, ...]]) -> Any:

@@ -79,6 +79,58 @@ def check_finite(x: Tensor, what: str, why: str) -> None:
         raise NotFiniteError(f"{what} hold NaN or infinite values: {why}")
 
 
+def check_latents(latents: Tensor, channels: int) -> None:
+    """Refuse what cannot be latents (b, c, h, w) or (b, c, t, h, w) of that many channels.
+
+    Raises:
+        ValueError: one sentence with what was found and what is accepted.
+        NotFiniteError: NaN or infinity among them.
+    """
+    if not isinstance(latents, Tensor):
+        raise ValueError(f"latents must be a torch.Tensor, found {type(latents).__name__}")
+    if latents.ndim not in (4, 5) or not latents.is_floating_point():
+        found = f"{latents.dtype} {tuple(latents.shape)}"
+        raise ValueError(f"latents must be floating point (b, c, h, w) or (b, c, t, h, w), found {found}")
+    if latents.shape[1] != channels:
+        raise ValueError(f"latents must have {channels} channels, found {latents.shape[1]}")
+    check_finite(latents, "latents", LATENTS_WHY)
+
+
+def check_codes(codes: Tensor, vocab_size: int | None) -> Tensor:
+    """Codes (b, h, w) or (b, t, h, w) as int64, after checking rank, dtype and range.
+
+    Raises:
+        ValueError: naming what was found and what is accepted.
+    """
+    if vocab_size is None:
+        raise ValueError("this tokenizer is a VAE: it has latents and no codes; use encode(...).latents and decode")
+    if not isinstance(codes, Tensor):
+        raise ValueError(f"codes must be a torch.Tensor, found {type(codes).__name__}")
+    if codes.ndim not in (3, 4):
+        raise ValueError(f"codes must be (b, h, w) or (b, t, h, w), found {tuple(codes.shape)}")
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise ValueError(f"codes must be integers, found {codes.dtype}")
+    codes = codes.long()  # first: not every integer type can be compared
+    if codes.numel():
+        low, high = (int(v) for v in codes.aminmax())
+        if low < 0 or high >= vocab_size:
+            raise ValueError(f"codes must lie in [0, {vocab_size - 1}], found [{low}, {high}]")
+    return codes
+
+
+def check_crop(size: tuple[int, int, int] | None, full: tuple[int, int, int], is_image: bool) -> tuple[int, int, int]:
+    """The (T, H, W) to crop `full` decoded pixels to; all of them where `size` is None.
+
+    Raises:
+        ValueError: a size that the pixels do not cover.
+    """
+    crop = full if size is None else size
+    fits = len(crop) == 3 and all(1 <= c <= f for c, f in zip(crop, full, strict=True))
+    if not fits or (is_image and crop[0] != 1):
+        raise ValueError(f"size (T, H, W) must lie between (1, 1, 1) and {full} for these latents, found {tuple(crop)}")
+    return crop
+
+
 def check_pixels(x: Tensor, check_range: bool = True) -> None:
     """Refuse what cannot be pixels in [-1, 1].
 

@@ -1,7 +1,9 @@
 """What the rest of the house may ask of a tokenizer, ours or another project's."""
 
 import hashlib
-from typing import Protocol, runtime_checkable
+import os
+from pathlib import Path
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from pydantic import model_validator
@@ -88,6 +90,18 @@ class Tokenizer(Protocol):
     def device(self) -> torch.device: ...
     @property
     def dtype(self) -> torch.dtype: ...
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move the weights, and convert them to another precision; as `nn.Module.to`."""
+        ...
+
+    def eval(self) -> Self:
+        """Leave the mode of training; as `nn.Module.eval`."""
+        ...
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a folder that `omnitok.load_tokenizer` takes."""
+        ...
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent grid (t, h, w) of a video of `frames` x `height` x `width` pixels; an image has frames = 1."""

@@ -17,9 +17,11 @@ from omnitok.models.bottlenecks import Bottleneck, BottleneckOutput, build_bottl
 from omnitok.models.encoding import (
     DECODED_WHY,
     FEATURES_WHY,
-    LATENTS_WHY,
     Encoding,
+    check_codes,
+    check_crop,
     check_finite,
+    check_latents,
     check_pixels,
     describe_model,
     make_encoding,
@@ -274,14 +276,7 @@ class OmniTokenizer(nn.Module):
             ValueError: wrong rank, channels or dtype; a size that the latents do not cover.
             NotFiniteError: latents, or what the decoder makes of them, hold NaN or infinity.
         """
-        if not isinstance(latents, Tensor):
-            raise ValueError(f"latents must be a torch.Tensor, found {type(latents).__name__}")
-        if latents.ndim not in (4, 5) or not latents.is_floating_point():
-            found = f"{latents.dtype} {tuple(latents.shape)}"
-            raise ValueError(f"latents must be floating point (b, c, h, w) or (b, c, t, h, w), found {found}")
-        if latents.shape[1] != self.latent_channels:
-            raise ValueError(f"latents must have {self.latent_channels} channels, found {latents.shape[1]}")
-        check_finite(latents, "latents", LATENTS_WHY)
+        check_latents(latents, self.latent_channels)
         is_image = latents.ndim == 4
         grid = (latents.unsqueeze(2) if is_image else latents).permute(0, 2, 3, 4, 1)  # b t h w c
         return self._decode_grid(grid.to(self.device), is_image, size, tile)
@@ -306,20 +301,7 @@ class OmniTokenizer(nn.Module):
         Raises:
             ValueError: naming what was found and what is accepted.
         """
-        if self.vocab_size is None:
-            raise ValueError("this tokenizer is a VAE: it has latents and no codes; use encode(...).latents and decode")
-        if not isinstance(codes, Tensor):
-            raise ValueError(f"codes must be a torch.Tensor, found {type(codes).__name__}")
-        if codes.ndim not in (3, 4):
-            raise ValueError(f"codes must be (b, h, w) or (b, t, h, w), found {tuple(codes.shape)}")
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise ValueError(f"codes must be integers, found {codes.dtype}")
-        codes = codes.long()  # first: not every integer type can be compared
-        if codes.numel():
-            low, high = (int(v) for v in codes.aminmax())
-            if low < 0 or high >= self.vocab_size:
-                raise ValueError(f"codes must lie in [0, {self.vocab_size - 1}], found [{low}, {high}]")
-        return self.bottleneck.lookup(codes.to(self.device))
+        return self.bottleneck.lookup(check_codes(codes, self.vocab_size).to(self.device))
 
     def code_vectors(self) -> Tensor:
         """The latents of all codes, (vocab_size, c).
@@ -364,14 +346,9 @@ class OmniTokenizer(nn.Module):
         """grid (b, t, h, w, c) -> pixels, cropped to size."""
         t, h, w = grid.shape[1:4]
         full = (self.config.num_frames(t), h * self.config.patch_size, w * self.config.patch_size)
-        crop = full if size is None else size
         if 0 in full:
             raise ValueError(f"there is nothing to decode: the latent grid (t, h, w) is {(t, h, w)}")
-        fits = len(crop) == 3 and all(1 <= c <= f for c, f in zip(crop, full, strict=True))
-        if not fits or (is_image and crop[0] != 1):
-            raise ValueError(
-                f"size (T, H, W) must lie between (1, 1, 1) and {full} for these latents, found {tuple(crop)}"
-            )
+        crop = check_crop(size, full, is_image)
         decode: Callable[[Tensor], Tensor] = self._decode_features
         pixels = decode(grid) if tile is None else decode_tiles(decode, grid, tile, self.config)
         pixels = pixels[:, :, : crop[0], : crop[1], : crop[2]]

@@ -1,1 +1,47 @@
-"""Other projects' tokenizers behind the same protocol: one file per family."""
+"""Tokenizers of other projects behind our protocol, and `load_tokenizer`, which takes any tokenizer, theirs or ours."""
+
+import os
+
+import torch
+
+from omnitok.hub.folder import check_dtype, released_tokenizer
+from omnitok.hub.folder import load_tokenizer as load_own_tokenizer
+from omnitok.hub.header import read_json
+from omnitok.hub.names import find_files
+from omnitok.hub.released.reader import read_released_checkpoint
+from omnitok.models.protocol import Tokenizer
+from omnitok.peers.base import PEER
+from omnitok.peers.family import Family, convert_peer, load_peer_folder
+
+FAMILIES: tuple[Family, ...] = ()
+"""Released families, in the order in which they are asked whether a file is theirs."""
+
+
+def load_tokenizer(
+    name_or_path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tokenizer:
+    """Any tokenizer behind the protocol, in `eval` mode.
+
+    Args:
+        name_or_path: whatever `OmniTokenizer.from_pretrained` takes; a released checkpoint of one of `FAMILIES`,
+            recognised by its weights, or the folder that `omnitok convert` made of it; an autoencoder of diffusers, as
+            `diffusers:FOLDER_OR_HUB_ID` or `diffusers:FOLDER_OR_HUB_ID#SUBFOLDER`.
+        device, dtype: where and how the weights are kept.
+
+    Raises:
+        CheckpointError: an unknown name, or missing, corrupt, foreign or unreachable files, in one sentence.
+        ValueError: a dtype that is not floating point.
+    """
+    check_dtype(dtype)
+    files = find_files(name_or_path)
+    if files.config is not None:
+        if read_json(files.config).get("architecture") != PEER:
+            return load_own_tokenizer(name_or_path, device, dtype)
+        return load_peer_folder(files.config, files.weights, FAMILIES).to(device, dtype).eval()
+    checkpoint = read_released_checkpoint(files.weights, need_flags=False)
+    peer = convert_peer(files.weights, checkpoint, FAMILIES)
+    if peer is not None:
+        return peer.to(device, dtype).eval()
+    return released_tokenizer(files.weights, checkpoint).to(device, dtype).eval()

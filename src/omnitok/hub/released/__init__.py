@@ -47,8 +47,11 @@ def convert_checkpoint(path: str | os.PathLike[str]) -> ReleasedModel:
     Raises:
         CheckpointError: a file that cannot be read or holds no released model; one sentence that begins with the path.
     """
-    path = Path(path)
-    checkpoint = read_released_checkpoint(path)
+    return convert_read(read_released_checkpoint(path), Path(path))
+
+
+def convert_read(checkpoint: ReleasedCheckpoint, path: Path) -> ReleasedModel:
+    """The model of a released file that was read already; see `convert_checkpoint`."""
     kind = kind_of(checkpoint.state_dict)
     if kind is None:
         raise CheckpointError(

@@ -82,12 +82,16 @@ class ReleasedCheckpoint:
     sha256: str
 
 
-def read_released_checkpoint(path: str | os.PathLike[str]) -> ReleasedCheckpoint:
+def read_released_checkpoint(path: str | os.PathLike[str], need_flags: bool = True) -> ReleasedCheckpoint:
     """Read a released `.ckpt`, or a `.safetensors` with released names; the content decides which, not the suffix.
 
     Nothing in the file is executed or imported. In a `.ckpt` the weights are under `state_dict` and the flags under
     `hyper_parameters` (Lightning: a dict, a Namespace, or a dict with a Namespace under `args`), or under `ema`, else
     `model`, with the flags under `args` (the diffusion transformers).
+
+    Args:
+        need_flags: False accepts a file without flags too (`hyper_parameters` is then empty), and one that holds
+            nothing but weights under their names.
 
     Raises CheckpointError, one sentence beginning with the path, for whatever is not such a file.
     """
@@ -98,9 +102,9 @@ def read_released_checkpoint(path: str | os.PathLike[str]) -> ReleasedCheckpoint
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         try:
             if head.startswith(b"PK\x03\x04"):
-                state_dict, flags = _read_zip(file)
+                state_dict, flags = _read_zip(file, need_flags)
             elif head[8:9] == b"{":  # 8 bytes of length, then a JSON header
-                state_dict, flags = _read_safetensors(path)
+                state_dict, flags = _read_safetensors(path, need_flags)
             else:
                 raise _Malformed(f"found {_describe(head)}; {ACCEPTED}")
         except _Malformed as error:
@@ -125,10 +129,12 @@ def _describe(head: bytes) -> str:
 # ---------------------------------------------------------------------------------------------------- safetensors
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+def _read_safetensors(path: Path, need_flags: bool) -> tuple[dict[str, Tensor], dict[str, object]]:
     with safe_open(path, framework="pt") as file:
         flags_text = (file.metadata() or {}).get("hyper_parameters")
         if flags_text is None:
+            if not need_flags:
+                return {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}, {}  # noqa: SIM118
             raise _Malformed(f"found a safetensors file without 'hyper_parameters' in its metadata; {ACCEPTED}")
         names = [name for name in file.keys() if name.startswith(PREFIX)]  # noqa: SIM118 (not a dict)
         state_dict = {name.removeprefix(PREFIX): file.get_tensor(name) for name in names}
@@ -205,11 +211,11 @@ class _Foreign:
         return merged
 
 
-def _read_zip(file: BinaryIO) -> tuple[dict[str, Tensor], dict[str, object]]:
+def _read_zip(file: BinaryIO, need_flags: bool) -> tuple[dict[str, Tensor], dict[str, object]]:
     with zipfile.ZipFile(file) as archive:
         root = _checked_root(archive, file)
         payload = _unpickle(archive.read(f"{root}/data.pkl"))
-        weights, flags = _weights_and_flags(payload)
+        weights, flags = _weights_and_flags(payload, need_flags)
         # flags first: they are cheap, and tell a foreign file before its gigabytes are read
         plain = _plain_flags(flags)
         return _read_tensors(archive, root, weights), plain
@@ -242,9 +248,11 @@ def _checked_root(archive: zipfile.ZipFile, file: BinaryIO) -> str:
     return root
 
 
-def _weights_and_flags(payload: object) -> tuple[dict[object, object], object]:
+def _weights_and_flags(payload: object, need_flags: bool) -> tuple[dict[object, object], object]:
     if not isinstance(payload, dict):
         raise _Malformed(f"the checkpoint holds {_kind(payload)} instead of a dict with 'state_dict'")
+    if not need_flags and payload and all(isinstance(value, _TensorRecord) for value in payload.values()):
+        return payload, {}
     if "state_dict" in payload:
         weights, flags = payload["state_dict"], payload.get("hyper_parameters", payload.get("args"))
     else:
@@ -252,9 +260,9 @@ def _weights_and_flags(payload: object) -> tuple[dict[object, object], object]:
     if not isinstance(weights, dict) or not weights:
         keys = ", ".join(sorted(repr(key) for key in payload if isinstance(key, str))[:10]) or "none"
         raise _Malformed(f"the checkpoint has no weights under 'state_dict' (its keys: {keys})")
-    if flags is None:
+    if flags is None and need_flags:
         raise _Malformed("the checkpoint has no flags under 'hyper_parameters'")
-    return weights, flags
+    return weights, {} if flags is None else flags
 
 
 def _read_tensors(archive: zipfile.ZipFile, root: str, weights: dict[object, object]) -> dict[str, Tensor]:

@@ -1,0 +1,329 @@
+"""What every tokenizer of another project is here: one file per family, one row in `peers/__init__.py`.
+
+The file of a family of released checkpoints holds
+
+- a subclass of `PeerTokenizer`. Its constructor takes the family's `config` (plain JSON values, as `config.json` of a
+  converted folder keeps them), calls `super().__init__(config, Traits(...))` and builds its layers with fresh weights;
+  it also runs on the meta device, so it reads no tensor's values. It has `encode_pixels`, `decode_latents` and, for a
+  quantizer, `lookup`.
+- `recognises(shapes)`: whether a file that holds these weights (name -> shape, under the released names, discriminators
+  and all) is of this family. It claims no other family's file, nor one of OmniTokenizer.
+- `convert(state_dict, flags)`: the config, and the weights under the names of the subclass. Weights of the training
+  (discriminators, losses) are left out; averaged weights are taken where the authors take them. A weight that nobody
+  knows stays under its name and one that is missing stays missing: the loader lists both. Flags are what the file
+  says of itself, for many nothing at all: what names and shapes tell is read from them.
+
+The row is `Family(NAME, recognises, convert, Subclass)`. Everything else is done here: pixels, codes and latents are
+checked, padded, cropped, moved and saved, so that what a hook is given is valid, and on the device and in the precision
+of the weights.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnitok.errors import OmnitokError
+from omnitok.hub.folder import write_model
+from omnitok.models.bottlenecks import GaussianPosterior
+from omnitok.models.bottlenecks.kl import LATENT_BITS
+from omnitok.models.encoding import (
+    DECODED_WHY,
+    FEATURES_WHY,
+    Encoding,
+    check_codes,
+    check_crop,
+    check_finite,
+    check_latents,
+    check_pixels,
+    describe_model,
+)
+from omnitok.models.protocol import DecoderStream, EncoderStream, LatentStatistics, fingerprint
+from omnitok.version import VERSION
+
+PEER = "PeerTokenizer"
+"""What `architecture` says in the `config.json` of a converted peer."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a tokenizer is, beside its weights.
+
+    Attributes:
+        name: for messages: "VQGAN".
+        latent_channels: c, of what the decoder is given (of the code vectors of a quantizer).
+        downsample: (t, h, w) pixels per latent position; t is 1 for a tokenizer of images.
+        vocab_size: number of codes; None without codes.
+        is_video_model: it takes videos (b, 3, T, H, W) whole. Otherwise the hooks are given images (b, 3, H, W), and a
+            video goes through frame by frame.
+        first_frame_alone: of a video model, whether the first frame is a latent frame by itself (T = 1 + k t), so that
+            it takes images too; otherwise T = k t, and images are refused.
+        multiple: pixels that height and width are padded to a multiple of; None means those of `downsample`.
+        statistics: of its latents, for generators to normalise with; a shift m and a scaling factor s are the mean m
+            and the deviation 1/s.
+    """
+
+    name: str
+    latent_channels: int
+    downsample: tuple[int, int, int]
+    vocab_size: int | None = None
+    is_video_model: bool = False
+    first_frame_alone: bool = True
+    multiple: tuple[int, int] | None = None
+    statistics: LatentStatistics | None = None
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What `encode_pixels` gives: latents and log-variance (b, c, h, w) or (b, c, t, h, w), codes (b, h, w) or
+    (b, t, h, w). The latents of a quantizer are its code vectors, those of a Gaussian its mean."""
+
+    latents: Tensor
+    codes: Tensor | None = None
+    logvar: Tensor | None = None
+
+
+class PeerTokenizer(nn.Module):
+    """A tokenizer of another project behind the `Tokenizer` protocol; see the top of this file.
+
+    It does not stream: `encode` takes a video whole.
+    """
+
+    family: str | None = None  # the name of its row, once it was loaded from a file or folder of ours
+
+    def __init__(self, config: Mapping[str, Any], traits: Traits) -> None:
+        super().__init__()
+        self.config, self.traits = dict(config), traits
+        self.latent_statistics = traits.statistics
+        self.compatible_tokenizers: tuple[str, ...] = ()
+
+    # ------------------------------------------------------------------------------------------------------- hooks
+
+    def encode_pixels(self, pixels: Tensor) -> Coded:
+        """Tokens of padded pixels in [-1, 1]: (b, 3, T, H, W) for a video model, else (b, 3, H, W)."""
+        raise NotImplementedError
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Pixels of latents (b, c, t, h, w) for a video model, else (b, c, h, w); all that they decode to."""
+        raise NotImplementedError
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Code vectors (..., c) of valid codes (...); quantizers only."""
+        raise NotImplementedError
+
+    def pad_frames(self, video: Tensor) -> Tensor:
+        """A video (b, 3, T, H, W) whose T fills latent frames: the last frame is repeated."""
+        t = self.downsample[0]
+        missing = (1 - video.shape[2]) % t if self.traits.first_frame_alone else -video.shape[2] % t
+        return F.pad(video, (0, 0, 0, 0, 0, missing), mode="replicate") if missing else video
+
+    def check_tile(self, tile: int | None, height: int, width: int) -> None:
+        """Refuse a tile (in pixels) smaller than the input, unless the subclass has tiles of its own.
+
+        Raises:
+            OmnitokError: one sentence.
+        """
+        if tile is not None and tile < max(height, width):
+            raise OmnitokError(f"{self.traits.name} cannot work in tiles; leave the tile out")
+
+    # ------------------------------------------------------------------------------------------------- what it is
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether its tokens are codes."""
+        return self.vocab_size is not None
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Number of codes; None without codes."""
+        return self.traits.vocab_size
+
+    @property
+    def latent_channels(self) -> int:
+        """c, channels of the latents."""
+        return self.traits.latent_channels
+
+    @property
+    def bits_per_token(self) -> float:
+        """Log2 of the number of codes, or 16 per channel."""
+        return float(LATENT_BITS * self.latent_channels) if self.vocab_size is None else math.log2(self.vocab_size)
+
+    @property
+    def downsample(self) -> tuple[int, int, int]:
+        """(t, h, w) pixels per latent position."""
+        return self.traits.downsample
+
+    @property
+    def causal(self) -> bool:
+        """Whether videos can be streamed: not here."""
+        return False
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights as they are now, in their present precision."""
+        return fingerprint(self)
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Latent grid (t, h, w) of a video of `frames` x `height` x `width` pixels; an image has frames = 1."""
+        t, h, w = self.downsample
+        latent_frames = 1 + math.ceil((frames - 1) / t) if self.traits.first_frame_alone else math.ceil(frames / t)
+        sides = (math.ceil(side / m) * m for side, m in zip((height, width), self._multiple, strict=True))
+        return latent_frames, next(sides) // h, next(sides) // w
+
+    def num_frames(self, latent_frames: int) -> int:
+        """Frames that `latent_frames` latent frames decode to."""
+        t = self.downsample[0]
+        return 1 + (latent_frames - 1) * t if self.traits.first_frame_alone else latent_frames * t
+
+    @property
+    def _multiple(self) -> tuple[int, int]:
+        return self.traits.multiple or self.downsample[1:]
+
+    def __repr__(self) -> str:
+        t, h, w = self.downsample
+        tokens = f"{self.vocab_size} codes" if self.is_discrete else f"{self.latent_channels} latent channels"
+        return describe_model(self, f"{self.traits.name}, patches of {t}x{h}x{w}, {tokens}")
+
+    # --------------------------------------------------------------------------------------------- pixels <-> tokens
+
+    def encode(self, x: Tensor, tile: int | None = None, check_range: bool = True) -> Encoding:
+        """Tokens of images (b, 3, H, W) or videos (b, 3, T, H, W) in [-1, 1]; see `OmniTokenizer.encode`.
+
+        Raises:
+            ValueError: wrong rank, channels, dtype or range.
+            OmnitokError: an image for a model of videos only, or tiles that it cannot work in.
+            NotFiniteError: pixels, or what the encoder makes of them, hold NaN or infinity.
+        """
+        check_pixels(x, check_range)
+        is_image = x.ndim == 4
+        self._check_image(is_image)
+        self.check_tile(tile, x.shape[-2], x.shape[-1])
+        video = x.unsqueeze(2) if is_image else x
+        size = (video.shape[2], video.shape[3], video.shape[4])
+        (mh, mw), video = self._multiple, self.pad_frames(video)
+        if size[1] % mh or size[2] % mw:
+            video = F.pad(video, (0, -size[2] % mw, 0, -size[1] % mh, 0, 0), mode="replicate")
+        coded = self._encode(video.to(self.device, self.dtype))
+        check_finite(coded.latents, "features", FEATURES_WHY)
+
+        def rank(grid: Tensor, axis: int) -> Tensor:
+            return grid.squeeze(axis) if is_image else grid
+
+        latents = rank(coded.latents, 2)
+        posterior = None if coded.logvar is None else GaussianPosterior(latents, rank(coded.logvar, 2))
+        return Encoding(latents, None if coded.codes is None else rank(coded.codes, 1), posterior, size)
+
+    def _encode(self, video: Tensor) -> Coded:
+        if self.traits.is_video_model:
+            return self.encode_pixels(video)
+        frames = [self.encode_pixels(frame) for frame in video.unbind(2)]
+        codes = [each.codes for each in frames if each.codes is not None]
+        logvars = [each.logvar for each in frames if each.logvar is not None]
+        return Coded(
+            torch.stack([each.latents for each in frames], dim=2),
+            torch.stack(codes, dim=1) if codes else None,
+            torch.stack(logvars, dim=2) if logvars else None,
+        )
+
+    def decode(self, latents: Tensor, size: tuple[int, int, int] | None = None, tile: int | None = None) -> Tensor:
+        """Pixels, not clamped, of latents (b, c, h, w) or (b, c, t, h, w), cropped to `size` = (T, H, W).
+
+        Raises:
+            ValueError: wrong rank, channels or dtype; a size that the latents do not cover.
+            OmnitokError: an image for a model of videos only, or tiles that it cannot work in.
+            NotFiniteError: latents, or what the decoder makes of them, hold NaN or infinity.
+        """
+        check_latents(latents, self.latent_channels)
+        is_image = latents.ndim == 4
+        self._check_image(is_image)
+        grid = latents.unsqueeze(2) if is_image else latents
+        t, h, w = grid.shape[2:]
+        full = (self.num_frames(t), h * self.downsample[1], w * self.downsample[2])
+        if 0 in (t, h, w):
+            raise ValueError(f"there is nothing to decode: the latent grid (t, h, w) is {(t, h, w)}")
+        crop = check_crop(size, full, is_image)
+        self.check_tile(tile, full[1], full[2])
+        pixels = self._decode(grid.to(self.device, self.dtype))[:, :, : crop[0], : crop[1], : crop[2]]
+        check_finite(pixels, "decoded pixels", DECODED_WHY)
+        return pixels.squeeze(2) if is_image else pixels
+
+    def _decode(self, grid: Tensor) -> Tensor:
+        if self.traits.is_video_model:
+            return self.decode_latents(grid)
+        return torch.stack([self.decode_latents(frame) for frame in grid.unbind(2)], dim=2)
+
+    def decode_codes(self, codes: Tensor, size: tuple[int, int, int] | None = None, tile: int | None = None) -> Tensor:
+        """Pixels of codes (b, h, w) or (b, t, h, w); otherwise as `decode`."""
+        return self.decode(self.lookup_codes(codes).movedim(-1, 1), size, tile)
+
+    def lookup_codes(self, codes: Tensor) -> Tensor:
+        """Code vectors (..., c) of codes (b, h, w) or (b, t, h, w), after checking rank, dtype and range."""
+        return self.lookup(check_codes(codes, self.vocab_size).to(self.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruction of x, of x's own shape, with the checks of `encode`."""
+        encoding = self.encode(x)
+        return self.decode(encoding.latents, encoding.size)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `config.json`, `model.safetensors` and `README.md` (kept where it exists) for `load_tokenizer`.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        fields = {
+            "family": self.family,
+            "config": self.config,
+            "tokens": {
+                "vocab_size": self.vocab_size,
+                "latent_channels": self.latent_channels,
+                "bits_per_token": self.bits_per_token,
+                "downsample": list(self.downsample),
+            },  # for whoever reads the file without building the model
+        }
+        return write_model(folder, PEER, fields, self.state_dict(), self._card)
+
+    def _card(self, name: str) -> str:
+        return (
+            f"# {name}\n\nA {self.traits.name} tokenizer, converted by omnitok {VERSION}. Licence and training data "
+            "are those of the file that it was made of.\n\n"
+            '```python\nimport omnitok\n\ntokenizer = omnitok.load_tokenizer("path/to/this/folder")\n```\n'
+        )
+
+    def encoder_stream(self) -> EncoderStream:
+        """None of the peers streams.
+
+        Raises:
+            OmnitokError: always.
+        """
+        raise OmnitokError(f"{self.traits.name} cannot stream here: encode and decode the whole video")
+
+    def decoder_stream(self, size: tuple[int, int, int] | None = None) -> DecoderStream:
+        """None of the peers streams.
+
+        Raises:
+            OmnitokError: always.
+        """
+        raise OmnitokError(f"{self.traits.name} cannot stream here: encode and decode the whole video")
+
+    def _check_image(self, is_image: bool) -> None:
+        if is_image and self.traits.is_video_model and not self.traits.first_frame_alone:
+            raise OmnitokError(
+                f"{self.traits.name} takes videos only, {self.downsample[0]} frames at a time; an image is none"
+            )

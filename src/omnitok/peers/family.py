@@ -1,0 +1,95 @@
+"""Released files and our folders of them -> the tokenizer of the family that they belong to; see `peers/base.py`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnitok.errors import CheckpointError, describe, reading
+from omnitok.hub.architectures import WithoutInit, check_shapes, shapes_of
+from omnitok.hub.folder import check_sha256, read_weights
+from omnitok.hub.header import read_json, read_shapes
+from omnitok.hub.released.reader import ReleasedCheckpoint
+from omnitok.peers.base import PeerTokenizer
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table of families.
+
+    Attributes:
+        name: as `config.json` of a converted folder has it: "taming-vqgan".
+        recognises: whether a file with weights of these released names and shapes is of this family.
+        convert: weights and flags of a file -> (config, weights under the names of the tokenizer).
+        build: config -> a tokenizer with fresh weights.
+    """
+
+    name: str
+    recognises: Callable[[Shapes], bool]
+    convert: Callable[[dict[str, Tensor], Mapping[str, object]], tuple[dict[str, Any], dict[str, Tensor]]]
+    build: Callable[[Mapping[str, Any]], PeerTokenizer]
+
+
+def convert_peer(path: Path, checkpoint: ReleasedCheckpoint, families: Sequence[Family]) -> PeerTokenizer | None:
+    """The tokenizer in a released file; None where no family knows it.
+
+    Raises:
+        CheckpointError: unknown, missing or misshapen weights, listed; the sentence begins with the path.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.state_dict.items()}
+    family = next((family for family in families if family.recognises(shapes)), None)
+    if family is None:
+        return None
+    try:
+        with reading(path, CheckpointError, f"{family.name} checkpoint"):
+            config, weights = family.convert(checkpoint.state_dict, checkpoint.hyper_parameters)
+            peer = _build(family, config, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+            expected = peer.state_dict()
+            for name, tensor in weights.items():
+                if tensor.is_floating_point() != expected[name].is_floating_point():
+                    raise CheckpointError(f"weight {name} has dtype {tensor.dtype} instead of {expected[name].dtype}")
+            own = {name: tensor.to(expected[name].dtype, copy=True).contiguous() for name, tensor in weights.items()}
+            peer.load_state_dict(own, assign=True)
+    except CheckpointError as error:
+        text = str(error)
+        raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+    return peer
+
+
+def load_peer_folder(config_path: Path, weights: Path, families: Sequence[Family]) -> PeerTokenizer:
+    """The tokenizer that `PeerTokenizer.save_pretrained` wrote.
+
+    Raises:
+        CheckpointError: an unknown family, fields or weights that do not fit it; the sentence begins with the path.
+    """
+    fields = read_json(config_path)
+    family = next((family for family in families if family.name == fields.get("family")), None)
+    if family is None:
+        known = ", ".join(family.name for family in families) or "none"
+        raise CheckpointError(f"{config_path}: field family is {describe(fields.get('family'))}, known are {known}")
+    config, sha256 = fields.get("config"), fields.get("weights_sha256")
+    if not isinstance(config, dict) or not isinstance(sha256, str | None):
+        raise CheckpointError(f"{config_path}: needs an object 'config' and text 'weights_sha256'")
+    with reading(config_path, CheckpointError, f"configuration of {family.name}"):
+        try:
+            peer = _build(family, config, read_shapes(weights))
+        except CheckpointError as error:
+            raise CheckpointError(f"{weights}: does not fit its {config_path.name}: {error}") from error
+    check_sha256(weights, sha256)
+    peer.load_state_dict(read_weights(weights, peer.state_dict()), assign=True)
+    return peer
+
+
+def _build(family: Family, config: Mapping[str, Any], shapes: Shapes) -> PeerTokenizer:
+    """A tokenizer for weights of those shapes: first without memory, so that a config cannot claim what it likes."""
+    with torch.device("meta"), WithoutInit():
+        check_shapes(shapes_of(family.build(config)), shapes)
+    with WithoutInit():
+        peer = family.build(config)
+    peer.family = family.name
+    return peer
