@@ -131,8 +131,8 @@ def test_another_tokenizer_is_refused_with_both_names(folder: Path, tmp_path: Pa
     shards = TokenShards(folder)
     shards.check_tokenizer("some-vq", "a" * 64)
     with pytest.raises(ShardError, match=r"'some-vq' \(weights a+\), not of 'other-vq' \(weights c+\)"):
-        shards.check_tokenizer("other-vq", "c" * 64, tokens_of=["d" * 64])
-    shards.check_tokenizer("other-vq", "c" * 64, tokens_of=["d" * 64, "a" * 64])
+        TokenShards(folder, same_tokens=["c" * 64, "d" * 64]).check_tokenizer("other-vq", "c" * 64)
+    TokenShards(folder, same_tokens=["c" * 64, "d" * 64, "a" * 64]).check_tokenizer("other-vq", "c" * 64)
     other = write(tmp_path / "other", replace(FORMAT, tokenizer="other-vq", tokenizer_sha256="c" * 64), [[(4, 3)]])
     with pytest.raises(ShardError, match=r"'other-vq'.*'some-vq'"):
         TokenShards([folder, other])
@@ -142,7 +142,7 @@ def test_shards_of_two_tokenizers_with_the_same_tokens(folder: Path, tmp_path: P
     other = write(tmp_path / "other", replace(FORMAT, tokenizer="other-vq", tokenizer_sha256="c" * 64), [[(4, 3)]])
     both = TokenShards([folder, other], same_tokens=["c" * 64, "a" * 64])
     assert torch.equal(both[-1].codes, TokenShards(other)[0].codes)
-    both.check_tokenizer("other-vq", "c" * 64, tokens_of=["a" * 64])
+    both.check_tokenizer("other-vq", "c" * 64)
     with pytest.raises(ShardError, match="not of 'third-vq'"):
         both.check_tokenizer("third-vq", "d" * 64)
     for known in ("a", "c"):

@@ -10,7 +10,7 @@ from omnitok.data import TokenShards
 from omnitok.data.loader import Batch
 from omnitok.data.sampler import EpochOrder
 from omnitok.data.shard_format import TokenFormat
-from omnitok.data.token_loader import TokenDataset, TokenLoader
+from omnitok.data.token_shards import TokenDataset
 from omnitok.errors import ShardError
 
 from .test_shards import cut, write
@@ -114,7 +114,7 @@ def test_nonsense_is_told(shards: TokenShards) -> None:
     with pytest.raises(ValueError, match="seed"):
         EpochOrder(COUNTS, 1, -1)
     with pytest.raises(ValueError, match="shared evenly"):
-        TokenLoader(shards, 5, world_size=2)
+        shards.loader(5, world_size=2)
     with pytest.raises(ValueError, match="rank"):
         TokenDataset(shards, EpochOrder(COUNTS, 4, 0), 2, 2)
 

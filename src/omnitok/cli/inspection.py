@@ -72,8 +72,9 @@ def inspect_shards(
         CheckpointError: the tokenizer that the shards name cannot be loaded.
     """
     loaded = load_named(model or TokenShards(folders[0]).tokenizer, resolve_device(device), dtype)
-    compatible = loaded.tokenizer.compatible_tokenizers
-    shards = TokenShards.of_tokenizer(folders, loaded.name, loaded.sha256, compatible, verify=True)
+    same = (loaded.sha256, *loaded.tokenizer.compatible_tokenizers)
+    shards = TokenShards(folders, verify=True, same_tokens=same)
+    shards.check_tokenizer(loaded.name, loaded.sha256)
     labels = torch.from_numpy(shards.labels)
     counts = torch.bincount(labels[labels >= 0], minlength=len(shards.classes)).tolist()
     row: Row = {

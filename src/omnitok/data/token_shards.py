@@ -1,8 +1,9 @@
-"""Reading token shards: random access through memory maps; see `omnitok.data.shard_format`."""
+"""Reading token shards through memory maps, item by item and in batches; see `omnitok.data.shard_format`."""
 
 import os
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from omnitok.data.loader import Batch, check_share, load_batches
+from omnitok.data.sampler import EpochOrder, Sampler
 from omnitok.data.samples import NO_LABEL
 from omnitok.data.shard_format import (
     ENCODING,
@@ -21,14 +25,12 @@ from omnitok.data.shard_format import (
     STORED,
     Grid,
     ShardIndex,
-    TokenFormat,
     TokenRecord,
     map_array,
     map_bytes,
     read_index,
     sha256_of,
 )
-from omnitok.data.token_loader import TokenLoader
 from omnitok.errors import ShardError, reading
 
 _INT64 = np.dtype(np.int64)
@@ -82,9 +84,8 @@ class _Bucket:
 @dataclass(frozen=True)
 class _Mapped:
     values: np.ndarray  # (n, ...) as stored
-    items: np.ndarray  # (n,) ITEM_DTYPE
     labels: np.ndarray  # (n,) int64, by the union of the classes
-    key_starts: np.ndarray  # (n,) int64
+    items: np.ndarray  # ITEM_DTYPE, of the whole shard
     keys: np.ndarray  # uint8, of the whole shard
 
 
@@ -95,9 +96,9 @@ class TokenShards:
 
     Args:
         paths: a folder that `omnitok tokenize` wrote, or several, all of one tokenizer.
-        same_tokens: fingerprints of tokenizers that count as one, as their tokens are the same.
         verify: compare the SHA-256 of every file, which reads all of them; without it, files are compared by size, and
             tokens are checked when their array is first used: codes against the codebook, latents for being finite.
+        same_tokens: fingerprints of tokenizers that count as one, as their tokens are the same.
 
     Attributes:
         kind: "codes" or "latents".
@@ -122,18 +123,17 @@ class TokenShards:
         if not self.folders:
             raise ShardError("no folder of token shards is given")
         indices = [read_index(folder) for folder in self.folders]
-        self._formats = [index.format for index in indices]
-        first = self._formats[0]
-        self.kind, self.size = first.kind, first.size
+        first, *others = (index.format for index in indices)
+        self.kind, self.size, self._dtype = first.kind, first.size, STORED[first.dtype]
         self._is_codes = first.kind == "codes"
         self.tokenizer, self.tokenizer_sha256 = first.tokenizer, first.tokenizer_sha256
-        for folder, other in zip(self.folders[1:], self._formats[1:], strict=True):
-            if not {first.tokenizer_sha256, other.tokenizer_sha256} <= set(same_tokens):
-                _check_identity(folder, other, first.tokenizer, first.tokenizer_sha256, f"as {self.folders[0]} are")
+        self._same_tokens = frozenset(same_tokens)
+        for folder, other in zip(self.folders[1:], others, strict=True):
+            self._check(folder, other.tokenizer, other.tokenizer_sha256, first.tokenizer, first.tokenizer_sha256)
             if (other.kind, other.dtype, other.size) != (first.kind, first.dtype, first.size):
-                found = f"{other.dtype} {other.kind} of size {other.size}"
                 raise ShardError(
-                    f"{folder}: holds {found}, {self.folders[0]} {first.dtype} {first.kind} of size {first.size}"
+                    f"{folder}: holds {other.dtype} {other.kind} of size {other.size}, {self.folders[0]} {first.dtype} "
+                    f"{first.kind} of size {first.size}"
                 )
         self._unite_classes(indices)
         self._length = 0
@@ -144,9 +144,9 @@ class TokenShards:
         self.skipped = sum(index.skipped for index in indices)
         self.shard_count = sum(len(index.shards) for index in indices)
         self._starts = [bucket.first for bucket in self._buckets]
-        self.grids: dict[Grid, int] = {}
+        self.grids: dict[Grid, int] = Counter()
         for bucket in self._buckets:
-            self.grids[bucket.grid] = self.grids.get(bucket.grid, 0) + bucket.count
+            self.grids[bucket.grid] += bucket.count
         self._mapped: dict[int, _Mapped] = {}
         self._tables: dict[Path, tuple[np.ndarray, np.ndarray]] = {}  # items and keys of a shard
         if verify:
@@ -169,11 +169,16 @@ class TokenShards:
 
     def _add(self, source: int, folder: Path, index: ShardIndex) -> None:
         for shard in index.shards:
-            row = 0
             for file in shard.files:
                 path = folder / shard.name / file.file
-                _check_size(path, file.bytes)
                 self._files.append((path, file.sha256))
+                if not path.is_file():
+                    raise ShardError(f"{path}: is missing, although the index lists it")
+                if (found := path.stat().st_size) != file.bytes:
+                    raise ShardError(
+                        f"{path}: has {found} bytes, the index says {file.bytes}; it is truncated or was changed"
+                    )
+            row = 0
             for array in shard.arrays:
                 path = folder / shard.name / array.file
                 self._buckets.append(_Bucket(path, array.grid, array.count, self._length, row, source))
@@ -204,8 +209,7 @@ class TokenShards:
             ValueError: an item of another grid.
             ShardError: as for one item.
         """
-        channels = () if self._is_codes else (self.size,)
-        rows = np.empty((len(indices), *channels, *grid), dtype=STORED[self._formats[0].dtype])
+        rows = np.empty((len(indices), *self._shape(grid)), dtype=self._dtype)
         labels = np.empty(len(indices), dtype=np.int64)
         for place, i in enumerate(map(int, indices)):
             number, mapped, row = self._locate(i)
@@ -223,10 +227,11 @@ class TokenShards:
 
     def record(self, index: int) -> TokenRecord:
         """Everything about an item but its tokens."""
-        _, mapped, row = self._locate(index + self._length if index < 0 else index)
-        item = mapped.items[row]
+        number, mapped, row = self._locate(index + self._length if index < 0 else index)
+        place = self._buckets[number].row + row
+        item, key_start = mapped.items[place], int(mapped.items["key_end"][place - 1]) if place else 0
         return TokenRecord(
-            key=mapped.keys[int(mapped.key_starts[row]) : int(item["key_end"])].tobytes().decode(*ENCODING),
+            key=mapped.keys[key_start : int(item["key_end"])].tobytes().decode(*ENCODING),
             label=int(mapped.labels[row]),
             size=tuple(item["size"].tolist()),
             source_size=tuple(item["source"].tolist()),
@@ -236,13 +241,6 @@ class TokenShards:
             crop=tuple(item["crop"].tolist()),
             flip=bool(item["flip"]),
         )
-
-    def _locate(self, i: int) -> tuple[int, _Mapped, int]:
-        """Number of the array that holds item i, the array, and the row in it."""
-        if not 0 <= i < self._length:
-            raise IndexError(f"item {i} of {self._length}")
-        number = bisect_right(self._starts, i) - 1
-        return number, self._mapped.get(number) or self._map(number), i - self._starts[number]
 
     @property
     def labels(self) -> np.ndarray:
@@ -271,58 +269,47 @@ class TokenShards:
         full_batches: bool = False,
         grids: Sequence[Grid] | None = None,
         pin_memory: bool = False,
-    ) -> TokenLoader:
-        """A shuffled, resumable loader of batches of one grid each; see `TokenLoader`."""
-        return TokenLoader(
-            self,
-            batch_size,
-            seed,
-            rank=rank,
-            world_size=world_size,
-            workers=workers,
-            full_batches=full_batches,
-            grids=grids,
-            pin_memory=pin_memory,
-        )
+    ) -> "TokenLoader":
+        """A shuffled, resumable loader of batches of one grid each.
+
+        Args:
+            batch_size, seed, full_batches: as for `EpochOrder`.
+            rank, world_size: as for `TokenDataset`.
+            workers: loading processes; 0 loads in this one.
+            grids: use the items of these grids only.
+            pin_memory: for copies to a GPU that do not block.
+
+        Raises:
+            ValueError: a batch that cannot be shared evenly; a grid that the shards do not have; nothing to sample.
+        """
+        if batch_size % world_size:
+            raise ValueError(f"a batch of {batch_size} items cannot be shared evenly by {world_size} processes")
+        counts = self.grids if grids is None else {grid: self.grids.get(grid, 0) for grid in grids}
+        if missing := [grid for grid, count in counts.items() if not count]:
+            known = ", ".join(map(str, self.grids))
+            raise ValueError(f"there are no items of grid {missing[0]}; there are of {known}")
+        order = EpochOrder(counts, batch_size, seed, full_batches)
+        return TokenLoader(TokenDataset(self, order, rank, world_size), order, workers, pin_memory)
 
     # ------------------------------------------------------------------------------------------------------- checks
 
-    @classmethod
-    def of_tokenizer(
-        cls,
-        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-        name: str,
-        sha256: str,
-        tokens_of: Sequence[str] = (),
-        *,
-        verify: bool = False,
-    ) -> "TokenShards":
-        """Open shards that this tokenizer made, or those whose tokens it shares, also both together.
+    def check_tokenizer(self, name: str, sha256: str) -> None:
+        """Refuse shards that are not of the tokenizer of this name, nor of one whose tokens are the same.
 
         Args:
-            paths, verify: as of `TokenShards`.
-            name, sha256, tokens_of: as of `check_tokenizer`.
-
-        Raises:
-            ShardError: as `TokenShards` and `check_tokenizer`.
-        """
-        shards = cls(paths, verify=verify, same_tokens=(sha256, *tokens_of))
-        shards.check_tokenizer(name, sha256, tokens_of)
-        return shards
-
-    def check_tokenizer(self, name: str, sha256: str, tokens_of: Sequence[str] = ()) -> None:
-        """Refuse shards that are not this tokenizer's.
-
-        Args:
-            name: of the tokenizer, for the message.
             sha256: its fingerprint in float32.
-            tokens_of: the fingerprints of the tokenizers whose tokens are its own too.
 
         Raises:
             ShardError: with both names and hashes.
         """
-        if self.tokenizer_sha256 not in tokens_of:
-            _check_identity(self.folders[0], self._formats[0], name, sha256, "which is asked for")
+        self._check(self.folders[0], self.tokenizer, self.tokenizer_sha256, name, sha256)
+
+    def _check(self, folder: Path, name: str, sha256: str, wanted_name: str, wanted: str) -> None:
+        if sha256 != wanted and not {sha256, wanted} <= self._same_tokens:
+            raise ShardError(
+                f"{folder}: its tokens are of the tokenizer {name!r} (weights {sha256}), not of {wanted_name!r} "
+                f"(weights {wanted})"
+            )
 
     def verify(self) -> None:
         """Compare the SHA-256 of every file with the index; reads everything.
@@ -341,51 +328,51 @@ class TokenShards:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_mapped": {}, "_tables": {}}  # maps stay with their process
 
+    def _shape(self, grid: Grid) -> tuple[int, ...]:
+        return grid if self._is_codes else (self.size, *grid)
+
+    def _locate(self, i: int) -> tuple[int, _Mapped, int]:
+        """Number of the array that holds item i, the array, and the row in it."""
+        if not 0 <= i < self._length:
+            raise IndexError(f"item {i} of {self._length}")
+        number = bisect_right(self._starts, i) - 1
+        return number, self._mapped.get(number) or self._map(number), i - self._starts[number]
+
     def _map(self, number: int) -> _Mapped:
         mapped = self._mapped.get(number)
         if mapped is not None:
             return mapped
         bucket = self._buckets[number]
-        channels = () if self._is_codes else (self.size,)
-        dtype = STORED[self._formats[bucket.source].dtype]
-        values = map_array(bucket.path, (bucket.count, *channels, *bucket.grid), dtype)
+        values = map_array(bucket.path, (bucket.count, *self._shape(bucket.grid)), self._dtype)
         self._check_values(values, bucket.path)
-        table, keys = self._table(bucket.path.parent)
-        if len(table) < bucket.row + bucket.count:
-            raise ShardError(f"{bucket.path.parent / ITEMS_NAME}: holds {len(table)} items, fewer than the index says")
-        items = table[bucket.row : bucket.row + bucket.count]
-        ends = table["key_end"][max(bucket.row - 1, 0) : bucket.row + bucket.count - 1]
-        starts = ends if bucket.row else np.concatenate([[0], ends[: bucket.count - 1]])
-        labels = items["label"].astype(_INT64)
+        shard = bucket.path.parent
+        if shard not in self._tables:
+            self._tables[shard] = map_array(shard / ITEMS_NAME, None, ITEM_DTYPE), map_bytes(shard / KEYS_NAME)
+        table, keys = self._tables[shard]
+        stop = bucket.row + bucket.count
+        if len(table) < stop:
+            raise ShardError(f"{shard / ITEMS_NAME}: holds {len(table)} items, fewer than the index says")
+        labels = table["label"][bucket.row : stop].astype(_INT64)
         renumbering = self._renumbering[bucket.source]
         if renumbering is not None and labels.size:
             if not NO_LABEL <= labels.min() <= labels.max() < len(renumbering) - 1:
                 raise ShardError(
-                    f"{bucket.path.parent / ITEMS_NAME}: has a label outside the {len(renumbering) - 1} classes of "
-                    f"{INDEX_NAME}"
+                    f"{shard / ITEMS_NAME}: has a label outside the {len(renumbering) - 1} classes of {INDEX_NAME}"
                 )
             labels = renumbering[labels]  # -1 takes the last entry
-        mapped = self._mapped[number] = _Mapped(values, items, labels, starts, keys)
+        mapped = self._mapped[number] = _Mapped(values, labels, table, keys)
         return mapped
 
     def _check_values(self, values: np.ndarray, path: Path) -> None:
-        if self._is_codes:
-            highest = int(values.max(initial=0))
-            if highest >= self.size:
-                raise ShardError(
-                    f"{path}: holds the code {highest}, but the codebook of {self.tokenizer!r} has {self.size}; "
-                    "the index or the shard was changed"
-                )
-            return
+        if self._is_codes and (highest := int(values.max(initial=0))) >= self.size:
+            raise ShardError(
+                f"{path}: holds the code {highest}, but the codebook of {self.tokenizer!r} has {self.size}; "
+                "the index or the shard was changed"
+            )
         flat = values.reshape(-1)
-        for first in range(0, flat.size, 2**20):
+        for first in range(0, 0 if self._is_codes else flat.size, 2**20):
             if not torch.isfinite(self._unpack(flat[first : first + 2**20])).all():
                 raise ShardError(f"{path}: holds latents that are NaN or infinite; the shard was changed")
-
-    def _table(self, shard: Path) -> tuple[np.ndarray, np.ndarray]:
-        if shard not in self._tables:
-            self._tables[shard] = (map_array(shard / ITEMS_NAME, None, ITEM_DTYPE), map_bytes(shard / KEYS_NAME))
-        return self._tables[shard]
 
     def _unpack(self, values: np.ndarray) -> Tensor:
         if self._is_codes:
@@ -395,17 +382,86 @@ class TokenShards:
         return torch.from_numpy(values.astype(np.float32))
 
 
-def _check_identity(folder: Path, found: TokenFormat, name: str, sha256: str, why: str) -> None:
-    if found.tokenizer_sha256 != sha256:
-        raise ShardError(
-            f"{folder}: its tokens are of the tokenizer {found.tokenizer!r} (weights {found.tokenizer_sha256}), not of "
-            f"{name!r} (weights {sha256}), {why}"
-        )
+class TokenDataset(Dataset[Batch]):
+    """`dataset[step]` is this process's share of the batch of that step.
+
+    Args:
+        shards: the items.
+        order: of the shards' grids, by a global batch size.
+        rank, world_size: this process has every world_size-th item of a batch from the rank-th on.
+        labelled: False gives every item the label -1.
+    """
+
+    def __init__(
+        self,
+        shards: TokenShards,
+        order: EpochOrder | Sampler,
+        rank: int = 0,
+        world_size: int = 1,
+        labelled: bool = True,
+    ) -> None:
+        check_share(rank, world_size)
+        self.shards, self.order, self.rank, self.world_size, self.labelled = shards, order, rank, world_size, labelled
+        self._indices = {grid: shards.indices_of(grid) for grid in shards.grids}
+        self._sizes = {grid: shards.record(int(indices[0])).size for grid, indices in self._indices.items()}
+
+    def __getitem__(self, step: int) -> Batch:
+        """The share of one step; of a last, incomplete batch it may be smaller than others', or empty.
+
+        Raises:
+            ShardError: a shard is damaged.
+        """
+        grid, places = self.order.places(step)
+        indices = self._indices[grid][places][self.rank :: self.world_size]
+        tokens, labels = self.shards.read(indices, grid)
+        if not self.labelled:
+            labels = torch.full_like(labels, NO_LABEL)
+        is_image = len(grid) == 2
+        shape = (len(indices), 3, *self._sizes[grid][is_image:])
+        return Batch(step, "image" if is_image else "video", tokens, labels, shape, indices=tuple(indices.tolist()))
 
 
-def _check_size(path: Path, expected: int) -> None:
-    if not path.is_file():
-        raise ShardError(f"{path}: is missing, although the index lists it")
-    found = path.stat().st_size
-    if found != expected:
-        raise ShardError(f"{path}: has {found} bytes, the index says {expected}; it is truncated or was changed")
+class TokenLoader:
+    """Iterates over the batches of an epoch, then, iterated again, of the next; made by `TokenShards.loader`.
+
+    The position is that of the batches handed out, whatever worker processes have loaded ahead: `state_dict` in the
+    middle of an epoch, given to a loader with any number of workers, gives exactly the rest. Each rank has its own
+    loader at the same step.
+    """
+
+    def __init__(self, dataset: TokenDataset, order: EpochOrder, workers: int, pin_memory: bool) -> None:
+        self.dataset, self.order, self.workers, self.pin_memory = dataset, order, workers, pin_memory
+        self.step = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch lies in."""
+        return self.order.epoch_of(self.step)
+
+    def __len__(self) -> int:
+        """Batches in the current epoch, those handed out included."""
+        return self.order.steps_before(self.epoch + 1) - self.order.steps_before(self.epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the current epoch."""
+        stop = self.order.steps_before(self.epoch + 1)
+        for batch in load_batches(self.dataset, self.step, stop, self.workers, pin_memory=self.pin_memory):
+            self.step = batch.step + 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is, and of what order."""
+        order = self.order
+        names = ("seed", "batch_size", "full_batches")
+        return {"step": self.step, **{n: getattr(order, n) for n in names}, "items": sum(order.counts.values())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a loader of the same items, batch size and seed was, on any number of ranks.
+
+        Raises:
+            ShardError: the state is of another order.
+        """
+        for name, own in self.state_dict().items():
+            if name != "step" and state.get(name) != own:
+                raise ShardError(f"this position is of a loader with {name} {state.get(name)}, not {own}")
+        self.step = int(state["step"])

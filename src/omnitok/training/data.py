@@ -16,8 +16,7 @@ from omnitok.data.loader import Batch, PixelDataset, load_batches
 from omnitok.data.modality import Modality
 from omnitok.data.sampler import Sampler
 from omnitok.data.samples import NO_LABEL, NO_SOURCE, Index, Samples
-from omnitok.data.token_loader import TokenDataset
-from omnitok.data.token_shards import TokenShards
+from omnitok.data.token_shards import TokenDataset, TokenShards
 from omnitok.data.video_reader import WindowSampling
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
@@ -188,7 +187,10 @@ def open_shards(folders: Sequence[str], tokenizer: OmniTokenizer, name: str) -> 
     Raises:
         ShardError: damaged, or of another tokenizer.
     """
-    return TokenShards.of_tokenizer(folders, name, fingerprint(tokenizer), tokenizer.compatible_tokenizers)
+    sha256 = fingerprint(tokenizer)
+    shards = TokenShards(folders, same_tokens=(sha256, *tokenizer.compatible_tokenizers))
+    shards.check_tokenizer(name, sha256)
+    return shards
 
 
 def _shard_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes: Processes) -> GeneratorData:
