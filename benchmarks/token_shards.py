@@ -30,8 +30,9 @@ from omnitok.data.index import build_index
 from omnitok.data.shard_format import TokenFormat, TokenRecord
 from omnitok.data.shard_writing import Token, read_shard, write_index, write_shard
 from omnitok.models.protocol import fingerprint
+from omnitok.tokenization.coding import encode
 from omnitok.tokenization.job import Plan, TokenizeJob, make_plan
-from omnitok.tokenization.pipeline import encode_batch, tokenize_here
+from omnitok.tokenization.pipeline import tokenize_here
 from omnitok.tokenization.settings import TokenizeSettings
 
 MODEL = "omnitok-tiny-vq"
@@ -61,13 +62,13 @@ def throughput(pictures: int, resolution: int, repeats: int) -> dict[str, object
         plan = plan_of(Path(temporary) / "in", tokenizer, resolution)
         batch = plan.settings.batch_size
         pixels = torch.rand(batch, 3, resolution, resolution) * 2 - 1
-        encode_batch(tokenizer, pixels)
+        encode(tokenizer, pixels)
         pictures = pictures // batch * batch
         alone, whole, cpu, stages = [], [], [], []
         for repeat in range(repeats):
             start, start_cpu = time.perf_counter(), time.process_time()
             for _ in range(pictures // batch):
-                encode_batch(tokenizer, pixels)
+                encode(tokenizer, pixels)
             alone.append(pictures / (time.perf_counter() - start))
             alone_cpu = time.process_time() - start_cpu
             work = TokenizeJob(plan, Path(temporary) / f"out{repeat}")

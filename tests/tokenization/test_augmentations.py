@@ -10,7 +10,7 @@ from omnitok.tokenization.settings import TokenizeSettings
 def test_crops_lie_inside_and_are_as_large_as_the_range_says() -> None:
     sides = {}
     for crop_range in (None, 1.1, 1.0):
-        views = draw_augmentations(200, 120, 160, 64, 0, (0, 7), crop_range)
+        views = draw_augmentations(TokenizeSettings(64, views=200, crop_range=crop_range), 7, 120, 160)
         assert views[0].box == (0, 20, 120, 120)
         crops = np.array([view.box for view in views[1:]])
         assert (crops >= 0).all()
@@ -22,8 +22,9 @@ def test_crops_lie_inside_and_are_as_large_as_the_range_says() -> None:
 
 
 def test_small_files_are_taken_whole() -> None:
-    assert {view.box[2] for view in draw_augmentations(20, 40, 50, 64, 0, (0, 1))} == {40}
-    assert min(view.box[2] for view in draw_augmentations(50, 40, 50, 64, 0, (0, 1), 2.0)) == 20
+    assert {view.box[2] for view in draw_augmentations(TokenizeSettings(64, views=20), 1, 40, 50)} == {40}
+    settings = TokenizeSettings(64, views=50, crop_range=2.0)
+    assert min(view.box[2] for view in draw_augmentations(settings, 1, 40, 50)) == 20
 
 
 @pytest.mark.parametrize("settings", [{"crop_range": 0.5}, {"crop_range": float("nan")}, {"views": 1}])

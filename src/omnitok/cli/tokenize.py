@@ -120,17 +120,13 @@ class Tokenize(CommonOptions):
         job = TokenizeJob(plan, out, part * world_size + rank, parts * world_size, self.resume)
         started = time.perf_counter()
         with progress_bar(job.sample_count, "tokenize", "file") as bar:
-
-            def progress(samples: int, frames: int) -> None:
-                bar.update(samples)
-
             if self.engine == "ray":
                 from omnitok.tokenization.on_ray import tokenize_on_ray
 
-                tokenize_on_ray(job, self.device, self.ray_address, self.actors, progress)
+                tokenize_on_ray(job, self.device, self.ray_address, self.actors, bar.update)
             else:
                 workers = self.workers if self.workers is not None else min(8, (os.cpu_count() or 1) - 1)
-                tokenize_here(job, model.tokenizer, workers, progress)
+                tokenize_here(job, model.tokenizer, workers, bar.update)
         job.finish()
         if rank:
             return 0

@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from omnitok.data.transforms import Box, center_square, crop, random_square, resize
+from omnitok.tokenization.settings import TokenizeSettings
 
 
 @dataclass(frozen=True)
@@ -13,14 +14,14 @@ class Augmentation:
     """What of a file is encoded.
 
     Attributes:
-        number: 0 is the plain one.
+        view: its number; 0 is the plain one.
         box: of the frames.
         flip: mirrored after cropping.
         start: first frame.
         size: (h, w) that the box is brought to.
     """
 
-    number: int
+    view: int
     box: Box
     flip: bool
     start: int
@@ -36,36 +37,23 @@ class Augmentation:
 
 
 def draw_augmentations(
-    count: int,
-    height: int,
-    width: int,
-    resolution: int | None,
-    latest_start: int,
-    seed: tuple[int, ...],
-    crop_range: float | None = None,
+    settings: TokenizeSettings, number: int, height: int, width: int, latest_start: int = 0
 ) -> list[Augmentation]:
-    """The augmentations of one file.
+    """The augmentations of one file of frames (height, width), by its number in the collection.
 
     The first is the largest centered square, from the first frame on. The others are squares at a random place, of a
     random side between `resolution` (or the short side over `crop_range`) and the short side, half of them mirrored,
-    from a random frame on. Without a resolution nothing is cropped.
-
-    Args:
-        count: how many.
-        height, width: of its frames.
-        latest_start: each starts at 0 ... latest_start.
-        seed: of the file; each draw follows from it and the augmentation's number.
-        crop_range: at least 1: how many times as long as the side of a crop the short side may be; 1.1 by default where
-            LlamaGen (Sun et al., arXiv 2406.06525) extracts codes of crops (`--crop-range` of its released code).
+    from a random frame on, at most `latest_start`. Without a resolution nothing is cropped.
     """
+    resolution = settings.resolution
     size = (height, width) if resolution is None else (resolution, resolution)
     box = (0, 0, height, width) if resolution is None else center_square(height, width)
     drawn = [Augmentation(0, box, False, 0, size)]
-    for number in range(1, count):
-        rng = np.random.default_rng((*seed, number))
+    for view in range(1, settings.views):
+        rng = np.random.default_rng((settings.seed, number, view))
         if resolution is not None:
-            least = resolution if crop_range is None else round(min(height, width) / crop_range)
+            least = resolution if settings.crop_range is None else round(min(height, width) / settings.crop_range)
             box = random_square(height, width, least, rng)
         flip = bool(rng.random() < 0.5)
-        drawn.append(Augmentation(number, box, flip, int(rng.integers(latest_start + 1)), size))
+        drawn.append(Augmentation(view, box, flip, int(rng.integers(latest_start + 1)), size))
     return drawn

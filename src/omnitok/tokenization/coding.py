@@ -5,15 +5,15 @@ Tokens are codes (1, t, h, w) of a quantizer or latents (1, c, t, h, w) of a VAE
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from omnitok.models.protocol import Tokenizer
-from omnitok.models.streaming import DecoderStream, EncoderStream
+from omnitok.models.encoding import Encoding
+from omnitok.models.protocol import EncoderStream, Tokenizer
+from omnitok.models.streaming import DecoderStream
 from omnitok.models.tiling import Span, decode_tiles, spans
-from omnitok.models.tokenizer import Encoding, OmniTokenizer, TokenizerConfig
+from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
 POSITIONS_AT_ONCE = 8192  # latent positions that a piece aims at: about 100 MB of activations in the small models
 
@@ -37,32 +37,81 @@ def bits_per_pixel(tokenizer: Tokenizer, frames: int, height: int, width: int) -
     return token_count(tokenizer, frames, height, width) * tokenizer.bits_per_token / (frames * height * width)
 
 
-def encode_image(tokenizer: OmniTokenizer, pixels: Tensor, tile: int | None) -> Tensor:
-    """Codes (h, w) or latents (c, h, w), on the CPU, of an image (3, H, W)."""
-    return tokenizer.encode(pixels[None], tile=tile, check_range=False).tokens[0].cpu()
+@torch.inference_mode()
+def encode(tokenizer: OmniTokenizer, pixels: Tensor, tile: int | None = None) -> Tensor:
+    """Pixels of files, (b, 3, H, W) or (b, 3, T, H, W), to codes or means of the posterior, on the CPU.
+
+    Their range is known, so a bright image is no mistake.
+    """
+    return tokenizer.encode(pixels.to(tokenizer.device), tile=tile, check_range=False).tokens.cpu()
 
 
-def decode_image(tokenizer: OmniTokenizer, tokens: Tensor, size: tuple[int, int], tile: int | None) -> Tensor:
-    """An image (3, H, W), float32 in [-1, 1] on the CPU, of codes (h, w) or latents (c, h, w); size is (H, W)."""
+def decode(tokenizer: OmniTokenizer, tokens: Tensor, size: tuple[int, int], tile: int | None) -> Tensor:
+    """Pixels (b, 3, H, W) or (b, 3, T, H, W), float32 in [-1, 1] on the CPU, of codes or latents; size is (H, W)."""
     decode = tokenizer.decode if tokens.is_floating_point() else tokenizer.decode_codes
-    return decode(tokens[None], size=(1, *size), tile=tile)[0].float().cpu().clamp_(-1, 1)
+    return _finished(decode(tokens, tile=tile), size)
+
+
+class VideoEncoder:
+    """One video on its way through the encoder, in tiles where these are asked for.
+
+    A tokenizer that cannot stream gathers the whole video first.
+    """
+
+    def __init__(self, tokenizer: OmniTokenizer, tile: int | None = None) -> None:
+        self._tokenizer, self._tile = tokenizer, tile
+        self._streams: list[tuple[EncoderStream, Span, Span]] = []  # of each tile, with its rows and columns
+        self._held: list[Tensor] = []
+
+    def push(self, frames: Tensor) -> list[Tensor]:
+        """Take frames (3, n, H, W); the tokens that they complete, in a list of one piece or none."""
+        if not self._tokenizer.causal:
+            self._held.append(frames)
+            return []
+        config = self._tokenizer.config
+        if not self._streams:
+            _, h, w = config.latent_shape(1, *frames.shape[2:])
+            rows, columns = ([Span(0, n, 0, n)] if self._tile is None else spans(n, self._tile, config) for n in (h, w))
+            self._streams = [(self._tokenizer.encoder_stream(), r, c) for r in rows for c in columns]
+        return self._joined(
+            [
+                stream.push(frames[None, ..., _pixels(row, config.patch_size), _pixels(column, config.patch_size)])
+                for stream, row, column in self._streams
+            ]
+        )
+
+    def finish(self) -> list[Tensor]:
+        """The tokens of the frames that waited."""
+        if self._held:
+            return [encode(self._tokenizer, torch.cat(self._held, dim=1)[None], self._tile)]
+        return self._joined([stream.flush() for stream, _, _ in self._streams])
+
+    def _joined(self, encodings: list[Encoding]) -> list[Tensor]:
+        """The cores of all tiles, row by row, side by side."""
+        cores = [
+            encoding.tokens[..., _core(row), _core(column)]
+            for encoding, (_, row, column) in zip(encodings, self._streams, strict=True)
+        ]
+        columns = sum(row.start == 0 for _, row, _ in self._streams)
+        rows = [torch.cat(cores[i : i + columns], dim=-1) for i in range(0, len(cores), columns)]
+        tokens = torch.cat(rows, dim=-2)
+        return [tokens] if tokens.shape[time_axis(tokens)] else []
+
+
+def _pixels(span: Span, patch: int) -> slice:
+    return slice(span.outer_start * patch, span.outer_stop * patch)
+
+
+def _core(span: Span) -> slice:
+    return slice(span.start - span.outer_start, span.stop - span.outer_start)
 
 
 def encode_video(tokenizer: OmniTokenizer, pieces: Iterable[Tensor], tile: int | None) -> Iterator[Tensor]:
-    """Tokens of a video given in pieces (3, n, H, W). A tokenizer that cannot stream gathers the whole video first."""
-    if not tokenizer.causal:
-        whole = torch.cat(list(pieces), dim=1)[None]  # (1, 3, T, H, W)
-        yield tokenizer.encode(whole, tile=tile, check_range=False).tokens
-        return
-    streams: list[_TileEncoder] = []
+    """Tokens of a video given in pieces (3, n, H, W); see `VideoEncoder`."""
+    encoder = VideoEncoder(tokenizer, tile)
     for piece in pieces:
-        streams = streams or _tile_encoders(tokenizer, piece.shape[2], piece.shape[3], tile)
-        tokens = _assemble([stream.push(piece[None]) for stream in streams], streams)
-        if tokens.shape[time_axis(tokens)]:
-            yield tokens
-    tokens = _assemble([stream.flush() for stream in streams], streams)
-    if tokens.shape[time_axis(tokens)]:
-        yield tokens
+        yield from encoder.push(piece)
+    yield from encoder.finish()
 
 
 def decode_video(
@@ -74,57 +123,16 @@ def decode_video(
     """
     if not tokenizer.causal:
         tokens = list(pieces)
-        whole = torch.cat(tokens, dim=time_axis(tokens[0]))
-        decode = tokenizer.decode if whole.is_floating_point() else tokenizer.decode_codes
-        yield _finished(decode(whole, tile=tile), size)
+        yield decode(tokenizer, torch.cat(tokens, dim=time_axis(tokens[0])), size, tile)[0]
         return
     streams: list[DecoderStream] = []
     for piece in pieces:
-        yield _finished(_push_tiles(tokenizer, streams, piece, tile), size)
+        yield _finished(_push_tiles(tokenizer, streams, piece, tile), size)[0]
 
 
 def time_axis(tokens: Tensor) -> int:
     """Where the latent frames are, in codes (1, t, h, w) or latents (1, c, t, h, w)."""
     return 2 if tokens.is_floating_point() else 1
-
-
-@dataclass(frozen=True)
-class _TileEncoder:
-    """The encoder stream of one spatial tile; without tiles there is one that covers the frame."""
-
-    stream: EncoderStream
-    row: Span
-    column: Span
-    patch: int
-
-    def push(self, frames: Tensor) -> Tensor:
-        """Tokens of the tile's core, of frames (1, 3, n, H, W)."""
-        rows = slice(self.row.outer_start * self.patch, self.row.outer_stop * self.patch)
-        columns = slice(self.column.outer_start * self.patch, self.column.outer_stop * self.patch)
-        return self._core(self.stream.push(frames[..., rows, columns]))
-
-    def flush(self) -> Tensor:
-        """Tokens of the tile's core, of the frames that were waiting."""
-        return self._core(self.stream.flush())
-
-    def _core(self, encoding: Encoding) -> Tensor:
-        rows = slice(self.row.start - self.row.outer_start, self.row.stop - self.row.outer_start)
-        columns = slice(self.column.start - self.column.outer_start, self.column.stop - self.column.outer_start)
-        return encoding.tokens[..., rows, columns]
-
-
-def _tile_encoders(tokenizer: OmniTokenizer, height: int, width: int, tile: int | None) -> list[_TileEncoder]:
-    config = tokenizer.config
-    _, h, w = config.latent_shape(1, height, width)
-    rows, columns = ([Span(0, n, 0, n)] if tile is None else spans(n, tile, config) for n in (h, w))
-    return [_TileEncoder(tokenizer.encoder_stream(), r, c, config.patch_size) for r in rows for c in columns]
-
-
-def _assemble(cores: list[Tensor], streams: list[_TileEncoder]) -> Tensor:
-    """Cores of all tiles, row by row, side by side."""
-    columns = sum(stream.row.start == 0 for stream in streams)
-    rows = [torch.cat(cores[i : i + columns], dim=-1) for i in range(0, len(cores), columns)]
-    return torch.cat(rows, dim=-2)
 
 
 def _push_tiles(tokenizer: OmniTokenizer, streams: list[DecoderStream], tokens: Tensor, tile: int | None) -> Tensor:
@@ -135,15 +143,15 @@ def _push_tiles(tokenizer: OmniTokenizer, streams: list[DecoderStream], tokens: 
     grid = tokens.permute(0, 2, 3, 4, 1) if tokens.is_floating_point() else tokenizer.lookup_codes(tokens)  # b t h w c
     turn = 0
 
-    def decode(part: Tensor) -> Tensor:
+    def decode_part(part: Tensor) -> Tensor:
         nonlocal turn
         if turn == len(streams):
             streams.append(tokenizer.decoder_stream())
         turn += 1
         return streams[turn - 1].push(part.permute(0, 4, 1, 2, 3))
 
-    return decode_tiles(decode, grid, tile, tokenizer.config)
+    return decode_tiles(decode_part, grid, tile, tokenizer.config)
 
 
 def _finished(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    return pixels[0, :, :, : size[0], : size[1]].float().clamp(-1, 1).cpu()
+    return pixels[..., : size[0], : size[1]].float().clamp(-1, 1).cpu()

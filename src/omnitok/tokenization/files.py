@@ -21,9 +21,9 @@ from omnitok.metrics.frame_quality import FrameQuality
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization.coding import (
     bits_per_pixel,
-    decode_image,
+    decode,
     decode_video,
-    encode_image,
+    encode,
     encode_video,
     frames_at_once,
     time_axis,
@@ -98,7 +98,7 @@ def reconstruct_file(
         image = read_image(source)  # (3, H, W)
         height, width = image.shape[1:]
         tile = _tile_of(tile, height, width)
-        result = decode_image(tokenizer, encode_image(tokenizer, image, tile), (height, width), tile)
+        result = decode(tokenizer, encode(tokenizer, image[None], tile), (height, width), tile)[0]
         written = compare(image[:, None], result[:, None])[:, 0]
         write_image(output, written)
         return _coded(tokenizer, 1, height, width, written.shape, quality)
@@ -152,7 +152,7 @@ def encode_file(
     if kind == "image":
         pixels = read_image(source)
         frames, (height, width) = 1, pixels.shape[1:]
-        tokens = stored(encode_image(tokenizer, pixels, _tile_of(tile, height, width)))
+        tokens = stored(encode(tokenizer, pixels[None], _tile_of(tile, height, width))[0])
     else:
         with VideoReader(source, fps=fps) as reader:
             height, width, rate = reader.height, reader.width, reader.fps
@@ -195,7 +195,7 @@ def decode_file(
         size = (header.height, header.width)
         tile = _tile_of(tile, *size)
         if header.kind == "image":
-            pixels = decode_image(tokenizer, file.tokens(), size, tile)
+            pixels = decode(tokenizer, file.tokens()[None], size, tile)[0]
             write_image(output, pixels)
             return _coded(tokenizer, 1, *size, pixels.shape)
         assert header.fps is not None  # of a video; checked when the header was read

@@ -29,8 +29,12 @@ from omnitok.memory import return_freed_blocks
 from omnitok.models.protocol import Tokenizer
 from omnitok.tokenization.settings import TokenizeSettings
 
-Progress = Callable[[int, int], None]
-"""Told about files and frames that are done."""
+Progress = Callable[[int], object]
+"""Told how many more files are done."""
+
+
+def silent(files: int) -> None:
+    """Tells nobody."""
 
 
 def check_apart(collection: Index, folder: Path) -> None:
@@ -126,22 +130,21 @@ def make_plan(
 
 
 @dataclass(frozen=True)
-class ReadError:
-    """A file that could not be read; what was handed on of it does not count."""
-
-    sample: int
-    failure: FileFailure
-
-
-@dataclass
 class GroupTokens:
-    """The tokens of a group, in the order of its files."""
+    """What became of a group.
+
+    Attributes:
+        tokens: in the order of its files.
+        errors: the files that could not be read.
+        frames: encoded; an image is one.
+        seconds: spent in encoding.
+    """
 
     group: int
-    tokens: list[Token] = field(default_factory=list)
-    errors: list[ReadError] = field(default_factory=list)
-    frames: int = 0  # encoded; an image is one
-    seconds: float = 0.0  # spent in encoding
+    tokens: list[Token]
+    errors: list[FileFailure]
+    frames: int
+    seconds: float
 
 
 @dataclass
@@ -153,7 +156,7 @@ class Summary:
         skipped: files that could not be read.
         shards, resumed: shards, and how many of them were there before.
         complete: whether all parts are done, so that `index.json` is written.
-        seconds: of wall time; `reading` waiting for pixels, `encoding` and `writing`.
+        seconds: of wall time, with those of `encoding` and `writing`; the rest waits for pixels.
         frames: encoded now, images included.
         encoded: items encoded now.
     """
@@ -167,7 +170,6 @@ class Summary:
     resumed: int = 0
     complete: bool = False
     seconds: float = 0.0
-    reading: float = 0.0
     encoding: float = 0.0
     writing: float = 0.0
     frames: int = 0
@@ -182,7 +184,8 @@ class Summary:
     @property
     def limiting_stage(self) -> str | None:
         """The stage that took most of the time; None where nothing was left to do."""
-        times = {"reading": self.reading, "encoding": self.encoding, "writing": self.writing}
+        reading = self.seconds - self.encoding - self.writing
+        times = {"reading": reading, "encoding": self.encoding, "writing": self.writing}
         return max(times, key=lambda stage: times[stage]) if self.encoded else None
 
     def count(self, report: ShardReport) -> None:
@@ -262,7 +265,7 @@ class TokenizeJob:
         started = time.perf_counter()
         del self._gathered[shard]
         groups = [gathered[group] for group in sorted(gathered)]
-        errors = [error.failure for group in groups for error in group.errors]
+        errors = [error for group in groups for error in group.errors]
         tokens = (token for group in groups for token in group.tokens)
         self.summary.count(write_shard(self.folder, shard, self.plan.format, tokens, errors))
         self.summary.writing += time.perf_counter() - started

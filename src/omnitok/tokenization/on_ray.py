@@ -16,7 +16,7 @@ import torch
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
 from omnitok.hub.folder import load_tokenizer
 from omnitok.models.protocol import fingerprint
-from omnitok.tokenization.job import Plan, Progress, TokenizeJob
+from omnitok.tokenization.job import Plan, Progress, TokenizeJob, silent
 from omnitok.tokenization.pipeline import encode_group, read_group
 
 MAX_BLOCKS = 2048
@@ -35,7 +35,7 @@ def tokenize_on_ray(
     device: str = "auto",
     address: str | None = None,
     actors: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> None:
     """Make the shards of `job` with Ray Data.
 
@@ -46,7 +46,7 @@ def tokenize_on_ray(
         device: "cpu", or "cuda" for one GPU per actor; "auto" is that where the cluster has GPUs.
         address: of an existing cluster; None starts one on this machine.
         actors: how many tokenizer actors; None is one per GPU, or one per two CPUs.
-        progress: told about the files and frames of every group.
+        progress: told about the files of every group.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -89,12 +89,9 @@ def tokenize_on_ray(
             done = pickle.loads(row["done"])
             job.add(done)
             restarts.reset.remote()
-            if progress is not None:
-                progress(len(job.plan.samples_of(done.group)), done.frames)
+            progress(len(job.plan.samples_of(done.group)))
         job.summary.seconds += time.perf_counter() - begun
-        # Actors that wait are waiting for pixels.
-        job.summary.encoding /= count
-        job.summary.reading += max(0.0, job.summary.seconds - job.summary.encoding - job.summary.writing)
+        job.summary.encoding /= count  # actors that wait are waiting for pixels
     except ray.exceptions.RayError as error:
         raise OmnitokError(f"Ray: {_reason(error)}") from error
     finally:

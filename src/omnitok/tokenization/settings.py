@@ -20,8 +20,10 @@ class TokenizeSettings:
         resolution: side of the square that images and frames are brought to; None keeps sizes.
         frames: length of the windows that videos are cut into; 0 keeps videos whole.
         fps: frames per second that videos are sampled at; None takes every frame.
-        views: views of each file (`draw_views`).
-        crop_range: the short side of a file over the smallest side of a crop; None: crops of `resolution` or more.
+        views: augmentations of each file (`draw_augmentations`).
+        crop_range: how many times as long as the side of a crop the short side of a file may be; None: crops of
+            `resolution` or more. 1.1 is the default where LlamaGen (Sun et al., arXiv 2406.06525) extracts codes of
+            crops (`--crop-range` of its released code).
         batch_size: items encoded at a time.
         shard_size: files in a shard, rounded up to whole groups.
         seed: of the views.
