@@ -18,6 +18,7 @@ checked, padded, cropped, moved and saved, so that what a hook is given is valid
 of the weights.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Mapping
@@ -65,6 +66,7 @@ class Traits:
         first_frame_alone: of a video model, whether the first frame is a latent frame by itself (T = 1 + k t), so that
             it takes images too; otherwise T = k t, and images are refused.
         multiple: pixels that height and width are padded to a multiple of; None means those of `downsample`.
+        frame_multiple: frames that (T - 1, or T) is padded to a multiple of; None means that of `downsample`.
         statistics: of its latents, for generators to normalise with; a shift m and a scaling factor s are the mean m
             and the deviation 1/s.
     """
@@ -76,6 +78,7 @@ class Traits:
     is_video_model: bool = False
     first_frame_alone: bool = True
     multiple: tuple[int, int] | None = None
+    frame_multiple: int | None = None
     statistics: LatentStatistics | None = None
 
 
@@ -119,18 +122,16 @@ class PeerTokenizer(nn.Module):
 
     def pad_frames(self, video: Tensor) -> Tensor:
         """A video (b, 3, T, H, W) whose T fills latent frames: the last frame is repeated."""
-        t = self.downsample[0]
-        missing = (1 - video.shape[2]) % t if self.traits.first_frame_alone else -video.shape[2] % t
+        missing = self._padded_frames(video.shape[2]) - video.shape[2]
         return F.pad(video, (0, 0, 0, 0, 0, missing), mode="replicate") if missing else video
 
-    def check_tile(self, tile: int | None, height: int, width: int) -> None:
-        """Refuse a tile (in pixels) smaller than the input, unless the subclass has tiles of its own.
+    def in_tiles(self, tile: int) -> contextlib.AbstractContextManager[None]:
+        """Within it, the other hooks work in square tiles of `tile` pixels.
 
         Raises:
-            OmnitokError: one sentence.
+            OmnitokError: it has no tiles, or none of that size; one sentence.
         """
-        if tile is not None and tile < max(height, width):
-            raise OmnitokError(f"{self.traits.name} cannot work in tiles; leave the tile out")
+        raise OmnitokError(f"{self.traits.name} cannot work in tiles; leave the tile out")
 
     # ------------------------------------------------------------------------------------------------- what it is
 
@@ -182,7 +183,7 @@ class PeerTokenizer(nn.Module):
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent grid (t, h, w) of a video of `frames` x `height` x `width` pixels; an image has frames = 1."""
         t, h, w = self.downsample
-        latent_frames = 1 + math.ceil((frames - 1) / t) if self.traits.first_frame_alone else math.ceil(frames / t)
+        latent_frames = math.ceil(self._padded_frames(frames) / t)
         sides = (math.ceil(side / m) * m for side, m in zip((height, width), self._multiple, strict=True))
         return latent_frames, next(sides) // h, next(sides) // w
 
@@ -190,6 +191,11 @@ class PeerTokenizer(nn.Module):
         """Frames that `latent_frames` latent frames decode to."""
         t = self.downsample[0]
         return 1 + (latent_frames - 1) * t if self.traits.first_frame_alone else latent_frames * t
+
+    def _padded_frames(self, frames: int) -> int:
+        multiple = self.traits.frame_multiple or self.downsample[0]
+        alone = int(self.traits.first_frame_alone)
+        return alone + math.ceil((frames - alone) / multiple) * multiple
 
     @property
     def _multiple(self) -> tuple[int, int]:
@@ -213,13 +219,13 @@ class PeerTokenizer(nn.Module):
         check_pixels(x, check_range)
         is_image = x.ndim == 4
         self._check_image(is_image)
-        self.check_tile(tile, x.shape[-2], x.shape[-1])
         video = x.unsqueeze(2) if is_image else x
         size = (video.shape[2], video.shape[3], video.shape[4])
         (mh, mw), video = self._multiple, self.pad_frames(video)
         if size[1] % mh or size[2] % mw:
             video = F.pad(video, (0, -size[2] % mw, 0, -size[1] % mh, 0, 0), mode="replicate")
-        coded = self._encode(video.to(self.device, self.dtype))
+        with self._tiles(tile, size):
+            coded = self._encode(video.to(self.device, self.dtype))
         check_finite(coded.latents, "features", FEATURES_WHY)
 
         def rank(grid: Tensor, axis: int) -> Tensor:
@@ -258,8 +264,8 @@ class PeerTokenizer(nn.Module):
         if 0 in (t, h, w):
             raise ValueError(f"there is nothing to decode: the latent grid (t, h, w) is {(t, h, w)}")
         crop = check_crop(size, full, is_image)
-        self.check_tile(tile, full[1], full[2])
-        pixels = self._decode(grid.to(self.device, self.dtype))[:, :, : crop[0], : crop[1], : crop[2]]
+        with self._tiles(tile, full):
+            pixels = self._decode(grid.to(self.device, self.dtype))[:, :, : crop[0], : crop[1], : crop[2]]
         check_finite(pixels, "decoded pixels", DECODED_WHY)
         return pixels.squeeze(2) if is_image else pixels
 
@@ -321,6 +327,9 @@ class PeerTokenizer(nn.Module):
             OmnitokError: always.
         """
         raise OmnitokError(f"{self.traits.name} cannot stream here: encode and decode the whole video")
+
+    def _tiles(self, tile: int | None, size: tuple[int, int, int]) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if tile is None or tile >= max(size[1:]) else self.in_tiles(tile)
 
     def _check_image(self, is_image: bool) -> None:
         if is_image and self.traits.is_video_model and not self.traits.first_frame_alone:
