@@ -149,3 +149,22 @@ def test_of_several_writers_the_first_one_stays(tmp_path: Path, monkeypatch: pyt
         path.unlink()
         if has_links:
             monkeypatch.setattr(os, "link", _no_links)
+
+
+def test_temporary_files_of_killed_processes_are_cleared(tmp_path: Path) -> None:
+    program = "import os\nfrom omnitok.atomic import scratch_folder\nprint(scratch_folder(), flush=True)\n{end}"
+
+    def run(end: str) -> Path:
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        command = [sys.executable, "-c", program.format(end=end)]
+        return Path(subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip())
+
+    assert not run("").exists()
+    killed = run("os.kill(os.getpid(), 9)")
+    (killed / "half").touch()
+    foreign = tmp_path / "omnitok-mine"
+    foreign.mkdir()
+    living = tmp_path / killed.name.replace(killed.name.split("-")[2], str(os.getppid()))
+    living.mkdir()
+    run("")
+    assert sorted(tmp_path.iterdir()) == sorted([foreign, living])

@@ -1,14 +1,16 @@
-"""Files whose final name only ever holds a complete file, and folders that one process at a time writes to."""
+"""Files whose final name only ever holds a complete file, folders that one process at a time writes to, and scratch."""
 
 import contextlib
 import errno
 import hashlib
 import json
+import multiprocessing.util
 import os
 import re
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,7 @@ os.umask(_UMASK)
 # Process ids are unique on one machine only, and a folder may be shared between several.
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 _LEFTOVER = re.compile(rf"(\.[^/]*)\.{_HOST}-([0-9]+)-[0-9a-f]{{6}}\.(partial|retired)([^/]*)", re.DOTALL)
+_SCRATCH = re.compile(rf"omnitok-{_HOST}-([0-9]+)-.*", re.DOTALL)
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and the temporary part needs some
 
 
@@ -115,6 +118,23 @@ def _leftovers(folder: Path) -> dict[tuple[str, str], list[Path]]:
 def is_temporary(name: str) -> bool:
     """Whether a file's name is one that `atomic_path` gives on this machine, also where a killed process left it."""
     return _LEFTOVER.fullmatch(name) is not None
+
+
+def scratch_folder() -> Path:
+    """This process's own folder for temporary files, below the system's; those of killed processes are cleared."""
+    return _scratch_folder(os.getpid())  # a forked process has one of its own
+
+
+@cache
+def _scratch_folder(process: int) -> Path:
+    shared = Path(tempfile.gettempdir())
+    for name in os.listdir(shared):
+        match = _SCRATCH.fullmatch(name)
+        if match is not None and not _is_alive(int(match[1])):
+            shutil.rmtree(shared / name, ignore_errors=True)  # not those of other users
+    folder = tempfile.mkdtemp(prefix=f"omnitok-{_HOST}-{process}-")
+    multiprocessing.util.Finalize(None, shutil.rmtree, (folder, True), exitpriority=0)  # also where a worker ends
+    return Path(folder)
 
 
 def _is_alive(process: int) -> bool:

@@ -5,22 +5,18 @@ This is the only place that walks over files, so every verb sees the same ones.
 
 import glob
 import hashlib
-import multiprocessing.util
 import os
 import re
-import shutil
 import stat
-import tempfile
 import threading
 import urllib.request
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from omnitok.atomic import atomic_path
+from omnitok.atomic import atomic_path, scratch_folder
 from omnitok.errors import MediaError, MissingExtraError, reading, reason
 from omnitok.limits import MAX_DOWNLOAD
 
@@ -204,7 +200,7 @@ def localize(path: str | os.PathLike[str]) -> Path:
         if key in _copies:
             _copies.move_to_end(key)
             return _copies[key]
-    copy = _folder_of_copies(os.getpid()) / hashlib.sha256(url.encode()).hexdigest()[:16] / (name_of(url) or "file")
+    copy = scratch_folder() / hashlib.sha256(url.encode()).hexdigest()[:16] / (name_of(url) or "file")
     with (
         reading(url, MediaError, "file elsewhere"),
         _open(url) as source,
@@ -221,13 +217,6 @@ def localize(path: str | os.PathLike[str]) -> Path:
             if process == os.getpid():  # not those of the process that this one was forked from
                 oldest.unlink(missing_ok=True)
     return copy
-
-
-@cache
-def _folder_of_copies(process: int) -> Path:
-    folder = tempfile.mkdtemp(prefix="omnitok-")
-    multiprocessing.util.Finalize(None, shutil.rmtree, (folder, True), exitpriority=0)  # also where a worker ends
-    return Path(folder)
 
 
 def _open(url: str) -> IO[bytes]:

@@ -13,6 +13,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from omnitok.atomic import scratch_folder
 from omnitok.data.modality import MODALITIES, Modality
 from omnitok.errors import MediaError, reading
 from omnitok.files import localize
@@ -192,7 +193,7 @@ def sample_file(sample: Sample) -> Iterator[str]:
     if sample.size is None:
         yield sample.path
         return
-    with tempfile.NamedTemporaryFile(suffix=Path(sample.key).suffix) as file:
+    with tempfile.NamedTemporaryFile(suffix=Path(sample.key).suffix, dir=scratch_folder()) as file:
         with reading(sample.path, MediaError, "tar"), localize(sample.path).open("rb") as shard:
             shard.seek(sample.offset)
             while block := shard.read(min(sample.size - file.tell(), _BLOCK)):

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from omnitok.atomic import atomic_path
+from omnitok.atomic import atomic_path, scratch_folder
 from omnitok.checked import checked
 from omnitok.data.containers import SOUND_SUFFIX
 from omnitok.errors import CheckpointError, MediaError, describe, reading, reason
@@ -122,7 +122,7 @@ class TokenFile:
         if self._sound is None:
             yield None
             return
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
             path = Path(folder, f"sound{SOUND_SUFFIX}")
             path.write_bytes(self._sound[:].numpy().data)
             yield path
@@ -175,7 +175,7 @@ def _utf8_name(path: Path) -> Iterator[Path]:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
             link = Path(folder, "tokens")
             link.symlink_to(path.absolute())
             yield link

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from omnitok.atomic import atomic_path
+from omnitok.atomic import atomic_path, scratch_folder
 from omnitok.data.color import rgb_to_yuv420p
 from omnitok.data.containers import SOUND_SUFFIX, Clock, can_seek, longest_gap, open_container, video_stream
 from omnitok.data.image import check_pixels, open_image, require_file, to_uint8
@@ -357,7 +357,11 @@ def copy_sound(path: str | os.PathLike[str]) -> bytes | None:
     """
     source = require_file(path)
     sound = _Sound(source, -_SOUND_LEAD)
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack, reading(source, MediaError, "video"):
+    with (
+        tempfile.TemporaryDirectory(dir=scratch_folder()) as folder,
+        contextlib.ExitStack() as stack,
+        reading(source, MediaError, "video"),
+    ):
         target = Path(folder, f"sound{SOUND_SUFFIX}")
         if not sound.fits(target):
             return None
