@@ -111,8 +111,6 @@ def test_http(image: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert main(["reconstruct", f"{url}/image.png", "-o", str(tmp_path / "out"), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)[0]["output"] == str(tmp_path / "out/image.png")
         server.shutdown()
-    assert main(["reconstruct", str(tmp_path / "image.png"), "-o", "s3://bucket/out"]) == 2
-    assert "URLs are for inputs" in capsys.readouterr().err
 
 
 def test_patterns_stand_for_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

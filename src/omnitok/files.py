@@ -219,6 +219,36 @@ def localize(path: str | os.PathLike[str]) -> Path:
     return copy
 
 
+class Elsewhere:
+    """A file or folder behind a URL that is written to.
+
+    Raises:
+        MediaError: there is no access to it.
+        MissingExtraError: the package for its scheme is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        with reading(url, MediaError, "place elsewhere"):
+            self._system, self._inside = _file_system(url)
+
+    def files(self) -> list[str]:
+        """Names of the files below it, hidden ones left out; none where it is itself a file, or nothing."""
+        with reading(self.url, MediaError, "folder elsewhere"):
+            found = self._system.find(self._inside) if self._system.isdir(self._inside) else []
+        names = [name[len(self._inside) :].lstrip("/") for name in found]
+        return [name for name in names if name and "/." not in f"/{name}"]
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy one of the files to this machine."""
+        with reading(f"{self.url}/{name}", MediaError, "file elsewhere"), atomic_path(path) as temporary:
+            self._system.get_file(f"{self._inside}/{name}", str(temporary))
+
+    def put(self, path: Path, name: str) -> None:
+        """Copy a file of this machine there; without a name it is the place itself. Raises what fsspec does."""
+        self._system.put_file(str(path), f"{self._inside}/{name}".rstrip("/"))
+
+
 def _open(url: str) -> IO[bytes]:
     if url.startswith("http"):
         file: IO[bytes] = urllib.request.urlopen(url, timeout=_TIMEOUT)
@@ -237,5 +267,8 @@ def _file_system(url: str) -> tuple[Any, str]:
         import fsspec.core
     except ImportError as error:
         raise MissingExtraError("fsspec") from error
-    system, inside = fsspec.core.url_to_fs(url)
+    try:
+        system, inside = fsspec.core.url_to_fs(url)
+    except ImportError as error:  # of the scheme's own package
+        raise MediaError(f"{url}: cannot be reached ({reason(error)})") from error
     return system, inside

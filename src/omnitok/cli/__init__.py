@@ -19,8 +19,9 @@ from typing import Protocol
 import tyro
 
 import omnitok
+from omnitok.cli.elsewhere import writing_elsewhere
 from omnitok.cli.failures import UsageError, explain, show_traceback_if_debugging
-from omnitok.files import url_of
+from omnitok.cli.report import renamed
 
 __all__ = ["VERBS", "main"]
 
@@ -63,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _print_warning
             verb = _parse(list(sys.argv[1:] if argv is None else argv))
-            code = 0 if verb is None else verb.run()
+            if verb is None:
+                return 0
+            with writing_elsewhere(verb) as local:
+                code: int = local.run()
             sys.stdout.flush()
         return code
     except SystemExit as leaving:  # --help gives 0, a command line that cannot be parsed 2
@@ -77,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
     except Exception as error:  # the last line of defence: a sentence, never a bare traceback
         show_traceback_if_debugging()
-        print(f"omnitok: error: {explain(error)}", file=sys.stderr)
+        print(f"omnitok: error: {renamed(explain(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 
@@ -96,13 +100,12 @@ def _parse(arguments: list[str]) -> Verb | None:
     parsed = tyro.cli(
         options,
         prog=f"omnitok {verb}",
-        args=arguments[1:],
+        args=[argument.removeprefix("file://") for argument in arguments[1:]],
         config=(tyro.conf.FlagCreatePairsOff,),
         use_underscores=False,
     )
-    if (out := getattr(parsed, "out", None)) is not None and url_of(out):
-        raise UsageError(f"--out {url_of(out)}: results are written to this machine; URLs are for inputs")
-    return parsed
+    verb_of_verb: Verb = getattr(parsed, "action", parsed)  # `evaluate` has verbs of its own
+    return verb_of_verb
 
 
 def _overview() -> str:
@@ -141,4 +144,4 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"omnitok: warning: {message}", file=sys.stderr)
+    print(f"omnitok: warning: {renamed(str(message))}", file=sys.stderr)

@@ -1,6 +1,5 @@
 """`omnitok evaluate`: the paper's numbers, by name, each with the protocol it was made by."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from omnitok.cli.compare import Compare
 from omnitok.cli.fidelity import Fidelity, Statistics
 from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, show_results
 from omnitok.cli.options import DEFAULT_MODEL, CommonOptions, require_paths
-from omnitok.cli.report import print_table
+from omnitok.cli.report import print_json, print_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ class Protocols(CommonOptions):
         self.check_common()
         described = [protocol.describe() for protocol in omnitok.metrics.PROTOCOLS.values()]
         if self.json:
-            print(json.dumps(described, indent=2))
+            print_json(described)
         else:
             choices = [key for key in described[0] if key != "name"]
             rows = [[key, *(str(protocol[key]) for protocol in described)] for key in choices]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +12,7 @@ import omnitok
 from omnitok.cli.failures import UsageError
 from omnitok.cli.measuring import Count, EvaluateOptions, MetricsOptions, OptionalFolder, parse_names, show_results
 from omnitok.cli.options import require_paths
+from omnitok.cli.report import print_json, renamed
 
 if TYPE_CHECKING:
     from omnitok.data.modality import Modality
@@ -108,5 +108,8 @@ class Statistics(_SampleOptions):
             omnitok.metrics.save_statistics(self.out, statistics)
             row = {"output": str(self.out), "n": statistics.n, "network": statistics.network, "metric": metric}
             told = f"{statistics.n} samples of {self.data} -> {self.out}"
-            print(json.dumps(row, indent=2) if self.json else told)
+            if self.json:
+                print_json(row)
+            else:
+                print(renamed(told))
         return 0

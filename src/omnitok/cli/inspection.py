@@ -1,6 +1,5 @@
 """What `omnitok tokenize` tells of shards: after they are made, and with `--inspect` as figures and as an image."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from omnitok.cli.loading import load_named
 from omnitok.cli.options import resolve_device
-from omnitok.cli.report import Row, say
+from omnitok.cli.report import Row, print_json, renamed, say
 from omnitok.data import TokenShards, write_image
 from omnitok.data.transforms import resize
 from omnitok.errors import describe
@@ -48,10 +47,11 @@ def print_summary(plan: Plan, summary: Summary, output: Path, seconds: float, as
         "model_sha256": format.tokenizer_sha256,
     }
     if as_json:
-        print(json.dumps(row, indent=2))
+        print_json(row)
         return
     what = f"{row['images']} of images and {row['videos']} of videos; {row['tokens']} positions of {row['kind']}"
-    print(f"{row['items']} items ({what}) in {row['shards']} shards: {output}; {row['skipped']} files skipped")
+    place = renamed(str(output))
+    print(f"{row['items']} items ({what}) in {row['shards']} shards: {place}; {row['skipped']} files skipped")
     shown = ", ".join(map(describe, format.classes[:SHOWN_CLASSES]))
     more = ", ..." if len(format.classes) > SHOWN_CLASSES else ""
     print(f"{len(format.classes)} classes: {shown}{more}" if format.classes else "no named classes")
@@ -94,7 +94,7 @@ def inspect_shards(
         write_image(image, _sample_grid(shards, loaded.tokenizer))
         row["output"] = str(image)
     if as_json:
-        print(json.dumps(row, indent=2))
+        print_json(row)
     else:
         _print(row)
     return 0
@@ -164,7 +164,7 @@ def _print(row: Row) -> None:
         for channel, (mean, std) in enumerate(zip(row["latent_mean"], row["latent_std"], strict=True)):
             print(f"  channel {channel}: mean {mean:.4f}, standard deviation {std:.4f}")
     if "output" in row:
-        print(f"a decoded sample is in {row['output']}")
+        print(f"a decoded sample is in {renamed(row['output'])}")
 
 
 def _print_histogram(row: Row) -> None:

@@ -9,6 +9,7 @@ from omnitok.cli.naming import Job
 from omnitok.cli.report import Report, Row, frame_bar, progress_bar, say
 from omnitok.data import VIDEO_SUFFIXES
 from omnitok.errors import OmnitokError
+from omnitok.files import url_of
 from omnitok.models.protocol import Tokenizer
 
 
@@ -22,16 +23,17 @@ def run_jobs(
     """
     with progress_bar(len(jobs), "files", "file") as bar:
         for job in jobs:
+            source = url_of(job.source) or str(job.source)
             started = time.perf_counter()
             try:
                 if job.error is not None:
                     raise OmnitokError(job.error)
                 with frame_bar(job.source) as progress:
-                    row = {"input": str(job.source), "output": str(job.output), **work(job, progress)}
+                    row = {"input": source, "output": str(job.output), **work(job, progress)}
                 report.add(row | {"seconds": round(time.perf_counter() - started, 3)})
             except Exception as error:
                 show_traceback_if_debugging()
-                report.fail(str(job.source), explain_for(job.source, error))
+                report.fail(source, explain_for(source, error))
             except BaseException:  # Ctrl-C: what is done is told, as it is kept
                 report.interrupt()
                 raise

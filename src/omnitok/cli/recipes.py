@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from omnitok.cli.report import Row, print_table, say
+from omnitok.cli.report import Row, print_json, print_table, say
 
 if TYPE_CHECKING:
     from omnitok.recipes.recipe import Recipe
@@ -35,7 +34,7 @@ class Recipes:
 
         rows = [_row(recipe) for recipe in search(" ".join(self.words))]
         if self.json:
-            print(json.dumps(rows, indent=2))
+            print_json(rows)
         elif len(rows) > DETAILED:
             print_table(["recipe", "purpose", "cost"], [[row["recipe"], row["purpose"], row["cost"]] for row in rows])
         else:

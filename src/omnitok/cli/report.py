@@ -53,10 +53,10 @@ class Report:
     def finish(self, closing: str = "") -> int:
         """Print the rows and give the exit code: 1 if anything failed. The closing line is for people only."""
         if self._as_json:
-            print(json.dumps(self.rows, indent=2))
+            print_json(self.rows)
             return 1 if self.failures else 0
         cells = [["failed"] if "error" in row else [column.cell(row) for column in self._columns] for row in self.rows]
-        names = [str(row[self._name_key]) for row in self.rows]
+        names = [renamed(str(row[self._name_key])) for row in self.rows]
         means = self._means()
         if any(means):
             cells.append(means)
@@ -66,7 +66,7 @@ class Report:
             [[name, *texts] for name, texts in zip(names, cells, strict=True)],
         )
         if closing and len(self.rows) > self.failures:
-            print(closing)
+            print(renamed(closing))
         return 1 if self.failures else 0
 
     def _means(self) -> list[str]:
@@ -96,11 +96,32 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False).print(table)
 
 
+_shown_as: dict[str, str] = {}
+
+
+def rename(path: os.PathLike[str], url: str) -> None:
+    """From now on tell the URL in place of the path whose files go there; there is one such at a time."""
+    _shown_as.clear()
+    _shown_as.update({os.fspath(path): url, json.dumps(os.fspath(path))[1:-1]: json.dumps(url)[1:-1]})
+
+
+def renamed(text: str) -> str:
+    """A text with the URLs of `rename`."""
+    for path, url in _shown_as.items():
+        text = text.replace(path, url)
+    return text
+
+
+def print_json(value: object) -> None:
+    """A result on stdout for machines."""
+    print(renamed(json.dumps(value, indent=2)))
+
+
 def say(message: str) -> None:
     """A message for people, on stderr."""
     from tqdm import tqdm
 
-    tqdm.write(f"omnitok: {message}", file=sys.stderr)  # print would tear a progress bar
+    tqdm.write(f"omnitok: {renamed(message)}", file=sys.stderr)  # print would tear a progress bar
 
 
 def progress_bar(total: int | None, what: str, unit: str) -> Any:

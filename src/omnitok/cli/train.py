@@ -11,7 +11,7 @@ import tyro
 
 from omnitok.cli.failures import UsageError, naming_options
 from omnitok.cli.options import require_paths, resolve_device
-from omnitok.cli.report import progress_bar, say
+from omnitok.cli.report import print_json, progress_bar, say
 from omnitok.errors import OmnitokError
 from omnitok.memory import keep_freed_blocks
 
@@ -140,7 +140,7 @@ class Train:
         if self.json:
             row = {"recipe": config.name, "output": str(result.model), "steps": result.steps, "reason": result.reason}
             row |= {"skipped": result.skipped, "validation": dict(result.validation), "last_row": result.last_row}
-            print(json.dumps(row, indent=2))
+            print_json(row)
         else:
             print(f"{result.reason} at step {result.steps} of {config.steps}; the model is in {result.model}")
             for name, value in result.validation.items():
