@@ -46,7 +46,7 @@ from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.recipes import RECIPES
-from omnitok.training.checkpoint import Checkpoints, counter
+from omnitok.training.checkpoint import Checkpoints
 from omnitok.training.checkpoint_reader import CHECKSUMS, write_checksums
 from omnitok.training.logging import JsonlLogger
 from omnitok.training.settings import read_config, write_config
@@ -343,7 +343,11 @@ def read_generator(path: Path) -> None:
 
 
 def small_state() -> dict[str, torch.Tensor]:
-    return {"model/a": torch.arange(64.0), "model/b": torch.ones(4, 4, dtype=torch.bfloat16), "run/step": counter(3)}
+    return {
+        "model/a": torch.arange(64.0),
+        "model/b": torch.ones(4, 4, dtype=torch.bfloat16),
+        "run/step": torch.tensor(3),
+    }
 
 
 def open_checkpoints(folder: Path) -> Checkpoints:

@@ -61,10 +61,9 @@ def learn(
     def note(done: int, line: str | None) -> None:
         if line is None:
             newest = max(trainer.latest.values(), key=lambda noted: noted["step"])
-            optimizers = {name: optimizer.state() for name, optimizer in task.optimizers().items()}
-            state = trainer._tensors() | optimizers
+            state = trainer._tensors()
             copies = {group: {name: x.clone() for name, x in tensors.items()} for group, tensors in state.items()}
-            reports.append(Report(trainer.streak == 0, dict(newest["means"].scalars), copies))
+            reports.append(Report(trainer.streak == 0, dict(newest["means"]), copies))
 
     task.build = build_and_prepare  # type: ignore[method-assign]
     task.batches = lambda start, stop: batches(task)  # type: ignore[method-assign]

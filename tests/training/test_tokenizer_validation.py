@@ -163,7 +163,7 @@ def test_a_share_of_the_files_is_held_out_by_default(tmp_path: Path) -> None:
     assert result.validation["image_psnr"] > 0
     named = replace(config, validation=replace(config.validation, images=(str(images / "01.png"),)))
     assert len(resolved(named).dataset.samples.images) == 50
-    assert not resolved(replace(config, held_out=0.0)).has_validation
+    assert not resolved(replace(config, held_out=0.0)).validate(lambda _: pytest.fail("a model is measured"))
 
 
 def test_runs_from_before_go_on_with_all_their_files(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
@@ -222,8 +221,3 @@ def flatten_state(groups: Mapping[str, Mapping[str, Tensor]]) -> FlatState:
 def keys_of_group(keys: set[str], group: str) -> set[str]:
     """Names within one group of a flat state."""
     return {key.removeprefix(f"{group}/") for key in keys if key.startswith(f"{group}/")}
-
-
-def counter(value: int) -> Tensor:
-    """A whole number as a tensor that can be saved."""
-    return torch.tensor(value, dtype=torch.int64)

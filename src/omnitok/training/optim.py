@@ -1,7 +1,7 @@
 """Learning rate, the optimizer's state by parameter name, and averaged weights."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.distributed as dist
@@ -32,8 +32,6 @@ class NamedOptimizer:
         matrices: names of the parameters that Muon updates; AdamW updates the others.
     """
 
-    MOMENTS = ("exp_avg", "exp_avg_sq")
-
     def __init__(
         self,
         module: nn.Module,
@@ -42,16 +40,13 @@ class NamedOptimizer:
         matrices: Collection[str] = (),
     ) -> None:
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self._clip_norm = config.clip_norm
+        self._config = config
+        self._of_muon = [p for name, p in self.parameters.items() if name in matrices]
+        others = [p for name, p in self.parameters.items() if name not in matrices]
         self._adamw = torch.optim.AdamW(
-            [p for name, p in self.parameters.items() if name not in matrices],
-            lr=config.lr,
-            betas=betas or config.betas,
-            weight_decay=config.weight_decay,
+            others, lr=config.lr, betas=betas or config.betas, weight_decay=config.weight_decay
         )
-        of_muon = {name: p for name, p in self.parameters.items() if name in matrices}
-        self._muon = Muon(of_muon, config.weight_decay)
-        self._matrix_lr_factor = config.matrix_lr_factor
+        self._momentum: dict[nn.Parameter, dict[str, Tensor]] = {}  # of Muon
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -60,7 +55,7 @@ class NamedOptimizer:
 
     def clip(self) -> Tensor:
         """Scale the gradients to the configured norm; the norm before, which is not finite if any gradient is not."""
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self._clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self._config.clip_norm)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def step(self, rate: float) -> None:
@@ -68,34 +63,25 @@ class NamedOptimizer:
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.step()
-        self._muon.step(rate * self._matrix_lr_factor)
+        muon_step(self._of_muon, self._momentum, rate * self._config.matrix_lr_factor, self._config.weight_decay)
 
     def state(self) -> dict[str, Tensor]:
         """ "NAME.exp_avg", "NAME.exp_avg_sq", "NAME.step" or "NAME.momentum" of parameters that have had a gradient."""
-        of_adamw = {
-            f"{name}.{key}": self._adamw.state[parameter][key]
+        return {
+            f"{name}.{key}": value
+            for states in (self._adamw.state, self._momentum)
             for name, parameter in self.parameters.items()
-            if parameter in self._adamw.state
-            for key in (*self.MOMENTS, "step")
+            for key, value in states.get(parameter, {}).items()
         }
-        return of_adamw | {f"{name}.momentum": momentum for name, momentum in self._muon.momentum.items()}
 
-    def blank_state(self, saved: Collection[str]) -> dict[str, Tensor]:
-        """Like `state`, with zeros for exactly the saved keys; to be filled, then given to `restore`."""
-        blank = {}
+    def allocate(self, saved: Collection[str]) -> None:
+        """Make room for exactly the saved keys of a `state`, to be filled in place."""
         for name, parameter in self.parameters.items():
-            for key in (*self.MOMENTS, "step", "momentum"):
+            for key in ("step", "exp_avg", "exp_avg_sq", "momentum"):
                 if f"{name}.{key}" in saved:
-                    blank[f"{name}.{key}"] = torch.zeros(()) if key == "step" else torch.zeros_like(parameter.detach())
-        return blank
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        for name, parameter in self.parameters.items():
-            if f"{name}.step" in state:
-                self._adamw.state[parameter] = {key: state[f"{name}.{key}"] for key in ("step", *self.MOMENTS)}
-            if f"{name}.momentum" in state:
-                self._muon.momentum[name] = state[f"{name}.momentum"]
+                    state = self._momentum if key == "momentum" else self._adamw.state
+                    blank = torch.zeros(()) if key == "step" else torch.zeros_like(parameter.detach())
+                    state.setdefault(parameter, {})[key] = blank
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> NamedOptimizer:
@@ -109,14 +95,22 @@ def matrices_of_blocks(module: nn.Module) -> list[str]:
     Embeddings, heads, patch maps, projections of bottlenecks, biases, tables and convolutions are not among them, nor
     are the modulations of adaLN, which map one vector per sample.
     """
-    names = []
-    for prefix, child in module.named_modules():
-        if isinstance(child, nn.Linear) and ".blocks." in f".{prefix}." and not prefix.endswith(".modulation"):
-            names.append(f"{prefix}.weight")
-    return names
+    return [
+        f"{prefix}.weight"
+        for prefix, child in module.named_modules()
+        if isinstance(child, nn.Linear) and ".blocks." in f".{prefix}." and not prefix.endswith(".modulation")
+    ]
 
 
-class Muon:
+@torch.no_grad()
+def muon_step(
+    matrices: Sequence[nn.Parameter],
+    states: dict[nn.Parameter, dict[str, Tensor]],
+    rate: float,
+    weight_decay: float,
+    decay: float = 0.95,
+    rms: float = 0.2,
+) -> None:
     """Momentum, orthogonalised, for matrices (Jordan et al., 2024, kellerjordan.github.io/posts/muon).
 
     The update of an n x m matrix is scaled by 0.2 sqrt(max(n, m)), which gives it the size of AdamW's, so that the
@@ -124,34 +118,23 @@ class Muon:
     bfloat16, which is slow on CPUs without instructions for it, and takes no sharded parameters.
 
     Args:
-        parameters: matrices by name; shards of FSDP2 are gathered for the orthogonalisation, and the processes of DDP
-            share it.
+        matrices: those without a gradient are left alone; shards of FSDP2 are gathered for the orthogonalisation, and
+            the processes of DDP share it.
+        states: the "momentum" of each, begun at its first gradient.
         weight_decay: decoupled, as AdamW's.
+        decay: of the momentum.
     """
-
-    MOMENTUM = 0.95
-    RMS = 0.2
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter], weight_decay: float) -> None:
-        self._parameters, self._weight_decay = parameters, weight_decay
-        self.momentum: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """One update at this learning rate of the parameters that have a gradient."""
-        moving, updates = [], []
-        for name, parameter in self._parameters.items():
-            if parameter.grad is None:
-                continue
-            if name not in self.momentum:
-                self.momentum[name] = torch.zeros_like(parameter)
-            momentum = self.momentum[name]
-            momentum.mul_(self.MOMENTUM).add_(parameter.grad)
-            moving.append(parameter)
-            updates.append(parameter.grad.add(momentum, alpha=self.MOMENTUM))
-        for parameter, update in zip(moving, _orthogonalize_together(updates), strict=True):
-            scale = self.RMS * max(parameter.shape) ** 0.5
-            parameter.mul_(1 - rate * self._weight_decay).add_(update, alpha=-rate * scale)
+    moving, updates = [], []
+    for matrix in matrices:
+        if matrix.grad is not None:
+            if matrix not in states:
+                states[matrix] = {"momentum": torch.zeros_like(matrix)}
+            momentum = states[matrix]["momentum"].mul_(decay).add_(matrix.grad)
+            moving.append(matrix)
+            updates.append(matrix.grad.add(momentum, alpha=decay))
+    for matrix, update in zip(moving, _orthogonalize_together(updates), strict=True):
+        scale = rms * max(matrix.shape) ** 0.5
+        matrix.mul_(1 - rate * weight_decay).add_(update, alpha=-rate * scale)
 
 
 def _orthogonalize_together(matrices: list[Tensor]) -> list[Tensor]:

@@ -1,8 +1,7 @@
-"""What is trained: how a batch becomes a loss, what is measured, shown and published. `Trainer` does the rest."""
+"""What is trained: how a batch becomes gradients, what is measured, shown and published. `Trainer` does the rest."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,14 @@ from omnitok.data.modality import Modality
 from omnitok.distributed import Processes
 from omnitok.training.config import AnyConfig
 from omnitok.training.optim import NamedOptimizer, build_optimizer
-from omnitok.training.parallel import parallelize, prepare_blocks
+from omnitok.training.parallel import autocast, parallelize, prepare_blocks
 from omnitok.training.settings import to_plain
 
 Say = Callable[[str], None]
 """Takes a sentence for people."""
-
-
-@dataclass(frozen=True)
-class StepLoss:
-    """What one part of a batch gives.
-
-    Attributes:
-        total: the scalar that is minimised, with its graph.
-        scalars: what is logged: unweighted losses and statistics.
-    """
-
-    total: Tensor
-    scalars: Mapping[str, Tensor]
+Snapshot = Callable[[bool], Any]
+"""A copy of the model to measure: on every process where the argument is true, else on the first one and None on
+others. All processes call it."""
 
 
 class Task(ABC):
@@ -40,18 +29,20 @@ class Task(ABC):
     Attributes:
         config: resolved by `resolve`: the architecture, and what the data say, are in it.
         processes: those that train together; from `resolve` on.
+        sample_counts: how many images and videos there are; from `resolve` on.
         model: trained in place; with FSDP2 its parameters become shards.
         module: what computes the forward pass: `model` with its losses, wrapped for several processes.
         optimizer: of the model.
-        validates_together: every process takes part in `validate`, or the first one alone.
+        preview_fps: frames per second of the videos of `preview`.
     """
 
     config: AnyConfig
     processes: Processes
+    sample_counts: Mapping[Modality, int]
     model: nn.Module
     module: nn.Module
     optimizer: NamedOptimizer
-    validates_together = False
+    preview_fps = 8.0
 
     # ---------------------------------------------------------------------------------------------------------- start
 
@@ -77,10 +68,9 @@ class Task(ABC):
         self.module = parallelize(objective.to(self.processes.device), self.processes, self.config.engine.parallel)
         self.optimizer = build_optimizer(model, self.config.optimizer)
 
-    @property
     @abstractmethod
-    def sample_counts(self) -> Mapping[Modality, int]:
-        """How many images and videos there are; after `resolve`."""
+    def blank_copy(self) -> nn.Module:
+        """A model of the same architecture, to be filled with weights."""
 
     @abstractmethod
     def parts_of(self, model: Any) -> Mapping[str, nn.Module]:
@@ -107,16 +97,16 @@ class Task(ABC):
         """The parts of a batch, each computed at a time; their gradients are averaged."""
 
     @abstractmethod
-    def inputs(self, part: Any, step: int) -> tuple[Any, ...]:
-        """The arguments of `module` for a part."""
+    def learn(self, part: Any, step: int, parts: int) -> dict[str, Tensor]:
+        """Add the gradients of a part, one of `parts`, by one forward pass.
 
-    @abstractmethod
-    def loss(self, outputs: Any, part: Any, step: int) -> StepLoss:
-        """The loss of the outputs of `module`."""
+        Returns:
+            "loss", which was minimised, and what else is logged: unweighted losses and statistics.
+        """
 
-    def opponent_losses(self, step: int, parts: int) -> Mapping[str, Tensor]:
-        """Add the gradients of a second player for the part whose loss was asked for last; its losses, to log."""
-        return {}
+    def autocast(self) -> torch.autocast:
+        """The precision of a forward pass."""
+        return autocast(self.processes.device, self.config.engine.precision)
 
     def step_buffers(self) -> list[Tensor]:
         """What a forward in training mode changes, and a skipped step must put back."""
@@ -130,22 +120,22 @@ class Task(ABC):
         """Step the optimizers; the gradients are finite on every process."""
         self.optimizer.step(rate)
 
-    def row_details(self, step: int) -> Mapping[str, float]:
+    def row_details(self, step: int) -> dict[str, float]:
         """More entries for a row of the log."""
         return {}
 
-    def alarm(self, step: int) -> str | None:
-        """What is wrong with the training, and what to do; asked for with each row."""
+    def alarm(self, step: int, details: Mapping[str, float]) -> str | None:
+        """What these details say is wrong with the training, and what to do."""
         return None
 
     @abstractmethod
     def forward_flops(self, shape: tuple[int, ...]) -> int:
-        """Floating-point operations of a forward pass for pixels of a shape (b, 3, (T,) H, W)."""
+        """Floating-point operations of a forward pass for pixels (b, 3, (T,) H, W); nothing is computed."""
 
     # ---------------------------------------------------------------------------------------------------------- state
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint holds and fills in place, in groups."""
+        """What a checkpoint holds and fills in place, in groups, beside the states of the optimizers."""
         return {"model": tensors_of(self.model)}
 
     def optimizers(self) -> dict[str, NamedOptimizer]:
@@ -153,14 +143,6 @@ class Task(ABC):
         return {"optimizer": self.optimizer}
 
     # -------------------------------------------------------------------------------------------------------- results
-
-    @abstractmethod
-    def blank_copy(self) -> nn.Module:
-        """A model of the same architecture, to be filled with weights."""
-
-    def finish_copy(self, copy: Any) -> None:
-        """Give a copy with the model's weights what the model knows besides."""
-        return
 
     def recall(self, folder: Path) -> None:
         """Take over from the model folder of the run that continues what no checkpoint holds."""
@@ -174,18 +156,8 @@ class Task(ABC):
         """Images (3, H, W) and videos (3, T, H, W) to look at, by name; on the first process."""
         return {}
 
-    @property
-    def preview_fps(self) -> float:
-        """Frames per second of the videos of `preview`."""
-        return 8.0
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether there is something to validate on."""
-        return False
-
-    def validate(self, model: Any) -> Mapping[str, float]:
-        """Scores of the model on held-out data."""
+    def validate(self, snapshot: Snapshot) -> Mapping[str, float]:
+        """Scores of the model on held-out data; of none on processes that take no part. All processes call it."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""Samples and frames a second, and the share of the device's arithmetic that the model uses."""
+"""Images and frames a second, and the share of the device's arithmetic that the model uses."""
 
 import time
 from collections.abc import Callable
@@ -14,25 +14,19 @@ PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4":
 
 def peak_tflops(device: torch.device) -> float | None:
     """Peak of a known GPU; None for others and for the CPU."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
 
 
 def forward_flops(config: TokenizerConfig, shape: tuple[int, ...]) -> int:
     """Floating-point operations of the encoder and decoder for pixels of this shape, (b, 3, H, W) or (b, 3, T, H, W).
 
-    Counted on the meta device: nothing is computed. A training step needs three times as many. The bottleneck is left
-    out.
+    Counted on the meta device: nothing is computed. The bottleneck is left out.
     """
     t, h, w = config.latent_shape(shape[2] if len(shape) == 5 else 1, *shape[-2:])
     p = config.patch_size
-    with torch.device("meta"):
-        encoder, decoder = Encoder(config), Decoder(config)
-        pixels = torch.empty(shape[0], 3, config.num_frames(t), h * p, w * p)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        decoder(encoder(pixels))
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        Decoder(config)(Encoder(config)(torch.empty(shape[0], 3, config.num_frames(t), h * p, w * p)))
     return counter.get_total_flops()
 
 
@@ -40,12 +34,14 @@ class Throughput:
     """Counts what the steps since the last `rates` went through.
 
     Args:
-        forward_flops: floating-point operations of the model's forward for pixels of a shape, or their tokens.
+        forward_flops: floating-point operations of the model's forward for pixels of a shape (b, 3, (T,) H, W); a step
+            of training needs three times as many.
         peak: of the device in TFLOP/s; None where it is not known.
+        world_size: processes, each with batches of the same shape.
     """
 
-    def __init__(self, forward_flops: Callable[[tuple[int, ...]], int], peak: float | None) -> None:
-        self._forward_flops, self._peak = forward_flops, peak
+    def __init__(self, forward_flops: Callable[[tuple[int, ...]], int], peak: float | None, world_size: int) -> None:
+        self._forward_flops, self._peak, self._world_size = forward_flops, peak, world_size
         self._flops_of: dict[tuple[int, ...], int] = {}
         self._reset()
 
@@ -57,19 +53,19 @@ class Throughput:
         """Leave out time spent on something else than training."""
         self._began += seconds
 
-    def update(self, shape: tuple[int, ...], world_size: int) -> None:
+    def update(self, shape: tuple[int, ...]) -> None:
         """One step of a batch of this shape on each process."""
         one = (1, *shape[1:])
         if one not in self._flops_of:
             self._flops_of[one] = self._forward_flops(one)
-        samples = shape[0] * world_size
+        samples = shape[0] * self._world_size
         if len(shape) == 4:
             self._images += samples
         else:
             self._frames += samples * shape[2]
         self._flops += 3 * samples * self._flops_of[one]
 
-    def rates(self, world_size: int) -> dict[str, float]:
+    def rates(self) -> dict[str, float]:
         """ "pictures_per_second", "frames_per_second", "tflops" and, where the peak is known, "mfu" in [0, 1]."""
         seconds = max(time.perf_counter() - self._began, 1e-9)
         tflops = self._flops / seconds / 1e12
@@ -79,6 +75,6 @@ class Throughput:
             "tflops": round(tflops, 4),
         }
         if self._peak is not None:
-            rates["mfu"] = round(tflops / (self._peak * world_size), 4)
+            rates["mfu"] = round(tflops / (self._peak * self._world_size), 4)
         self._reset()
         return rates

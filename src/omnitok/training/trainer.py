@@ -17,16 +17,16 @@ from omnitok.atomic import lock_folder
 from omnitok.data.loader import Batch, FailureCounter
 from omnitok.distributed import Processes, join_processes
 from omnitok.errors import OmnitokError
-from omnitok.training.checkpoint import Checkpoints, counter, flatten_state, keys_of_group
+from omnitok.training.checkpoint import Checkpoints, flatten_state, keys_of_group
 from omnitok.training.config import AnyConfig
 from omnitok.training.logging import JsonlLogger, Row, describe_progress
 from omnitok.training.optim import EMA, learning_rate
-from omnitok.training.parallel import autocast, gather, gradient_sync
+from omnitok.training.parallel import gather, gradient_sync
 from omnitok.training.run_folder import UnreadableList, check_same_recipe, check_unchanged
 from omnitok.training.seeds import step_seed
 from omnitok.training.settings import read_run, write_config
 from omnitok.training.stopping import Limits, StopSignal
-from omnitok.training.task import Say, StepLoss, Task, tensors_of
+from omnitok.training.task import Say, Task, tensors_of
 from omnitok.training.throughput import Throughput, peak_tflops
 
 
@@ -96,7 +96,7 @@ class Trainer:
         self.say, self.progress = say, progress
         self.start = self.done = 0
         self.streak = 0  # steps in a row that were skipped
-        self.updates, self.skipped = counter(0), counter(0)
+        self.updates, self.skipped = torch.tensor(0), torch.tensor(0)
         self.ema: EMA | None = None
         self.latest: dict[str, Row] = {}  # by modality, rows that wait to be written
         self.last_row: Row = {}
@@ -123,25 +123,22 @@ class Trainer:
 
                     # Gradients: one forward per part of the batch, from which both sides of a game learn.
                     parts = task.split(batch)
-                    means = _Means(len(parts))
+                    means: dict[str, Tensor] = {}  # of what is logged, over the parts
                     for number, part in enumerate(parts, 1):
                         with gradient_sync(task.module, enabled=number == len(parts)):
-                            with autocast(processes.device, config.engine.precision):
-                                outputs = task.module(*task.inputs(part, batch.step))
-                                loss = task.loss(outputs, part, batch.step)
-                            (loss.total / len(parts)).backward()
-                            means.add(loss, task.opponent_losses(batch.step, len(parts)))
-                    means.scalars |= (norms := task.clip_gradients())
+                            for name, value in task.learn(part, batch.step, len(parts)).items():
+                                means[name] = means.get(name, 0.0) + value.detach() / len(parts)
+                    means |= (norms := task.clip_gradients())
 
                     # Update, unless something is not finite on any process: then the step leaves no trace.
-                    finite = all(bool(torch.isfinite(x)) for x in (means.total, *norms.values()))
+                    finite = all(bool(torch.isfinite(x)) for x in (means["loss"], *norms.values()))
                     if not processes.any(not finite):
                         task.update(batch.step, rate)
                         if self.ema is not None:
                             self.ema.update(int(self.updates))
                         self.updates += 1
                         self.streak = 0
-                        self.throughput.update(batch.pixel_shape, processes.world_size)
+                        self.throughput.update(batch.pixel_shape)
                     else:
                         for buffer, before in zip(task.step_buffers(), buffers, strict=True):
                             buffer.copy_(before)
@@ -219,7 +216,7 @@ class Trainer:
             stack.callback(self.logger.close)
             self.failures, self.unreadable = FailureCounter(config.max_failures), UnreadableList(self.out)
             peak = config.engine.peak_tflops or peak_tflops(self.processes.device)
-            self.throughput = Throughput(self.task.forward_flops, peak)
+            self.throughput = Throughput(self.task.forward_flops, peak, self.processes.world_size)
             self._row_began, self._row_step = time.perf_counter(), self.start
             try:
                 yield
@@ -240,23 +237,23 @@ class Trainer:
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint fills in place."""
-        groups = self.task.tensors() | {"progress": {"updates": self.updates, "skipped": self.skipped}}
-        return groups if self.ema is None else groups | {"ema": self.ema.weights}
+        states = {name: optimizer.state() for name, optimizer in self.task.optimizers().items()}
+        progress = {"updates": self.updates, "skipped": self.skipped}
+        averages = {} if self.ema is None else {"ema": self.ema.weights}
+        return {**self.task.tensors(), **states, "progress": progress, **averages}
 
     def _load(self, step: int) -> None:
         """Take over the checkpoint of a step; the run then goes on bit for bit."""
-        keys, optimizers = self.checkpoints.keys(step), self.task.optimizers()
-        state = {name: optimizer.blank_state(keys_of_group(keys, name)) for name, optimizer in optimizers.items()}
-        self.checkpoints.load(step, flatten_state(self._tensors() | state))
-        for name, optimizer in optimizers.items():
-            optimizer.restore(state[name])
+        keys = self.checkpoints.keys(step)
+        for name, optimizer in self.task.optimizers().items():
+            optimizer.allocate(keys_of_group(keys, name))
+        self.checkpoints.load(step, flatten_state(self._tensors()))
 
     def _checkpoint(self, last: bool = False) -> None:
         """Write a checkpoint and publish the model, which is not replaced while steps are being skipped."""
         if not self._is_finite():
             self._give_up("the weights are not finite")
-        state = {name: optimizer.state() for name, optimizer in self.task.optimizers().items()}
-        self.checkpoints.save(self.done, flatten_state(self._tensors() | state))
+        self.checkpoints.save(self.done, flatten_state(self._tensors()))
         if not self.streak or not (self.out / "model").exists():
             self._publish(last)
         self.logger.draw_curves()
@@ -266,7 +263,7 @@ class Trainer:
         return not self.processes.any(not all(bool(torch.isfinite(_local(tensor)).all()) for tensor in tensors))
 
     def _publish(self, last: bool) -> None:
-        model = self._snapshot()
+        model = self._snapshot(everywhere=False)
         if model is not None:
             self.task.export(model, self.out / "model", last)
 
@@ -295,7 +292,7 @@ class Trainer:
             "engine.precision=float32 may help"
         )
 
-    def _snapshot(self, everywhere: bool = False) -> nn.Module | None:
+    def _snapshot(self, everywhere: bool) -> nn.Module | None:
         """A copy of the model to publish and to measure, in `eval` mode on this process's device, with the averaged
         weights where there are any. On the first process, or `everywhere`; None on others, which must call it too."""
         tensors = tensors_of(self.task.model) | (self.ema.weights if self.ema is not None else {})
@@ -305,7 +302,6 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):  # building draws weights; the run's random numbers stay as they were
             copy = self.task.blank_copy()
         copy.load_state_dict({name: whole[name] for name in copy.state_dict()})
-        self.task.finish_copy(copy)
         return copy.to(self.processes.device).eval()
 
     # ------------------------------------------------------------------------------------------------------------ log
@@ -316,34 +312,33 @@ class Trainer:
         self.failures.count(batch.size, batch.failures)
         self.failures.check()
 
-    def _note(self, batch: Batch, rate: float, means: "_Means") -> None:
+    def _note(self, batch: Batch, rate: float, means: Mapping[str, Tensor]) -> None:
         """Keep the latest row of each modality; a skipped step is written at once."""
         row = {"step": self.done, "medium": batch.modality, "lr": rate, "means": means, "at": batch.pixel_shape}
         self.latest[batch.modality] = row
         if self.streak:
-            losses = self.processes.mean(means.scalars)
+            losses = self.processes.mean(means)
             self.logger.write({"step": self.done, "event": "skipped", "medium": batch.modality, **losses})
             self.say(f"step {self.done}: a loss or a gradient is not finite; the step is skipped, nothing was updated")
         self.progress(self.done, None)
 
     def _log(self) -> None:
-        rates = self.throughput.rates(self.processes.world_size)
+        rates = self.throughput.rates()
         now = time.perf_counter()
         seconds = (now - self._row_began) / max(1, self.done - self._row_step)
         self._row_began, self._row_step = now, self.done
         for noted in sorted(self.latest.values(), key=lambda noted: noted["step"]):
-            means: _Means = noted.pop("means")
+            scalars = self.processes.mean(noted.pop("means"))
             resolution = noted.pop("at")[-1]
-            scalars = self.processes.mean({"loss": means.total / means.parts} | means.scalars)
             if scalars.get("l2"):
                 scalars["psnr"] = 10 * math.log10(4 / scalars["l2"])  # pixels span 2
             step = noted["step"] - 1
-            details = {"skipped": int(self.skipped)} | dict(self.task.row_details(step))
             counts = {"resolution": resolution, "failures": self.failures.failed}
-            self.last_row = noted | scalars | counts | rates | details
+            details = self.task.row_details(step)
+            self.last_row = {**noted, **scalars, **counts, **rates, "skipped": int(self.skipped), **details}
             self.logger.write(self.last_row)
-            if alarm := self.task.alarm(step):
-                self.logger.write({"step": step + 1, "event": "collapse", **self.task.row_details(step)})
+            if alarm := self.task.alarm(step, details):
+                self.logger.write({"step": step + 1, "event": "collapse", **details})
                 self.say(alarm)
         if self.latest:
             self.progress(self.done, describe_progress(self.last_row, self.config.steps, seconds))
@@ -351,16 +346,13 @@ class Trainer:
 
     def _preview(self) -> None:
         if self.config.log.images_every:
-            model = self._snapshot()
+            model = self._snapshot(everywhere=False)
             if model is not None:
                 self.logger.write_preview(self.done, self.task.preview(model), self.task.preview_fps)
             self.processes.barrier()
 
     def _validate(self) -> Mapping[str, float]:
-        if not self.task.has_validation:
-            return {}
-        model = self._snapshot(everywhere=self.task.validates_together)
-        scores = {} if model is None else self.task.validate(model)
+        scores = self.task.validate(self._snapshot)
         self.processes.barrier()
         if scores:
             self.logger.write({"step": self.done, "event": "validation", **scores})
@@ -372,21 +364,6 @@ class Trainer:
         work()
         self.throughput.pause(seconds := time.perf_counter() - began)
         self._row_began += seconds
-
-
-class _Means:
-    """Means over the parts of a batch."""
-
-    def __init__(self, parts: int) -> None:
-        self.parts = parts
-        self.scalars: dict[str, Tensor] = {}
-        self.total = torch.zeros(())  # the sum, which is finite where each is
-
-    def add(self, loss: StepLoss, opponent: Mapping[str, Tensor]) -> None:
-        """Take in one part."""
-        self.total = self.total + loss.total.detach().cpu()
-        for name, value in {**loss.scalars, **opponent}.items():
-            self.scalars[name] = self.scalars.get(name, 0.0) + value.detach() / self.parts
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from omnitok.data.loader import Batch
-from omnitok.data.modality import Modality
 from omnitok.data.token_shards import TokenShards
 from omnitok.diffusion import diffusion_losses, draw_times
 from omnitok.distributed import Processes
@@ -28,7 +27,7 @@ from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import AnyConfig, AnyGeneratorConfig, LanguageModelTrainConfig
 from omnitok.training.data import DataInfo, GeneratorData, held_out_batches, open_data, open_shards
 from omnitok.training.seeds import WHOLE_BATCH, step_seed
-from omnitok.training.task import Say, StepLoss, Task, side_by_side
+from omnitok.training.task import Say, Snapshot, Task, side_by_side
 from omnitok.training.transfer import AnyGenerator, load_source, start_from, with_architecture
 
 Draws = tuple[Tensor, ...]
@@ -162,6 +161,7 @@ class GeneratorTask(Task):
             self._source = load_source(config.init)
             config = with_architecture(config, self._source)
         self.config = config = _complete(config, info)
+        self.sample_counts, self.preview_fps = info.samples, info.fps or super().preview_fps
         frames, height, width = info.pixels
         self.settings = GeneratorSettings(
             tokenizer=name,
@@ -195,19 +195,15 @@ class GeneratorTask(Task):
         self.prepare(model.to(device).train(), objective)
         self._objective = objective
 
-    @property
-    def sample_counts(self) -> Mapping[Modality, int]:
-        """Items of shards, or files."""
-        return self.data.info.samples
+    def blank_copy(self) -> AnyGenerator:
+        return build_model(self.config)
 
     def parts_of(self, model: nn.Module) -> Mapping[str, nn.Module]:
-        """The model alone; the tokenizer is not trained."""
         return {"model": model}
 
     # ----------------------------------------------------------------------------------------------------------- step
 
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
-        """Tokens of steps start, ..., stop - 1."""
         return self.data.batches(start, stop, pin_memory=self.processes.device.type == "cuda")
 
     def split(self, batch: Batch) -> list[Draws]:
@@ -216,23 +212,17 @@ class GeneratorTask(Task):
         whole = [x.to(self.processes.device, non_blocking=True) for x in (batch.inputs, batch.labels, *draws)]
         return list(zip(*(x.chunk(self.config.optimizer.accumulation) for x in whole), strict=True))
 
-    def inputs(self, part: Draws, step: int) -> Draws:
-        """The part as it is."""
-        return part
-
-    def loss(self, outputs: Mapping[str, Tensor], part: Draws, step: int) -> StepLoss:
-        """What the objective gave."""
-        return StepLoss(outputs["loss"], outputs)
+    def learn(self, part: Draws, step: int, parts: int) -> dict[str, Tensor]:
+        with self.autocast():
+            losses: dict[str, Tensor] = self.module(*part)
+        (losses["loss"] / parts).backward()
+        return losses
 
     def forward_flops(self, shape: tuple[int, ...]) -> int:
-        """Of the model, on the tokens of these pixels; counted without computing them."""
-        return _flops(self.config, self.tokenizer.latent_shape(_frames(shape), *shape[-2:]), shape[0])
+        frames = shape[2] if len(shape) == 5 else 1
+        return _flops(self.config, self.tokenizer.latent_shape(frames, *shape[-2:]), shape[0])
 
     # -------------------------------------------------------------------------------------------------------- results
-
-    def blank_copy(self) -> AnyGenerator:
-        """A model of this architecture."""
-        return build_model(self.config)
 
     def export(self, model: AnyGenerator, folder: Path, last: bool) -> None:
         """Write the model folder with its settings, and the tokenizer into it, unless that is known by name."""
@@ -253,22 +243,15 @@ class GeneratorTask(Task):
             for name, frames in lengths.items()
         }
 
-    @property
-    def preview_fps(self) -> float:
-        """The rate of the data, where it is known."""
-        return self.settings.fps or super().preview_fps
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether shards for it are named."""
-        return bool(self.config.validation_shards)
-
     @torch.no_grad()
-    def validate(self, model: AnyGenerator) -> Mapping[str, float]:
+    def validate(self, snapshot: Snapshot) -> Mapping[str, float]:
         """ "image_loss" and "video_loss", those that are there, over the shards kept back from training.
 
         Every label is kept, and what is random is the same at every call.
         """
+        model = snapshot(False) if self.config.validation_shards else None
+        if model is None:
+            return {}
         config = dataclasses.replace(self.config, label_dropout=0.0)
         device = next(model.parameters()).device
         alone = Processes(0, 1, device)
@@ -332,10 +315,6 @@ def _draw(objective: Objective, batch: Batch, config: AnyGeneratorConfig, proces
     everywhere = batch.inputs[:1].cpu().expand(batch.size * world_size, *batch.inputs.shape[1:])
     drop = torch.rand(len(everywhere), generator=generator) < config.label_dropout
     return tuple(whole[rank::world_size] for whole in (drop, *objective.draw(everywhere, generator)))
-
-
-def _frames(shape: tuple[int, ...]) -> int:
-    return shape[2] if len(shape) == 5 else 1
 
 
 def _flops(config: AnyGeneratorConfig, grid: tuple[int, int, int], batch: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from omnitok.data.loader import Batch, PixelDataset, load_batches
-from omnitok.data.modality import MODALITIES, Modality
+from omnitok.data.modality import MODALITIES
 from omnitok.distributed import Processes
 from omnitok.hub.folder import read_description
 from omnitok.hub.header import CONFIG_NAME, TOKENIZER
@@ -24,9 +24,8 @@ from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import OCCASIONAL_LOSSES, PIXEL_LOSSES, AnyConfig, TrainConfig
 from omnitok.training.data import build_dataset
 from omnitok.training.optim import NamedOptimizer
-from omnitok.training.parallel import autocast
 from omnitok.training.seeds import sample_seeds
-from omnitok.training.task import Say, StepLoss, Task, side_by_side, tensors_of
+from omnitok.training.task import Say, Snapshot, Task, side_by_side, tensors_of
 from omnitok.training.tasks.adversary import Adversary, View
 from omnitok.training.tasks.block_limits import measure_block_limits
 from omnitok.training.tasks.codebook_usage import CodebookUsage
@@ -100,7 +99,6 @@ class TokenizerTask(Task):
 
     config: TrainConfig
     model: OmniTokenizer
-    validates_together = True
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -110,7 +108,6 @@ class TokenizerTask(Task):
         self._validation: Validation | None = None
         self._perceptual: nn.Module | None = None
         self._preview: dict[str, Tensor] = {}
-        self._views: list[View] = []  # what the discriminators see of the part whose loss was asked for last
         self._codes: list[Tensor] = []  # of the batch so far
 
     # ---------------------------------------------------------------------------------------------------------- start
@@ -123,6 +120,7 @@ class TokenizerTask(Task):
         self.dataset = build_dataset(
             config.data, config.optimizer.accumulation, config.seed, processes, keep_for_training=holdout
         )
+        self.sample_counts = {modality: len(self.dataset.samples[modality]) for modality in MODALITIES}
         self._validation = plan_validation(config, holdout.files)
         if isinstance(saved, TrainConfig):
             if saved.init.model is not None or config.init.model is not None:
@@ -154,19 +152,15 @@ class TokenizerTask(Task):
         if self.processes.is_main and config.log.images_every:
             self._preview = _fixed_samples(self.dataset, config.log.images)
 
-    @property
-    def sample_counts(self) -> Mapping[Modality, int]:
-        """Files, those that cannot be read included."""
-        return {"image": len(self.dataset.samples.images), "video": len(self.dataset.samples.videos)}
+    def blank_copy(self) -> OmniTokenizer:
+        return OmniTokenizer.from_config(self.config.model)
 
     def parts_of(self, model: OmniTokenizer) -> Mapping[str, nn.Module]:
-        """Encoder, bottleneck, decoder."""
         return {"encoder": model.encoder, "bottleneck": model.bottleneck, "decoder": model.decoder}
 
     # ----------------------------------------------------------------------------------------------------------- step
 
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
-        """Pixels of steps start, ..., stop - 1."""
         pin_memory = self.processes.device.type == "cuda"
         return load_batches(self.dataset, start, stop, workers=self.config.data.workers, pin_memory=pin_memory)
 
@@ -186,12 +180,19 @@ class TokenizerTask(Task):
         cuts = (slice(start, start + size) for start in range(0, len(pixels), size))
         return [Part(pixels[cut], None if frames is None else frames[cut], latents[cut], noise[cut]) for cut in cuts]
 
-    def inputs(self, part: Part, step: int) -> tuple[Any, ...]:
-        """Pixels, whether they are quantized yet, and the samples' seeds."""
-        return part.real, step >= self.config.quantizer_warmup_steps, part.latent_seeds
+    def learn(self, part: Part, step: int, parts: int) -> dict[str, Tensor]:
+        """Both players learn from the same reconstruction."""
+        with self.autocast():
+            outputs = self.module(part.real, step >= self.config.quantizer_warmup_steps, part.latent_seeds)
+            total, scalars, views = self._losses(outputs, part, step)
+        (total / parts).backward()
+        if self.adversary is not None:
+            with self.autocast():
+                scalars |= self.adversary.backward(views, step, parts)
+        return {"loss": total} | scalars
 
-    def loss(self, outputs: Any, part: Part, step: int) -> StepLoss:
-        """Every loss by its name, and their weighted sum."""
+    def _losses(self, outputs: Any, part: Part, step: int) -> tuple[Tensor, dict[str, Tensor], list[View]]:
+        """The weighted sum of the losses, each of them by its name, and what the discriminators see of the part."""
         fake, codes, losses, statistics = outputs
         real, frames, config = part.real, part.frames, self.config
         losses = reconstruction_losses(fake, real) | losses
@@ -201,23 +202,15 @@ class TokenizerTask(Task):
         if self._perceptual is not None:
             losses |= self._perceptual_losses(self._perceptual, fake, real, frames)
         weights: dict[str, float | Tensor] = {k: v for k, v in config.weights.items() if k not in ("lecam", "r1")}
-        ramp = 0.0 if self.adversary is None else self.adversary.ramp(step)
-        self._views = []
-        if self.adversary is not None and ramp > 0:
-            self._views = self.adversary.views(real, fake, frames, part.noise_seeds)
-            terms = self.adversary.generator_terms(self._views)
+        views: list[View] = []
+        if self.adversary is not None and (ramp := self.adversary.ramp(step)) > 0:
+            views = self.adversary.views(real, fake, frames, part.noise_seeds)
+            terms = self.adversary.generator_terms(views)
             weights |= self._adversarial_weights(losses, terms, ramp)
             losses |= terms
         if codes is not None:
             self._codes.append(codes)
-        return StepLoss(weighted_sum(losses, weights, optional=OCCASIONAL_LOSSES), losses | statistics)
-
-    def opponent_losses(self, step: int, parts: int) -> Mapping[str, Tensor]:
-        """The discriminators learn from the same reconstruction."""
-        if self.adversary is None:
-            return {}
-        with autocast(self.processes.device, self.config.engine.precision):
-            return self.adversary.backward(self._views, step, parts)
+        return weighted_sum(losses, weights, optional=OCCASIONAL_LOSSES), losses | statistics, views
 
     def step_buffers(self) -> list[Tensor]:
         """Codebook statistics, and the batch norms and averages of the discriminators."""
@@ -225,31 +218,27 @@ class TokenizerTask(Task):
         return [buffer for module in modules for buffer in module.buffers()]
 
     def clip_gradients(self) -> dict[str, Tensor]:
-        """Norms of both players."""
         norms = super().clip_gradients()
         return norms if self.adversary is None else norms | {"discriminator_grad_norm": self.adversary.clip()}
 
     def update(self, step: int, rate: float) -> None:
-        """Step both players, and count the codes of the batch."""
         super().update(step, rate)
         if self.adversary is not None and self.adversary.ramp(step) > 0:
             self.adversary.update(step)
         if self.usage is not None and self._codes:
             self.usage.update(step, torch.cat(self._codes), self.processes.world_size)
 
-    def row_details(self, step: int) -> Mapping[str, float]:
+    def row_details(self, step: int) -> dict[str, float]:
         """The share of the codebook in use."""
         if self.usage is None or step < self.config.quantizer_warmup_steps:
             return {}
         return {"codebook_window_usage": self.usage.share(step)}
 
-    def alarm(self, step: int) -> str | None:
+    def alarm(self, step: int, details: Mapping[str, float]) -> str | None:
         """A codebook that has collapsed."""
-        details = self.row_details(step)
         return self.usage.alarm(step, details["codebook_window_usage"]) if self.usage is not None and details else None
 
     def forward_flops(self, shape: tuple[int, ...]) -> int:
-        """Of the encoder and decoder."""
         return forward_flops(self.config.model, shape)
 
     def _load_perceptual(self) -> nn.Module:
@@ -298,7 +287,6 @@ class TokenizerTask(Task):
     # ---------------------------------------------------------------------------------------------------------- state
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """The tokenizer, the discriminators and the use of the codebook."""
         groups = super().tensors()
         if self.adversary is not None:
             groups["adversary"] = tensors_of(self.adversary)
@@ -307,21 +295,10 @@ class TokenizerTask(Task):
         return groups
 
     def optimizers(self) -> dict[str, NamedOptimizer]:
-        """Those of both players."""
         mine = super().optimizers()
         return mine if self.adversary is None else mine | {"adversary_optimizer": self.adversary.optimizer}
 
     # -------------------------------------------------------------------------------------------------------- results
-
-    def blank_copy(self) -> OmniTokenizer:
-        """A tokenizer of this architecture."""
-        return OmniTokenizer.from_config(self.config.model)
-
-    def finish_copy(self, copy: Any) -> None:
-        """What is known of the latents beside the weights."""
-        copy.latent_statistics = self.model.latent_statistics
-        copy.compatible_tokenizers = self.model.compatible_tokenizers
-        copy.trained_on = self.model.trained_on
 
     def recall(self, folder: Path) -> None:
         """What came with `init.model`, which need not be there any more."""
@@ -330,6 +307,9 @@ class TokenizerTask(Task):
 
     def export(self, model: OmniTokenizer, folder: Path, last: bool) -> None:
         """Write the model folder; at the end with what is measured over the first batches of the training."""
+        model.latent_statistics = self.model.latent_statistics
+        model.compatible_tokenizers = self.model.compatible_tokenizers
+        model.trained_on = self.model.trained_on
         if last and self.config.limit_room is not None:
             model.limit_blocks(self._block_limits(model, self.config.limit_room))
         if last and not model.is_discrete and not self.config.init.freeze_encoder:
@@ -357,14 +337,9 @@ class TokenizerTask(Task):
             grids[name] = torch.cat([side_by_side(pixels), side_by_side(reconstruction)], dim=-2)  # 3 (T) 2H nW
         return grids
 
-    @property
-    def has_validation(self) -> bool:
-        """Whether files for it are named."""
-        return self._validation is not None
-
-    def validate(self, model: OmniTokenizer) -> Mapping[str, float]:
-        """Scores of reconstructions of held-out files."""
-        return {} if self._validation is None else self._validation(model)
+    def validate(self, snapshot: Snapshot) -> Mapping[str, float]:
+        """Scores of reconstructions of held-out files, by all processes together."""
+        return {} if self._validation is None else self._validation(snapshot(True))
 
 
 def _freeze_encoder(tokenizer: OmniTokenizer) -> None:
