@@ -35,15 +35,6 @@ def test_vanilla_values() -> None:
     torch.testing.assert_close(discriminator_loss(real, fake, "vanilla"), expected)
 
 
-def test_unknown_loss_is_told() -> None:
-    for call in (
-        lambda: discriminator_loss(torch.ones(1), torch.ones(1), "wasserstein"),
-        lambda: generator_loss(torch.ones(1), "wasserstein"),
-    ):
-        with pytest.raises(ValueError, match="'hinge' or 'vanilla', found 'wasserstein'"):
-            call()
-
-
 def test_losses_are_float32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = torch.randn(4, 8) @ torch.randn(8, 8)
@@ -67,10 +58,6 @@ def test_feature_matching() -> None:
     feature_matching(real, fake).backward()
     assert all(f.grad is None for f in real)
     assert all(f.grad is not None for f in fake)
-    with pytest.raises(ValueError, match="equal layers, found 2 and 1"):
-        feature_matching(features, features[:1])
-    with pytest.raises(ValueError, match="found 0"):
-        feature_matching([], [])
 
 
 def test_lecam_closed_form() -> None:
@@ -87,8 +74,6 @@ def test_lecam_closed_form() -> None:
     copy = LeCam(decay=0.9)
     copy.load_state_dict(lecam.state_dict())
     assert copy(real, fake) == lecam(real, fake)
-    with pytest.raises(ValueError, match="decay"):
-        LeCam(1.0)
 
 
 def test_r1_of_a_linear_discriminator_is_the_squared_weight() -> None:
@@ -131,8 +116,6 @@ def test_adaptive_weight_leaves_unused_layers_out() -> None:
 def test_ramp() -> None:
     assert [adversarial_ramp(s, start=2) for s in range(4)] == [0, 0, 1, 1]
     assert [adversarial_ramp(s, start=1, ramp=4) for s in range(7)] == [0, 0.25, 0.5, 0.75, 1, 1, 1]
-    with pytest.raises(ValueError, match="ramp"):
-        adversarial_ramp(0, 0, -1)
 
 
 def _state(samples: torch.Tensor) -> tuple[float, float, float]:

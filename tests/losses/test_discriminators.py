@@ -16,8 +16,6 @@ from omnitok.losses.discriminators import (
     take_frames,
 )
 
-SMALL = DiscriminatorConfig(channels=4)
-
 
 def test_the_released_shapes() -> None:
     images = PatchDiscriminator(DiscriminatorConfig(), dimensions=2)
@@ -140,8 +138,6 @@ def test_noise_of_a_sample_follows_from_its_generator() -> None:
         return noise(x[samples], [torch.Generator().manual_seed(i) for i in samples])
 
     assert torch.equal(noisy([2, 0]), noisy([0, 1, 2])[[2, 0]])
-    with pytest.raises(ValueError, match="a batch of 3 needs as many generators, found 1"):
-        noise(x, [torch.Generator()])
 
 
 def test_a_patch_sees_only_its_surroundings() -> None:
@@ -154,9 +150,7 @@ def test_a_patch_sees_only_its_surroundings() -> None:
     assert rows[-1] - rows[0] + 1 == 70
 
 
-def test_wrong_pixels_are_told() -> None:
-    with pytest.raises(ValueError, match=r"\(b, 3, T, H, W\), found \(1, 3, 8, 8\)"):
-        PatchDiscriminator(SMALL, 3)(torch.rand(1, 3, 8, 8))
+def test_wrong_shapes_are_told() -> None:
     with pytest.raises(ValueError, match="norm must be"):
         DiscriminatorConfig(norm="layer")
     with pytest.raises(ValueError, match="at least 1"):
@@ -174,5 +168,3 @@ def test_one_random_frame_of_each_clip() -> None:
     assert torch.equal(indices, frame_indices(4, 5, seed=3, step=7))
     drawn = torch.stack([frame_indices(4, 5, seed=3, step=s) for s in range(200)])
     assert torch.bincount(drawn.flatten(), minlength=5).min() > 100  # 160 each on average
-    with pytest.raises(ValueError, match="4 videos"):
-        take_frames(clips, indices[:2])

@@ -65,8 +65,6 @@ def test_kl_scales() -> None:
     assert normalize_kl(kl, "sample", 6, 48).tolist() == [12, 24]
     assert normalize_kl(kl, "latent", 6, 48).tolist() == [2, 4]
     assert normalize_kl(kl, "pixel", 6, 48).tolist() == [0.25, 0.5]
-    with pytest.raises(ValueError, match="found 'token'"):
-        normalize_kl(kl, "token", 6, 48)
 
 
 def test_entropy_of_sure_and_varied_codes_is_minus_log_k() -> None:
@@ -89,13 +87,6 @@ def test_entropy_has_finite_gradients_where_codes_are_unused() -> None:
     affinity.requires_grad_()
     entropy_loss(affinity).backward()
     assert torch.isfinite(affinity.grad).all()
-
-
-def test_bad_arguments_are_told() -> None:
-    with pytest.raises(ValueError, match=r"\(n, K\), found \(8,\)"):
-        entropy_loss(torch.zeros(8))
-    with pytest.raises(ValueError, match="temperature"):
-        entropy_loss(torch.zeros(2, 8), temperature=0)
 
 
 def test_weighted_sum() -> None:

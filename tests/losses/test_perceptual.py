@@ -63,9 +63,6 @@ def test_a_gradient_step_comes_nearer() -> None:
 def test_unloaded_is_nan_and_bad_input_is_named() -> None:
     assert MobileNetV2()(pictures(1, 3, 32, 32)).features.isnan().all()
     network = random_network()
-    for blocks in ((), (3, 1), (0, 17), (-1, 2)):
-        with pytest.raises(ValueError, match="ascending indices"):
-            MobileNetPerceptualLoss(network, blocks)
     loss = MobileNetPerceptualLoss(network)
     with pytest.raises(ValueError, match="equal shapes"):
         loss(pictures(1, 3, 8, 8), pictures(1, 3, 8, 9))

@@ -159,7 +159,7 @@ def test_operations_are_counted(small_model: TokenizerConfig) -> None:
 
 
 def test_rates_are_of_the_time_since_the_last(small_model: TokenizerConfig) -> None:
-    throughput = Throughput(lambda shape: forward_flops(small_model, shape), peak=1.0)
+    throughput = Throughput(lambda shape: forward_flops(small_model, shape), peak=1.0, world_size=3)
     throughput.update((2, 3, 16, 16))
     throughput.update((1, 3, 5, 16, 16))
     rates = throughput.rates()

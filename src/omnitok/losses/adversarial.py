@@ -28,31 +28,20 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, kind: GanLoss) 
     real, fake = real_logits.float(), fake_logits.float()
     if kind == "hinge":
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
-    if kind == "vanilla":
-        return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
-    raise ValueError(f"the GAN loss must be 'hinge' or 'vanilla', found {kind!r}")
+    return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
 
 
 def generator_loss(fake_logits: Tensor, kind: GanLoss) -> Tensor:
     """What the generator minimises: -E[D(x')] for "hinge"; E[softplus(-D(x'))] (non-saturating) for "vanilla"."""
     fake = fake_logits.float()
-    if kind == "hinge":
-        return -fake.mean()
-    if kind == "vanilla":
-        return F.softplus(-fake).mean()
-    raise ValueError(f"the GAN loss must be 'hinge' or 'vanilla', found {kind!r}")
+    return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
 
 
 def feature_matching(real_features: Sequence[Tensor], fake_features: Sequence[Tensor]) -> Tensor:
     """Mean absolute difference of the discriminator's features, summed over layers; the real side takes no gradient.
 
     Wang et al., arXiv 1711.11585. The released weight of 4 applies to this sum.
-
-    Raises:
-        ValueError: no layers, or different numbers of them.
     """
-    if not real_features or len(real_features) != len(fake_features):
-        raise ValueError(f"feature matching needs equal layers, found {len(real_features)} and {len(fake_features)}")
     pairs = zip(real_features, fake_features, strict=True)
     return torch.stack([(fake.float() - real.detach().float()).abs().mean() for real, fake in pairs]).sum()
 
@@ -73,8 +62,6 @@ class LeCam(nn.Module):
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must lie in [0, 1), found {decay}")
         self.decay = decay
         self.register_buffer("real", torch.zeros(()))
         self.register_buffer("fake", torch.zeros(()))
@@ -89,8 +76,7 @@ class LeCam(nn.Module):
     @torch.no_grad()
     def update(self, real_logits: Tensor, fake_logits: Tensor) -> None:
         """Take a batch's logits into the averages; once a step, after the term was computed."""
-        means = torch.stack([real_logits.float().mean(), fake_logits.float().mean()])
-        means = mean_over_processes(means)
+        means = mean_over_processes(torch.stack([real_logits.float().mean(), fake_logits.float().mean()]))
         keep = torch.where(self.initialised, self.decay, 0.0)
         self.real.copy_(keep * self.real + (1 - keep) * means[0])
         self.fake.copy_(keep * self.fake + (1 - keep) * means[1])
@@ -153,8 +139,6 @@ def adversarial_ramp(step: int, start: int, ramp: int = 0) -> float:
 
     Step `start` itself is the first with an adversarial gradient: 1 / ramp, or 1 where `ramp` is 0.
     """
-    if ramp < 0:
-        raise ValueError(f"ramp must not be negative, found {ramp}")
     if step < start:
         return 0.0
     return min((step - start + 1) / ramp, 1.0) if ramp else 1.0

@@ -81,8 +81,6 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, config: DiscriminatorConfig, dimensions: Literal[2, 3]) -> None:
         super().__init__()
-        if dimensions not in (2, 3):
-            raise ValueError(f"dimensions must be 2 (images) or 3 (videos), found {dimensions}")
         self.config, self.dimensions = config, dimensions
         self.noise = LearntNoise(3) if config.noise else None
         widths = [min(config.channels * 2**i, max(MAX_CHANNELS, config.channels)) for i in range(config.layers + 1)]
@@ -101,13 +99,7 @@ class PatchDiscriminator(nn.Module):
 
         Args:
             generators: one per sample, on the pixels' device, that draws its noise; None takes torch's global one.
-
-        Raises:
-            ValueError: pixels of another rank or number of channels; not one generator per sample.
         """
-        if pixels.ndim != self.dimensions + 2 or pixels.shape[1] != 3:
-            wanted = "(b, 3, H, W)" if self.dimensions == 2 else "(b, 3, T, H, W)"
-            raise ValueError(f"this discriminator sees {wanted}, found {tuple(pixels.shape)}")
         x = pixels if self.noise is None else self.noise(pixels, generators)
         features = []
         for layer in self.layers:
@@ -116,14 +108,9 @@ class PatchDiscriminator(nn.Module):
         return DiscriminatorOutput(self.to_logits(x), tuple(features))
 
     def _layer(self, width_in: int, width: int, stride: int) -> nn.Sequential:
-        if stride > 1 and self.config.blur:
-            convolution: list[nn.Module] = [
-                self._convolution(width_in, width, stride=1),
-                BinomialBlur(self.dimensions, stride),
-            ]
-        else:
-            convolution = [self._convolution(width_in, width, stride)]
-        return nn.Sequential(*convolution, *self._norm(width), nn.LeakyReLU(SLOPE))
+        blurs = [BinomialBlur(self.dimensions, stride)] if stride > 1 and self.config.blur else []
+        convolution = self._convolution(width_in, width, 1 if blurs else stride)
+        return nn.Sequential(convolution, *blurs, *self._norm(width), nn.LeakyReLU(SLOPE))
 
     def _convolution(self, width_in: int, width: int, stride: int) -> nn.Module:
         kind = nn.Conv2d if self.dimensions == 2 else nn.Conv3d
@@ -131,9 +118,7 @@ class PatchDiscriminator(nn.Module):
         return nn.utils.parametrizations.spectral_norm(convolution) if self.config.norm == "spectral" else convolution
 
     def _norm(self, width: int) -> list[nn.Module]:
-        if self.config.norm != "batch":
-            return []
-        return [BatchNorm(width)]
+        return [BatchNorm(width)] if self.config.norm == "batch" else []
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -159,18 +144,15 @@ class BatchNorm(nn.BatchNorm2d):
             shift = self.bias - mean * scale
             as_channels = (1, -1, *(1,) * (x.ndim - 2))
             result = torch.addcmul(shift.view(as_channels), inner, scale.view(as_channels))
-        self._follow(mean.detach(), variance.detach(), processes * x.numel() // x.shape[1])
-        return result.to(x.dtype)
-
-    def _follow(self, mean: Tensor, variance: Tensor, numbers: int) -> None:
-        """Take the statistics of `numbers` numbers per channel into the running ones."""
+        numbers = processes * x.numel() // x.shape[1]  # per channel
+        assert self.momentum is not None
         assert isinstance(self.running_mean, Tensor)
         assert isinstance(self.running_var, Tensor)
-        assert self.momentum is not None
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * (numbers / (numbers - 1)), self.momentum)
         assert isinstance(self.num_batches_tracked, Tensor)
+        self.running_mean.lerp_(mean.detach(), self.momentum)
+        self.running_var.lerp_(variance.detach() * (numbers / (numbers - 1)), self.momentum)
         self.num_batches_tracked += 1
+        return result.to(x.dtype)
 
 
 class LearntNoise(nn.Module):
@@ -186,11 +168,9 @@ class LearntNoise(nn.Module):
             return x
         if generators is None:
             noise = torch.randn_like(x[:, :1])
-        elif len(generators) == len(x):
+        else:
             size = (1, *x.shape[2:])
             noise = torch.stack([torch.randn(size, generator=g, device=x.device, dtype=x.dtype) for g in generators])
-        else:
-            raise ValueError(f"a batch of {len(x)} needs as many generators, found {len(generators)}")
         return x + self.weight.view(1, -1, *(1,) * (x.ndim - 2)) * noise
 
 
@@ -225,8 +205,4 @@ def frame_indices(batch: int, frames: int, seed: int, step: int) -> Tensor:
 
 def take_frames(videos: Tensor, indices: Tensor) -> Tensor:
     """Frame `indices[i]` of video i: (b, 3, T, H, W), (b,) -> (b, 3, H, W)."""
-    if indices.shape != videos.shape[:1]:
-        raise ValueError(
-            f"one frame index per video is needed: {videos.shape[0]} videos, indices {tuple(indices.shape)}"
-        )
     return videos[torch.arange(videos.shape[0], device=videos.device), :, indices.to(videos.device)]

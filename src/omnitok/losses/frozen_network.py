@@ -49,6 +49,7 @@ def compare_frames(name: str, distance: Callable[[Tensor, Tensor], Tensor], a: T
 
     Args:
         name: of the distance, for messages.
+        distance: takes float32 images, whatever the autocast: a metric means the same under any.
 
     Raises:
         ValueError: other or unequal shapes.
@@ -57,7 +58,19 @@ def compare_frames(name: str, distance: Callable[[Tensor, Tensor], Tensor], a: T
         raise ValueError(f"{name} compares equal shapes, but got {tuple(a.shape)} and {tuple(b.shape)}")
     if a.ndim not in (4, 5) or a.shape[1] != 3:
         raise ValueError(f"{name} needs (b, 3, H, W) or (b, 3, T, H, W), but got {tuple(a.shape)}")
-    if a.ndim == 4:
-        return distance(a, b)
-    frames = distance(a.transpose(1, 2).flatten(0, 1), b.transpose(1, 2).flatten(0, 1))  # (b T,)
-    return frames.unflatten(0, (a.shape[0], a.shape[2]))
+    with torch.autocast(a.device.type, enabled=False):
+        if a.ndim == 4:
+            return distance(a.float(), b.float())
+        frames = distance(*(x.float().transpose(1, 2).flatten(0, 1) for x in (a, b)))  # (b T,)
+        return frames.unflatten(0, (a.shape[0], a.shape[2]))
+
+
+def unit_difference(a: Tensor, b: Tensor, epsilon: float) -> Tensor:
+    """Squared difference (b, c, h, w) of features whose channel vector at every position has unit length.
+
+    Args:
+        epsilon: added to the lengths; it bounds the gradient where a position's features are all but zero.
+    """
+    # vector_norm has a zero (not NaN) gradient where all are zero.
+    x, y = (f / (torch.linalg.vector_norm(f, dim=1, keepdim=True) + epsilon) for f in (a, b))
+    return (x - y).square()

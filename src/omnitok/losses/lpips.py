@@ -6,25 +6,38 @@ linear heads are the ones LPIPS distributes. Weights are read by path and checke
 
 import os
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from omnitok.hub.weights import read_weights
-from omnitok.losses.frozen_network import FrozenNetwork, compare_frames, load_exactly
+from omnitok.losses.frozen_network import FrozenNetwork, compare_frames, load_exactly, unit_difference
 
 LpipsNet = Literal["vgg", "alex", "squeeze"]
 
-# backbone -> (index of the layers that are compared, their channels)
-_TAPS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "vgg": ((3, 8, 15, 22, 29), (64, 128, 256, 512, 512)),
-    "alex": ((1, 4, 7, 9, 11), (64, 192, 384, 256, 256)),
-    "squeeze": ((1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512)),
-}
 _BACKBONE_WEIGHTS = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet"}
+# backbone -> indices of the layers that are compared
+_TAPS = {"vgg": (3, 8, 15, 22, 29), "alex": (1, 4, 7, 9, 11), "squeeze": (1, 4, 7, 9, 10, 11, 12)}
 # Sizes below this vanish in the backbone's pooling.
 _SMALLEST = {"vgg": 16, "alex": 31, "squeeze": 17}
+
+# backbone -> its layers: (width, kernel, stride, padding) of a convolution with ReLU, the arguments of a pooling, or
+# (narrow, wide) of a Fire block
+_POOL = {"kernel_size": 3, "stride": 2}
+_CEIL_POOL = _POOL | {"ceil_mode": True}
+_LAYERS: dict[str, list[Any]] = {
+    "vgg": [
+        layer
+        for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+        for layer in (*[(width, 3, 1, 1)] * depth, {"kernel_size": 2})
+    ],
+    "alex": [(64, 11, 4, 2), _POOL, (192, 5, 1, 2), _POOL, (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1)],
+    "squeeze": [
+        *((64, 3, 2, 0), _CEIL_POOL, (16, 64), (16, 64), _CEIL_POOL, (32, 128), (32, 128)),
+        *(_CEIL_POOL, (48, 192), (48, 192), (64, 256), (64, 256)),
+    ],
+}
 
 
 class LPIPS(FrozenNetwork):
@@ -42,9 +55,8 @@ class LPIPS(FrozenNetwork):
         if net not in _TAPS:
             raise ValueError(f"net is {net!r}, but LPIPS has vgg, alex and squeeze")
         self.net = net
-        self.taps, channels = _TAPS[net]
-        self.features = {"vgg": _vgg16, "alex": _alexnet, "squeeze": _squeezenet}[net]()
-        self.heads = nn.ParameterList([nn.Parameter(torch.empty(1, c, 1, 1)) for c in channels])
+        self.features, widths = _backbone(_LAYERS[net])
+        self.heads = nn.ParameterList([nn.Parameter(torch.empty(1, widths[i], 1, 1)) for i in _TAPS[net]])
         # ImageNet's mean and standard deviation, moved to [-1, 1], as LPIPS rounds them.
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
@@ -60,13 +72,9 @@ class LPIPS(FrozenNetwork):
                 f"LPIPS {self.net} needs at least {_SMALLEST[self.net]} pixels a side, but got "
                 f"{a.shape[-2]} x {a.shape[-1]}"
             )
-        distance = torch.zeros(a.shape[0], device=a.device)
-        with torch.autocast(a.device.type, enabled=False):  # a metric means the same under any autocast
-            pairs = zip(self._activations(a.float()), self._activations(b.float()), self.heads, strict=True)
-            for feature_a, feature_b, head in pairs:
-                difference = (_unit(feature_a) - _unit(feature_b)).square()  # (b, c, h, w)
-                distance = distance + (difference * head).sum(1).mean((1, 2))  # (b,)
-        return distance
+        pairs = zip(self._activations(a), self._activations(b), self.heads, strict=True)
+        distances = [(unit_difference(x, y, 1e-10) * head).sum(1).mean((1, 2)) for x, y, head in pairs]  # (b,) each
+        return sum(distances[1:], distances[0])
 
     def load_weights(self, backbone: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> None:
         """Fill from torchvision's state dict (its `features.*`) and LPIPS's heads (`lin*.model.1.weight`)."""
@@ -80,9 +88,9 @@ class LPIPS(FrozenNetwork):
         activations = []
         for index, layer in enumerate(self.features.children()):
             x = layer(x)
-            if index in self.taps:
+            if index in _TAPS[self.net]:
                 activations.append(x)
-            if index == self.taps[-1]:
+            if index == _TAPS[self.net][-1]:
                 break
         return activations
 
@@ -96,39 +104,6 @@ def load_lpips(net: LpipsNet = "vgg", weights_dir: str | os.PathLike[str] | None
     heads = read_weights(f"lpips_{net}", weights_dir)
     network.load_weights(read_weights(_BACKBONE_WEIGHTS[net], weights_dir), heads)
     return network
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Every position's channel vector at unit length; vector_norm has a zero (not NaN) gradient where all are zero."""
-    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
-
-
-def _vgg16() -> nn.Sequential:
-    layers: list[nn.Module] = []
-    channels = 3
-    for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-        for _ in range(depth):
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
-            channels = width
-        layers.append(nn.MaxPool2d(2, 2))
-    return nn.Sequential(*layers)
-
-
-def _alexnet() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 11, stride=4, padding=2),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2),
-        nn.Conv2d(64, 192, 5, padding=2),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2),
-        nn.Conv2d(192, 384, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(384, 256, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(256, 256, 3, padding=1),
-        nn.ReLU(inplace=True),
-    )
 
 
 class _Fire(nn.Module):
@@ -145,19 +120,18 @@ class _Fire(nn.Module):
         return torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1).relu()  # (b, 2 wide, h, w)
 
 
-def _squeezenet() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 3, stride=2),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2, ceil_mode=True),
-        _Fire(64, 16, 64),
-        _Fire(128, 16, 64),
-        nn.MaxPool2d(3, 2, ceil_mode=True),
-        _Fire(128, 32, 128),
-        _Fire(256, 32, 128),
-        nn.MaxPool2d(3, 2, ceil_mode=True),
-        _Fire(256, 48, 192),
-        _Fire(384, 48, 192),
-        _Fire(384, 64, 256),
-        _Fire(512, 64, 256),
-    )
+def _backbone(layers: list[Any]) -> tuple[nn.Sequential, list[int]]:
+    """The modules under torchvision's indices, and the channels after each."""
+    modules: list[nn.Module] = []
+    new: list[nn.Module]
+    widths = [3]
+    for layer in layers:
+        if isinstance(layer, dict):
+            new, width = [nn.MaxPool2d(**layer)], widths[-1]
+        elif len(layer) == 2:
+            new, width = [_Fire(widths[-1], *layer)], 2 * layer[1]
+        else:
+            new, width = [nn.Conv2d(widths[-1], *layer), nn.ReLU(inplace=True)], layer[0]
+        modules += new
+        widths += [width] * len(new)
+    return nn.Sequential(*modules), widths[1:]

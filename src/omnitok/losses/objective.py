@@ -12,7 +12,6 @@ from omnitok.distributed import mean_over_processes
 
 KLNormalization = Literal["sample", "latent", "pixel"]
 
-
 SMALLEST_SQUARED_ERROR = 1e-6
 """Of pixels in [-1, 1]: 66 dB. Below it the logarithm stops to pull, so that a perfect image has a finite loss."""
 
@@ -56,10 +55,7 @@ def normalize_kl(kl: Tensor, by: KLNormalization, latents: int, pixels: int) -> 
         latents: numbers in a sample's latents, c * t * h * w.
         pixels: numbers in a sample's pixels, 3 * T * H * W.
     """
-    divisors = {"sample": 1, "latent": latents, "pixel": pixels}
-    if by not in divisors:
-        raise ValueError(f"KL is normalised by 'sample', 'latent' or 'pixel', found {by!r}")
-    return kl.float() / divisors[by]
+    return kl.float() / {"sample": 1, "latent": latents, "pixel": pixels}[by]
 
 
 def entropy_loss(affinity: Tensor, temperature: float = 0.01, diversity: float = 1.0) -> Tensor:
@@ -74,10 +70,6 @@ def entropy_loss(affinity: Tensor, temperature: float = 0.01, diversity: float =
         diversity: weight of the second entropy. Over several processes the mean is that of all of them; the gradient
             is then right once averaged over processes, as DDP and FSDP do.
     """
-    if affinity.ndim != 2:
-        raise ValueError(f"affinity must have the shape (n, K), found {tuple(affinity.shape)}")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, found {temperature}")
     log_probability = (affinity.float() / temperature).log_softmax(dim=-1)
     probability = log_probability.exp()  # n k
     of_samples = -(probability * log_probability).sum(-1).mean()

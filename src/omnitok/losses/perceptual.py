@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from omnitok.hub.weights import read_weights
 from omnitok.losses.discriminators import take_frames
-from omnitok.losses.frozen_network import FrozenNetwork, compare_frames, load_exactly
+from omnitok.losses.frozen_network import FrozenNetwork, compare_frames, load_exactly, unit_difference
 from omnitok.losses.lpips import load_lpips
 
 # (width, repeats, stride of the first) of the groups of inverted residual blocks, Table 2 of the paper
@@ -27,18 +27,12 @@ class _SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's "SAME" padding: ceil(n / stride) outputs, the smaller half of the padding first."""
 
     def forward(self, x: Tensor) -> Tensor:
-        (top, bottom), (left, right) = (
-            _same_padding(n, k, s) for n, k, s in zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
-        )
-        if (top, left) != (bottom, right):
-            x = F.pad(x, (left, right, top, bottom))
-            top = left = 0
-        return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), groups=self.groups)
-
-
-def _same_padding(n: int, kernel: int, stride: int) -> tuple[int, int]:
-    total = max((-(-n // stride) - 1) * stride + kernel - n, 0)
-    return total // 2, total - total // 2
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        height, width = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:])
+        if height % 2 or width % 2:  # else the convolution pads by itself
+            x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+            height = width = 0
+        return F.conv2d(x, self.weight, self.bias, self.stride, (height // 2, width // 2), groups=self.groups)
 
 
 class _InvertedResidual(nn.Module):
@@ -86,9 +80,7 @@ class MobileNetV2(FrozenNetwork):
         self._freeze()
 
     def forward(self, x: Tensor) -> MobileNetOutput:
-        x = F.relu6(self.stem(x))  # (n, 32, h/2, w/2)
-        for block in self.blocks:
-            x = block(x)
+        (x,) = self.activations(x, (len(self.blocks) - 1,))  # (n, 320, h/32, w/32)
         features = F.relu6(self.head(x)).mean((2, 3), keepdim=True)  # (n, 1280, 1, 1)
         return MobileNetOutput(features.flatten(1), self.classifier(features).flatten(1))
 
@@ -123,8 +115,6 @@ class MobileNetPerceptualLoss(nn.Module):
 
     def __init__(self, network: MobileNetV2, blocks: Sequence[int] = (0, 2, 5, 12)) -> None:
         super().__init__()
-        if not blocks or list(blocks) != sorted(set(blocks)) or not 0 <= blocks[0] <= blocks[-1] <= 16:
-            raise ValueError(f"blocks must be ascending indices in 0 … 16, but are {tuple(blocks)}")
         self.network = network
         self.blocks = tuple(blocks)
 
@@ -133,14 +123,8 @@ class MobileNetPerceptualLoss(nn.Module):
         return compare_frames("the perceptual loss", self._distance, a, b)
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
-        with torch.autocast(a.device.type, enabled=False):
-            pairs = zip(
-                self.network.activations(a.float(), self.blocks),
-                self.network.activations(b.float(), self.blocks),
-                strict=True,
-            )
-            distances = [(_unit(x) - _unit(y)).square().sum(1).mean((1, 2)) for x, y in pairs]  # (b,) each
-        return torch.stack(distances).mean(0)
+        pairs = zip(*(self.network.activations(x, self.blocks) for x in (a, b)), strict=True)
+        return torch.stack([unit_difference(x, y, 1e-3).sum(1).mean((1, 2)) for x, y in pairs]).mean(0)
 
 
 class ResizedDistance(nn.Module):
@@ -156,8 +140,6 @@ class ResizedDistance(nn.Module):
 
     def __init__(self, distance: nn.Module, resolution: int) -> None:
         super().__init__()
-        if resolution < 1:
-            raise ValueError(f"resolution must be at least 1, found {resolution}")
         self.distance, self.resolution = distance, resolution
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -190,11 +172,8 @@ def load_perceptual(
     Raises:
         MissingWeightsError: the files are missing or have another hash.
     """
-    distance: nn.Module
-    if network == "lpips":
-        distance = load_lpips("vgg", weights_dir)
-    else:
-        distance = MobileNetPerceptualLoss(load_mobilenet_v2(weights_dir))
+    is_lpips = network == "lpips"
+    distance = load_lpips("vgg", weights_dir) if is_lpips else MobileNetPerceptualLoss(load_mobilenet_v2(weights_dir))
     return distance if resolution is None else ResizedDistance(distance, resolution)
 
 
@@ -211,12 +190,8 @@ def change_between_frames(distance: nn.Module, videos: Tensor, frames: Tensor | 
         (b,), or with `frames=None` (b, T - 1).
     """
     if frames is None:
-        change: Tensor = distance(videos[:, :, :-1], videos[:, :, 1:])
+        pair = videos[:, :, :-1], videos[:, :, 1:]
     else:
-        change = distance(take_frames(videos, frames), take_frames(videos, frames + 1))
+        pair = take_frames(videos, frames), take_frames(videos, frames + 1)
+    change: Tensor = distance(*pair)
     return change
-
-
-def _unit(x: Tensor) -> Tensor:
-    # The small constant also bounds the gradient where a position's activations are all but zero.
-    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-3)

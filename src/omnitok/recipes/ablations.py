@@ -24,13 +24,9 @@ With images alone the discriminator of videos has nothing to see.
 
 from dataclasses import replace
 
-from omnitok.recipes.recipe import Recipe
-from omnitok.recipes.released import GPUS, IMAGE, IMAGE_SETS, JOINT, RESOLUTIONS, VAE, VIDEO_SETS
-from omnitok.training.config import InitConfig, TrainConfig
-
-_PLAIN_TIME = replace(IMAGE.model, causal=False, temporal_window=None)
-_VIDEO_MULTI = replace(JOINT, name="regime-video-multi", init=InitConfig())
-_FIXED = replace(JOINT.data, resolutions=(256,))
+from omnitok.recipes.recipe import Recipe, changed
+from omnitok.recipes.released import GPUS, IMAGE, IMAGE_SETS, JOINT, VAE, VIDEO_SETS
+from omnitok.training.config import TrainConfig
 
 
 def _run(config: TrainConfig, table: int, expected: str, data: str = "iv", start: str = "") -> Recipe:
@@ -42,50 +38,27 @@ def _run(config: TrainConfig, table: int, expected: str, data: str = "iv", start
     return Recipe(config, f"ablation, Table {table}", text, "8 A100 80 GB, 4 to 5 days", expected, arguments, GPUS)
 
 
+_PLAIN_TIME = "model.causal=false model.temporal_window=null"
+_VIDEO_MULTI = changed(JOINT, "regime-video-multi", "init.inflate=false")
+_FIXED = "data.resolutions=256"
+
+# fmt: off
 RECIPES = [
-    _run(
-        replace(IMAGE, name="regime-image-multi", data=replace(IMAGE.data, resolutions=RESOLUTIONS)),
-        7,
-        "rFID 1.44 on ImageNet",
-        "i",
-    ),
-    _run(
-        replace(_VIDEO_MULTI, name="regime-video-fixed", data=_FIXED),
-        7,
-        "rFVD 211.51 at 128, 48.89 at 256 on Kinetics-600",
-        "v",
-    ),
+    _run(replace(IMAGE, name="regime-image-multi", data=JOINT.data), 7, "rFID 1.44 on ImageNet", "i"),
+    _run(changed(_VIDEO_MULTI, "regime-video-fixed", _FIXED), 7,
+         "rFVD 211.51 at 128, 48.89 at 256 on Kinetics-600", "v"),
     _run(_VIDEO_MULTI, 7, "rFVD 194.51 at 128, 54.89 at 256 on Kinetics-600", "v"),
-    _run(
-        replace(JOINT, name="regime-joint-fixed", data=_FIXED),
-        7,
-        "rFID 1.35 on ImageNet; rFVD 113.51 at 128, 26.89 at 256 on Kinetics-600",
-        start="imagenet-image",
-    ),
-    _run(
-        replace(IMAGE, name="attention-plain", model=replace(IMAGE.model, encoder_blocks="tttt")),
-        8,
-        "rFID 1.55 on ImageNet, where windows give 1.28",
-        "i",
-    ),
-    _run(replace(IMAGE, name="attention-not-causal-image", model=_PLAIN_TIME), 9, "no score of this stage", "i"),
-    _run(
-        replace(JOINT, name="attention-not-causal", model=_PLAIN_TIME),
-        9,
-        "rFVD 26.43 on Kinetics-600, where causal attention gives 25.97",
-        start="attention-not-causal-image",
-    ),
+    _run(changed(JOINT, "regime-joint-fixed", _FIXED), 7,
+         "rFID 1.35 on ImageNet; rFVD 113.51 at 128, 26.89 at 256 on Kinetics-600", start="imagenet-image"),
+    _run(changed(IMAGE, "attention-plain", "model.encoder_blocks=tttt"), 8,
+         "rFID 1.55 on ImageNet, where windows give 1.28", "i"),
+    _run(changed(IMAGE, "attention-not-causal-image", _PLAIN_TIME), 9, "no score of this stage", "i"),
+    _run(changed(JOINT, "attention-not-causal", _PLAIN_TIME), 9,
+         "rFVD 26.43 on Kinetics-600, where causal attention gives 25.97", start="attention-not-causal-image"),
     _run(replace(VAE, name="kl-first-image", data=IMAGE.data), 10, "no score of this stage", "i"),
-    _run(
-        replace(VAE, name="kl-first-joint", init=JOINT.init),
-        10,
-        "rFID 0.89, rFVD 12.43, where VQ first gives 0.69 and 13.02",
-        start="kl-first-image",
-    ),
-    _run(
-        replace(JOINT, name="kl-first-vq", init=VAE.init),
-        10,
-        "rFID 2.05, rFVD 33.79, where VQ first gives 1.11 and 25.97",
-        start="kl-first-joint",
-    ),
+    _run(replace(VAE, name="kl-first-joint", init=JOINT.init), 10,
+         "rFID 0.89, rFVD 12.43, where VQ first gives 0.69 and 13.02", start="kl-first-image"),
+    _run(replace(JOINT, name="kl-first-vq", init=VAE.init), 10,
+         "rFID 2.05, rFVD 33.79, where VQ first gives 1.11 and 25.97", start="kl-first-joint"),
 ]
+# fmt: on

@@ -1,8 +1,12 @@
 """What is told of a training run beside its configuration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from omnitok.training.config import AnyConfig
+from omnitok.training.settings import apply_settings
+
+Config = TypeVar("Config", bound=AnyConfig)
 
 
 @dataclass(frozen=True)
@@ -32,3 +36,14 @@ class Recipe:
         """The whole command; its model is then in runs/NAME/model, and runs/NAME can be given as a model."""
         start = f"torchrun --nproc-per-node {self.processes} -m omnitok" if self.processes > 1 else "omnitok"
         return f"{start} train {self.config.name} {self.arguments}"
+
+
+def changed(config: Config, name: str, settings: str) -> Config:
+    """`config` under another name, with settings as `--set` takes them: "a.b=1 c={d: 2, e: 3}"."""
+    pairs, rest = [], settings.strip()
+    while rest:
+        key, _, rest = rest.partition("=")
+        end = rest.index("}") + 1 if rest.startswith("{") else (rest + " ").index(" ")  # blanks in braces part nothing
+        pairs.append(f"{key}={rest[:end]}")
+        rest = rest[end:].strip()
+    return apply_settings(replace(config, name=name), pairs)

@@ -8,9 +8,7 @@ is the mean of the two runs over drawn images after that; views of shards are ma
 the cards, into folders of these names.
 """
 
-from dataclasses import replace
-
-from omnitok.recipes.recipe import Recipe
+from omnitok.recipes.recipe import Recipe, changed
 from omnitok.recipes.tiny import (
     TINY_DIT,
     TINY_IMAGE,
@@ -21,7 +19,6 @@ from omnitok.recipes.tiny import (
     TINY_VQ_PERCEPTUAL,
 )
 from omnitok.training.config import AnyConfig, TrainConfig
-from omnitok.training.settings import apply_settings
 
 Run = tuple[AnyConfig, str]
 """A recipe, and what is changed in it as `--set` takes it; "| --max-steps N" where the run was stopped early."""
@@ -196,11 +193,10 @@ def _chain(model: str, expected: str, runs: tuple[Run, ...]) -> list[Recipe]:
     recipes = []
     for number, (config, text) in enumerate(runs, 1):
         text, _, arguments = text.partition(" | ")
-        settings = [f"{key}={value}" for key, value in _split(text)]
         is_tokenizer = isinstance(config, TrainConfig)
         if number > 1:
-            settings.append(f"{'init.model' if is_tokenizer else 'init'}=runs/{model}-{number - 1}")
-        config = apply_settings(replace(config, name=f"{model}-{number}"), settings)
+            text += f" {'init.model' if is_tokenizer else 'init'}=runs/{model}-{number - 1}"
+        config = changed(config, f"{model}-{number}", text)
         given = "--images IMAGES" if config.name.endswith(("-vae-1", "-vq-1")) else "--images IMAGES --videos VIDEOS"
         arguments = " ".join(filter(None, (given if is_tokenizer else "", arguments)))
         data = "listed in the model's card"
@@ -208,17 +204,6 @@ def _chain(model: str, expected: str, runs: tuple[Run, ...]) -> list[Recipe]:
         purpose = f"run {number} of {len(runs)} of the model that ships"
         recipes.append(Recipe(config, purpose, data, "one or two CPU cores, up to 3 h per run", score, arguments))
     return recipes
-
-
-def _split(text: str) -> list[tuple[str, str]]:
-    """ "a.b=1 c={d: 2, e: 3}" -> pairs; a blank inside of braces does not part settings."""
-    pairs, rest = [], text.strip()
-    while rest:
-        key, _, rest = rest.partition("=")
-        end = rest.index("}") + 1 if rest.startswith("{") else (rest + " ").index(" ")
-        pairs.append((key, rest[:end]))
-        rest = rest[end:].strip()
-    return pairs
 
 
 RECIPES = [recipe for model, (expected, runs) in CHAINS.items() for recipe in _chain(model, expected, runs)]

@@ -16,21 +16,19 @@ The models that ship were trained by chains of these runs: see `shipped`.
 
 from dataclasses import replace
 
-from omnitok.models.bottlenecks import FSQConfig, KLConfig, VQConfig
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
 from omnitok.models.presets import preset
 from omnitok.models.sampling import DiffusionSampling, TokenSampling
-from omnitok.recipes.recipe import Recipe
+from omnitok.recipes.recipe import Recipe, changed
 from omnitok.training.config import (
+    AnyConfig,
     DataConfig,
     DiffusionTrainConfig,
     EngineConfig,
-    InitConfig,
     LanguageModelTrainConfig,
     LogConfig,
     OptimizerConfig,
-    PerceptualConfig,
     TrainConfig,
 )
 
@@ -46,34 +44,19 @@ TINY_IMAGE = TrainConfig(
 )
 """Stage 1: images, 128 x 128."""
 
-TINY_JOINT = replace(
+TINY_JOINT = changed(
     TINY_IMAGE,
-    name="tiny-joint",
-    data=replace(
-        TINY_IMAGE.data,
-        resolutions=(96, 128),
-        video_batch=2,
-        video_share=0.5,
-        frames=17,
-        balance_sources=True,
-        ken_burns=0.4,
-    ),
-    optimizer=replace(TINY_IMAGE.optimizer, ema_decay=0.998),
-    steps=3000,
-    quantizer_warmup_steps=0,
-    init=InitConfig(inflate=True),
+    "tiny-joint",
+    "data.resolutions=96,128 data.video_batch=2 data.video_share=0.5 data.frames=17 data.balance_sources=true "
+    "data.ken_burns=0.4 optimizer.ema_decay=0.998 steps=3000 quantizer_warmup_steps=0 init.inflate=true",
 )
 """Stage 2, from stage 1: images and videos of 17 frames, two resolutions, half of the steps of videos."""
 
-TINY_VAE = replace(
+TINY_VAE = changed(
     TINY_JOINT,
-    name="tiny-vae",
-    model=replace(TINY_JOINT.model, bottleneck=KLConfig()),
-    data=replace(TINY_JOINT.data, video_share=0.4),
-    weights={"log_l2": 0.25, "kl": 0.02},
-    kl_normalization="pixel",
-    steps=2300,
-    init=InitConfig(),
+    "tiny-vae",
+    "model.bottleneck=kl data.video_share=0.4 weights={log_l2: 0.25, kl: 0.02} kl_normalization=pixel steps=2300 "
+    "init.inflate=false",
 )
 """Stage 3, from stage 2: Gaussian latents in place of codes.
 
@@ -81,51 +64,33 @@ Near the end `log_l2` pulls as `l2` with a weight of 50 would. The KL divergence
 squared error that the noise may cause is a few thousandths, so it keeps latents in order at almost no cost in PSNR.
 """
 
-TINY_FSQ = replace(
+TINY_FSQ = changed(
     TINY_JOINT,
-    name="tiny-fsq",
-    model=replace(TINY_JOINT.model, bottleneck=FSQConfig(levels=(8, 8, 8, 6, 5))),
-    weights={"log_l2": 0.25},
-    init=InitConfig(),
+    "tiny-fsq",
+    "model.bottleneck=fsq model.bottleneck.levels=8,8,8,6,5 weights={log_l2: 0.25} init.inflate=false",
 )
 """Finite scalar quantization (Mentzer et al., 2023) in place of a learnt codebook: 15 360 codes, 13.9 bits per token.
 From random weights: there is no codebook that has to wait for features."""
 
-TINY_VAE_PERCEPTUAL = replace(
+TINY_VAE_PERCEPTUAL = changed(
     TINY_VAE,
-    name="tiny-vae-perceptual",
-    data=replace(
-        TINY_VAE.data,
-        resolutions=(64,),
-        image_batch=10,
-        video_batch=4,
-        video_share=0.7,
-        image_policy="center_crop",
-        ken_burns=0.2,
-        workers=0,
-    ),
-    optimizer=replace(TINY_VAE.optimizer, lr=1e-3),
-    weights={"log_l2": 0.25, "perceptual": 5.0, "temporal": 1.0, "temporal_perceptual": 2.0},
-    perceptual=PerceptualConfig(network="mobilenet", resolution=160),
-    steps=2500,
-    init=InitConfig(model="omnitok-tiny-vae", freeze_encoder=True),
+    "tiny-vae-perceptual",
+    "data.resolutions=64 data.image_batch=10 data.video_batch=4 data.video_share=0.7 data.image_policy=center_crop "
+    "data.ken_burns=0.2 data.workers=0 optimizer.lr=1e-3 steps=2500 "
+    "weights={log_l2: 0.25, perceptual: 5.0, temporal: 1.0, temporal_perceptual: 2.0} "
+    "perceptual.network=mobilenet perceptual.resolution=160 init.model=omnitok-tiny-vae init.freeze_encoder=true",
 )
 """MobileNetV2 features of frames enlarged to 160 pixels are compared beside the logarithm of the squared error, and
 neighbouring frames are held together. The decoder alone, so latents stay those of `init.model`; seven steps in ten are
 of videos, which jump where the frames of a token end."""
 
-TINY_VQ_PERCEPTUAL = replace(
+TINY_VQ_PERCEPTUAL = changed(
     TINY_JOINT,
-    name="tiny-vq-perceptual",
-    model=replace(TINY_JOINT.model, bottleneck=VQConfig(codebook_size=1024)),
-    data=replace(
-        TINY_JOINT.data, resolutions=(64, 96), image_batch=10, video_batch=3, video_share=0.35, ken_burns=0.2, workers=0
-    ),
-    optimizer=replace(TINY_JOINT.optimizer, lr=1e-3),
-    weights={"log_l2": 0.25, "commitment": 1.0, "perceptual": 4.0},
-    perceptual=TINY_VAE_PERCEPTUAL.perceptual,
-    steps=2300,
-    init=InitConfig(model="omnitok-tiny-vae"),
+    "tiny-vq-perceptual",
+    "model.bottleneck.codebook_size=1024 data.resolutions=64,96 data.image_batch=10 data.video_batch=3 "
+    "data.video_share=0.35 data.ken_burns=0.2 data.workers=0 optimizer.lr=1e-3 steps=2300 "
+    "weights={log_l2: 0.25, commitment: 1.0, perceptual: 4.0} "
+    "perceptual.network=mobilenet perceptual.resolution=160 init.model=omnitok-tiny-vae init.inflate=false",
 )
 """1024 codes, which a language model learns from few images more easily than 8192. The quantizer takes the place of the
 Gaussian (the paper's order is the other way round; Table 10 has both)."""
@@ -169,73 +134,32 @@ TINY_DIT = DiffusionTrainConfig(
 )
 """Flow matching on 8 channels; the odd blocks attend over time."""
 
-_FILES, _BOTH = "images and videos of your own", "--images IMAGES --videos VIDEOS"
-_CPU = "one CPU core in float32, about {} h"
+_OWN, _BOTH = "images and videos of your own", "--images IMAGES --videos VIDEOS"
+_LATER = f"{_OWN}, those that a generator will learn included"
 _ACCURACY = "accuracies of a classifier are in the card of {}; no score was published for models of this size"
 
+
+def _run(config: AnyConfig, hours: float, purpose: str, data: str, expected: str, arguments: str) -> Recipe:
+    return Recipe(config, purpose, data, f"one CPU core in float32, about {hours} h", expected, arguments)
+
+
+# fmt: off
 RECIPES = [
-    Recipe(
-        TINY_IMAGE,
-        "stage 1: image tokenizer",
-        "images of your own",
-        _CPU.format(0.25),
-        "25 dB on images of 128 pixels",
-        "--images IMAGES",
-    ),
-    Recipe(
-        TINY_JOINT,
-        "stage 2: joint tokenizer, vector-quantized",
-        _FILES,
-        _CPU.format(0.9),
-        "25.2 dB on images at 256, 24.0 dB on videos at 128 pixels, both held out",
-        f"{_BOTH} --init runs/tiny-image",
-    ),
-    Recipe(
-        TINY_VAE,
-        "stage 3: joint VAE",
-        _FILES,
-        _CPU.format(0.65),
-        "27.6 dB and 25.4 dB, after 700 steps of stage 2",
-        f"{_BOTH} --init runs/tiny-joint",
-    ),
-    Recipe(
-        TINY_FSQ,
-        "joint tokenizer with FSQ",
-        _FILES,
-        _CPU.format(0.9),
-        "no score yet: it has not been run to its end",
-        _BOTH,
-    ),
-    Recipe(
-        TINY_VAE_PERCEPTUAL,
-        "VAE for generators of 64 pixels",
-        f"{_FILES}, those that a generator will learn included",
-        _CPU.format(0.8),
-        f"27.2 dB, 25.0 dB; {_ACCURACY.format('omnitok-tiny-vae-perceptual')}",
-        _BOTH,
-    ),
-    Recipe(
-        TINY_VQ_PERCEPTUAL,
-        "1024 codes for generators of 64 pixels",
-        f"{_FILES}, those that a generator will learn included",
-        _CPU.format(0.7),
-        _ACCURACY.format("omnitok-tiny-vq-perceptual"),
-        _BOTH,
-    ),
-    Recipe(
-        TINY_LM,
-        "language model of images and videos",
-        "token shards of omnitok-tiny-vq-perceptual",
-        _CPU.format(0.8),
-        _ACCURACY.format("omnitok-tiny-lm"),
-        "--shards runs/codes-images --shards runs/codes-videos",
-    ),
-    Recipe(
-        TINY_DIT,
-        "diffusion transformer of images and videos",
-        "token shards of omnitok-tiny-vae-perceptual",
-        _CPU.format(1.1),
-        _ACCURACY.format("omnitok-tiny-dit"),
-        "--shards runs/latents-images --shards runs/latents-videos",
-    ),
+    _run(TINY_IMAGE, 0.25, "stage 1: image tokenizer", "images of your own",
+         "25 dB on images of 128 pixels", "--images IMAGES"),
+    _run(TINY_JOINT, 0.9, "stage 2: joint tokenizer, vector-quantized", _OWN,
+         "25.2 dB on images at 256, 24.0 dB on videos at 128 pixels, both held out", f"{_BOTH} --init runs/tiny-image"),
+    _run(TINY_VAE, 0.65, "stage 3: joint VAE", _OWN,
+         "27.6 dB and 25.4 dB, after 700 steps of stage 2", f"{_BOTH} --init runs/tiny-joint"),
+    _run(TINY_FSQ, 0.9, "joint tokenizer with FSQ", _OWN,
+         "no score yet: it has not been run to its end", _BOTH),
+    _run(TINY_VAE_PERCEPTUAL, 0.8, "VAE for generators of 64 pixels", _LATER,
+         f"27.2 dB, 25.0 dB; {_ACCURACY.format('omnitok-tiny-vae-perceptual')}", _BOTH),
+    _run(TINY_VQ_PERCEPTUAL, 0.7, "1024 codes for generators of 64 pixels", _LATER,
+         _ACCURACY.format("omnitok-tiny-vq-perceptual"), _BOTH),
+    _run(TINY_LM, 0.8, "language model of images and videos", "token shards of omnitok-tiny-vq-perceptual",
+         _ACCURACY.format("omnitok-tiny-lm"), "--shards runs/codes-images --shards runs/codes-videos"),
+    _run(TINY_DIT, 1.1, "diffusion transformer of images and videos", "token shards of omnitok-tiny-vae-perceptual",
+         _ACCURACY.format("omnitok-tiny-dit"), "--shards runs/latents-images --shards runs/latents-videos"),
 ]
+# fmt: on
