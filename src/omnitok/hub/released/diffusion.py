@@ -13,6 +13,7 @@ from torch import Tensor
 
 from omnitok.errors import CheckpointError
 from omnitok.hub.architectures import build_on_meta, check_shapes, listed, shapes_of
+from omnitok.hub.released.flags import Flags
 from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.diffusion_transformer import (
     DIFFUSION_TRANSFORMERS,
@@ -61,12 +62,15 @@ def convert_diffusion_transformer(checkpoint: ReleasedCheckpoint) -> DiffusionTr
 # ------------------------------------------------------------------------------------------------------ configuration
 
 
-def config_from_weights(flags: Mapping[str, object], weights: Mapping[str, Tensor]) -> DiffusionTransformerConfig:
+def config_from_weights(
+    hyper_parameters: Mapping[str, object], weights: Mapping[str, Tensor]
+) -> DiffusionTransformerConfig:
     """The configuration that the weights' shapes ask for, checked against the flags that speak of the same.
 
     Raises:
         CheckpointError: missing weights, contradicting flags, or an unknown number of heads.
     """
+    flags = Flags(hyper_parameters)
     embed = _weight(weights, "x_embedder.proj.weight", 4)
     width, channels, patch = embed.shape[0], embed.shape[1], embed.shape[2]
     depth = 1 + max((int(m["index"]) for m in map(_BLOCK.fullmatch, weights) if m), default=-1)
@@ -91,11 +95,10 @@ def config_from_weights(flags: Mapping[str, object], weights: Mapping[str, Tenso
         "depth": depth,
         "learn_sigma": outputs == 2 * channels,
     }
-    for name, found in fields.items() if "hidden_size" in flags else ():  # else they are a run's, maybe another part's
-        if flags.get(name) is not None and flags[name] != found:
-            raise CheckpointError(f"flag {name} is {flags[name]!r}, but the weights have {found!r}")
-    extras = flags.get("extras")
-    if extras is not None and extras != (2 if num_classes else 1):
+    if "hidden_size" in hyper_parameters:  # else they are a run's, maybe another part's
+        flags.agree(fields)
+    extras, expected = flags.get("extras"), 2 if num_classes else 1
+    if extras not in (None, expected):
         raise CheckpointError(
             f"flag extras is {extras!r}; 1 (no condition, no label table) and 2 (class labels) can be converted"
         )
@@ -115,7 +118,7 @@ def config_from_weights(flags: Mapping[str, object], weights: Mapping[str, Tenso
         raise CheckpointError(f"the weights describe no diffusion transformer: {error}") from error
 
 
-def _label_rows(flags: Mapping[str, object], weights: Mapping[str, Tensor]) -> int:
+def _label_rows(flags: Flags, weights: Mapping[str, Tensor]) -> int:
     """Number of classes: the table has one more row, the null label."""
     rows = _weight(weights, "y_embedder.embedding_table.weight", 2).shape[0]
     claimed = flags.get("num_classes")
@@ -126,13 +129,10 @@ def _label_rows(flags: Mapping[str, object], weights: Mapping[str, Tensor]) -> i
     return rows - 1
 
 
-def _heads(flags: Mapping[str, object], width: int, depth: int) -> int:
+def _heads(flags: Flags, width: int, depth: int) -> int:
     """Number of heads, which no shape tells: its flag, or the published model's that the flags or the sizes name."""
-    heads = flags.get("num_heads")
-    if heads is not None:
-        if not isinstance(heads, int) or isinstance(heads, bool) or not 1 <= heads <= width:
-            raise CheckpointError(f"flag num_heads must be a whole number from 1 to {width}, found {heads!r}")
-        return heads
+    if flags.get("num_heads") is not None:
+        return flags.integer("num_heads", lowest=1, highest=width)
     named = flags.get("model")
     config = DIFFUSION_TRANSFORMERS.get(named.lower()) if isinstance(named, str) else None
     for candidate in (config, *DIFFUSION_TRANSFORMERS.values()):

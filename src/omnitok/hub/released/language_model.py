@@ -13,6 +13,7 @@ from torch import Tensor
 
 from omnitok.errors import CheckpointError
 from omnitok.hub.architectures import build_on_meta, check_shapes, listed, shapes_of
+from omnitok.hub.released.flags import Flags
 from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.code_sequence import LanguageModelConfig, Prefix
 from omnitok.models.language_model import LanguageModel
@@ -131,7 +132,7 @@ def convert_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def config_from_flags(flags: Mapping[str, object], weights: Mapping[str, Tensor]) -> LanguageModelConfig:
+def config_from_flags(hyper_parameters: Mapping[str, object], weights: Mapping[str, Tensor]) -> LanguageModelConfig:
     """The configuration that the weights' shapes and the flags ask for.
 
     Without `class_cond_dim` nothing tells classes from codes (the reference file): all ids are then codes, and the
@@ -140,25 +141,21 @@ def config_from_flags(flags: Mapping[str, object], weights: Mapping[str, Tensor]
     Raises:
         CheckpointError: a missing or senseless flag, or one that the weights contradict.
     """
-    for name, accepted in _ONLY_VALUE.items():
-        value = flags.get(name, accepted)
-        if value != accepted and value is not None:
-            raise CheckpointError(f"flag {name} is {value!r}; only {accepted!r} can be converted")
+    flags = Flags(hyper_parameters)
+    flags.only(_ONLY_VALUE)
     vocabulary, width = _shape(weights, "tok_emb.weight", 2)
     _, context, _ = _shape(weights, "pos_emb", 3)
     hidden, _ = _shape(weights, "blocks.0.mlp.0.weight", 2)
     depth = 1 + max((int(m["index"]) for m in map(_BLOCK.fullmatch, weights) if m), default=-1)
     if depth > len(weights):
         raise CheckpointError(f"the file names {depth} blocks among its {len(weights)} weights")
-    for name, found in {"n_layer": depth, "n_embd": width, "block_size": context}.items():
-        if flags.get(name, found) != found:
-            raise CheckpointError(f"flag {name} is {flags[name]!r}, but the weights have {found}")
-    unconditional = _boolean(flags, "unconditional")
-    num_classes = 0 if unconditional else _integer(flags, "class_cond_dim", 0)
-    has_start = _boolean(flags, "starts_with_sos") and not unconditional
+    flags.agree({"n_layer": depth, "n_embd": width, "block_size": context})
+    unconditional = flags.boolean("unconditional", False)
+    num_classes = 0 if unconditional else flags.integer("class_cond_dim", 0)
+    has_start = flags.boolean("starts_with_sos", False) and not unconditional
     prefix: Prefix = "start"
     if num_classes:
-        prefix = ("class start" if _boolean(flags, "class_first") else "start class") if has_start else "class"
+        prefix = ("class start" if flags.boolean("class_first", False) else "start class") if has_start else "class"
     codes = vocabulary - num_classes - has_start
     if codes < 1:
         raise CheckpointError(f"flag class_cond_dim is {num_classes}, but the weights have only {vocabulary} ids")
@@ -175,7 +172,7 @@ def config_from_flags(flags: Mapping[str, object], weights: Mapping[str, Tensor]
             latent_width=side_w,
             width=width,
             depth=depth,
-            heads=_integer(flags, "n_head", None),
+            heads=flags.integer("n_head"),
             feedforward_multiple=hidden / width,
             positions="learned",
             context=context,
@@ -187,12 +184,12 @@ def config_from_flags(flags: Mapping[str, object], weights: Mapping[str, Tensor]
         raise CheckpointError(f"the flags describe no language model: {error}") from error
 
 
-def _grid(flags: Mapping[str, object], codes: int) -> tuple[int, int, int]:
+def _grid(flags: Flags, codes: int) -> tuple[int, int, int]:
     """Latent grid of the training: from the flags where they tell, else one row of as many codes as fit."""
-    side = _integer(flags, "resolution", 0) // _PATCH
+    side = flags.integer("resolution", 0) // _PATCH
     if side < 1 or side * side > codes:
         return 1, 1, max(codes, 1)
-    longest = 1 + (max(_integer(flags, "sequence_length", 1), 1) - 1) // _TEMPORAL_PATCH
+    longest = 1 + (max(flags.integer("sequence_length", 1), 1) - 1) // _TEMPORAL_PATCH
     return min(longest, codes // (side * side)), side, side
 
 
@@ -203,19 +200,3 @@ def _shape(weights: Mapping[str, Tensor], name: str, dimensions: int) -> torch.S
     if len(shape) != dimensions or 0 in shape:
         raise CheckpointError(f"the weight {name} must have {dimensions} dimensions, found {tuple(shape)}")
     return shape
-
-
-def _integer(flags: Mapping[str, object], name: str, default: int | None) -> int:
-    value = flags.get(name)
-    value = default if value is None else value
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-        raise CheckpointError(f"flag {name} must be a whole number from 0 to 2147483647, found {value!r}")
-    return value
-
-
-def _boolean(flags: Mapping[str, object], name: str) -> bool:
-    value = flags.get(name)
-    value = False if value is None else value
-    if not isinstance(value, bool):
-        raise CheckpointError(f"flag {name} must be true or false, found {value!r}")
-    return value

@@ -4,7 +4,6 @@ The names, shapes and quirks of the released files are those of the authors' cod
 file is either used, or set aside for a reason given below, or an error that lists it.
 """
 
-import math
 import re
 from collections.abc import Mapping
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from omnitok.errors import CheckpointError
 from omnitok.hub.architectures import build_on_meta, check_shapes, listed, shapes_of
+from omnitok.hub.released.flags import Flags
 from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.bottlenecks import KLConfig, VQConfig
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
@@ -83,11 +83,8 @@ def config_from_flags(hyper_parameters: Mapping[str, object], state_dict: Mappin
     Raises:
         CheckpointError: a missing flag, one of the wrong type, or a value that the released weights never had.
     """
-    flags = _Flags(hyper_parameters)
-    for name, accepted in _ONLY_VALUE.items():
-        value = hyper_parameters.get(name, accepted)
-        if value != accepted:
-            raise CheckpointError(f"flag {name} is {value!r}; only {accepted!r} can be converted")
+    flags = Flags(hyper_parameters)
+    flags.only(_ONLY_VALUE)
     spatial_depth = flags.integer("spatial_depth")
     if spatial_depth > len(state_dict):
         raise CheckpointError(
@@ -149,47 +146,6 @@ _ONLY_VALUE: dict[str, object] = {
     "codebook_type": "vq",
     "l2_code": True,
 }
-
-
-class _Flags:
-    """Typed access to the flags; each reader raises CheckpointError naming the flag."""
-
-    def __init__(self, values: Mapping[str, object]) -> None:
-        self._values = values
-
-    def spelling(self, *names: str) -> str:
-        """The name under which a flag is present; some files spell `casual_`."""
-        return next((name for name in names if name in self._values), names[0])
-
-    def _get(self, name: str, default: object) -> object:
-        value = self._values.get(name, default)
-        if value is None:
-            raise CheckpointError(f"flag {name} is missing; it is needed to build the tokenizer")
-        return value
-
-    def integer(self, name: str, default: int | None = None) -> int:
-        value = self._get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-            raise CheckpointError(f"flag {name} must be a whole number from 0 to 2147483647, found {value!r}")
-        return value
-
-    def number(self, name: str) -> float:
-        value = self._get(name, None)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise CheckpointError(f"flag {name} must be a number, found {value!r}")
-        return float(value)
-
-    def boolean(self, name: str, default: bool | None = None) -> bool:
-        value = self._get(name, default)
-        if not isinstance(value, bool):
-            raise CheckpointError(f"flag {name} must be true or false, found {value!r}")
-        return value
-
-    def text(self, name: str, default: str) -> str:
-        value = self._get(name, default)
-        if not isinstance(value, str):
-            raise CheckpointError(f"flag {name} must be text, found {value!r}")
-        return value
 
 
 # ----------------------------------------------------------------------------------------------------------- weights
