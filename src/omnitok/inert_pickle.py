@@ -64,7 +64,8 @@ class InertUnpickler(_Base):
         dispatch.pop(_CODES[_name], None)
 
     def __init__(self, content: bytes, instructions: int | None = None) -> None:
-        super().__init__(io.BytesIO(content), encoding="utf-8", errors="surrogateescape")
+        self._content = io.BytesIO(content)
+        super().__init__(self._content, encoding="utf-8", errors="surrogateescape")
         self._most = self._steps = MAX_INSTRUCTIONS if instructions is None else instructions
 
     def load(self) -> Any:
@@ -76,6 +77,11 @@ class InertUnpickler(_Base):
         """
         self.dispatch = _Counted(type(self).dispatch, self)  # type: ignore[misc]  # of this instance
         return super().load()
+
+    @property
+    def taken(self) -> int:
+        """Bytes of the content that were read: a pickle says itself where it ends, and something may follow it."""
+        return self._content.tell()
 
     def find_class(self, module: str, name: str) -> Any:
         """What a name stands for."""

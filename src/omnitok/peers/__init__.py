@@ -40,7 +40,7 @@ def load_tokenizer(
         if read_json(files.config).get("architecture") != PEER:
             return load_own_tokenizer(name_or_path, device, dtype)
         return load_peer_folder(files.config, files.weights, FAMILIES).to(device, dtype).eval()
-    checkpoint = read_released_checkpoint(files.weights, need_flags=False)
+    checkpoint = read_released_checkpoint(files.weights)
     peer = convert_peer(files.weights, checkpoint, FAMILIES)
     if peer is not None:
         return peer.to(device, dtype).eval()

@@ -13,6 +13,7 @@ import types
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from omnitok import inert_pickle
 from omnitok.errors import CheckpointError
-from omnitok.hub.released import reader
+from omnitok.hub.released import pickles, torch_files
 from omnitok.hub.released.reader import read_released_checkpoint
 
 REFERENCE = Path(__file__).resolve().parents[3] / "../shared/reference"
@@ -157,6 +158,42 @@ def test_safetensors(tmp_path: Path):
     assert list(read.state_dict) == ["a.b"]
     assert torch.equal(read.state_dict["a.b"], weight)
     assert read.hyper_parameters == {"n_codes": 128, "downsample": [4, 8, 8]}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_files_older_than_torch_1_6(payload: dict[str, object], tmp_path: Path, protocol: int):
+    path = tmp_path / "old.ckpt"
+    torch.save(payload, path, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+    read = read_released_checkpoint(path)
+    expected = payload["state_dict"]
+    assert isinstance(expected, OrderedDict)
+    assert list(read.state_dict) == list(expected)
+    assert all(torch.equal(read.state_dict[name], tensor) for name, tensor in expected.items())
+    assert read.hyper_parameters["downsample"] == [4, 8, 8]
+
+
+def test_files_without_flags(tmp_path: Path):
+    weights = {"a.weight": torch.randn(2, 3), "b": torch.randn(1)}
+    for name, payload in {"bare": weights, "model": {"model": weights}, "state_dict": {"state_dict": weights}}.items():
+        torch.save(payload, tmp_path / name)
+    save_file(weights, tmp_path / "plain")
+    save_file({f"state_dict.{name}": tensor for name, tensor in weights.items()}, tmp_path / "ours")
+    for name in ("bare", "model", "state_dict", "plain", "ours"):
+        read = read_released_checkpoint(tmp_path / name)
+        assert read.hyper_parameters == {}
+        assert {key: tensor.tolist() for key, tensor in read.state_dict.items()} == {
+            key: tensor.tolist() for key, tensor in weights.items()
+        }, name
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_torchscript(tmp_path: Path):
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Sequential(torch.nn.BatchNorm2d(2)))
+    torch.jit.save(torch.jit.trace(model.eval(), torch.zeros(1, 1, 4, 4), check_trace=False), tmp_path / "x.jit")
+    read = read_released_checkpoint(tmp_path / "x.jit")
+    assert {name: tensor.tolist() for name, tensor in read.state_dict.items()} == {
+        name: tensor.tolist() for name, tensor in model.state_dict().items()
+    }
 
 
 def test_only_the_wanted_storages_are_read(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
@@ -351,6 +388,55 @@ def test_claims_of_tensors_are_checked(weight: bytes, message: str, tmp_path: Pa
         read_released_checkpoint(checkpoint_with_tensor(tmp_path / "x.ckpt", weight))
 
 
+def old_checkpoint(path: Path) -> tuple[Path, int]:
+    """A file older than torch 1.6 with one weight of four numbers, and where the storage begins."""
+    payload = {"state_dict": {"w": torch.arange(4.0)}, "hyper_parameters": {}}
+    torch.save(payload, path, _use_new_zipfile_serialization=False)
+    return path, path.stat().st_size - 8 - 16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data, at: data[:-1], "has 4 elements with 15 bytes to the end of the file, the pickle claims 4"),
+        (lambda data, at: data[:at], "has 0 elements with 0 bytes to the end"),
+        (lambda data, at: data[:at] + struct.pack("<q", 2**40) + data[at + 8 :], "has 1099511627776 elements"),
+        (lambda data, at: data[:at] + struct.pack("<q", -1) + data[at + 8 :], "the pickle claims 4 elements"),
+        (lambda data, at: data[: at - 9], "corrupt or truncated"),
+        (lambda data, at: data[:15] + b"\x80\x02K\x01." + data[15:], "unknown version of torch"),
+        (lambda data, at: data.replace(b"\x88X\n", b"\x89X\n", 1), "not little-endian"),
+        (lambda data, at: data.replace(b"FloatStorage", b"EvilsStorage"), "storage of unknown type"),
+        (lambda data, at: data[:15] * 3, "corrupt|unknown version"),
+    ],
+)
+def test_claims_of_old_files_are_checked(change: Callable[[bytes, int], bytes], message: str, tmp_path: Path):
+    path, at = old_checkpoint(tmp_path / "old.ckpt")
+    assert torch.equal(read_released_checkpoint(path).state_dict["w"], torch.arange(4.0))
+    path.write_bytes(change(path.read_bytes(), at))
+    with pytest.raises(CheckpointError, match=message):
+        read_released_checkpoint(path)
+
+
+def test_old_files_run_no_code(tmp_path: Path):
+    marker = tmp_path / "marker"
+    path = tmp_path / "old.ckpt"
+    payload = {"state_dict": {"w": torch.ones(2)}, "callbacks": {"x": Touch(marker)}}
+    torch.save(payload, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(read_released_checkpoint(path).state_dict["w"], torch.ones(2))
+    evil = b"cos\nsystem\n" + text(f"touch '{marker}'") + b"\x85R."
+    path.write_bytes(path.read_bytes()[:15] + evil)
+    with pytest.raises(CheckpointError):
+        read_released_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_modules_of_torchscript_that_repeat_one_another_end(tmp_path: Path):
+    attributes = b"".join(text(str(i)) + b"h\x00" for i in range(60))
+    program = b"c__torch__\nA\n)\x81q\x00}(" + attributes + b"ub."  # a module that holds itself sixty times
+    with pytest.raises(CheckpointError, match="more than 100000 attributes"):
+        read_released_checkpoint(write_archive(tmp_path / "x.jit", program))
+
+
 def test_compressed_records_are_refused(tmp_path: Path):
     path = tmp_path / "bomb.ckpt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -407,7 +493,7 @@ def test_what_stands_for_functions_keeps_its_code(name: str, tmp_path: Path):
     program = f"c{module}\n{function}\n(N}}(X\x0c\x00\x00\x00__defaults__)dtb.".encode()
     with pytest.raises(CheckpointError):
         read_released_checkpoint(write_archive(tmp_path / "x.ckpt", program))
-    assert reader._tensor_record.__defaults__ == (None,)
+    assert pickles._tensor_record.__defaults__ == (None,)
 
 
 def test_flags_that_repeat_one_another_end(tmp_path: Path):
@@ -425,7 +511,7 @@ def test_long_pickles_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(inert_pickle, "MAX_INSTRUCTIONS", 1000)
     with pytest.raises(CheckpointError, match="more than 1000 instructions"):
         read_released_checkpoint(path)
-    monkeypatch.setattr(reader, "MAX_PICKLE_BYTES", 1000)
+    monkeypatch.setattr(torch_files, "MAX_PICKLE_BYTES", 1000)
     with pytest.raises(CheckpointError, match="1202 bytes, accepted are 1000"):
         read_released_checkpoint(path)
 
@@ -463,13 +549,6 @@ def test_foreign_files(content: bytes, found: str, tmp_path: Path):
     assert "\n" not in str(caught.value)
 
 
-def test_old_torch_format_is_named(tmp_path: Path):
-    path = tmp_path / "old.ckpt"
-    torch.save({"state_dict": {"w": torch.ones(1)}}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"a checkpoint of torch older than 1\.6"):
-        read_released_checkpoint(path)
-
-
 def test_missing_file_and_folder(tmp_path: Path):
     with pytest.raises(CheckpointError, match="no such file"):
         read_released_checkpoint(tmp_path / "none.ckpt")
@@ -483,7 +562,6 @@ def test_missing_file_and_folder(tmp_path: Path):
         ({"epoch": 1, "weights": {}}, r"no weights under 'state_dict' \(its keys: 'epoch', 'weights'\)"),
         ({"state_dict": {}, "hyper_parameters": {}}, "no weights"),
         ({"state_dict": [torch.ones(1)], "hyper_parameters": {}}, "no weights"),
-        ({"state_dict": {"w": torch.ones(1)}}, "no flags under 'hyper_parameters'"),
         ({"state_dict": {"w": torch.ones(1)}, "hyper_parameters": 3}, "the flags are a value of 'int'"),
         ({"state_dict": {"w": 3.0}, "hyper_parameters": {}}, "the weight 'w' is a value of 'float'"),
         ({"state_dict": {3: torch.ones(1)}, "hyper_parameters": {}}, "the weight"),
@@ -509,8 +587,7 @@ def test_zip_of_something_else(tmp_path: Path):
 @pytest.mark.parametrize(
     ("metadata", "tensors", "message"),
     [
-        (None, {"state_dict.a": torch.ones(1)}, "without 'hyper_parameters'"),
-        ({"format": "pt"}, {"state_dict.a": torch.ones(1)}, "without 'hyper_parameters'"),
+        (None, {}, "without weights"),
         ({"hyper_parameters": "{not json"}, {"state_dict.a": torch.ones(1)}, "is not JSON"),
         ({"hyper_parameters": "[" * 100_000}, {"state_dict.a": torch.ones(1)}, "is not JSON"),
         ({"hyper_parameters": "[1]"}, {"state_dict.a": torch.ones(1)}, "instead of a dict"),
