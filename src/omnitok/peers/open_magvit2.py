@@ -1,0 +1,171 @@
+"""Open-MAGVIT2 (arXiv 2409.04410, github.com/TencentARC/SEED-Voken): codes are the signs of the latent channels."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from omnitok.checked import checked
+from omnitok.models.config import Size
+from omnitok.peers.blocks import ResidualBlock
+
+
+@checked
+class OpenMAGVIT2Config:
+    """The network's shape; the defaults are imagenet_256_L.
+
+    Attributes:
+        video: convolutions over time too; levels wider than `width` halve or double the frames as well.
+        width: channels after the first convolution.
+        widths: channels of each level, of which each but the last halves height and width.
+        blocks: residual blocks of each level.
+        latent_channels: bits of a code.
+        groups: of the group normalisation.
+    """
+
+    video: bool = False
+    width: Size = 128
+    widths: tuple[Size, ...] = (128, 128, 256, 256, 512)
+    blocks: Size = 4
+    latent_channels: Size = 18
+    groups: Size = 32
+
+    def halves_time(self, level: int) -> bool:
+        """Whether the step between a level and the next is one over time too."""
+        return self.video and self.widths[level] != self.width
+
+    def norm(self, channels: int, affine: bool = True) -> nn.GroupNorm:
+        """The normalisation."""
+        return nn.GroupNorm(self.groups, channels, eps=1e-6, affine=affine)
+
+    def convolution(self, inputs: int, outputs: int, kernel: int, bias: bool = True) -> nn.Module:
+        """One that keeps the size."""
+        if self.video:
+            return CausalConv3d(inputs, outputs, kernel, bias=bias)
+        return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+
+    def block(self, inputs: int, outputs: int) -> ResidualBlock:
+        """A residual block, whose convolutions have no bias."""
+        return ResidualBlock(inputs, outputs, self.norm, lambda *sizes: self.convolution(*sizes, bias=False))
+
+
+class CausalConv3d(nn.Module):
+    """A convolution whose border is zeros: in space on both sides, in time before the first frame."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: tuple[int, int, int] = (1, 1, 1), bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv_1 = nn.Conv3d(inputs, outputs, kernel, stride, padding=(0, kernel // 2, kernel // 2), bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, t, h, w) -> (b, c', t', h', w')."""
+        return self.conv_1(F.pad(x, (0, 0, 0, 0, self.conv_1.kernel_size[0] - 1, 0)))
+
+
+class Encoder(nn.Module):
+    """Pixels (b, 3, [T,] H, W) -> latents (b, c, [t,] h, w)."""
+
+    def __init__(self, config: OpenMAGVIT2Config) -> None:
+        super().__init__()
+        widths, last = config.widths, len(config.widths) - 1
+        self.conv_in = config.convolution(3, config.width, 3, bias=False)
+        self.down = nn.ModuleList()
+        for i, (inputs, outputs) in enumerate(zip((config.width, *widths), widths, strict=False)):
+            level = nn.Module()
+            level.block = nn.Sequential(
+                *(config.block(inputs if j == 0 else outputs, outputs) for j in range(config.blocks))
+            )
+            level.downsample = nn.Identity() if i == last else self._halving(config, i)
+            self.down.append(level)
+        self.mid_block = nn.Sequential(*(config.block(widths[-1], widths[-1]) for _ in range(config.blocks)))
+        self.norm_out = config.norm(widths[-1])
+        self.conv_out = config.convolution(widths[-1], config.latent_channels, 1)
+
+    @staticmethod
+    def _halving(config: OpenMAGVIT2Config, level: int) -> nn.Module:
+        channels = config.widths[level]
+        if config.video:
+            return CausalConv3d(channels, channels, 3, stride=(2 if config.halves_time(level) else 1, 2, 2))
+        return nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Height and width are multiples of the halvings, frames are one more."""
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level.downsample(level.block(x))
+        return self.conv_out(F.silu(self.norm_out(self.mid_block(x))))
+
+
+class AdaptiveNorm(nn.Module):
+    """Normalisation whose gain and shift are linear in deviation and mean of each sample's code vectors."""
+
+    def __init__(self, config: OpenMAGVIT2Config, channels: int) -> None:
+        super().__init__()
+        self.norm = config.norm(channels, affine=False)
+        self.gamma = nn.Linear(config.latent_channels, channels)
+        self.beta = nn.Linear(config.latent_channels, channels)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Features (b, c, ...) and code vectors (b, k, ...) -> features."""
+        positions = z.flatten(2)
+        gain = self.gamma((positions.var(dim=2) + 1e-6).sqrt())  # unbiased: a single position has none
+        shift = self.beta(positions.mean(dim=2))
+        gain, shift = (part.reshape(*part.shape, *[1] * (x.ndim - 2)) for part in (gain, shift))
+        return gain * self.norm(x) + shift
+
+
+class DepthToSpace(nn.Module):
+    """Twice the height and width, and the frames where `time`, from so many times the channels."""
+
+    def __init__(self, config: OpenMAGVIT2Config, channels: int, time: bool) -> None:
+        super().__init__()
+        self.video, self.frames = config.video, 2 if time else 1
+        self.conv1 = config.convolution(channels, 4 * self.frames * channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, [t,] h, w) -> (b, c, [t or 2t - 1,] 2h, 2w)."""
+        x = self.conv1(x)
+        if not self.video:
+            return rearrange(x, "b (p q c) h w -> b c (h p) (w q)", p=2, q=2)
+        x = rearrange(x, "b (s p q c) t h w -> b c (t s) (h p) (w q)", s=self.frames, p=2, q=2)
+        return x if self.frames == 1 else torch.cat([x[:, :, :1], x[:, :, 2:]], dim=2)
+
+
+class Decoder(nn.Module):
+    """Code vectors (b, c, [t,] h, w) -> pixels (b, 3, [T,] H, W), not clamped. Levels are numbered as the encoder's."""
+
+    def __init__(self, config: OpenMAGVIT2Config) -> None:
+        super().__init__()
+        widths = config.widths
+        self.conv_in = config.convolution(config.latent_channels, widths[-1], 3)
+        self.mid_block = nn.Sequential(*(config.block(widths[-1], widths[-1]) for _ in range(config.blocks)))
+        self.adaptive, self.up = nn.ModuleList(), nn.ModuleList()
+        for i, (inputs, outputs) in enumerate(zip((*widths[1:], widths[-1]), widths, strict=True)):
+            level = nn.Module()
+            level.block = nn.Sequential(
+                *(config.block(inputs if j == 0 else outputs, outputs) for j in range(config.blocks))
+            )
+            level.upsample = nn.Identity() if i == 0 else DepthToSpace(config, outputs, config.halves_time(i - 1))
+            self.adaptive.append(AdaptiveNorm(config, inputs))
+            self.up.append(level)
+        self.norm_out = config.norm(widths[0])
+        self.conv_out = config.convolution(widths[0], 3, 3)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """At least two positions."""
+        x = self.mid_block(self.conv_in(z))
+        for norm, level in zip(reversed(self.adaptive), reversed(self.up), strict=True):
+            x = level.upsample(level.block(norm(x, z)))
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+def codes_of(z: Tensor) -> Tensor:
+    """Latents (b, c, ...) -> codes (b, ...): bit i says whether channel i is positive."""
+    bits = 2 ** torch.arange(z.shape[1], device=z.device)
+    return ((z > 0).long() * bits.reshape(-1, *[1] * (z.ndim - 2))).sum(dim=1)
+
+
+def vectors_of(codes: Tensor, channels: int) -> Tensor:
+    """Codes (...) -> code vectors (..., channels) of -1 and 1."""
+    return (codes.unsqueeze(-1) >> torch.arange(channels, device=codes.device) & 1).float() * 2 - 1
