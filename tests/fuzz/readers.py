@@ -220,7 +220,7 @@ def build_released(folder: Path) -> None:
     shutil.copy(PARITY / "vqvae_lightning.ckpt", folder)
     shutil.copy(PARITY / "gpt.safetensors", folder)
     weights = {"state_dict": {"x_embedder.proj.weight": torch.ones(2, 4, 2, 2)}, "hyper_parameters": {"depth": 1}}
-    torch.save(weights, folder / "old.ckpt", _use_new_zipfile_serialization=False)
+    torch.save(weights, folder / "old.pt", _use_new_zipfile_serialization=False)
 
 
 def mutate_safetensors(data: bytes, rng: random.Random) -> bytes:
