@@ -1,5 +1,7 @@
 """Open-MAGVIT2 (arXiv 2409.04410, github.com/TencentARC/SEED-Voken): codes are the signs of the latent channels."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -44,9 +46,14 @@ class OpenMAGVIT2Config:
             return CausalConv3d(inputs, outputs, kernel, bias=bias)
         return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
 
-    def block(self, inputs: int, outputs: int) -> ResidualBlock:
-        """A residual block, whose convolutions have no bias."""
-        return ResidualBlock(inputs, outputs, self.norm, lambda *sizes: self.convolution(*sizes, bias=False))
+    def stack(self, inputs: int, outputs: int) -> nn.Sequential:
+        """Residual blocks, whose convolutions have no bias."""
+
+        def convolution(inputs: int, outputs: int, kernel: int) -> nn.Module:
+            return self.convolution(inputs, outputs, kernel, bias=False)
+
+        widths = pairwise((inputs, *[outputs] * self.blocks))
+        return nn.Sequential(*(ResidualBlock(i, o, self.norm, convolution) for i, o in widths))
 
 
 class CausalConv3d(nn.Module):
@@ -63,6 +70,20 @@ class CausalConv3d(nn.Module):
         return self.conv_1(F.pad(x, (0, 0, 0, 0, self.conv_1.kernel_size[0] - 1, 0)))
 
 
+class Level(nn.Module):
+    """The blocks of one resolution and the step to the next; a level has one of the two steps, or none."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+        self.downsample: nn.Module = nn.Identity()
+        self.upsample: nn.Module = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, [t,] h, w) -> (b, c', [t',] h', w')."""
+        return self.upsample(self.downsample(self.block(x)))
+
+
 class Encoder(nn.Module):
     """Pixels (b, 3, [T,] H, W) -> latents (b, c, [t,] h, w)."""
 
@@ -72,13 +93,11 @@ class Encoder(nn.Module):
         self.conv_in = config.convolution(3, config.width, 3, bias=False)
         self.down = nn.ModuleList()
         for i, (inputs, outputs) in enumerate(zip((config.width, *widths), widths, strict=False)):
-            level = nn.Module()
-            level.block = nn.Sequential(
-                *(config.block(inputs if j == 0 else outputs, outputs) for j in range(config.blocks))
-            )
-            level.downsample = nn.Identity() if i == last else self._halving(config, i)
+            level = Level(config.stack(inputs, outputs))
+            if i < last:
+                level.downsample = self._halving(config, i)
             self.down.append(level)
-        self.mid_block = nn.Sequential(*(config.block(widths[-1], widths[-1]) for _ in range(config.blocks)))
+        self.mid_block = config.stack(widths[-1], widths[-1])
         self.norm_out = config.norm(widths[-1])
         self.conv_out = config.convolution(widths[-1], config.latent_channels, 1)
 
@@ -93,7 +112,7 @@ class Encoder(nn.Module):
         """Height and width are multiples of the halvings, frames are one more."""
         x = self.conv_in(x)
         for level in self.down:
-            x = level.downsample(level.block(x))
+            x = level(x)
         return self.conv_out(F.silu(self.norm_out(self.mid_block(x))))
 
 
@@ -139,14 +158,12 @@ class Decoder(nn.Module):
         super().__init__()
         widths = config.widths
         self.conv_in = config.convolution(config.latent_channels, widths[-1], 3)
-        self.mid_block = nn.Sequential(*(config.block(widths[-1], widths[-1]) for _ in range(config.blocks)))
+        self.mid_block = config.stack(widths[-1], widths[-1])
         self.adaptive, self.up = nn.ModuleList(), nn.ModuleList()
         for i, (inputs, outputs) in enumerate(zip((*widths[1:], widths[-1]), widths, strict=True)):
-            level = nn.Module()
-            level.block = nn.Sequential(
-                *(config.block(inputs if j == 0 else outputs, outputs) for j in range(config.blocks))
-            )
-            level.upsample = nn.Identity() if i == 0 else DepthToSpace(config, outputs, config.halves_time(i - 1))
+            level = Level(config.stack(inputs, outputs))
+            if i > 0:
+                level.upsample = DepthToSpace(config, outputs, config.halves_time(i - 1))
             self.adaptive.append(AdaptiveNorm(config, inputs))
             self.up.append(level)
         self.norm_out = config.norm(widths[0])
@@ -156,7 +173,7 @@ class Decoder(nn.Module):
         """At least two positions."""
         x = self.mid_block(self.conv_in(z))
         for norm, level in zip(reversed(self.adaptive), reversed(self.up), strict=True):
-            x = level.upsample(level.block(norm(x, z)))
+            x = level(norm(x, z))
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
