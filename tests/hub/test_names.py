@@ -296,7 +296,7 @@ def test_huge_config(folder: Path) -> None:
         ({"pixel_scale": float("nan")}, "pixel_scale must be a finite number"),
         ({"pixel_scale": 0}, "pixel_scale must be greater than 0"),
         ({"encoder_blocks": ["t"]}, "encoder_blocks must be a valid string"),
-        ({"bottleneck": "lfq"}, "bottleneck .*'lfq'.*'vq', 'kl', 'fsq'"),
+        ({"bottleneck": "rounding"}, "bottleneck .*'rounding'.*'vq', 'kl', 'fsq'"),
         ({"bottleneck": 1}, "bottleneck .*, found 1"),
         ({"temporal_window": "5"}, "temporal_window must be a valid integer, found '5'"),
         ({"latent_mean": [0, "x", 0, 0], "latent_std": [1] * 4}, "mean.1 must be a valid number.*, found 'x'"),

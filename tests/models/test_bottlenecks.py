@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.models.bottlenecks import DiagonalGaussian, GaussianPosterior, KLConfig, VectorQuantizer, VQConfig
+from omnitok.models.bottlenecks import (
+    DiagonalGaussian,
+    GaussianPosterior,
+    KLConfig,
+    RVQConfig,
+    VectorQuantizer,
+    VQConfig,
+    build_bottleneck,
+)
 from omnitok.models.tokenizer import OmniTokenizer
 
 WIDTH, DIM, SIZE = 12, 4, 32
@@ -205,7 +213,7 @@ import sys, torch, torch.distributed as dist
 from omnitok.models.bottlenecks import VQConfig
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-vq, batches = torch.load(f"{folder}/given.pt", weights_only=False)
+vq, rvq, batches = torch.load(f"{folder}/given.pt", weights_only=False)
 torch.manual_seed(100 + rank)
 for from_data in (False, True):
     vq.initialised.fill_(not from_data)
@@ -213,17 +221,22 @@ for from_data in (False, True):
     for i, batch in enumerate(batches):
         vq(batch[rank::2], seeds=[10 * i + rank, 10 * i + rank + 2])
     torch.save(vq.state_dict(), f"{folder}/{'data' if from_data else 'plain'}{rank}.pt")
+for i, batch in enumerate(batches):
+    rvq(batch[rank::2], seeds=[10 * i + rank, 10 * i + rank + 2])
+torch.save(rvq.state_dict(), f"{folder}/levels{rank}.pt")
 dist.destroy_process_group()
 """
 
 
-def test_two_processes_share_one_codebook(tmp_path: Path) -> None:
+def test_two_processes_share_their_codebooks(tmp_path: Path) -> None:
     """Equal to one process with the joined batch, also with initialisation from data and restarts."""
     torch.manual_seed(0)
     vq = initialised(restart_threshold=0.0).train()
     batches = [torch.randn(4, 1, 2, 5, WIDTH) for _ in range(3)]
     batches[0] = batches[0][:, :, :1, :3]  # 12 rows for 32 codes
-    torch.save((vq, batches), tmp_path / "given.pt")
+    levels = RVQConfig(latent_channels=DIM, codebook_sizes=(16, 8))
+    rvq = build_bottleneck(WIDTH, levels).train()
+    torch.save((vq, rvq, batches), tmp_path / "given.pt")
     source = Path(__file__).resolve().parents[2] / "src"
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(source)!r})\n{SCRIPT}"]
     processes = [
@@ -244,6 +257,9 @@ def test_two_processes_share_one_codebook(tmp_path: Path) -> None:
             torch.manual_seed(7 if run == "plain" else 8)  # not what decides
             vq(batch, seeds=[10 * i + j for j in range(4)])
         joined[run] = state(vq)
+    for i, batch in enumerate(batches):
+        rvq(batch, seeds=[10 * i + j for j in range(4)])
+    joined["levels"] = state(rvq)
     for run, expected in joined.items():
         first, second = (torch.load(tmp_path / f"{run}{rank}.pt") for rank in (0, 1))
         for name, tensor in expected.items():

@@ -112,9 +112,9 @@ def model_info(name: str) -> ModelInfo:
     folder = files.config.parent
     fields = read_architecture(files.config)
     # The moving averages and the flag of a codebook serve its training only.
-    not_counted = ("bottleneck.cluster_size", "bottleneck.cluster_sum", "bottleneck.initialised")
+    not_counted = (".cluster_size", ".cluster_sum", ".initialised")
     shapes = read_shapes(files.weights)
-    parameters = sum(math.prod(shape) for weight, shape in shapes.items() if weight not in not_counted)
+    parameters = sum(math.prod(shape) for weight, shape in shapes.items() if not weight.endswith(not_counted))
     kind = KINDS[fields["architecture"]]
     source = "bundled" if name in bundled_models() else str(folder)
     description = first_sentence(folder / CARD_NAME)

@@ -64,13 +64,21 @@ Near the end `log_l2` pulls as `l2` with a weight of 50 would. The KL divergence
 squared error that the noise may cause is a few thousandths, so it keeps latents in order at almost no cost in PSNR.
 """
 
-TINY_FSQ = changed(
-    TINY_JOINT,
-    "tiny-fsq",
-    "model.bottleneck=fsq model.bottleneck.levels=8,8,8,6,5 weights={log_l2: 0.25} init.inflate=false",
-)
-"""Finite scalar quantization (Mentzer et al., 2023) in place of a learnt codebook: 15 360 codes, 13.9 bits per token.
-From random weights: there is no codebook that has to wait for features."""
+TINY_QUANTIZED = {
+    kind: changed(
+        TINY_JOINT,
+        f"tiny-{kind}",
+        f"model.bottleneck={kind} model.bottleneck.{shape} weights={{log_l2: 0.25, {weights}}} init.inflate=false",
+    )
+    for kind, shape, weights in (
+        ("fsq", "levels=8,8,8,6,5", ""),  # 13.9 bits
+        ("lfq", "bits=13 entropy_temperature=1", "entropy: 0.1, commitment: 0.25"),
+        ("bsq", "bits=13 entropy_temperature=0.1", "entropy: 0.02"),
+        ("rvq", "codebook_sizes=128,64", "commitment: 2.0"),
+        ("pvq", "codebook_sizes=128,64", "commitment: 2.0"),
+    )
+}
+"""Other bottlenecks in place of the codebook, of 13 bits per token, by their types. From random weights."""
 
 TINY_VAE_PERCEPTUAL = changed(
     TINY_VAE,
@@ -151,8 +159,8 @@ RECIPES = [
          "25.2 dB on images at 256, 24.0 dB on videos at 128 pixels, both held out", f"{_BOTH} --init runs/tiny-image"),
     _run(TINY_VAE, 0.65, "stage 3: joint VAE", _OWN,
          "27.6 dB and 25.4 dB, after 700 steps of stage 2", f"{_BOTH} --init runs/tiny-joint"),
-    _run(TINY_FSQ, 0.9, "joint tokenizer with FSQ", _OWN,
-         "no score yet: it has not been run to its end", _BOTH),
+    *(_run(config, 0.9, f"joint tokenizer with {kind.upper()}", _OWN,
+           "no score yet: it has not been run to its end", _BOTH) for kind, config in TINY_QUANTIZED.items()),
     _run(TINY_VAE_PERCEPTUAL, 0.8, "VAE for generators of 64 pixels", _LATER,
          f"27.2 dB, 25.0 dB; {_ACCURACY.format('omnitok-tiny-vae-perceptual')}", _BOTH),
     _run(TINY_VQ_PERCEPTUAL, 0.7, "1024 codes for generators of 64 pixels", _LATER,

@@ -9,12 +9,18 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from omnitok.models.bottlenecks.base import Bottleneck, BottleneckOutput, GaussianPosterior
+from omnitok.models.bottlenecks.bsq import BinarySphericalQuantizer, BSQConfig
 from omnitok.models.bottlenecks.fsq import FiniteScalarQuantizer, FSQConfig
 from omnitok.models.bottlenecks.kl import DiagonalGaussian, KLConfig
+from omnitok.models.bottlenecks.lfq import LFQConfig, LookupFreeQuantizer
+from omnitok.models.bottlenecks.pvq import ProductQuantizer, PVQConfig
+from omnitok.models.bottlenecks.rvq import ResidualVectorQuantizer, RVQConfig
 from omnitok.models.bottlenecks.vq import VectorQuantizer, VQConfig
 
 __all__ = [
     "BOTTLENECKS",
+    "BSQConfig",
+    "BinarySphericalQuantizer",
     "Bottleneck",
     "BottleneckConfig",
     "BottleneckOutput",
@@ -23,18 +29,30 @@ __all__ = [
     "FiniteScalarQuantizer",
     "GaussianPosterior",
     "KLConfig",
+    "LFQConfig",
+    "LookupFreeQuantizer",
+    "PVQConfig",
+    "ProductQuantizer",
+    "RVQConfig",
+    "ResidualVectorQuantizer",
     "VQConfig",
     "VectorQuantizer",
     "bottleneck_fields",
     "build_bottleneck",
 ]
 
-BottleneckConfig = Annotated[VQConfig | KLConfig | FSQConfig, Field(discriminator="type")]
+BottleneckConfig = Annotated[
+    VQConfig | KLConfig | FSQConfig | LFQConfig | BSQConfig | RVQConfig | PVQConfig, Field(discriminator="type")
+]
 
 BOTTLENECKS: dict[str, tuple[Any, type[Bottleneck]]] = {
     "vq": (VQConfig, VectorQuantizer),
     "kl": (KLConfig, DiagonalGaussian),
     "fsq": (FSQConfig, FiniteScalarQuantizer),
+    "lfq": (LFQConfig, LookupFreeQuantizer),
+    "bsq": (BSQConfig, BinarySphericalQuantizer),
+    "rvq": (RVQConfig, ResidualVectorQuantizer),
+    "pvq": (PVQConfig, ProductQuantizer),
 }
 
 

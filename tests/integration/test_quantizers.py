@@ -1,7 +1,8 @@
-"""A tokenizer with finite scalar quantization goes the whole way, to samples of a language model."""
+"""A tokenizer with another bottleneck than vector quantization goes the whole way, to samples of a language model."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,19 @@ from PIL import Image
 
 from omnitok import OmniTokenizer
 from omnitok.cli import main
-from omnitok.models.bottlenecks import FSQConfig
+from omnitok.models.bottlenecks import FSQConfig, LFQConfig
 
 
-def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "recipe, bottleneck, expected",
+    [
+        ("tiny-fsq", "{type: fsq, levels: [4, 4, 4]}", FSQConfig(levels=(4, 4, 4))),
+        ("tiny-lfq", "{type: lfq, bits: 6, group_bits: 4}", LFQConfig(bits=6, group_bits=4)),
+    ],
+)
+def test_the_whole_way(
+    recipe: str, bottleneck: str, expected: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = tmp_path / "images"
     images.mkdir()
     x = torch.linspace(-1, 1, 48).expand(40, 48)
@@ -25,12 +35,12 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         return json.loads(capsys.readouterr().out)
 
     small = "model={width: 32, heads: 2, head_dim: 16, encoder_blocks: w, decoder_blocks: w, window_convolution: true,"
-    small += " encoder_temporal_blocks: 1, decoder_temporal_blocks: 1, bottleneck: {type: fsq, levels: [4, 4, 4]}}"
-    run("train", "tiny-fsq", "--set", small, "--images", images, "--set", "data.resolutions=32", "--set",
+    small += f" encoder_temporal_blocks: 1, decoder_temporal_blocks: 1, bottleneck: {bottleneck}}}"
+    run("train", recipe, "--set", small, "--images", images, "--set", "data.resolutions=32", "--set",
         "data.image_batch=2", "--set", "data.workers=0", "--set", "data.frames=1", "--max-steps", "2", "--out",
         tmp_path / "vq")  # fmt: skip
     tokenizer = OmniTokenizer.from_pretrained(tmp_path / "vq")
-    assert tokenizer.config.bottleneck == FSQConfig(levels=(4, 4, 4))
+    assert tokenizer.config.bottleneck == expected
     rows = run("evaluate", "reconstruction", "--model", tmp_path / "vq", "--data", images, "--resolution", "32")
     assert isinstance(rows, list)
     assert {row["metric"] for row in rows} >= {"psnr", "ssim", "usage"}
