@@ -1,7 +1,7 @@
 """A language model and its tokenizer -> images, videos, predicted frames, and video of any length."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,16 +9,7 @@ import torch
 from torch import Tensor
 
 from omnitok.errors import OmnitokError
-from omnitok.generation.base import (
-    ENDLESS,
-    Generator,
-    Grid,
-    Labels,
-    Progress,
-    ProgressTracker,
-    Request,
-    split_batches,
-)
+from omnitok.generation.base import ENDLESS, Generator, Grid, Labels, ProgressTracker, Request
 from omnitok.generation.memory import available_bytes, memory_guard
 from omnitok.generation.random import hashed_gumbel, item_keys
 from omnitok.models.code_sequence import LanguageModelConfig, prefix_ids
@@ -191,10 +182,9 @@ class _CodeDraw:
             lambda: self._tracker.add(len(labels)),
         )
 
-    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:
-        """What draws codes (b, t, h, w) that begin with the known ones."""
+    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Tensor:
         count = grid[0] - (0 if known is None else known.shape[1])
-        return partial(self.sampler(batch, known, grid, first_frame).codes, count, with_prompt=True)
+        return self.sampler(batch, known, grid, first_frame).codes(count, with_prompt=True)
 
 
 class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
@@ -219,15 +209,11 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
         labels: Labels = None,
         grid: Grid | None = None,
         *,
-        seed: int = 0,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
         prompt_codes: Tensor | None = None,
-        progress: Progress | None = None,
-        compile: bool = False,
-        **sampling: Any,
+        batch_size: int | None = None,
+        **options: Any,
     ) -> Tensor:
-        """Sample codes (b, t, h, w); arguments and errors as in `sample`.
+        """Sample codes (b, t, h, w); other arguments and errors as in `sample`.
 
         Args:
             grid: (t, h, w) of the result; without it one latent frame of the trained size.
@@ -235,20 +221,17 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
         """
         size = (1, self.settings.height, self.settings.width)
         grid = self.tokenizer.latent_shape(*size) if grid is None else grid
-        options = self._options(sampling, is_video=grid[0] > 1)
-        ids, items = self._items(labels, indices, None if prompt_codes is None else len(prompt_codes))
+        prompts, known = (None, 0) if prompt_codes is None else prompt_codes.shape[:2]
+        request = self._request(labels, prompts, grid[0] > 1, batch_size, options, size)
         if prompt_codes is not None and prompt_codes.shape[2:] != grid[1:]:
             raise ValueError(f"prompt codes are {tuple(prompt_codes.shape[2:])}, asked for is a grid of {grid[1:]}")
-        batches, known = split_batches(len(items), batch_size), 0 if prompt_codes is None else prompt_codes.shape[1]
-        request = Request(ids, items, batches, None, size, options, seed, compile, progress)
         self._check_grid(grid, known, None)
-        draw = self._begin(request, grid, len(batches), grid[0] - known)
-        parts = []
-        for batch in batches:
-            codes = None if prompt_codes is None else prompt_codes[batch].to(self.device)
-            with memory_guard(batch.stop - batch.start, self._bytes_per_item(grid, options), self.device):
-                parts.append(draw(batch, codes, grid, known)())
-        return torch.cat(parts)
+        draw = self._begin(request, grid, len(request.batches), grid[0] - known)
+
+        def make(batch: slice) -> Tensor:
+            return draw(batch, None if prompt_codes is None else prompt_codes[batch].to(self.device), grid, known)
+
+        return self._in_batches(request, grid, make)
 
     def _begin(
         self, request: Request[TokenSampling], grid: Grid, draws: int | None, latent_frames: int | None
@@ -286,10 +269,10 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
     def _decode(self, tokens: Tensor, size: tuple[int, int, int]) -> Tensor:
         return self.tokenizer.decode_codes(tokens, size)
 
-    def _bytes_per_item(self, grid: Grid, sampling: TokenSampling) -> int:
+    def _bytes_per_item(self, grid: tuple[int, ...], sampling: TokenSampling) -> int:
         """The cache, which is nearly all; activations and the decoder are left to the allocator."""
         rows = 2 if sampling.is_guided else 1
-        return KVCache.nbytes(self.model.config, rows, grid[0], grid[1:], self.model.dtype.itemsize)
+        return KVCache.nbytes(self.model.config, rows, grid[0], (grid[1], grid[2]), self.model.dtype.itemsize)
 
     def _leaves_room(self, needed: int) -> bool:
         """Whether the weights fit into memory once more, with as much to spare, beside what is needed."""

@@ -7,8 +7,8 @@ the codes or latents of a batch.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,40 +50,47 @@ class ProgressTracker:
             self._progress(self._done, self._total)
 
 
-@dataclass(frozen=True)
-class Request(Generic[Options]):
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How one call runs: keywords of every method that draws.
+
+    Attributes:
+        seed, indices: an item's random numbers depend on the seed and its index only; without indices the items are
+            0, 1, ...; with indices and no labels there are as many items as indices.
+        progress: called with (tokens or steps done, in all, or -1 for a stream without end).
+        compile: use `torch.compile`.
+    """
+
+    seed: int = 0
+    indices: Sequence[int] | None = None
+    progress: Progress | None = None
+    compile: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Run, Generic[Options]):
     """What one call asks for, checked.
 
     Attributes:
         labels: (b,) ids of the items' classes, `Generator.any_class` for none.
-        indices: the items' numbers, which with the seed decide their random numbers.
+        indices: the items' numbers.
         batches: slices of items that are drawn at once.
         prompt: (b, 3, T0, H, W) frames that the results begin with.
         size: (T, H, W) of the results in pixels; T is `ENDLESS` in a stream without end.
         sampling: how tokens are drawn.
-        compile: whether `torch.compile` is used.
     """
 
     labels: Tensor
-    indices: list[int]
+    indices: Sequence[int]
     batches: list[slice]
     prompt: Tensor | None
     size: tuple[int, int, int]
     sampling: Options
-    seed: int
-    compile: bool
-    progress: Progress | None
 
 
-class Draw(Protocol):
-    """Draws tokens for the items of a batch; holds the state of one call."""
-
-    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:
-        """What draws tokens (b, …) over the grid that begin with the latent frames of `known`.
-
-        Args:
-            first_frame: number of the first drawn latent frame within its whole video.
-        """
+Draw = Callable[[slice, Tensor | None, Grid, int], Tensor]
+"""Draws tokens (b, …) of a batch over a grid that begin with the latent frames of known ones; the last argument is the
+number of the first drawn latent frame within its whole video. Holds the state of one call."""
 
 
 class Generator(ABC, Generic[Model, Options]):
@@ -143,7 +150,7 @@ class Generator(ABC, Generic[Model, Options]):
         """Pixels (b, 3, *size) of tokens."""
 
     @abstractmethod
-    def _bytes_per_item(self, grid: Grid, sampling: Options) -> int:
+    def _bytes_per_item(self, grid: tuple[int, ...], sampling: Options) -> int:
         """About what drawing one item takes."""
 
     def _complete(self, sampling: Options) -> Options:
@@ -171,13 +178,9 @@ class Generator(ABC, Generic[Model, Options]):
         height: int | None = None,
         width: int | None = None,
         *,
-        seed: int = 0,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
         prompt_frames: Tensor | None = None,
-        progress: Progress | None = None,
-        compile: bool = False,
-        **sampling: Any,
+        batch_size: int | None = None,
+        **options: Any,
     ) -> Tensor:
         """Sample images (b, 3, H, W), or videos (b, 3, T, H, W) where num_frames > 1, in [-1, 1].
 
@@ -187,15 +190,12 @@ class Generator(ABC, Generic[Model, Options]):
             labels: labels or class names, one per item, or one for all prompts; None in it or instead of it is "any
                 class".
             num_frames: frames of the result, given ones included; without it 1, or with a prompt the trained length.
-            seed, indices: an item's random numbers depend on the seed and its index only; without indices the items are
-                0, 1, ...; with indices and no labels there are as many items as indices.
-            batch_size: items sampled at once; without it all.
             prompt_frames: (b, 3, T0, H, W) or (b, 3, H, W), which the result begins with, unchanged. Nothing else is
                 encoded: of them, the last 1 + t * k frames (t frames make a latent frame), so that what follows joins
                 on to the very last.
-            progress: called with (tokens or steps done, in all).
-            compile: use `torch.compile`.
-            sampling: the fields of `TokenSampling` or `DiffusionSampling`, by the kind of generator.
+            batch_size: items sampled at once; without it all.
+            options: the fields of `Run` (seed, indices, progress, compile), and those of `TokenSampling` or
+                `DiffusionSampling`, by the kind of generator.
 
         Raises:
             ValueError: an unknown label, a size, length or option outside the model's, a prompt of another size.
@@ -203,18 +203,11 @@ class Generator(ABC, Generic[Model, Options]):
         """
         if num_frames is None:
             num_frames = 1 if prompt_frames is None else self.settings.num_frames
-        request = self._request(
-            labels, num_frames, height, width, prompt_frames, seed, indices, batch_size, progress, compile, sampling
-        )
+        request = self._video_request(labels, num_frames, height, width, prompt_frames, batch_size, options)
         known, grid = self._grid(request.size, request.prompt)
         self._check_grid(grid, known, num_frames)
         draw = self._begin(request, grid, len(request.batches), grid[0] - known)
-        parts = []
-        for batch in request.batches:
-            with memory_guard(batch.stop - batch.start, self._bytes_per_item(grid, request.sampling), self.device):
-                walk, finish = self._extend(draw, batch, request.prompt, request.size)
-                parts.append(finish(walk()))
-        pixels = torch.cat(parts)
+        pixels = self._in_batches(request, grid, lambda batch: self._extend(draw, batch, request.prompt, request.size))
         return pixels.squeeze(2) if num_frames == 1 and request.prompt is None else pixels
 
     def continue_video(
@@ -245,12 +238,7 @@ class Generator(ABC, Generic[Model, Options]):
         frames: Tensor | None = None,
         window: int | None = None,
         method: Literal["ring", "feedback"] | None = None,
-        *,
-        seed: int = 0,
-        indices: Sequence[int] | None = None,
-        progress: Progress | None = None,
-        compile: bool = False,
-        **sampling: Any,
+        **options: Any,
     ) -> Iterator[Tensor]:
         """Videos of any length in constant memory: pieces (b, 3, n, H, W) in [-1, 1], as they are made.
 
@@ -263,12 +251,11 @@ class Generator(ABC, Generic[Model, Options]):
                 but there may be seams. "ring" slides the window a latent frame at a time over one sequence, whose cache
                 and decoder go on without a seam; it needs a language model with rotary positions and a causal
                 tokenizer, and is then the default.
-            progress: called with (tokens or steps done, in all, or -1 for no end).
 
         Other arguments and errors as in `sample`; the arguments are checked at once, not with the first piece.
         """
         end = ENDLESS if num_frames is None else num_frames
-        request = self._request(labels, end, height, width, frames, seed, indices, None, progress, compile, sampling)
+        request = self._video_request(labels, end, height, width, frames, None, options)
         _, h, w = self.tokenizer.latent_shape(1, *request.size[1:])
         window = self._window(window, h, w)
         return self._stream(request, (window, h, w), method)
@@ -327,8 +314,7 @@ class Generator(ABC, Generic[Model, Options]):
             frames = given + new * stride if known else tokenizer.num_frames(new)
             size = (frames, *request.size[1:])
             with memory_guard(everything.stop, self._bytes_per_item(grid, request.sampling), self.device):
-                walk, finish = self._extend(draw, everything, context, size, drawn or None)
-                context = finish(walk())
+                context = self._extend(draw, everything, context, size, drawn or None)
             drawn = (drawn or known) + new
             piece = context[:, :, given:][:, :, : end - done]
             done += piece.shape[2]
@@ -341,6 +327,14 @@ class Generator(ABC, Generic[Model, Options]):
 
     # --------------------------------------------------------------------------------------------------------- parts
 
+    def _in_batches(self, request: Request[Options], grid: tuple[int, ...], make: Callable[[slice], Tensor]) -> Tensor:
+        """What `make` gives for each batch of the request, joined."""
+        parts = []
+        for batch in request.batches:
+            with memory_guard(batch.stop - batch.start, self._bytes_per_item(grid, request.sampling), self.device):
+                parts.append(make(batch))
+        return torch.cat(parts)
+
     def _extend(
         self,
         draw: Draw,
@@ -348,24 +342,19 @@ class Generator(ABC, Generic[Model, Options]):
         prompt: Tensor | None,
         size: tuple[int, int, int],
         first_frame: int | None = None,
-    ) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
-        """What draws a batch's tokens, and what makes videos (b, 3, *size) in [-1, 1] of them that begin with its part
-        of the prompt (b, 3, T0, H, W).
+    ) -> Tensor:
+        """Videos (b, 3, *size) in [-1, 1] that begin with a batch's part of the prompt (b, 3, T0, H, W).
 
         Args:
             first_frame: number of the first drawn latent frame, where the prompt is not the beginning.
         """
         first, grid = self._grid(size, prompt)
         if prompt is None:
-            return draw(batch, None, grid, 0), lambda tokens: self._decode(tokens, size).float().clamp(-1, 1)
+            return self._decode(draw(batch, None, grid, 0), size).float().clamp(-1, 1)
         given, shown = prompt[batch], self.tokenizer.num_frames(first)
-        known = self._encode(given[:, :, -shown:])
-
-        def finish(tokens: Tensor) -> Tensor:
-            pixels = self._decode(tokens, (shown + size[0] - given.shape[2], *size[1:])).float().clamp(-1, 1)
-            return torch.cat([given.to(pixels), pixels[:, :, shown:]], dim=2)
-
-        return draw(batch, known, grid, first if first_frame is None else first_frame), finish
+        tokens = draw(batch, self._encode(given[:, :, -shown:]), grid, first if first_frame is None else first_frame)
+        pixels = self._decode(tokens, (shown + size[0] - given.shape[2], *size[1:])).float().clamp(-1, 1)
+        return torch.cat([given.to(pixels), pixels[:, :, shown:]], dim=2)
 
     def _grid(self, size: tuple[int, int, int], prompt: Tensor | None) -> tuple[int, Grid]:
         """Latent frames of the prompt, and the grid of a video of `size` that begins with it."""
@@ -385,27 +374,41 @@ class Generator(ABC, Generic[Model, Options]):
             return self.tokenizer.latent_shape(frames, 1, 1)[0]
         return math.ceil((frames - given) / self.tokenizer.downsample[0])
 
-    def _request(
+    def _video_request(
         self,
         labels: Labels,
         num_frames: int,
         height: int | None,
         width: int | None,
         prompt: Tensor | None,
-        seed: int,
-        indices: Sequence[int] | None,
         batch_size: int | None,
-        progress: Progress | None,
-        compile: bool,
-        sampling: dict[str, Any],
+        options: dict[str, Any],
     ) -> Request[Options]:
-        """The arguments of `sample` and `stream_video`, checked."""
-        options = self._options(sampling, is_video=num_frames > 1)
         video = None if prompt is None else _as_video(prompt)
-        ids, items = self._items(labels, indices, None if video is None else len(video))
         size = self._size(num_frames, height, width, video)
-        batches = split_batches(len(items), batch_size)
-        return Request(ids, items, batches, video, size, options, seed, compile, progress)
+        prompts = None if video is None else len(video)
+        return self._request(labels, prompts, num_frames > 1, batch_size, options, size, video)
+
+    def _request(
+        self,
+        labels: Labels,
+        prompts: int | None,
+        is_video: bool,
+        batch_size: int | None,
+        options: dict[str, Any],
+        size: tuple[int, int, int],
+        prompt: Tensor | None = None,
+    ) -> Request[Options]:
+        """A call's arguments, checked.
+
+        Args:
+            prompts: number of given images or videos; None: nothing is given.
+        """
+        run = {field.name: options.pop(field.name) for field in fields(Run) if field.name in options}
+        sampling = self._options(options, is_video)
+        ids, run["indices"] = self._items(labels, run.get("indices"), prompts)
+        batches = split_batches(len(ids), batch_size)
+        return Request(labels=ids, batches=batches, prompt=prompt, size=size, sampling=sampling, **run)
 
     def _options(self, given: dict[str, Any], is_video: bool) -> Options:
         """What was asked for, then what the settings say, then the defaults."""

@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -24,8 +22,7 @@ from omnitok.diffusion import (
     with_known,
 )
 from omnitok.errors import OmnitokError
-from omnitok.generation.base import Generator, Grid, Labels, Progress, ProgressTracker, Request, split_batches
-from omnitok.generation.memory import memory_guard
+from omnitok.generation.base import Generator, Grid, Labels, ProgressTracker, Request
 from omnitok.generation.random import item_generators, item_noise
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
@@ -49,8 +46,7 @@ class _LatentDraw:
         self._tracker = ProgressTracker(request.progress, -1 if draws is None else self._steps * draws)
         self._schedule = linear_schedule(TRAINED_STEPS) if model.config.objective == "epsilon" else None
 
-    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:
-        """What draws latents (b, c, *grid) that begin with known ones (b, c, t0, h, w)."""
+    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Tensor:
         shape = (self._model.config.latent_channels, *grid)
         if known is None:
             return self.latents(batch, shape)
@@ -59,10 +55,8 @@ class _LatentDraw:
         mask[:, :, : known.shape[2]] = True
         return self.latents(batch, shape, (padded, mask))
 
-    def latents(
-        self, batch: slice, shape: tuple[int, ...], held: tuple[Tensor, Tensor] | None = None
-    ) -> Callable[[], Tensor]:
-        """What draws latents (b, *shape) float32; `held` are known latents and the mask of where they count."""
+    def latents(self, batch: slice, shape: tuple[int, ...], held: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Latents (b, *shape) float32; `held` are known latents and the mask of where they count."""
         model, sampling, generators = self._model, self._request.sampling, self._generators[batch]
 
         def noise(x: Tensor) -> Tensor:
@@ -86,14 +80,14 @@ class _LatentDraw:
         x = noise(torch.empty(0))
         if self._schedule is None:
             walk = flow_euler if sampling.sampler == "euler" else flow_heun
-            return partial(walk, denoise, x, flow_times(self._steps, sampling.shift), report)
+            return walk(denoise, x, flow_times(self._steps, sampling.shift), report)
         spacing = sampling.spacing or ("linspace" if sampling.sampler == "ddpm" else "trailing")
         schedule = respace(self._schedule, self._steps, spacing)
         if sampling.sampler == "ddpm":
-            return partial(ddpm, denoise, x, schedule, noise, report)
+            return ddpm(denoise, x, schedule, noise, report)
         if sampling.sampler == "ddim":
-            return partial(ddim, denoise, x, schedule, sampling.eta, noise, report)
-        return partial(dpm_solver_2m, denoise, x, schedule, report)
+            return ddim(denoise, x, schedule, sampling.eta, noise, report)
+        return dpm_solver_2m(denoise, x, schedule, report)
 
 
 class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
@@ -152,14 +146,10 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
         labels: Labels = None,
         grid: tuple[int, ...] | None = None,
         *,
-        seed: int = 0,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
         known: Tensor | None = None,
         mask: Tensor | None = None,
-        progress: Progress | None = None,
-        compile: bool = False,
-        **sampling: Any,
+        batch_size: int | None = None,
+        **options: Any,
     ) -> Tensor:
         """Sample latents for `tokenizer.decode`: (b, c, h, w) or (b, c, t, h, w); other arguments as in `sample`.
 
@@ -175,27 +165,25 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
             grid = self.tokenizer.latent_shape(1, self.settings.height, self.settings.width)[1:]
         if len(grid) not in (2, 3) or min(grid) < 1:
             raise ValueError(f"a grid is (h, w) or (t, h, w) of at least 1 each, found {tuple(grid)}")
-        options = self._options(sampling, is_video=len(grid) == 3 and grid[0] > 1)
-        ids, items = self._items(labels, indices, None)
+        is_video = len(grid) == 3 and grid[0] > 1
+        request = self._request(labels, None, is_video, batch_size, options, (1, 1, 1))
+        count = len(request.labels)
         shape = (self.model.config.latent_channels, *grid)
         if (known is None) != (mask is None):
             raise ValueError("known latents and their mask go together: give both or neither")
         if known is not None and mask is not None:
             for name, given in (("known", known), ("mask", mask)):
-                fits = given.ndim == len(shape) + 1 and given.shape[0] in (1, len(items))
+                fits = given.ndim == len(shape) + 1 and given.shape[0] in (1, count)
                 if not fits or given.shape[2:] != shape[1:] or given.shape[1] not in (shape[0], int(name == "mask")):
-                    raise ValueError(f"{name} must be {(len(items), *shape)}, found {tuple(given.shape)}")
-            known = self.normalize(known.float().to(self.device)).expand(len(items), *shape)
-            mask = mask.to(self.device).expand(len(items), *shape)
-        batches = split_batches(len(items), batch_size)
-        request = Request(ids, items, batches, None, (1, 1, 1), options, seed, compile, progress)
-        draw = _LatentDraw(self.model, request, len(batches))
-        parts = []
-        for batch in batches:
-            held = None if known is None or mask is None else (known[batch], mask[batch])
-            with memory_guard(batch.stop - batch.start, self._bytes_per_item(grid, options), self.device):
-                parts.append(draw.latents(batch, shape, held)())
-        return self.denormalize(torch.cat(parts))
+                    raise ValueError(f"{name} must be {(count, *shape)}, found {tuple(given.shape)}")
+            known = self.normalize(known.float().to(self.device)).expand(count, *shape)
+            mask = mask.to(self.device).expand(count, *shape)
+        draw = _LatentDraw(self.model, request, len(request.batches))
+
+        def make(batch: slice) -> Tensor:
+            return draw.latents(batch, shape, None if known is None or mask is None else (known[batch], mask[batch]))
+
+        return self.denormalize(self._in_batches(request, shape[1:], make))
 
     # ------------------------------------------------------------------------------------------------------- pixels
 
@@ -206,12 +194,8 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
         mask: Tensor,
         labels: Labels = None,
         *,
-        seed: int = 0,
-        indices: Sequence[int] | None = None,
         batch_size: int | None = None,
-        progress: Progress | None = None,
-        compile: bool = False,
-        **sampling: Any,
+        **options: Any,
     ) -> Tensor:
         """Fill holes in images (b, 3, H, W) or videos (b, 3, T, H, W) in [-1, 1]; the rest comes back unchanged.
 
@@ -226,7 +210,6 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
             found = str(tuple(pixels.shape)) if isinstance(pixels, Tensor) else type(pixels).__name__
             raise ValueError(f"pixels must be (b, 3, H, W) or (b, 3, T, H, W), found {found}")
         is_image = pixels.ndim == 4
-        options = self._options(sampling, is_video=not is_image and pixels.shape[2] > 1)
         accepted = (1, *pixels.shape[2:])
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape[1:]) != accepted:
             found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
@@ -234,23 +217,20 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
         if mask.shape[0] not in (1, len(pixels)):
             raise ValueError(f"{len(pixels)} items and {mask.shape[0]} masks do not match")
         mask = mask.expand(len(pixels), *accepted)
-        ids, items = self._items(labels, indices, len(pixels))
         holes = mask.unsqueeze(2) if is_image else mask
         size = (holes.shape[2], holes.shape[3], holes.shape[4])
-        batches = split_batches(len(items), batch_size)
-        request = Request(ids, items, batches, None, size, options, seed, compile, progress)
+        request = self._request(labels, len(pixels), size[0] > 1, batch_size, options, size)
         grid = self.tokenizer.latent_shape(*size)
-        draw = self._begin(request, grid, len(batches), grid[0])
+        draw = self._begin(request, grid, len(request.batches), grid[0])
         hidden = _without(pixels, mask)  # so that nothing of what lies in the holes gets into the latents around them
-        parts = []
-        for batch in batches:
-            with memory_guard(batch.stop - batch.start, self._bytes_per_item(grid, options), self.device):
-                known = self._encode(hidden[batch])
-                kept = ~self._latent_mask(holes[batch]).to(self.device)
-                kept = (kept.squeeze(2) if is_image else kept).expand(known.shape)
-                walk = draw.latents(batch, tuple(known.shape[1:]), (known, kept))
-                parts.append(self._decode(walk(), size).float().clamp(-1, 1))
-        filled = torch.cat(parts)
+
+        def make(batch: slice) -> Tensor:
+            known = self._encode(hidden[batch])
+            kept = ~self._latent_mask(holes[batch]).to(self.device)
+            kept = (kept.squeeze(2) if is_image else kept).expand(known.shape)
+            return self._decode(draw.latents(batch, tuple(known.shape[1:]), (known, kept)), size).float().clamp(-1, 1)
+
+        filled = self._in_batches(request, grid, make)
         return torch.where(mask.to(filled.device), filled, pixels.to(filled))
 
     # --------------------------------------------------------------------------------------------------------- parts

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -13,27 +13,15 @@ def available_bytes(device: torch.device) -> int | None:
     """Bytes that can be allocated on the device now; None where that cannot be told."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
-            device
-        )  # by torch, for the next tensors
-        return free + kept
-    if device.type == "cpu":
-        return _available_on_linux()
-    return None
-
-
-def _available_on_linux() -> int | None:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
+        # and what torch keeps for the next tensors
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
         return None
+    with suppress(OSError, StopIteration), open("/proc/meminfo", encoding="ascii") as file:  # Linux
+        return int(next(line for line in file if line.startswith("MemAvailable:")).split()[1]) * 1024
+    with suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 @contextmanager
@@ -48,10 +36,9 @@ def memory_guard(batch: int, bytes_per_item: int, device: torch.device) -> Itera
         raise OmnitokError(_sentence(batch, bytes_per_item, free, device))
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OmnitokError(_sentence(batch, bytes_per_item, free, device, failed=True)) from error
-    except RuntimeError as error:
-        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):  # the CPU's allocator
+    except (RuntimeError, MemoryError) as error:
+        of_cpu = "not enough memory" in str(error) or "can't allocate memory" in str(error)
+        if not of_cpu and not isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise
         raise OmnitokError(_sentence(batch, bytes_per_item, free, device, failed=True)) from error
 

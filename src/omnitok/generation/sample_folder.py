@@ -89,25 +89,15 @@ def plan_files(
         ValueError: an unknown class, or continuations that cannot have that name.
     """
     labels = parse_labels(texts, generator.settings, generator.model.config.num_classes)
-    if video is not None:
-        return _plan_continuations(video, labels[0], count, out)
-    return _plan_samples(labels, count, generator.settings, out, ".png" if frames is None else ".mp4")
-
-
-def _plan_samples(
-    labels: Sequence[int | None], count: int, settings: GeneratorSettings, folder: Path, suffix: str
-) -> list[SampleFile]:
-    """The labels take turns, so that a larger count keeps the samples of a smaller one."""
-    files = []
-    for index in range(count * len(labels)):
-        label = labels[index % len(labels)]
-        name = class_name(label, settings)
-        slug = "" if name is None else "-" + re.sub(r"[^\w.-]+", "_", name)[:60]
-        files.append(SampleFile(index, label, folder / f"{index:06d}{slug}{suffix}"))
-    return files
-
-
-def _plan_continuations(video: Path, label: int | None, count: int, out: Path) -> list[SampleFile]:
+    if video is None:
+        files = []
+        for index in range(count * len(labels)):
+            label = labels[index % len(labels)]  # in turns, so that a larger count keeps the samples of a smaller one
+            name = class_name(label, generator.settings)
+            slug = "" if name is None else "-" + re.sub(r"[^\w.-]+", "_", name)[:60]
+            path = out / f"{index:06d}{slug}{'.png' if frames is None else '.mp4'}"
+            files.append(SampleFile(index, label, path))
+        return files
     if out.suffix.lower() in (".mp4", ".webm", ".mkv", ".gif") and not out.is_dir():
         if count > 1:
             raise ValueError(f"out {out} names one file, but there are {count} continuations: give a folder")
@@ -116,7 +106,7 @@ def _plan_continuations(video: Path, label: int | None, count: int, out: Path) -
         paths = [out / f"{video.stem}{f'-{n:03d}' if count > 1 else ''}.mp4" for n in range(count)]
     if any(path.resolve() == video.resolve() for path in paths):
         raise ValueError(f"out {out} is the place of the video itself: give another name")
-    return [SampleFile(index, label, path) for index, path in enumerate(paths)]
+    return [SampleFile(index, labels[0], path) for index, path in enumerate(paths)]
 
 
 @contextlib.contextmanager
@@ -226,13 +216,12 @@ def write_grid(files: Sequence[SampleFile], folder: Path, fps: float) -> None:
     columns = max(len(row) for row in rows.values())
     suffix = files[0].path.suffix
     read = read_image if suffix == ".png" else read_video
-    grid = torch.cat([_row([read(file.path) for file in row], columns) for row in rows.values()], dim=-2)
-    write_sample(folder / f"{GRID_NAME}{suffix}", grid, fps)
-
-
-def _row(samples: list[Tensor], columns: int) -> Tensor:
-    blank = [torch.ones_like(samples[0])] * (columns - len(samples))
-    return torch.cat([*samples, *blank], dim=-1)
+    lines = []
+    for row in rows.values():
+        samples = [read(file.path) for file in row]
+        samples += [torch.ones_like(samples[0])] * (columns - len(samples))
+        lines.append(torch.cat(samples, dim=-1))
+    write_sample(folder / f"{GRID_NAME}{suffix}", torch.cat(lines, dim=-2), fps)
 
 
 def mark_given(pieces: Iterable[Tensor], given: int) -> Iterator[Tensor]:
