@@ -10,7 +10,7 @@ from torch import Tensor
 from helpers.small import SMALL
 from omnitok.data import write_video
 from omnitok.metrics import EvaluatedModel
-from omnitok.metrics.networks import Features, Network
+from omnitok.metrics.networks import Network
 from omnitok.models.tokenizer import OmniTokenizer
 
 
@@ -48,9 +48,9 @@ def make_clip(path: Path, frames: int, side: int = 32) -> Path:
 def pooled(classes: int = 0) -> Network:
     """A real if humble feature network: 3 x 2 x 2 means of the pixels; logits are the first of them, sharpened."""
 
-    def extract(pixels: Tensor) -> Features:
+    def extract(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         frames = pixels.float().mean(2) if pixels.ndim == 5 else pixels.float()
         features = torch.nn.functional.adaptive_avg_pool2d(frames, 2).flatten(1) / 255  # (n, 12)
-        return Features(features, 20 * features[:, :classes] if classes else None)
+        return features, 20 * features[:, :classes] if classes else None
 
     return Network("pooled", "cd" * 32, extract, 12, classes)

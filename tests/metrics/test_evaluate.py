@@ -11,7 +11,7 @@ from PIL import Image
 
 from omnitok.data import read_image
 from omnitok.errors import MediaError, MissingWeightsError, OmnitokError
-from omnitok.metrics import LPIPS, codebook_statistics, frechet_distance, gaussian_statistics, psnr, ssim
+from omnitok.metrics import LPIPS, codebook_statistics, frechet_distance, gaussian_statistics, psnr, saved_state, ssim
 from omnitok.metrics.evaluate import EvaluationConfig, Progress
 from omnitok.metrics.networks import Network, load_networks
 from omnitok.metrics.protocols import CLEAN, OFFICIAL, PROTOCOLS, Protocol
@@ -126,7 +126,7 @@ def test_official_sees_jpegs_through_jpeg_and_others_not(tmp_path: Path) -> None
         x = quantize_original(x, OFFICIAL)
         if suffix == ".jpeg":
             x, y = jpeg_roundtrip(x, 75), jpeg_roundtrip(y, 75)
-        statistics = [gaussian_statistics(network.extract(pixels).features) for pixels in (x, y)]
+        statistics = [gaussian_statistics(network.extract(pixels)[0]) for pixels in (x, y)]
         assert result.value == pytest.approx(frechet_distance(*statistics), rel=1e-6, abs=1e-9)
         distances[suffix] = result.value
         assert result.network == "pooled"
@@ -155,7 +155,7 @@ def test_rfvd_is_float32_where_the_authors_are(tmp_path: Path, protocol: Protoco
     x = torch.stack([load_video(path, 9, 16, protocol) for path in files])
     with torch.no_grad():
         y = quantize_reconstruction(model.tokenizer(x), protocol)
-    a, b = (gaussian_statistics(network.extract(z).features) for z in (quantize_original(x, protocol), y))
+    a, b = (gaussian_statistics(network.extract(z)[0]) for z in (quantize_original(x, protocol), y))
     expected = frechet_distance(a, b, float32_compat=protocol is OFFICIAL)
     assert result.value == pytest.approx(expected, rel=1e-4)
 
@@ -188,7 +188,8 @@ def stop_after(n: int) -> Progress:
     return progress
 
 
-def test_a_stopped_run_continues_and_gives_the_same_numbers(tmp_path: Path) -> None:
+def test_a_stopped_run_continues_and_gives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saved_state, "SECONDS", 0)
     files, model = make_pictures(tmp_path / "in", 7), small_model()
     metrics, settings = ("psnr", "usage", "fd_mobilenet_v2"), EvaluationConfig(CLEAN, resolution=32, batch_size=1)
     networks = {"mobilenet_v2": pooled()}
@@ -205,7 +206,6 @@ def test_a_stopped_run_continues_and_gives_the_same_numbers(tmp_path: Path) -> N
             name="seven",
             state_folder=out,
             progress=progress,
-            save_seconds=0,
         )
 
     with pytest.raises(Stopped):
@@ -217,7 +217,8 @@ def test_a_stopped_run_continues_and_gives_the_same_numbers(tmp_path: Path) -> N
     assert not list((tmp_path / "state").iterdir())
 
 
-def test_the_state_of_other_files_or_settings_is_not_used(tmp_path: Path) -> None:
+def test_the_state_of_other_files_or_settings_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saved_state, "SECONDS", 0)
     files, model = make_pictures(tmp_path / "in", 4), small_model()
     metrics, settings = ("psnr",), EvaluationConfig(CLEAN, resolution=32, batch_size=1)
 
@@ -231,7 +232,6 @@ def test_the_state_of_other_files_or_settings_is_not_used(tmp_path: Path) -> Non
             name="four",
             state_folder=tmp_path / "state",
             progress=progress,
-            save_seconds=0,
         )
 
     for change in ("file", "settings", "damage"):

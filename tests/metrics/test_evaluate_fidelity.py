@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +17,16 @@ from omnitok.metrics import (
     precision_recall,
     psnr,
     save_statistics,
+    saved_state,
 )
 from omnitok.metrics.evaluate import EvaluationConfig, Progress
 from omnitok.metrics.fidelity import compute_statistics, evaluate_fidelity
 from omnitok.metrics.networks import Network
-from omnitok.metrics.protocols import CLEAN, OFFICIAL
+from omnitok.metrics.protocols import OFFICIAL
 from omnitok.metrics.results import Result
-from omnitok.metrics.sample_sets import Preparation, open_samples
+from omnitok.metrics.sample_sets import open_samples
 from omnitok.metrics.samples import from_uint8
 
-CLIPS = Preparation("video", CLEAN, frames=4)
 ALL = ("fid", "is", "precision", "recall", "kid", "psnr")
 
 
@@ -58,15 +57,15 @@ def write_array(path: Path, pixels: Tensor, **others: np.ndarray) -> Path:
 def test_every_metric_is_that_of_the_features(tmp_path: Path) -> None:
     real, fake = batch(range(20)), batch(range(100, 120))
     network = pooled(classes=5)
-    a, b = network.extract(real), network.extract(fake)
-    assert b.logits is not None
-    manifolds = precision_recall(a.features, b.features)
+    (a, _), (b, logits) = network.extract(real), network.extract(fake)
+    assert logits is not None
+    manifolds = precision_recall(a, b)
     expected = {
-        "fid": frechet_distance(gaussian_statistics(a.features), gaussian_statistics(b.features)),
-        "is": inception_score(b.logits).mean,
+        "fid": frechet_distance(gaussian_statistics(a), gaussian_statistics(b)),
+        "is": inception_score(logits).mean,
         "precision": manifolds.precision,
         "recall": manifolds.recall,
-        "kid": kid(a.features, b.features).mean,
+        "kid": kid(a, b).mean,
         "psnr": psnr(from_uint8(real), from_uint8(fake)),
     }
     sets = write_folder(tmp_path / "r", real), write_folder(tmp_path / "f", fake)
@@ -148,7 +147,7 @@ def test_samples_are_drawn_by_seed_and_keep_their_order(tmp_path: Path) -> None:
     assert [result.n for result in first] == [20, 20]
     assert values(second) == values(first)
     chosen = sorted(np.random.default_rng(0).choice(30, 20, replace=False))
-    logits = pooled(classes=5).extract(batch(range(30))[torch.tensor(chosen)]).logits
+    _, logits = pooled(classes=5).extract(batch(range(30))[torch.tensor(chosen)])
     assert logits is not None
     assert first[0].value == pytest.approx(inception_score(logits).mean, rel=1e-6)
 
@@ -168,10 +167,10 @@ def test_clips_from_folders_and_arrays(tmp_path: Path) -> None:
     assert found["psnr"] > 35  # the first four frames are alike
     clips = torch.arange(6, dtype=torch.uint8).view(1, 1, 6, 1, 1).expand(3, 3, 6, 8, 8)
     path = write_array(tmp_path / "a.npz", clips)
-    (shown,) = open_samples(path, replace(CLIPS, protocol=OFFICIAL)).iterate([1], 1)
+    (shown,) = open_samples(path, "video", EvaluationConfig(OFFICIAL, frames=4)).iterate([1], 1)
     assert shown[0, 0, :, 0, 0].tolist() == [1, 2, 3, 4]  # the centre
     with pytest.raises(OmnitokError, match="have 6 frames, but the measurement takes 17"):
-        open_samples(path, replace(CLIPS, frames=17))
+        open_samples(path, "video", EvaluationConfig(frames=17))
     with pytest.raises(MediaError, match="has 6 frames, at least 9 are needed"):
         evaluate(9)
     with pytest.raises(OmnitokError, match="at least 9 frames"):
@@ -295,7 +294,8 @@ class Stopped(Exception):
     pass
 
 
-def test_a_stopped_comparison_continues(tmp_path: Path) -> None:
+def test_a_stopped_comparison_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saved_state, "SECONDS", 0)
     sets = write_folder(tmp_path / "r", batch(range(12))), write_folder(tmp_path / "f", batch(range(50, 62)))
     metrics = ("fid", "is", "precision", "recall", "psnr")
     config = EvaluationConfig(batch_size=3)
@@ -303,9 +303,7 @@ def test_a_stopped_comparison_continues(tmp_path: Path) -> None:
     state = tmp_path / "state"
 
     def run(progress: Progress) -> dict[str, float]:
-        rows = evaluate_fidelity(
-            *sets, metrics, config, networks=networks(), state_folder=state, progress=progress, save_seconds=0
-        )
+        rows = evaluate_fidelity(*sets, metrics, config, networks=networks(), state_folder=state, progress=progress)
         return values(rows)
 
     for last in (16, 26):  # in the second set, then among the pairs

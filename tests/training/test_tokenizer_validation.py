@@ -14,7 +14,7 @@ from helpers.training import resolved, train
 from omnitok.cli import main
 from omnitok.data.video_writer import write_video
 from omnitok.errors import MissingWeightsError, OmnitokError
-from omnitok.metrics.networks import Features, Network
+from omnitok.metrics.networks import Network
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import DataConfig, LogConfig, PerceptualConfig, TrainConfig, ValidationConfig
 from omnitok.training.settings import read_run, to_plain
@@ -72,7 +72,7 @@ def test_frechet_distances_of_both_media(
     """By the way of rFID and rFVD, whose networks are not at hand."""
 
     def colours(name: str) -> Network:
-        return Network(name, "00", lambda pixels: Features(pixels.double().flatten(2).mean(2)), 3)
+        return Network(name, "00", lambda pixels: pixels.double().flatten(2).mean(2), 3)
 
     loaded: list[list[str]] = []
 

@@ -2,36 +2,22 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from omnitok.distributed import all_reduce_sum
-from omnitok.metrics.protocols import Protocol
-from omnitok.metrics.results import Setup
 
 
 class Accumulator(ABC):
     """Tensors that are sums over samples, named in `SUMS`; memory does not grow with the set.
 
-    Subclasses add `update`, which takes a batch.
+    Subclasses add `update`, which takes a batch, and `what`: what is gathered and how large it is, since only equals
+    can be merged.
     """
 
     SUMS: ClassVar[tuple[str, ...]]
-
-    @classmethod
-    @abstractmethod
-    def of(cls, setup: Setup) -> Self:
-        """One for an evaluation."""
-
-    @classmethod
-    def minimum(cls, protocol: Protocol) -> int:
-        """Samples that a set must have."""
-        return 1
-
-    @abstractmethod
-    def what(self) -> str:
-        """What is gathered and how large it is; only equals can be merged."""
+    what: str
 
     @abstractmethod
     def compute(self) -> Any:
@@ -39,8 +25,8 @@ class Accumulator(ABC):
 
     def merge(self, other: "Accumulator") -> None:
         """Add the samples of `other`, which must not have been counted here already."""
-        if self.what() != other.what():
-            raise ValueError(f"cannot merge {self.what()} with {other.what()}")
+        if self.what != other.what:
+            raise ValueError(f"cannot merge {self.what} with {other.what}")
         for name in self.SUMS:
             mine: Tensor = getattr(self, name)
             mine += getattr(other, name).to(mine.device)
@@ -55,9 +41,9 @@ class Accumulator(ABC):
         return {name: getattr(self, name).clone() for name in self.SUMS}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from saved sums; ValueError where they have other shapes or types."""
+        """Continue from saved sums; ValueError where they have other shapes."""
         for name in self.SUMS:
             mine: Tensor = getattr(self, name)
-            if (state[name].shape, state[name].dtype) != (mine.shape, mine.dtype):
+            if state[name].shape != mine.shape:
                 raise ValueError(f"{name} is saved with the shape {tuple(state[name].shape)}, not {tuple(mine.shape)}")
             mine.copy_(state[name])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from omnitok.metrics.accumulator import Accumulator
-from omnitok.metrics.results import Gathered, Score, Setup
+from omnitok.metrics.results import Gathered, Result
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,10 @@ class AverageAccumulator(Accumulator):
     """Streaming mean in float64; every value counts the same, so a video of T frames weighs T values."""
 
     SUMS = ("sums",)
+    what = "an average"
 
     def __init__(self) -> None:
         self.sums = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares
-
-    @classmethod
-    def of(cls, setup: Setup) -> "AverageAccumulator":
-        return cls()
-
-    def what(self) -> str:
-        return "an average"
 
     def update(self, values: Tensor) -> None:
         """Add values of any shape; NaN is a ValueError, inf (PSNR of equal frames) is kept."""
@@ -52,7 +46,7 @@ class AverageAccumulator(Accumulator):
         return Average(mean, math.sqrt(variance / n), int(n))
 
 
-def average_score(gathered: Gathered) -> list[Score]:
+def average_rows(gathered: Gathered) -> list[Result]:
     """The mean with its standard error."""
     average: Average = gathered.fake
-    return [Score(average.mean, average.standard_error, "standard error over samples")]
+    return [gathered.result(average.mean, spread=average.standard_error, spread_is="standard error over samples")]

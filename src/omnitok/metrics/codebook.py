@@ -1,12 +1,13 @@
 """How a quantizer uses its codebook over a whole set: share of codes in use, entropy and perplexity."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from omnitok.metrics.accumulator import Accumulator
-from omnitok.metrics.results import Gathered, Score, Setup
+from omnitok.metrics.results import Gathered, Result
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,7 @@ class CodebookAccumulator(Accumulator):
         if size < 1:
             raise ValueError(f"a codebook has at least 1 code, but size is {size}")
         self.counts = torch.zeros(size, dtype=torch.long, device=device)
-
-    @classmethod
-    def of(cls, setup: Setup) -> "CodebookAccumulator":
-        return cls(setup.vocab_size)
-
-    def what(self) -> str:
-        return f"a codebook of {len(self.counts)} codes"
+        self.what = f"a codebook of {size} codes"
 
     def update(self, codes: Tensor) -> None:
         """Add codes of any shape and integer type; codes outside the codebook are a ValueError."""
@@ -56,11 +51,9 @@ class CodebookAccumulator(Accumulator):
         if tokens == 0:
             raise ValueError("codebook statistics need at least 1 code, but got none")
         p = self.counts.double() / tokens
-        entropy = -torch.xlogy(p, p).sum().item() / torch.log(torch.tensor(2.0, dtype=torch.float64)).item()
-        entropy = max(entropy, 0.0)  # not -0.0
-        return CodebookStatistics(
-            (self.counts > 0).double().mean().item(), entropy, 2.0**entropy, tokens, len(self.counts)
-        )
+        entropy = max(-torch.xlogy(p, p).sum().item() / math.log(2), 0.0)  # not -0.0
+        usage = (self.counts > 0).double().mean().item()
+        return CodebookStatistics(usage, entropy, 2.0**entropy, tokens, len(self.counts))
 
 
 def codebook_statistics(codes: Tensor, size: int) -> CodebookStatistics:
@@ -70,14 +63,14 @@ def codebook_statistics(codes: Tensor, size: int) -> CodebookStatistics:
     return accumulator.compute()
 
 
-def codebook_scores(gathered: Gathered) -> list[Score]:
+def codebook_rows(gathered: Gathered) -> list[Result]:
     """Usage, perplexity and entropy."""
     codes: CodebookStatistics = gathered.fake
     warning = None
     if codes.tokens < 10 * codes.size:
         warning = f"{codes.tokens} tokens are few for {codes.size} codes: usage grows with more data"
     return [
-        Score(codes.usage, warning=warning, name="usage"),
-        Score(codes.perplexity, name="perplexity"),
-        Score(codes.entropy, name="entropy"),
+        gathered.result(codes.usage, warning=warning),
+        gathered.result(codes.perplexity, metric="perplexity"),
+        gathered.result(codes.entropy, metric="entropy"),
     ]

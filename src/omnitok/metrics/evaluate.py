@@ -18,16 +18,19 @@ from torch import Tensor
 from omnitok.checked import checked
 from omnitok.data.modality import Modality
 from omnitok.errors import OmnitokError
-from omnitok.metrics.accumulator import Accumulator
+from omnitok.metrics.average import AverageAccumulator
+from omnitok.metrics.codebook import CodebookAccumulator
+from omnitok.metrics.features import FeatureSet
 from omnitok.metrics.frechet import FrechetAccumulator, GaussianStatistics
+from omnitok.metrics.inception_score import InceptionScoreAccumulator
 from omnitok.metrics.networks import Network
 from omnitok.metrics.protocols import CLEAN, Protocol
 from omnitok.metrics.registry import METRICS, Metric
-from omnitok.metrics.results import Gathered, Result, Setup
-from omnitok.metrics.saved_state import SavedState, run_key
-from omnitok.version import VERSION
+from omnitok.metrics.results import Gathered, Result
+from omnitok.metrics.saved_state import SavedState
 
 Side = Literal["real", "fake"]
+Need = Literal["real", "fake", "pairs", "codes"]
 Progress = Callable[[int, int], None]
 """Told how many samples are done, and of how many."""
 
@@ -80,34 +83,31 @@ class Batch:
 
 
 class Source(ABC):
-    """Samples of one modality that are measured: what is evaluated, and how its batches are made."""
+    """Samples of one modality that are measured: what is evaluated, and how its batches are made.
 
-    modality: Modality
-    n: int
-    """Samples of the whole set that is judged."""
+    Attributes:
+        row: what all rows have in common: the modality, the samples of the whole set that is judged, ...
+        total: samples that this process reads; those of both sides of a comparison count.
+        files: what the samples are read from.
+        identity: what the sums depend on beside the files and the config.
+        vocab_size: of the tokenizer.
+        expected: samples that the protocol asks for, where it asks for a number.
+    """
+
+    row: Result
     total: int
-    """Samples that this process reads; those of both sides of a comparison count."""
     files: Sequence[Path]
-    """What the samples are read from."""
+    identity: str
     vocab_size = 0
     expected: int | None = None
-    """Samples that the protocol asks for, where it asks for a number."""
 
     @abstractmethod
-    def select(self, needs: Collection[Side | Literal["pairs"]]) -> None:
+    def select(self, needs: Collection[Need]) -> None:
         """Told before the first batch what of the batches will be looked at."""
 
     @abstractmethod
     def batches(self, start: int) -> Iterator[Batch]:
         """The batches of this process from its sample number `start` on, always in the same order."""
-
-    @abstractmethod
-    def identity(self) -> str:
-        """What the sums depend on beside the files and the config."""
-
-    @abstractmethod
-    def row(self) -> Result:
-        """What all rows have in common."""
 
     def statistics(self, side: Side, network: Network) -> GaussianStatistics | None:
         """Statistics of the side that were computed before, in place of its samples."""
@@ -121,7 +121,7 @@ class _Gauge:
     metric: Metric
     network: Network | None
     side: Side
-    accumulator: Any  # an Accumulator, whose `update` takes what the metric's inputs are
+    accumulator: Any  # an Accumulator, whose `update` takes what the metric gathers
 
 
 class Measurement:
@@ -131,47 +131,49 @@ class Measurement:
         self, source: Source, metrics: Sequence[str], config: EvaluationConfig, networks: Mapping[str, Network]
     ) -> None:
         self.source, self.config = source, config
-        self.metrics = [name for name in metrics if source.modality in METRICS[name].modalities]
+        self.metrics = [name for name in metrics if source.row.modality in METRICS[name].modalities]
         self._networks = {name: networks.get(METRICS[name].network_for(config.protocol) or "") for name in metrics}
-        self._ready: dict[tuple[str, Side], GaussianStatistics] = {}
+        self._ready: dict[str, GaussianStatistics] = {}
         self._gauges: dict[str, _Gauge] = {}
         for name in self.metrics:
-            for side in self._sides(METRICS[name]):
-                self._add(name, side)
-
-    def _sides(self, metric: Metric) -> tuple[Side, ...]:
-        return ("real", "fake") if metric.inputs == "features" else ("fake",)
-
-    def _add(self, name: str, side: Side) -> None:
-        metric, network = METRICS[name], self._networks[name]
-        ready = self.source.statistics(side, network) if network is not None else None
-        if ready is not None and metric.accumulator is FrechetAccumulator:
-            self._ready[name, side] = ready
-            return
-        key = self._key(name, side)
-        if key not in self._gauges:
-            known = (network.dimension, network.classes, network.identity) if network is not None else ()
-            setup = Setup(self.config.protocol, self.source.n, self.source.vocab_size, *known)
-            self._gauges[key] = _Gauge(metric, network, side, metric.accumulator.of(setup))
+            metric, network = METRICS[name], self._networks[name]
+            for side in _sides(metric):
+                key = self._key(name, side)
+                ready = None
+                if network is not None and metric.gathers == "moments":
+                    ready = source.statistics(side, network)
+                if ready is not None:
+                    self._ready[key] = ready
+                elif key not in self._gauges:
+                    self._gauges[key] = _Gauge(metric, network, side, self._accumulator(metric, network))
+        self.accumulators = {key: gauge.accumulator for key, gauge in self._gauges.items()}
 
     def _key(self, name: str, side: Side) -> str:
         metric, network = METRICS[name], self._networks[name]
-        shared = network.name if network is not None and metric.inputs != "pairs" else name
-        return f"{shared}/{metric.accumulator.__name__}/{side}"
+        shared = network.name if network is not None and metric.gathers != "pairs" else name
+        return f"{shared}/{metric.gathers}/{side}"
 
-    @property
-    def accumulators(self) -> dict[str, Accumulator]:
-        """By what they gather."""
-        return {key: gauge.accumulator for key, gauge in self._gauges.items()}
-
-    @property
-    def needs(self) -> set[Side | Literal["pairs"]]:
-        """What of the batches is looked at."""
-        return {"pairs" if gauge.metric.inputs == "pairs" else gauge.side for gauge in self._gauges.values()}
+    def _accumulator(self, metric: Metric, network: Network | None) -> Any:
+        if metric.gathers == "pairs":
+            return AverageAccumulator()
+        if metric.gathers == "codes":
+            return CodebookAccumulator(self.source.vocab_size)
+        assert network is not None, "a metric of features has a network"
+        if metric.gathers == "moments":
+            return FrechetAccumulator(network.dimension, network.identity)
+        if metric.gathers == "features":
+            return FeatureSet(network.dimension)
+        return InceptionScoreAccumulator(self.source.row.n, network.classes, self.config.protocol.splits)
 
     def compute(self, name: str, side: Side) -> Any:
         """What was gathered for a metric on one side."""
-        return self._ready.get((name, side)) or self._gauges[self._key(name, side)].accumulator.compute()
+        key = self._key(name, side)
+        return self._ready.get(key) or self._gauges[key].accumulator.compute()
+
+    @property
+    def needs(self) -> set[Need]:
+        """What of the batches is looked at."""
+        return {g.metric.gathers if g.metric.gathers in ("pairs", "codes") else g.side for g in self._gauges.values()}
 
     @torch.no_grad()
     def update(self, batch: Batch) -> None:
@@ -180,58 +182,48 @@ class Measurement:
         Raises:
             OmnitokError: a network answers NaN or infinite numbers.
         """
-        features: dict[tuple[str, Side], Any] = {}
+        seen: dict[tuple[str, Side], tuple[Tensor, Tensor | None]] = {}
         for gauge in self._gauges.values():
-            inputs, network = gauge.metric.inputs, gauge.network
-            if inputs == "codes" and batch.codes is not None:
+            metric, network = gauge.metric, gauge.network
+            if metric.gathers == "codes":
                 gauge.accumulator.update(batch.codes)
-            elif inputs == "pairs" and batch.pairs is not None:
-                distance = gauge.metric.distance or (network.run if network is not None else None)
-                assert distance is not None, "a metric of pairs has a distance or a network"
-                per_frame = distance(*batch.pairs)
-                gauge.accumulator.update(per_frame.flatten(1).mean(1) if per_frame.ndim > 1 else per_frame)
-            elif inputs in ("features", "logits"):
-                pixels = batch.real if gauge.side == "real" else batch.fake
-                if pixels is None:
-                    continue
+            elif metric.gathers == "pairs":
+                if batch.pairs is not None:
+                    distance = metric.distance or (network.run if network is not None else None)
+                    assert distance is not None, "a metric of pairs has a distance or a network"
+                    per_frame = distance(*batch.pairs)
+                    gauge.accumulator.update(per_frame.flatten(1).mean(1) if per_frame.ndim > 1 else per_frame)
+            elif (pixels := batch.real if gauge.side == "real" else batch.fake) is not None:
                 assert network is not None, "a metric of features has a network"
                 key = (network.name, gauge.side)
-                if key not in features:
-                    features[key] = network.extract(pixels)
-                    if not torch.isfinite(features[key].features).all():
+                if key not in seen:
+                    seen[key] = network.extract(pixels)
+                    if not torch.isfinite(seen[key][0]).all():
                         raise OmnitokError(f"{batch.name}: the network {network.name} answers NaN or infinite features")
-                if inputs == "features":
-                    gauge.accumulator.update(features[key].features)
+                features, logits = seen[key]
+                if metric.gathers == "logits":
+                    gauge.accumulator.update(logits, torch.tensor(list(batch.indices)))
                 else:
-                    gauge.accumulator.update(features[key].logits, torch.tensor(list(batch.indices)))
+                    gauge.accumulator.update(features)
 
     def results(self) -> list[Result]:
         """The rows of every metric, in the order asked for."""
         memory: dict[Any, Any] = {}
-        return [row for name in self.metrics for row in self._rows(name, memory)]
+        rows = []
+        for name in self.metrics:
+            metric, network, row = METRICS[name], self._networks[name], replace(self.source.row, metric=name)
+            if metric.gathers == "logits":  # no reference
+                row = replace(row, reference=None, n_reference=None)
+            if network is not None:
+                row = replace(row, network=network.name, network_sha256=network.sha256)
+            sides = {side: self.compute(name, side) for side in _sides(metric)}
+            protocol, expected = self.config.protocol, self.source.expected
+            rows += metric.rows(Gathered(row, sides.get("real"), sides["fake"], protocol, expected, memory))
+        return rows
 
-    def _rows(self, name: str, memory: dict[Any, Any]) -> list[Result]:
-        metric, network, common = METRICS[name], self._networks[name], self.source.row()
-        sides = {side: self.compute(name, side) for side in self._sides(metric)}
-        real, fake, config = sides.get("real"), sides["fake"], self.config
-        gathered = Gathered(name, real, fake, config.protocol, config.seed, self.source.expected, memory)
-        if metric.inputs == "logits":  # no reference
-            common = replace(common, reference=None, n_reference=None)
-        if network is not None:
-            common = replace(common, network=network.name, network_sha256=network.sha256)
-        return [
-            replace(
-                common,
-                metric=score.name or name,
-                value=score.value,
-                spread=score.spread,
-                spread_is=score.spread_is,
-                warning=score.warning,
-                n=common.n if score.n is None else score.n,
-                n_reference=score.n_reference or common.n_reference if common.reference is not None else None,
-            )
-            for score in metric.score(gathered)
-        ]
+
+def _sides(metric: Metric) -> tuple[Side, ...]:
+    return ("real", "fake") if metric.gathers in ("moments", "features") else ("fake",)
 
 
 @contextlib.contextmanager
@@ -240,10 +232,9 @@ def measured(
     metrics: Sequence[str],
     config: EvaluationConfig,
     networks: Mapping[str, Network],
-    state_folder: Path | None = None,
-    state_name: str = "evaluation",
-    progress: Progress | None = None,
-    save_seconds: float = 60.0,
+    state_folder: Path | None,
+    state_name: str,
+    progress: Progress | None,
 ) -> Iterator[Measurement]:
     """Every batch of the source measured, over all processes.
 
@@ -252,15 +243,13 @@ def measured(
     measurement = Measurement(source, metrics, config, networks)
     source.select(measurement.needs)
     accumulators = measurement.accumulators
-    key = {
+    settings = {
         "config": repr(config),
-        "modality": source.modality,
-        "source": source.identity(),
+        "source": [repr(source.row), source.identity],
         "accumulators": sorted(accumulators),
         "networks": sorted(network.identity for network in networks.values()),
-        "version": VERSION,
     }
-    state = SavedState(state_folder, state_name, run_key(key, source.files), save_seconds)
+    state = SavedState(state_folder, state_name, settings, source.files)
     done = state.load(accumulators, source.total)
     if progress is not None:
         progress(done, source.total)

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from omnitok.distributed import all_gather_rows
 from omnitok.metrics.accumulator import Accumulator
-from omnitok.metrics.protocols import Protocol
-from omnitok.metrics.results import Setup
 
 
 def check_features(features: Tensor, dimension: int | None = None, what: str = "features") -> None:
@@ -28,29 +26,20 @@ def check_features(features: Tensor, dimension: int | None = None, what: str = "
 class FeatureSet(Accumulator):
     """Collects features (n, d) batch by batch; `compute()` gives all of them as one float32 tensor on the CPU."""
 
+    SUMS = ()
+
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
+        self.what = f"sets of features of {dimension} dimensions"
         self.batches: list[Tensor] = []
-
-    @classmethod
-    def of(cls, setup: Setup) -> "FeatureSet":
-        return cls(setup.dimension)
-
-    @classmethod
-    def minimum(cls, protocol: Protocol) -> int:
-        return protocol.nearest + 1
-
-    def what(self) -> str:
-        return f"sets of features of {self.dimension} dimensions"
 
     def update(self, features: Tensor) -> None:
         """Add features (n, d); NaN, infinite values or another d are a ValueError."""
         check_features(features, self.dimension)
         self.batches.append(features.detach().float().cpu())
 
-    def merge(self, other: Accumulator) -> None:
-        if not isinstance(other, FeatureSet) or other.dimension != self.dimension:
-            raise ValueError(f"cannot merge {self.what()} with {other.what()}")
+    def merge(self, other: "FeatureSet") -> None:  # type: ignore[override]
+        super().merge(other)
         self.batches.extend(other.batches)
 
     def all_reduce(self) -> None:
@@ -61,7 +50,6 @@ class FeatureSet(Accumulator):
         return {"features": self.compute()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        check_features(state["features"], self.dimension)
         self.batches = [state["features"].clone()]
 
     def compute(self) -> Tensor:

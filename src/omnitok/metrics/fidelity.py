@@ -3,7 +3,6 @@
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,14 +10,13 @@ import torch
 from omnitok.data.modality import Modality
 from omnitok.distributed import shard
 from omnitok.errors import OmnitokError
-from omnitok.metrics.evaluate import Batch, EvaluationConfig, Progress, Side, Source, measured
-from omnitok.metrics.frechet import FrechetAccumulator, GaussianStatistics
+from omnitok.metrics.evaluate import Batch, EvaluationConfig, Need, Progress, Side, Source, measured
+from omnitok.metrics.frechet import GaussianStatistics
 from omnitok.metrics.networks import Network, WeightsDir, load_networks
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
 from omnitok.metrics.results import Result
-from omnitok.metrics.sample_sets import Preparation, SampleSet, open_samples
+from omnitok.metrics.sample_sets import SampleSet, open_samples
 from omnitok.metrics.samples import batches, from_uint8
-from omnitok.version import VERSION
 
 DEFAULT_METRICS: dict[Modality, tuple[str, ...]] = {"image": ("fid", "is", "precision", "recall"), "video": ("fvd",)}
 
@@ -35,7 +33,6 @@ def evaluate_fidelity(
     networks: Mapping[str, Network] | None = None,
     state_folder: Path | None = None,
     progress: Progress | None = None,
-    save_seconds: float = 60.0,
 ) -> list[Result]:
     """Metrics of the samples `fake` against `real`, in the order asked for.
 
@@ -51,13 +48,10 @@ def evaluate_fidelity(
     """
     config = config or EvaluationConfig()
     chosen = check_metrics(metrics if metrics is not None else DEFAULT_METRICS[modality], "fidelity", modality)
-    preparation = Preparation(modality, config.protocol, config.resolution, config.video_frames)
-    sets: dict[Side, SampleSet] = {"real": open_samples(real, preparation), "fake": open_samples(fake, preparation)}
-    source = SampleSets(sets, config)
-    source.check(chosen)
+    source = SampleSets({"real": real, "fake": fake}, chosen, modality, config)
     if networks is None:
         networks = load_networks(networks_for(chosen, config.protocol), weights_dir, device)
-    with measured(source, chosen, config, networks, state_folder, "fidelity", progress, save_seconds) as measurement:
+    with measured(source, chosen, config, networks, state_folder, "fidelity", progress) as measurement:
         return measurement.results()
 
 
@@ -72,7 +66,6 @@ def compute_statistics(
     networks: Mapping[str, Network] | None = None,
     state_folder: Path | None = None,
     progress: Progress | None = None,
-    save_seconds: float = 60.0,
 ) -> GaussianStatistics:
     """Statistics of a set for one Fréchet metric, so that `evaluate_fidelity` needs the set itself no more.
 
@@ -80,56 +73,69 @@ def compute_statistics(
     """
     config = config or EvaluationConfig()
     check_metrics([metric], "fidelity", modality)
-    if METRICS[metric].accumulator is not FrechetAccumulator:
+    if METRICS[metric].gathers != "moments":
         raise ValueError(f"statistics are for Fréchet distances, and {metric} is none")
-    preparation = Preparation(modality, config.protocol, config.resolution, config.video_frames)
-    source = SampleSets({"real": open_samples(data, preparation)}, config, use_statistics=False)
-    source.check([metric])
+    source = SampleSets({"real": data}, [metric], modality, config)
     if networks is None:
         networks = load_networks(networks_for([metric], config.protocol), weights_dir, device)
-    with measured(
-        source, [metric], config, networks, state_folder, "statistics", progress, save_seconds
-    ) as measurement:
+    with measured(source, [metric], config, networks, state_folder, "statistics", progress) as measurement:
         return measurement.compute(metric, "real")
 
 
 class SampleSets(Source):
     """One or two sets: the samples of each side for feature networks, then pairs of them for PSNR and the like."""
 
-    def __init__(self, sets: Mapping[Side, SampleSet], config: EvaluationConfig, use_statistics: bool = True) -> None:
-        self.sets, self.config, self._use_statistics = sets, config, use_statistics
-        self._judged = sets.get("fake", next(iter(sets.values())))
-        self.modality, protocol = self._judged.preparation.modality, config.protocol
-        self.files = [file for side in sets.values() for file in side.files]
-        self.n = self._count(self._judged)
-        if protocol.name == "official":
-            self.expected = protocol.generated_images if self.modality == "image" else protocol.generated_videos
+    def __init__(
+        self,
+        paths: Mapping[Side, str | os.PathLike[str]],
+        metrics: Sequence[str],
+        modality: Modality,
+        config: EvaluationConfig,
+    ) -> None:
+        self.sets: dict[Side, SampleSet] = {side: open_samples(path, modality, config) for side, path in paths.items()}
+        self.config = config
+        self.files = [file for samples in self.sets.values() for file in samples.files]
+        self.identity = repr([samples.name for samples in self.sets.values()])
+        judged, reference = self.sets.get("fake", self.sets["real"]), self.sets["real"]
+        if config.protocol.name == "official":
+            images, videos = config.protocol.generated_images, config.protocol.generated_videos
+            self.expected = images if modality == "image" else videos
         self._stages: list[tuple[Side, ...]] = []
-
-    def check(self, metrics: Sequence[str]) -> None:
-        """Raise OmnitokError where the sets cannot be compared; looks at names, counts and the first sample of each."""
+        self.row = Result(
+            metric="",
+            value=0.0,
+            protocol=config.protocol.name,
+            n=self._count(judged),
+            modality=modality,
+            resolution=config.resolution,
+            frames=1 if modality == "image" else config.video_frames,
+            data=judged.name,
+            reference=reference.name,
+            n_reference=self._count(reference),
+            seed=config.seed,
+        )
         for name in metrics:
-            metric = METRICS[name]
-            if metric.minimum_frames > self.config.video_frames:
-                raise OmnitokError(
-                    f"{name} needs videos of at least {metric.minimum_frames} frames; give more --frames"
-                )
-            minimum = max(2, metric.accumulator.minimum(self.config.protocol))
-            for side, samples in self.sets.items():
-                if metric.inputs == "logits" and side == "real":
-                    continue
-                if not samples.n and metric.accumulator is not FrechetAccumulator:
-                    raise OmnitokError(
-                        f"{samples.name}: holds statistics only, but {name} needs the samples themselves"
-                    )
-                if samples.n and (count := self._count(samples)) < minimum:
-                    raise OmnitokError(
-                        f"{samples.name}: {name} needs at least {minimum} {self.modality}s, but there are {count}"
-                    )
+            self._check(name)
         if all(samples.n for samples in self.sets.values()) and len(self.sets) == 2:
-            self._check_pairs([name for name in metrics if METRICS[name].inputs == "pairs"])
+            self._check_pairs([name for name in metrics if METRICS[name].gathers == "pairs"])
+
+    def _check(self, name: str) -> None:
+        """Raise OmnitokError where the sets are not what a metric needs."""
+        metric, minimum = METRICS[name], max(2, METRICS[name].minimum(self.config.protocol))
+        if metric.minimum_frames > self.config.video_frames:
+            raise OmnitokError(f"{name} needs videos of at least {metric.minimum_frames} frames; give more --frames")
+        for side, samples in self.sets.items():
+            if metric.gathers == "logits" and side == "real":
+                continue
+            if not samples.n and metric.gathers != "moments":
+                raise OmnitokError(f"{samples.name}: holds statistics only, but {name} needs the samples themselves")
+            if samples.n and (count := self._count(samples)) < minimum:
+                raise OmnitokError(
+                    f"{samples.name}: {name} needs at least {minimum} {self.row.modality}s, but there are {count}"
+                )
 
     def _check_pairs(self, metrics: Sequence[str]) -> None:
+        """Raise OmnitokError where the sets differ in size, or for these metrics in number or names."""
         real, fake = self.sets["real"], self.sets["fake"]
         if metrics and real.n != fake.n:
             raise OmnitokError(
@@ -150,7 +156,7 @@ class SampleSets(Source):
     def statistics(self, side: Side, network: Network) -> GaussianStatistics | None:
         """The statistics of the file itself, where they are this network's; foreign files do not tell theirs."""
         samples = self.sets.get(side)
-        if samples is None or samples.statistics is None or not self._use_statistics:
+        if samples is None or samples.statistics is None or len(self.sets) == 1:
             return None
         found = samples.statistics
         if len(found.mean) == network.dimension and found.network in ("", network.identity):
@@ -160,38 +166,18 @@ class SampleSets(Source):
         made_by = found.network or f"a network of {len(found.mean)} dimensions"
         raise OmnitokError(f"{samples.name}: the statistics are of {made_by}, not of {network.identity}")
 
-    def select(self, needs: Collection[Side | Literal["pairs"]]) -> None:
+    def select(self, needs: Collection[Need]) -> None:
         sides: tuple[Side, ...] = ("real", "fake")
         self._stages = [(side,) for side in sides if side in needs and side in self.sets]
         if "pairs" in needs:
             self._stages.append(sides)
         self.total = sum(len(self._own(stage[0])) for stage in self._stages)
 
-    def identity(self) -> str:
-        return repr([(samples.name, samples.preparation) for samples in self.sets.values()])
-
-    def row(self) -> Result:
-        how, reference = self._judged.preparation, self.sets["real"]
-        return Result(
-            metric="",
-            value=0.0,
-            protocol=self.config.protocol.name,
-            n=self.n,
-            modality=self.modality,
-            resolution=how.resolution,
-            frames=1 if self.modality == "image" else how.frames,
-            data=self._judged.name,
-            reference=reference.name,
-            n_reference=self._count(reference),
-            seed=self.config.seed,
-            version=VERSION,
-        )
-
     def batches(self, start: int) -> Iterator[Batch]:
         for stage in self._stages:
             own = self._own(stage[0])
             rest, start = own[start:], max(0, start - len(own))
-            size = 1 if self.modality == "video" or len(stage) == 2 else self.config.batch_size
+            size = 1 if self.row.modality == "video" or len(stage) == 2 else self.config.batch_size
             streams = [self.sets[side].iterate([position for position, _ in rest], size) for side in stage]
             for part, *levels in zip(batches(rest, size), *streams, strict=True):
                 indices, name = [index for _, index in part], self.sets[stage[0]].name
@@ -203,7 +189,7 @@ class SampleSets(Source):
     def _count(self, samples: SampleSet) -> int:
         """How many samples of the set are used."""
         limit = self.config.samples
-        if limit is None and self.modality == "video":
+        if limit is None and samples.modality == "video":
             limit = self.config.protocol.generated_videos
         return samples.n if limit is None else min(samples.n, limit)
 

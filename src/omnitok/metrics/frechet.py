@@ -18,8 +18,7 @@ from omnitok.atomic import atomic_path
 from omnitok.errors import OmnitokError, reading
 from omnitok.metrics.accumulator import Accumulator
 from omnitok.metrics.features import check_features
-from omnitok.metrics.protocols import Protocol
-from omnitok.metrics.results import Gathered, Score, Setup
+from omnitok.metrics.results import Gathered, Result
 
 _ARRAYS = ("mu", "sigma", "n", "network")
 _LARGEST = 2**30  # bytes of them in a file: enough for 11 000 dimensions
@@ -49,11 +48,6 @@ class GaussianStatistics:
         if not torch.isfinite(self.mean.sum() + self.covariance.sum()):  # sums need no memory
             raise ValueError("statistics hold NaN or infinite values")
 
-    @property
-    def undersampled(self) -> bool:
-        """Whether there are too few samples for a covariance of full rank: distances are then biased upwards."""
-        return 0 < self.n <= self.mean.shape[0]
-
 
 class FrechetAccumulator(Accumulator):
     """Streaming statistics of features (n, d): count, sum and outer product in float64, 8 d² bytes whatever n is.
@@ -66,25 +60,15 @@ class FrechetAccumulator(Accumulator):
     def __init__(self, dimension: int, network: str = "", device: torch.device | str = "cpu") -> None:
         self.dimension = dimension
         self.network = network
+        self.what = f"statistics of {network or 'unnamed features'} ({dimension} dimensions)"
         self.count = torch.zeros((), dtype=torch.long)
         self.sum = torch.zeros(dimension, dtype=torch.float64, device=device)
         self.outer = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
-
-    @classmethod
-    def of(cls, setup: Setup) -> "FrechetAccumulator":
-        return cls(setup.dimension, setup.network)
-
-    @classmethod
-    def minimum(cls, protocol: Protocol) -> int:
-        return 2
 
     @property
     def n(self) -> int:
         """How many samples there are."""
         return int(self.count)
-
-    def what(self) -> str:
-        return f"statistics of {self.network or 'unnamed features'} ({self.dimension} dimensions)"
 
     def update(self, features: Tensor) -> None:
         """Add features (n, d) of any float type; NaN, infinite values or another d are a ValueError."""
@@ -134,27 +118,26 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics, float32_compa
     return max(distance.item(), 0.0)  # below zero only by rounding
 
 
-def frechet_score(gathered: Gathered, float32: bool = False) -> list[Score]:
+def frechet_rows(gathered: Gathered, float32: bool = False) -> list[Result]:
     """The distance, with a warning where there are too few samples or other ones than the protocol asks for."""
     a: GaussianStatistics = gathered.real
     b: GaussianStatistics = gathered.fake
-    dimension, fewest = len(a.mean), min((n for n in (a.n, b.n) if n), default=None)
+    row, dimension, fewest = gathered.row, len(a.mean), min((n for n in (a.n, b.n) if n), default=None)
     warning = None
     if fewest is not None and fewest <= dimension:
         warning = (
-            f"{gathered.metric} over {fewest} samples is biased upwards: the features have {dimension} dimensions, so "
+            f"{row.metric} over {fewest} samples is biased upwards: the features have {dimension} dimensions, so "
             f"compare it only with numbers over the same {fewest} samples"
         )
     elif gathered.expected is not None and b.n not in (0, gathered.expected):
-        warning = (
-            f"{gathered.metric} of the {gathered.protocol.name} protocol is over {gathered.expected} samples, not {b.n}"
-        )
-    return [Score(frechet_distance(a, b, float32), warning=warning, n=b.n, n_reference=a.n)]
+        warning = f"{row.metric} of the {row.protocol} protocol is over {gathered.expected} samples, not {b.n}"
+    n_reference = a.n or row.n_reference if row.reference is not None else None
+    return [gathered.result(frechet_distance(a, b, float32), warning=warning, n=b.n, n_reference=n_reference)]
 
 
-def fvd_score(gathered: Gathered) -> list[Score]:
-    """`frechet_score` by the authors' float32 formula where the protocol says so."""
-    return frechet_score(gathered, gathered.protocol.float32_fvd)
+def fvd_rows(gathered: Gathered) -> list[Result]:
+    """`frechet_rows` by the authors' float32 formula where the protocol says so."""
+    return frechet_rows(gathered, gathered.protocol.float32_fvd)
 
 
 def _factor(covariance: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ the 400 logits. The same network as TorchScript, as StyleGAN-V distributes it, i
 """
 
 import os
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -71,15 +72,6 @@ class _Mixed(nn.Module):
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)], dim=1)
 
 
-class _Logits(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv3d = nn.Conv3d(1024, 400, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv3d(x)
-
-
 class I3D(FrozenNetwork):
     """I3D logits of videos: (b, 3, T, H, W), uint8 or float in [-1, 1], T ≥ 9 → (b, 400), the mean over time.
 
@@ -96,7 +88,7 @@ class I3D(FrozenNetwork):
         self.Conv3d_2c_3x3 = _Unit3D(64, 192, 3)
         for name, (channels, widths) in _MIXED.items():
             self.add_module(name, _Mixed(channels, widths))
-        self.logits = _Logits()
+        self.logits = nn.Sequential(OrderedDict(conv3d=nn.Conv3d(1024, 400, 1)))
         self._freeze()
 
     def forward(self, video: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ the file.
 """
 
 import os
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,7 @@ from omnitok.metrics.protocols import Resize
 _SIZE = 299
 
 
-@dataclass(frozen=True)
-class InceptionOutput:
+class InceptionOutput(NamedTuple):
     """`features` (n, 2048): pool3; `logits_unbiased` (n, 1008): without the last bias, as IS is computed."""
 
     features: Tensor
@@ -44,114 +43,100 @@ class _ConvUnit(nn.Module):
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
 
+_Pool = Literal["average", "maximum", "halve"]
+_Chain = Sequence[tuple[int, int | tuple[int, int] | Literal["fork"]]]
+_Branches = Mapping[str, _Chain]
+
+
+class _Block(nn.Module):
+    """Branches of convolutions side by side, joined along the channels.
+
+    Args:
+        pool: what "branch_pool" sees is pooled so; "halve": all branches end with stride 2, beside the pooled input.
+        branches: by name, the width and kernel of each convolution in turn; "fork" is 1x3 beside 3x1. The names of
+            several are numbered, those of a fork lettered.
+    """
+
+    def __init__(self, channels: int, pool: _Pool, branches: _Branches) -> None:
+        super().__init__()
+        self.pool = pool
+        self.branches: dict[str, list[list[str]]] = {branch: [] for branch in branches}
+        for branch, units in branches.items():
+            before = channels
+            for number, (width, kernel) in enumerate(units, start=1):
+                name = branch if len(units) == 1 else f"{branch}_{number}"
+                fork: dict[str, int | tuple[int, int]] = {f"{name}a": (1, 3), f"{name}b": (3, 1)}
+                kernels = fork if kernel == "fork" else {name: kernel}
+                stride = 2 if pool == "halve" and number == len(units) else 1
+                for part, sides in kernels.items():
+                    self.add_module(part, _ConvUnit(before, width, sides, stride, pad=stride == 1))
+                self.branches[branch].append(list(kernels))
+                before = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = []
+        for branch, chain in self.branches.items():
+            outputs = [x]
+            if branch == "branch_pool":
+                outputs = [F.max_pool2d(x, 3, 1, 1) if self.pool == "maximum" else _average_pool(x)]
+            for names in chain:
+                outputs = [self.get_submodule(name)(outputs[0]) for name in names]
+            joined += outputs
+        if self.pool == "halve":
+            joined.append(F.max_pool2d(x, 3, stride=2))
+        return torch.cat(joined, dim=1)
+
+
 def _average_pool(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
-class _BlockA(nn.Module):
-    """35 x 35: 1x1, 5x5, double 3x3 and pooled branches."""
-
-    def __init__(self, channels: int, pool_width: int) -> None:
-        super().__init__()
-        self.branch1x1 = _ConvUnit(channels, 64, 1)
-        self.branch5x5_1 = _ConvUnit(channels, 48, 1)
-        self.branch5x5_2 = _ConvUnit(48, 64, 5)
-        self.branch3x3dbl_1 = _ConvUnit(channels, 64, 1)
-        self.branch3x3dbl_2 = _ConvUnit(64, 96, 3)
-        self.branch3x3dbl_3 = _ConvUnit(96, 96, 3)
-        self.branch_pool = _ConvUnit(channels, pool_width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branch_5x5 = self.branch5x5_2(self.branch5x5_1(x))
-        branch_3x3 = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        return torch.cat([self.branch1x1(x), branch_5x5, branch_3x3, self.branch_pool(_average_pool(x))], dim=1)
+def _a(pooled: int) -> _Branches:
+    double = [(64, 1), (96, 3), (96, 3)]
+    return {
+        "branch1x1": [(64, 1)],
+        "branch5x5": [(48, 1), (64, 5)],
+        "branch3x3dbl": double,
+        "branch_pool": [(pooled, 1)],
+    }
 
 
-class _BlockB(nn.Module):
-    """35 x 35 to 17 x 17."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.branch3x3 = _ConvUnit(288, 384, 3, stride=2, pad=False)
-        self.branch3x3dbl_1 = _ConvUnit(288, 64, 1)
-        self.branch3x3dbl_2 = _ConvUnit(64, 96, 3)
-        self.branch3x3dbl_3 = _ConvUnit(96, 96, 3, stride=2, pad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branch_3x3 = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        return torch.cat([self.branch3x3(x), branch_3x3, F.max_pool2d(x, 3, stride=2)], dim=1)
+def _c(width: int) -> _Branches:
+    double: _Chain = [(width, 1), (width, (7, 1)), (width, (1, 7)), (width, (7, 1)), (192, (1, 7))]
+    return {
+        "branch1x1": [(192, 1)],
+        "branch7x7": [(width, 1), (width, (1, 7)), (192, (7, 1))],
+        "branch7x7dbl": double,
+        "branch_pool": [(192, 1)],
+    }
 
 
-class _BlockC(nn.Module):
-    """17 x 17: 7x7 as pairs of 1x7 and 7x1."""
+_B: _Branches = {"branch3x3": [(384, 3)], "branch3x3dbl": [(64, 1), (96, 3), (96, 3)]}
+_D: _Branches = {
+    "branch3x3": [(192, 1), (320, 3)],
+    "branch7x7x3": [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3)],
+}
+_E: _Branches = {
+    "branch1x1": [(320, 1)],
+    "branch3x3": [(384, 1), (384, "fork")],
+    "branch3x3dbl": [(448, 1), (384, 3), (384, "fork")],
+    "branch_pool": [(192, 1)],
+}
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.branch1x1 = _ConvUnit(768, 192, 1)
-        self.branch7x7_1 = _ConvUnit(768, width, 1)
-        self.branch7x7_2 = _ConvUnit(width, width, (1, 7))
-        self.branch7x7_3 = _ConvUnit(width, 192, (7, 1))
-        self.branch7x7dbl_1 = _ConvUnit(768, width, 1)
-        self.branch7x7dbl_2 = _ConvUnit(width, width, (7, 1))
-        self.branch7x7dbl_3 = _ConvUnit(width, width, (1, 7))
-        self.branch7x7dbl_4 = _ConvUnit(width, width, (7, 1))
-        self.branch7x7dbl_5 = _ConvUnit(width, 192, (1, 7))
-        self.branch_pool = _ConvUnit(768, 192, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        single = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
-        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
-        double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
-        return torch.cat([self.branch1x1(x), single, double, self.branch_pool(_average_pool(x))], dim=1)
-
-
-class _BlockD(nn.Module):
-    """17 x 17 to 8 x 8."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.branch3x3_1 = _ConvUnit(768, 192, 1)
-        self.branch3x3_2 = _ConvUnit(192, 320, 3, stride=2, pad=False)
-        self.branch7x7x3_1 = _ConvUnit(768, 192, 1)
-        self.branch7x7x3_2 = _ConvUnit(192, 192, (1, 7))
-        self.branch7x7x3_3 = _ConvUnit(192, 192, (7, 1))
-        self.branch7x7x3_4 = _ConvUnit(192, 192, 3, stride=2, pad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branch_3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch_7x7 = self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x))))
-        return torch.cat([branch_3x3, branch_7x7, F.max_pool2d(x, 3, stride=2)], dim=1)
-
-
-class _BlockE(nn.Module):
-    """8 x 8: 3x3 as 1x3 beside 3x1."""
-
-    def __init__(self, channels: int, pool: Literal["average", "maximum"]) -> None:
-        super().__init__()
-        self.pool = pool
-        self.branch1x1 = _ConvUnit(channels, 320, 1)
-        self.branch3x3_1 = _ConvUnit(channels, 384, 1)
-        self.branch3x3_2a = _ConvUnit(384, 384, (1, 3))
-        self.branch3x3_2b = _ConvUnit(384, 384, (3, 1))
-        self.branch3x3dbl_1 = _ConvUnit(channels, 448, 1)
-        self.branch3x3dbl_2 = _ConvUnit(448, 384, 3)
-        self.branch3x3dbl_3a = _ConvUnit(384, 384, (1, 3))
-        self.branch3x3dbl_3b = _ConvUnit(384, 384, (3, 1))
-        self.branch_pool = _ConvUnit(channels, 192, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        single = self.branch3x3_1(x)
-        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        pooled = _average_pool(x) if self.pool == "average" else F.max_pool2d(x, 3, stride=1, padding=1)
-        branches = [
-            self.branch1x1(x),
-            self.branch3x3_2a(single),
-            self.branch3x3_2b(single),
-            self.branch3x3dbl_3a(double),
-            self.branch3x3dbl_3b(double),
-            self.branch_pool(pooled),
-        ]
-        return torch.cat(branches, dim=1)
+# In the order of the network: input channels, pool and branches.
+_MIXED: dict[str, tuple[int, _Pool, _Branches]] = {
+    "Mixed_5b": (192, "average", _a(32)),  # 35 x 35
+    "Mixed_5c": (256, "average", _a(64)),
+    "Mixed_5d": (288, "average", _a(64)),
+    "Mixed_6a": (288, "halve", _B),  # to 17 x 17
+    "Mixed_6b": (768, "average", _c(128)),
+    "Mixed_6c": (768, "average", _c(160)),
+    "Mixed_6d": (768, "average", _c(160)),
+    "Mixed_6e": (768, "average", _c(192)),
+    "Mixed_7a": (768, "halve", _D),  # to 8 x 8
+    "Mixed_7b": (1280, "average", _E),
+    "Mixed_7c": (2048, "maximum", _E),
+}
 
 
 class FIDInception(FrozenNetwork):
@@ -175,17 +160,8 @@ class FIDInception(FrozenNetwork):
         self.Conv2d_2b_3x3 = _ConvUnit(32, 64, 3)
         self.Conv2d_3b_1x1 = _ConvUnit(64, 80, 1)
         self.Conv2d_4a_3x3 = _ConvUnit(80, 192, 3, pad=False)
-        self.Mixed_5b = _BlockA(192, 32)
-        self.Mixed_5c = _BlockA(256, 64)
-        self.Mixed_5d = _BlockA(288, 64)
-        self.Mixed_6a = _BlockB()
-        self.Mixed_6b = _BlockC(128)
-        self.Mixed_6c = _BlockC(160)
-        self.Mixed_6d = _BlockC(160)
-        self.Mixed_6e = _BlockC(192)
-        self.Mixed_7a = _BlockD()
-        self.Mixed_7b = _BlockE(1280, "average")
-        self.Mixed_7c = _BlockE(2048, "maximum")
+        for name, block in _MIXED.items():
+            self.add_module(name, _Block(*block))
         self.fc = nn.Linear(2048, 1008)
         self._freeze()
 
@@ -200,9 +176,8 @@ class FIDInception(FrozenNetwork):
         x = F.max_pool2d(x, 3, stride=2)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))  # (n, 192, 71, 71)
         x = F.max_pool2d(x, 3, stride=2)
-        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))  # (n, 288, 35, 35)
-        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))  # (n, 768, 17, 17)
-        x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))  # (n, 2048, 8, 8)
+        for name in _MIXED:
+            x = self.get_submodule(name)(x)  # (n, 2048, 8, 8) in the end
         features = x.mean((2, 3))
         return InceptionOutput(features, features @ self.fc.weight.T)
 
@@ -219,28 +194,21 @@ def resize_bilinear_tf1(x: Tensor, height: int, width: int) -> Tensor:
 
     x: (n, c, H, W) float. No antialiasing; the last rows and columns repeat.
     """
-    rows = _legacy_weights(x.shape[2], height, x)
-    columns = _legacy_weights(x.shape[3], width, x)
-    upper, lower = x[:, :, rows.low], x[:, :, rows.high]  # (n, c, height, W)
-    top = torch.lerp(upper[..., columns.low], upper[..., columns.high], columns.fraction)  # (n, c, height, width)
-    bottom = torch.lerp(lower[..., columns.low], lower[..., columns.high], columns.fraction)
-    return torch.lerp(top, bottom, rows.fraction[:, None])
+    above, below, fraction = _legacy_weights(x.shape[2], height, x)
+    left, right, across = _legacy_weights(x.shape[3], width, x)
+    upper, lower = x[:, :, above], x[:, :, below]  # (n, c, height, W)
+    top = torch.lerp(upper[..., left], upper[..., right], across)  # (n, c, height, width)
+    bottom = torch.lerp(lower[..., left], lower[..., right], across)
+    return torch.lerp(top, bottom, fraction[:, None])
 
 
-@dataclass(frozen=True)
-class _LegacyWeights:
-    low: Tensor
-    high: Tensor
-    fraction: Tensor
-
-
-def _legacy_weights(size: int, out: int, like: Tensor) -> _LegacyWeights:
+def _legacy_weights(size: int, out: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two neighbours of each output along one axis, and how far it lies from the first to the second."""
     # float32 arithmetic, as TensorFlow's kernel
-    position = torch.arange(out, dtype=torch.float32, device=like.device) * (
-        torch.tensor(size, dtype=torch.float32, device=like.device) / out
-    )
+    step = torch.tensor(size, dtype=torch.float32, device=like.device) / out
+    position = torch.arange(out, dtype=torch.float32, device=like.device) * step
     low = position.floor().long().clamp(max=size - 1)
-    return _LegacyWeights(low, (low + 1).clamp(max=size - 1), (position - low).to(like.dtype))
+    return low, (low + 1).clamp(max=size - 1), (position - low).to(like.dtype)
 
 
 def _pixels_0_255(images: Tensor) -> Tensor:

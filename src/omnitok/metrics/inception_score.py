@@ -7,8 +7,7 @@ from torch import Tensor
 
 from omnitok.metrics.accumulator import Accumulator
 from omnitok.metrics.features import check_features
-from omnitok.metrics.protocols import Protocol
-from omnitok.metrics.results import Gathered, Score, Setup
+from omnitok.metrics.results import Gathered, Result
 
 
 @dataclass(frozen=True)
@@ -32,20 +31,10 @@ class InceptionScoreAccumulator(Accumulator):
         if not 1 <= splits <= n:
             raise ValueError(f"an Inception score over {splits} splits needs at least as many samples, but n is {n}")
         self.n, self.splits, self.classes = n, splits, classes
+        self.what = f"an Inception score of {n} samples in {splits} splits, {classes} classes"
         self.times_seen = torch.zeros(n, dtype=torch.long, device=device)
         self.probabilities = torch.zeros(splits, classes, dtype=torch.float64, device=device)  # sum of p
         self.negative_entropies = torch.zeros(splits, dtype=torch.float64, device=device)  # sum of p · log p
-
-    @classmethod
-    def of(cls, setup: Setup) -> "InceptionScoreAccumulator":
-        return cls(setup.n, setup.classes, setup.protocol.splits)
-
-    @classmethod
-    def minimum(cls, protocol: Protocol) -> int:
-        return protocol.splits
-
-    def what(self) -> str:
-        return f"an Inception score of {self.n} samples in {self.splits} splits, {self.classes} classes"
 
     def update(self, logits: Tensor, indices: Tensor) -> None:
         """Add logits (m, classes) of the samples with the `indices` (m,) in the set."""
@@ -93,7 +82,8 @@ def inception_score(logits: Tensor, splits: int = 10) -> InceptionScore:
     return accumulator.compute()
 
 
-def inception_scores(gathered: Gathered) -> list[Score]:
+def inception_score_rows(gathered: Gathered) -> list[Result]:
     """The score with its deviation."""
     score: InceptionScore = gathered.fake
-    return [Score(score.mean, score.std, f"deviation over {gathered.protocol.splits} splits")]
+    spread_is = f"deviation over {gathered.protocol.splits} splits"
+    return [gathered.result(score.mean, spread=score.std, spread_is=spread_is)]

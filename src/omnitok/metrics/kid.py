@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from omnitok.metrics.features import canonical_order, check_features
-from omnitok.metrics.results import Gathered, Score
+from omnitok.metrics.results import Gathered, Result
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ def _squared_mmd(x: Tensor, y: Tensor) -> float:
     return float(within - 2 * kernel(x, y).mean())
 
 
-def kid_score(gathered: Gathered) -> list[Score]:
+def kid_rows(gathered: Gathered) -> list[Result]:
     """KID over the protocol's number of subsets."""
     subsets = gathered.protocol.kid_subsets
-    distance = kid(gathered.real, gathered.fake, subsets=subsets, seed=gathered.seed)
-    return [Score(distance.mean, distance.std, f"deviation over {subsets} subsets of {distance.subset_size}")]
+    distance = kid(gathered.real, gathered.fake, subsets=subsets, seed=gathered.row.seed)
+    spread_is = f"deviation over {subsets} subsets of {distance.subset_size}"
+    return [gathered.result(distance.mean, spread=distance.std, spread_is=spread_is)]

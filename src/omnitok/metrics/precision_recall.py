@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from omnitok.metrics.features import check_features
-from omnitok.metrics.results import Gathered, Score
+from omnitok.metrics.results import Gathered, Result
 
 _BLOCK = 2_500_000  # distances held at a time: 20 MB
 _COLUMNS = 1024  # samples converted to float64 at a time
@@ -73,17 +73,12 @@ def _blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield rows, distances
 
 
-def precision_score(gathered: Gathered) -> list[Score]:
-    """The share of judged samples within reach of a real one."""
-    share = gathered.once(precision_recall, gathered.protocol.nearest).precision
-    return [_binomial(share, len(gathered.fake))]
-
-
-def recall_score(gathered: Gathered) -> list[Score]:
-    """The share of real samples within reach of a judged one."""
-    share = gathered.once(precision_recall, gathered.protocol.nearest).recall
-    return [_binomial(share, len(gathered.real))]
-
-
-def _binomial(share: float, n: int) -> Score:
-    return Score(share, math.sqrt(share * (1 - share) / n), "binomial standard error")
+def precision_recall_rows(gathered: Gathered) -> list[Result]:
+    """The share of either, by the name of the metric: both come of one computation."""
+    if (found := gathered.memory.get(precision_recall)) is None:
+        found = precision_recall(gathered.real, gathered.fake, gathered.protocol.nearest)
+        gathered.memory[precision_recall] = found
+    share = getattr(found, gathered.row.metric)
+    n = len(gathered.fake if gathered.row.metric == "precision" else gathered.real)
+    spread = math.sqrt(share * (1 - share) / n)
+    return [gathered.result(share, spread=spread, spread_is="binomial standard error")]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from omnitok.data.modality import Modality
 from omnitok.distributed import shard
 from omnitok.errors import OmnitokError
-from omnitok.metrics.evaluate import Batch, EvaluationConfig, Progress, Side, Source, measured
+from omnitok.metrics.evaluate import Batch, EvaluationConfig, Need, Progress, Source, measured
 from omnitok.metrics.networks import Network, WeightsDir, load_networks
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
 from omnitok.metrics.results import Result
@@ -28,10 +28,30 @@ from omnitok.metrics.samples import (
     read_ahead,
 )
 from omnitok.models.protocol import Tokenizer
-from omnitok.version import VERSION
 
 Files = Mapping[Modality, Sequence[Path]]
 Observe = Callable[[Tensor, Tensor], None]
+
+
+class Coder(Protocol):
+    """What makes originals into reconstructions, who it is, and how many codes its codebook has (0: none)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+
+    def reconstruct(
+        self, pixels: Tensor, indices: Sequence[int], config: EvaluationConfig
+    ) -> tuple[Tensor, Tensor | None]:
+        """Reconstructions of images (b, 3, H, W) or videos (b, 3, T, H, W) around [-1, 1], and the codes, if any.
+
+        Args:
+            indices: of the samples in their set, which random numbers may depend on.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,10 +62,24 @@ class EvaluatedModel:
     name: str
     sha256: str
 
+    @property
+    def vocab_size(self) -> int:
+        """See `Coder`."""
+        return self.tokenizer.vocab_size or 0
 
-def default_metrics(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Those that need no weights."""
-    return ("psnr", "ssim", "usage") if tokenizer.is_discrete else ("psnr", "ssim")
+    def reconstruct(
+        self, pixels: Tensor, indices: Sequence[int], config: EvaluationConfig
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `Coder`; of a VAE from its mean or from samples, as the protocol says."""
+        encoding = self.tokenizer.encode(pixels.to(self.tokenizer.device), check_range=False)
+        latents, posterior = encoding.latents, encoding.posterior
+        if posterior is not None and config.protocol.posterior == "sample":
+            noise = []
+            for index in indices:  # by the sample's own index, so that neither batches nor processes change it
+                generator = torch.Generator().manual_seed((config.seed * 1_000_003 + index) % 2**63)
+                noise.append(torch.randn(latents.shape[1:], generator=generator))
+            latents = posterior.mean + (0.5 * posterior.logvar).exp() * torch.stack(noise).to(latents)
+        return self.tokenizer.decode(latents, encoding.size), encoding.codes
 
 
 def check_reconstruction(
@@ -59,7 +93,7 @@ def check_reconstruction(
         if not set(metric.modalities) & set(files):
             wanted, found = " or ".join(metric.modalities), " and ".join(files)
             raise OmnitokError(f"{data}: {name} needs {wanted}s, but there are only {found}s")
-        minimum = metric.accumulator.minimum(config.protocol)
+        minimum = metric.minimum(config.protocol)
         for modality in files:
             if modality in metric.modalities and len(files[modality]) < minimum:
                 raise OmnitokError(
@@ -89,7 +123,6 @@ def evaluate_reconstruction(
     state_folder: Path | None = None,
     progress: Progress | None = None,
     observe: Observe | None = None,
-    save_seconds: float = 60.0,
 ) -> list[Result]:
     """Metrics over the images, then over the videos, of a set.
 
@@ -113,14 +146,16 @@ def evaluate_reconstruction(
     if not isinstance(tokenizer, EvaluatedModel):
         tokenizer = EvaluatedModel(tokenizer, type(tokenizer).__name__, tokenizer.fingerprint)
     name = name or ("files" if isinstance(data, Mapping) else os.fspath(data))
-    chosen = check_metrics(metrics if metrics is not None else default_metrics(tokenizer.tokenizer), "reconstruction")
+    is_discrete = tokenizer.tokenizer.is_discrete
+    without_weights = ("psnr", "ssim", "usage") if is_discrete else ("psnr", "ssim")
+    chosen = check_metrics(without_weights if metrics is None else metrics, "reconstruction")
     check_frames(chosen, config)
     files = data if isinstance(data, Mapping) else files_by_modality(data)
-    check_reconstruction(chosen, config, files, tokenizer.tokenizer.is_discrete, name)
+    check_reconstruction(chosen, config, files, is_discrete, name)
     if networks is None:
         networks = load_networks(networks_for(chosen, config.protocol), weights_dir, tokenizer.tokenizer.device)
     sources = [
-        Reconstructions(tokenizer, files[modality], modality, config, name, observe)
+        Reconstructions(tokenizer, files[modality], modality, config.side(modality), config, name, observe)
         for modality in sorted(files)
         if any(modality in METRICS[metric].modalities for metric in chosen)
     ]
@@ -132,8 +167,8 @@ def evaluate_reconstruction(
             if progress is not None:
                 progress(before + done, total)
 
-        state_name = f"{source.modality}-{tokenizer.sha256[:12]}"
-        with measured(source, chosen, config, networks, state_folder, state_name, advance, save_seconds) as measurement:
+        state_name = f"{source.row.modality}-{tokenizer.sha256[:12]}"
+        with measured(source, chosen, config, networks, state_folder, state_name, advance) as measurement:
             results += measurement.results()
         before += source.total
     return results
@@ -163,81 +198,59 @@ class Reconstructions(Source):
 
     def __init__(
         self,
-        model: EvaluatedModel,
+        coder: Coder,
         files: Sequence[Path],
         modality: Modality,
+        resolution: int | None,
         config: EvaluationConfig,
         name: str,
         observe: Observe | None = None,
     ) -> None:
-        self.model, self.files, self.modality, self.config = model, files, modality, config
-        self.name, self.observe = name, observe
-        self.resolution = config.side(modality)
-        self.n = len(files)
-        self.total = len(shard(self.n))
+        self.coder, self.files, self.config, self.observe = coder, files, config, observe
+        self.total, self.identity, self.vocab_size = len(shard(len(files))), coder.sha256, coder.vocab_size
         self._has_features = False
-        self.vocab_size = model.tokenizer.vocab_size or 0
-
-    def select(self, needs: Collection[Side | Literal["pairs"]]) -> None:
-        self._has_features = "real" in needs
-
-    def identity(self) -> str:
-        return self.model.sha256
-
-    def row(self) -> Result:
-        return Result(
+        self.row = Result(
             metric="",
             value=0.0,
-            protocol=self.config.protocol.name,
-            n=self.n,
-            modality=self.modality,
-            resolution=self.resolution,
-            frames=1 if self.modality == "image" else self.config.video_frames,
-            model=self.model.name,
-            model_sha256=self.model.sha256,
-            data=self.name,
-            seed=self.config.seed,
-            version=VERSION,
+            protocol=config.protocol.name,
+            n=len(files),
+            modality=modality,
+            resolution=resolution,
+            frames=1 if modality == "image" else config.video_frames,
+            model=coder.name,
+            model_sha256=coder.sha256,
+            data=name,
+            seed=config.seed,
         )
 
-    def batches(self, start: int) -> Iterator[Batch]:
-        own = list(shard(self.n))[start:]
-        loaded = read_ahead(self._load, own)
-        for part in batches(own, self.config.batch_size if self.modality == "image" else 1):
-            yield self._reconstruct(torch.stack([next(loaded) for _ in part]), part)
+    def select(self, needs: Collection[Need]) -> None:
+        self._has_features = "real" in needs
 
-    def _load(self, index: int) -> Tensor:
-        config = self.config
-        return load_sample(self.files[index], self.modality, config.protocol, self.resolution, config.video_frames)
+    def batches(self, start: int) -> Iterator[Batch]:
+        own = list(shard(len(self.files)))[start:]
+        row, protocol = self.row, self.config.protocol
+        loaded = read_ahead(
+            lambda index: load_sample(self.files[index], row.modality, protocol, row.resolution, row.frames), own
+        )
+        for part in batches(own, self.config.batch_size if row.modality == "image" else 1):
+            yield self._reconstruct(torch.stack([next(loaded) for _ in part]), part)
 
     @torch.no_grad()
     def _reconstruct(self, pixels: Tensor, indices: Sequence[int]) -> Batch:
         """Samples (b, 3, H, W) or (b, 3, T, H, W) in [-1, 1] as the protocol's metrics see them and their results."""
-        protocol, tokenizer, paths = self.config.protocol, self.model.tokenizer, [self.files[i] for i in indices]
-        encoding = tokenizer.encode(pixels.to(tokenizer.device), check_range=False)
-        latents = encoding.latents
-        if encoding.posterior is not None and protocol.posterior == "sample":
-            latents = encoding.posterior.mean + (0.5 * encoding.posterior.logvar).exp() * self._noise(latents, indices)
-        result = tokenizer.decode(latents, encoding.size).float()
+        protocol, paths = self.config.protocol, [self.files[i] for i in indices]
+        result, codes = self.coder.reconstruct(pixels, indices, self.config)
         if not torch.isfinite(result).all():
-            raise OmnitokError(f"{paths[0]}: the model {self.model.name} answers NaN or infinite pixels")
-        result = result.clamp(-1, 1).cpu()
+            raise OmnitokError(f"{paths[0]}: the model {self.coder.name} answers NaN or infinite pixels")
+        result = result.float().clamp(-1, 1).cpu()
         original8, result8 = quantize_original(pixels, protocol), quantize_reconstruction(result, protocol)
         if protocol.pixel_metrics_on == "uint8":
             pixels, result = from_uint8(original8), from_uint8(result8)
         if self.observe is not None:
             self.observe(pixels, result)
-        if self._has_features and self.modality == "image" and protocol.jpeg_quality is not None:
+        if self._has_features and self.row.modality == "image" and protocol.jpeg_quality is not None:
             for i, path in enumerate(paths):
                 if path.suffix.lower() in JPEG_SUFFIXES:
                     original8[i : i + 1] = jpeg_roundtrip(original8[i : i + 1], protocol.jpeg_quality)
                     result8[i : i + 1] = jpeg_roundtrip(result8[i : i + 1], protocol.jpeg_quality)
-        return Batch(indices, str(paths[0]), original8, result8, (pixels, result), encoding.codes)
-
-    def _noise(self, latents: Tensor, indices: Sequence[int]) -> Tensor:
-        # By the sample's own index, so that neither batches nor processes change it.
-        noise = []
-        for index in indices:
-            generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + index) % 2**63)
-            noise.append(torch.randn(latents.shape[1:], generator=generator))
-        return torch.stack(noise).to(latents)
+        return Batch(indices, str(paths[0]), original8, result8, (pixels, result), codes)

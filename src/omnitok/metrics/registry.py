@@ -7,22 +7,22 @@ from typing import Literal
 from torch import Tensor
 
 from omnitok.data.modality import Modality
-from omnitok.metrics.accumulator import Accumulator
-from omnitok.metrics.average import AverageAccumulator, average_score
-from omnitok.metrics.codebook import CodebookAccumulator, codebook_scores
-from omnitok.metrics.features import FeatureSet
-from omnitok.metrics.frechet import FrechetAccumulator, frechet_score, fvd_score
+from omnitok.metrics.average import average_rows
+from omnitok.metrics.codebook import codebook_rows
+from omnitok.metrics.frechet import frechet_rows, fvd_rows
 from omnitok.metrics.i3d import MINIMUM_FRAMES
-from omnitok.metrics.inception_score import InceptionScoreAccumulator, inception_scores
-from omnitok.metrics.kid import kid_score
-from omnitok.metrics.precision_recall import precision_score, recall_score
+from omnitok.metrics.inception_score import inception_score_rows
+from omnitok.metrics.kid import kid_rows
+from omnitok.metrics.precision_recall import precision_recall_rows
 from omnitok.metrics.protocols import Protocol
 from omnitok.metrics.psnr import psnr_per_frame
-from omnitok.metrics.results import Gathered, Score
+from omnitok.metrics.results import Gathered, Result
 from omnitok.metrics.ssim import ssim_per_frame
 
 Task = Literal["reconstruction", "fidelity"]
-Inputs = Literal["pairs", "codes", "features", "logits"]
+Gathers = Literal["pairs", "codes", "moments", "features", "logits"]
+"""What is gathered: the average distance of "pairs" of original and result; counts of a tokenizer's "codes"; of a
+network's features their "moments" or all "features", of both sides; "logits" of the judged side."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,8 @@ class Metric:
     Attributes:
         tasks: whether tokenizers ("reconstruction") or sets of samples ("fidelity") have it.
         modalities: what it is measured of.
-        inputs: what is gathered: a distance per sample of "pairs" of original and result, the "codes" of a tokenizer,
-            or a network's "features" of both sides or "logits" of the judged side.
-        accumulator: gathers them; metrics with one network and accumulator share it.
-        score: the numbers, from what was gathered.
+        gathers: metrics that gather the same of one network share it.
+        rows: the numbers, from what was gathered.
         network: its name, in which fields of the protocol may stand; None: there is none.
         distance: of pairs, per frame, where it is not the network's.
         minimum_frames: frames that each video needs.
@@ -43,9 +41,8 @@ class Metric:
 
     tasks: tuple[Task, ...]
     modalities: tuple[Modality, ...]
-    inputs: Inputs
-    accumulator: type[Accumulator]
-    score: Callable[[Gathered], list[Score]]
+    gathers: Gathers
+    rows: Callable[[Gathered], list[Result]]
     network: str | None = None
     distance: Callable[[Tensor, Tensor], Tensor] | None = None
     minimum_frames: int = 1
@@ -54,40 +51,36 @@ class Metric:
         """The name of the network that sees the pixels."""
         return self.network and self.network.format(**protocol.describe())
 
+    def minimum(self, protocol: Protocol) -> int:
+        """Samples that a set must have."""
+        return {"moments": 2, "features": protocol.nearest + 1, "logits": protocol.splits}.get(self.gathers, 1)
+
 
 _EVERY: tuple[Task, ...] = ("reconstruction", "fidelity")
-_TOKENIZER: tuple[Task, ...] = ("reconstruction",)
-_SETS: tuple[Task, ...] = ("fidelity",)
+_TOKENIZER, _SETS = _EVERY[:1], _EVERY[1:]
 _BOTH: tuple[Modality, ...] = ("image", "video")
-_IMAGE: tuple[Modality, ...] = ("image",)
-_VIDEO: tuple[Modality, ...] = ("video",)
+_IMAGE, _VIDEO = _BOTH[:1], _BOTH[1:]
 _RFID, _FID = "inception_{rfid_resize}", "inception_{fid_resize}"
 
 METRICS: dict[str, Metric] = {
-    "psnr": Metric(_EVERY, _BOTH, "pairs", AverageAccumulator, average_score, None, psnr_per_frame),
-    "ssim": Metric(_EVERY, _BOTH, "pairs", AverageAccumulator, average_score, None, ssim_per_frame),
-    "lpips": Metric(_EVERY, _BOTH, "pairs", AverageAccumulator, average_score, "lpips_vgg"),
-    "lpips_alex": Metric(_EVERY, _BOTH, "pairs", AverageAccumulator, average_score, "lpips_alex"),
-    "lpips_squeeze": Metric(_EVERY, _BOTH, "pairs", AverageAccumulator, average_score, "lpips_squeeze"),
-    "usage": Metric(_TOKENIZER, _BOTH, "codes", CodebookAccumulator, codebook_scores),
-    "rfid": Metric(_TOKENIZER, _IMAGE, "features", FrechetAccumulator, frechet_score, _RFID),
-    "rfvd": Metric(_TOKENIZER, _VIDEO, "features", FrechetAccumulator, fvd_score, "i3d", None, MINIMUM_FRAMES),
-    "rfvd_styleganv": Metric(
-        _TOKENIZER, _VIDEO, "features", FrechetAccumulator, frechet_score, "i3d_torchscript", None, MINIMUM_FRAMES
-    ),
-    "fid": Metric(_SETS, _IMAGE, "features", FrechetAccumulator, frechet_score, _FID),
-    "is": Metric(_SETS, _IMAGE, "logits", InceptionScoreAccumulator, inception_scores, _FID),
-    "precision": Metric(_SETS, _IMAGE, "features", FeatureSet, precision_score, _FID),
-    "recall": Metric(_SETS, _IMAGE, "features", FeatureSet, recall_score, _FID),
-    "kid": Metric(_SETS, _IMAGE, "features", FeatureSet, kid_score, _FID),
-    "fvd": Metric(_SETS, _VIDEO, "features", FrechetAccumulator, fvd_score, "i3d", None, MINIMUM_FRAMES),
-    "fvd_styleganv": Metric(
-        _SETS, _VIDEO, "features", FrechetAccumulator, frechet_score, "i3d_torchscript", None, MINIMUM_FRAMES
-    ),
-    "fd_mobilenet_v2": Metric(_EVERY, _IMAGE, "features", FrechetAccumulator, frechet_score, "mobilenet_v2"),
-    "fd_mobilenet_v2_video": Metric(
-        _EVERY, _VIDEO, "features", FrechetAccumulator, frechet_score, "mobilenet_v2_video"
-    ),
+    "psnr": Metric(_EVERY, _BOTH, "pairs", average_rows, distance=psnr_per_frame),
+    "ssim": Metric(_EVERY, _BOTH, "pairs", average_rows, distance=ssim_per_frame),
+    "lpips": Metric(_EVERY, _BOTH, "pairs", average_rows, "lpips_vgg"),
+    "lpips_alex": Metric(_EVERY, _BOTH, "pairs", average_rows, "lpips_alex"),
+    "lpips_squeeze": Metric(_EVERY, _BOTH, "pairs", average_rows, "lpips_squeeze"),
+    "usage": Metric(_TOKENIZER, _BOTH, "codes", codebook_rows),
+    "rfid": Metric(_TOKENIZER, _IMAGE, "moments", frechet_rows, _RFID),
+    "rfvd": Metric(_TOKENIZER, _VIDEO, "moments", fvd_rows, "i3d", None, MINIMUM_FRAMES),
+    "rfvd_styleganv": Metric(_TOKENIZER, _VIDEO, "moments", frechet_rows, "i3d_torchscript", None, MINIMUM_FRAMES),
+    "fid": Metric(_SETS, _IMAGE, "moments", frechet_rows, _FID),
+    "is": Metric(_SETS, _IMAGE, "logits", inception_score_rows, _FID),
+    "precision": Metric(_SETS, _IMAGE, "features", precision_recall_rows, _FID),
+    "recall": Metric(_SETS, _IMAGE, "features", precision_recall_rows, _FID),
+    "kid": Metric(_SETS, _IMAGE, "features", kid_rows, _FID),
+    "fvd": Metric(_SETS, _VIDEO, "moments", fvd_rows, "i3d", None, MINIMUM_FRAMES),
+    "fvd_styleganv": Metric(_SETS, _VIDEO, "moments", frechet_rows, "i3d_torchscript", None, MINIMUM_FRAMES),
+    "fd_mobilenet_v2": Metric(_EVERY, _IMAGE, "moments", frechet_rows, "mobilenet_v2"),
+    "fd_mobilenet_v2_video": Metric(_EVERY, _VIDEO, "moments", frechet_rows, "mobilenet_v2_video"),
 }
 """Name -> metric."""
 

@@ -5,7 +5,6 @@ import math
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -17,8 +16,8 @@ from omnitok.data.lists import LISTS
 from omnitok.data.modality import Modality
 from omnitok.errors import OmnitokError, describe, reading
 from omnitok.limits import MAX_PIXELS
+from omnitok.metrics.evaluate import EvaluationConfig
 from omnitok.metrics.frechet import GaussianStatistics, load_statistics
-from omnitok.metrics.protocols import Protocol
 from omnitok.metrics.samples import (
     batches,
     files_by_modality,
@@ -30,28 +29,17 @@ from omnitok.metrics.samples import (
 )
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """How samples are read: `frames` of each video, and the size they are brought to (None: their own)."""
-
-    modality: Modality
-    protocol: Protocol
-    resolution: int | None = None
-    frames: int = 17
-
-
 class SampleSet:
     """Samples of one size, and statistics where the file has them; one of both may be missing.
 
-    `n` is the number of samples, 0 where there are only statistics.
+    `n` is the number of samples, 0 where there are only statistics; `config` says how they are read.
     """
 
-    def __init__(self, path: Path, preparation: Preparation, statistics: GaussianStatistics | None = None) -> None:
-        self.path = path
-        self.name = str(path)
-        self.preparation = preparation
-        self.statistics = statistics
-        self.n = 0
+    def __init__(
+        self, path: Path, modality: Modality, config: EvaluationConfig, statistics: GaussianStatistics | None = None
+    ) -> None:
+        self.path, self.name, self.n = path, str(path), 0
+        self.modality, self.config, self.statistics = modality, config, statistics
 
     @property
     def files(self) -> list[Path]:
@@ -75,10 +63,9 @@ class SampleSet:
 class FolderSet(SampleSet):
     """The images, or the videos, of a folder, sorted by path, or of a list, in its order."""
 
-    def __init__(self, path: Path, preparation: Preparation) -> None:
-        super().__init__(path, preparation)
+    def __init__(self, path: Path, wanted: Modality, config: EvaluationConfig) -> None:
+        super().__init__(path, wanted, config)
         found = files_by_modality(path)
-        wanted = preparation.modality
         self._files = found.pop(wanted, [])
         for other, files in found.items():
             if files:
@@ -112,8 +99,9 @@ class FolderSet(SampleSet):
             yield torch.stack(samples)
 
     def _load(self, position: int) -> Tensor:
-        how = self.preparation
-        return to_uint8(load_sample(self._files[position], how.modality, how.protocol, how.resolution, how.frames))
+        how = self.config
+        sample = load_sample(self._files[position], self.modality, how.protocol, how.resolution, how.video_frames)
+        return to_uint8(sample)
 
 
 class ArraySet(SampleSet):
@@ -122,21 +110,22 @@ class ArraySet(SampleSet):
     Read in pieces, never as a whole; pickled arrays are refused. The mu and sigma of an ADM reference come along.
     """
 
+    _member = "arr_0.npy"
+
     def __init__(
-        self, path: Path, preparation: Preparation, member: str, statistics: GaussianStatistics | None
+        self, path: Path, modality: Modality, config: EvaluationConfig, statistics: GaussianStatistics | None
     ) -> None:
-        super().__init__(path, preparation, statistics)
-        self._member = member
+        super().__init__(path, modality, config, statistics)
         with self._open() as (_, shape):
             self._shape = shape
         self.n = self._shape[0]
-        if preparation.modality == "video" and self._shape[1] < preparation.frames:
+        if modality == "video" and self._shape[1] < config.video_frames:
             raise OmnitokError(
-                f"{path}: its videos have {self._shape[1]} frames, but the measurement takes {preparation.frames}; "
+                f"{path}: its videos have {self._shape[1]} frames, but the measurement takes {config.video_frames}; "
                 "give fewer --frames (FVD needs at least 9)"
             )
         if not self.n:
-            raise OmnitokError(f"{path}: the array {member} is empty")
+            raise OmnitokError(f"{path}: the array {self._member} is empty")
         # Bytes, not floats: eight times as many as of an image that is held whole.
         MAX_PIXELS.check(math.prod(self._shape[1:-1]), f"{path}: samples of {self._shape[1:]} bytes", times=8)
 
@@ -151,13 +140,11 @@ class ArraySet(SampleSet):
             version = np.lib.format.read_magic(stream)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(stream)
-            rank = 4 if self.preparation.modality == "image" else 5
+            rank = 4 if self.modality == "image" else 5
             if dtype != np.uint8 or fortran or len(shape) != rank or shape[-1] != 3:
                 wanted = "(n, H, W, 3)" if rank == 4 else "(n, T, H, W, 3)"
-                kind = self.preparation.modality
-                raise OmnitokError(
-                    f"{self.path}: {kind}s are uint8 {wanted}, but {self._member} is {describe(f'{dtype} {shape}')}"
-                )
+                found = f"{self._member} is {describe(f'{dtype} {shape}')}"
+                raise OmnitokError(f"{self.path}: {self.modality}s are uint8 {wanted}, but {found}")
             yield stream, shape
 
     def iterate(self, positions: Sequence[int], batch_size: int) -> Iterator[Tensor]:
@@ -177,19 +164,18 @@ class ArraySet(SampleSet):
 
     def _prepare(self, sample: np.ndarray) -> Tensor:
         levels = torch.from_numpy(sample.copy()).movedim(-1, 0)  # (3, [T,] H, W)
-        how = self.preparation
-        if how.modality == "video":
-            total = levels.shape[1]
-            skip = total // 2 - how.frames // 2 if how.protocol.frame_choice == "center" else 0
-            levels = levels[:, min(skip, total - how.frames) :][:, : how.frames]
-        if how.resolution is None:
+        is_video, protocol = self.modality == "video", self.config.protocol
+        if is_video:
+            total, frames = levels.shape[1], self.config.video_frames
+            skip = total // 2 - frames // 2 if protocol.frame_choice == "center" else 0
+            levels = levels[:, min(skip, total - frames) :][:, :frames]
+        if self.config.resolution is None:
             return levels
-        frames = from_uint8(levels if how.modality == "video" else levels[:, None])
-        fitted = to_uint8(fit_frames(frames, how.resolution, how.protocol))
-        return fitted if how.modality == "video" else fitted[:, 0]
+        fitted = fit_frames(from_uint8(levels if is_video else levels[:, None]), self.config.resolution, protocol)
+        return to_uint8(fitted if is_video else fitted[:, 0])
 
 
-def open_samples(path: str | os.PathLike[str], preparation: Preparation) -> SampleSet:
+def open_samples(path: str | os.PathLike[str], modality: Modality, config: EvaluationConfig) -> SampleSet:
     """A folder, a list, an `.npz` with samples, or an `.npz` with statistics.
 
     Raises:
@@ -197,7 +183,7 @@ def open_samples(path: str | os.PathLike[str], preparation: Preparation) -> Samp
     """
     path = Path(path)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in LISTS):
-        return FolderSet(path, preparation)
+        return FolderSet(path, modality, config)
     if not path.is_file():
         raise OmnitokError(f"{path}: no such file or folder")
     if path.suffix != ".npz":
@@ -206,12 +192,12 @@ def open_samples(path: str | os.PathLike[str], preparation: Preparation) -> Samp
         members = archive.namelist()
     statistics = load_statistics(path) if {"mu.npy", "sigma.npy"} <= set(members) else None
     if "arr_0.npy" in members:
-        return ArraySet(path, preparation, "arr_0.npy", statistics)
+        return ArraySet(path, modality, config, statistics)
     if statistics is None:
         raise OmnitokError(
             f"{path}: needs arr_0, or mu and sigma, but holds {describe(', '.join(members)) or 'nothing'}"
         )
-    return SampleSet(path, preparation, statistics)
+    return SampleSet(path, modality, config, statistics)
 
 
 def _size(shape: Sequence[int]) -> str:

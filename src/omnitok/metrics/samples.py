@@ -4,7 +4,8 @@ import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from omnitok.data.modality import MODALITIES, Modality
 from omnitok.data.transforms import choose_crop, fit_square
 from omnitok.data.video_reader import WindowSampling, read_window
 from omnitok.errors import MediaError
+from omnitok.files import Paths
 from omnitok.metrics.protocols import Protocol
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
@@ -27,8 +29,8 @@ _Item = TypeVar("_Item")
 _Loaded = TypeVar("_Loaded")
 
 
-def files_by_modality(source: str | os.PathLike[str]) -> dict[Modality, list[Path]]:
-    """The images and the videos of a folder (sorted by path) or of a list; absent modalities are no keys.
+def files_by_modality(source: Paths) -> dict[Modality, list[Path]]:
+    """The images and the videos of files, folders (sorted by path) and lists; absent modalities are no keys.
 
     A list is a .txt, .tsv or .lst in the released annotation format, or a .csv or .jsonl manifest, and keeps its order.
 
@@ -52,19 +54,11 @@ def load_sample(
         resolution: pixels per side that samples are brought to; None: as they are.
 
     Raises:
-        MediaError: the file cannot be read, or the video is shorter: nothing is padded.
+        MediaError: the file cannot be read, or the video is shorter: nothing is padded (the authors' code pads with
+            black).
     """
     if modality == "image":
         return fit_frames(read_image(path)[:, None], resolution, protocol)[:, 0]
-    return load_segment(path, frames, resolution, protocol)
-
-
-def load_segment(path: str | os.PathLike[str], frames: int, resolution: int | None, protocol: Protocol) -> Tensor:
-    """The protocol's choice of `frames` consecutive frames of a video as (3, frames, H, W) float32 in [-1, 1].
-
-    Raises:
-        MediaError: the file cannot be read, or is shorter: nothing is padded (the authors' code pads with black).
-    """
     window = read_window(path, WindowSampling(frames, start=protocol.frame_choice))
     return fit_frames(window.pixels, resolution, protocol)
 
@@ -125,18 +119,12 @@ def jpeg_roundtrip(images: Tensor, quality: int) -> Tensor:
 
 def read_ahead(load: Callable[[_Item], _Loaded], items: Iterable[_Item], workers: int = 2) -> Iterator[_Loaded]:
     """`load` of every item, in order, read in threads at most 2 x `workers` ahead, so that memory stays bounded."""
-    waiting: deque[Future[_Loaded]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(load, item))
-                if len(waiting) >= 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        rest = iter(items)
+        waiting = deque(pool.submit(load, item) for item in islice(rest, 2 * workers))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(load, item) for item in islice(rest, 1))
 
 
 def batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

@@ -17,23 +17,25 @@ from omnitok.distributed import rank, world_size
 from omnitok.errors import OmnitokError, reading
 from omnitok.metrics.accumulator import Accumulator
 
-
-def run_key(settings: Mapping[str, Any], files: Sequence[Path]) -> str:
-    """A hash of everything that a sum depends on: settings, and each file's path, size and time of change."""
-    listed = [(str(path), (status := os.stat(path)).st_size, status.st_mtime_ns) for path in files]
-    return hashlib.sha256(json.dumps([dict(settings), listed], sort_keys=True).encode()).hexdigest()
+SECONDS = 60.0  # between two savings
 
 
 class SavedState:
     """The accumulators of one process, saved now and then; with `folder` None nothing is ever written or read.
 
     A state of other files, settings, model or number of processes is ignored and overwritten, and so is a damaged one.
+
+    Args:
+        settings: everything that the sums depend on beside the files, as JSON values.
+        files: what is measured; the path, size and time of change of each count.
     """
 
-    def __init__(self, folder: Path | None, name: str, key: str, seconds: float = 60.0) -> None:
+    def __init__(self, folder: Path | None, name: str, settings: Mapping[str, Any], files: Sequence[Path]) -> None:
         place = f"{rank()}-of-{world_size()}"
         self.path = folder / f"{name}-{place}.safetensors" if folder is not None else None
-        self._key, self._seconds, self._saved_at = f"{key}-{place}", seconds, time.monotonic()
+        listed = [(str(path), (status := os.stat(path)).st_size, status.st_mtime_ns) for path in files]
+        everything = json.dumps([dict(settings), listed, place], sort_keys=True)
+        self._key, self._saved_at = hashlib.sha256(everything.encode()).hexdigest(), time.monotonic()
 
     def load(self, accumulators: Mapping[str, Accumulator], total: int) -> int:
         """Fill the accumulators from a state of the very same run of `total` samples; how many are in it."""
@@ -54,7 +56,7 @@ class SavedState:
 
     def save(self, accumulators: Mapping[str, Accumulator], done: int) -> None:
         """Write the sums over the first `done` samples, if the last time is long enough ago."""
-        if self.path is None or time.monotonic() - self._saved_at < self._seconds:
+        if self.path is None or time.monotonic() - self._saved_at < SECONDS:
             return
         tensors = {
             f"{name}:{key}": value.cpu().contiguous()

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.metrics.psnr import check_pair
+from omnitok.metrics.psnr import check_pair, row_strips
 
-_WINDOW = 11
+WINDOW = 11
 _SIGMA = 1.5
 
 
@@ -23,10 +23,19 @@ def ssim(a: Tensor, b: Tensor) -> float:
 def ssim_per_frame(a: Tensor, b: Tensor) -> Tensor:
     """SSIM, float64: (b,) for images, (b, T) for videos. Images smaller than the window are a ValueError."""
     check_pair(a, b, "SSIM")
-    if min(a.shape[-2:]) < _WINDOW:
+    if min(a.shape[-2:]) < WINDOW:
         raise ValueError(f"SSIM needs at least 11 pixels a side, but got {a.shape[-2]} x {a.shape[-1]}")
     if a.ndim == 5:  # frame by frame: the moments of a whole video would be large
         return torch.stack([ssim_per_frame(a[:, :, t], b[:, :, t]) for t in range(a.shape[2])], dim=1)  # (b, T)
+    positions = a.shape[-2] - WINDOW + 1
+    total = torch.zeros((), dtype=torch.float64, device=a.device)
+    for rows in row_strips(positions, a.shape[-1]):  # strips overlap so that every position counts once
+        strip = slice(rows.start, rows.stop + WINDOW - 1)
+        total = total + _similarity(a[..., strip, :], b[..., strip, :]) * ((rows.stop - rows.start) / positions)
+    return total
+
+
+def _similarity(a: Tensor, b: Tensor) -> Tensor:
     x, y = a.double(), b.double()
     mean_x, mean_y = _blur(x), _blur(y)  # (b, c, H - 10, W - 10)
     variance_x = _blur(x * x) - mean_x * mean_x
@@ -39,7 +48,7 @@ def ssim_per_frame(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor) -> Tensor:
-    offsets = torch.arange(_WINDOW, dtype=x.dtype, device=x.device) - _WINDOW // 2
+    offsets = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
     window = torch.exp(-offsets.square() / (2 * _SIGMA**2))
     window = window / window.sum()
     planes = x.flatten(0, 1)[:, None]  # (b c, 1, H, W)
