@@ -123,6 +123,10 @@ class Tokenizer(Protocol):
         """Pixels of codes (b, h, w) or (b, t, h, w), cropped to `size` = (T, H, W)."""
         ...
 
+    def lookup_codes(self, codes: Tensor) -> Tensor:
+        """Code vectors (..., c) of codes (b, h, w) or (b, t, h, w)."""
+        ...
+
     def encoder_stream(self) -> EncoderStream:
         """A stream over the frames of a video."""
         ...

@@ -3,6 +3,7 @@
 The stream object is the state; the model keeps none, so any number of streams can share one model.
 """
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor
 from omnitok.models.encoding import (
     DECODED_WHY,
     FEATURES_WHY,
-    LATENTS_WHY,
     Encoding,
     check_finite,
+    check_latents,
     check_pixels,
     make_encoding,
 )
+from omnitok.models.protocol import Tokenizer
 
 if TYPE_CHECKING:
     from omnitok.models.tokenizer import OmniTokenizer
@@ -31,21 +33,25 @@ def _check_streamable(tokenizer: "OmniTokenizer") -> None:
         )
 
 
-class EncoderStream:
-    """Encodes a video as its frames arrive; made by `OmniTokenizer.encoder_stream`.
+class FramesIn(ABC):
+    """Frames that arrive in pieces and wait until they fill a latent frame (the first is one by itself).
 
-    Frames wait until they fill a temporal patch (the first frame is one by itself). What travels from push to push is
-    at most t - 1 frames, two feature frames a positional convolution, and temporal_window - 1 frames of keys and values
-    a temporal block.
+    Args:
+        frames: per latent frame.
     """
 
-    def __init__(self, tokenizer: "OmniTokenizer") -> None:
-        _check_streamable(tokenizer)
-        tokenizer.warn_if_untrained_on_videos()
-        self._tokenizer = tokenizer
-        self._cache = tokenizer.encoder.new_cache()
-        self._waiting: Tensor | None = None  # (b, 3, < t, H, W)
-        self._finished = False
+    def __init__(self, frames: int) -> None:
+        self._per_latent = frames
+        self._waiting: Tensor | None = None  # (b, 3, < frames, H, W)
+        self._started = self._finished = False
+
+    @abstractmethod
+    def _encode(self, frames: Tensor, size: tuple[int, int, int]) -> Encoding:
+        """Frames (b, 3, n, H, W) that fill latent frames (maybe n = 0) -> their tokens; `size` is for the result."""
+
+    @abstractmethod
+    def _cache_nbytes(self) -> int:
+        """Bytes that are held of the frames before, without those that wait."""
 
     @torch.no_grad()
     def push(self, frames: Tensor) -> Encoding:
@@ -70,7 +76,7 @@ class EncoderStream:
                 f"frames (b, 3, n, H, W) changed from {tuple(waiting.shape)} to {tuple(frames.shape)} within one stream"
             )
         frames = frames if waiting is None else torch.cat([waiting, frames], dim=2)
-        return self._encode(frames, self._complete(frames.shape[2]))
+        return self._take(frames, self._complete(frames.shape[2]))
 
     @torch.no_grad()
     def flush(self) -> Encoding:
@@ -86,103 +92,125 @@ class EncoderStream:
         self._finished = True
         real = self._waiting.shape[2]
         if real == 0:
-            return self._encode(self._waiting, 0)
-        missing = self._tokenizer.config.temporal_patch_size - real
+            return self._take(self._waiting, 0)
+        missing = self._per_latent - real
         frames = F.pad(self._waiting, (0, 0, 0, 0, 0, missing), mode="replicate") if missing else self._waiting
-        return self._encode(frames, frames.shape[2], real)
+        return self._take(frames, frames.shape[2], real)
 
     def nbytes(self) -> int:
         """Bytes that the stream holds between pushes."""
         waiting = 0 if self._waiting is None else self._waiting.numel() * self._waiting.element_size()
-        return waiting + self._cache.nbytes()
+        return waiting + self._cache_nbytes()
 
     def _complete(self, frames: int) -> int:
         """How many of the frames at hand fill patches."""
-        s = self._tokenizer.config.temporal_patch_size
-        if self._cache.started:
+        s = self._per_latent
+        if self._started:
             return frames // s * s
         return 0 if frames == 0 else 1 + (frames - 1) // s * s
 
-    def _encode(self, frames: Tensor, complete: int, real: int | None = None) -> Encoding:
-        tokenizer = self._tokenizer
+    def _take(self, frames: Tensor, complete: int, real: int | None = None) -> Encoding:
         self._waiting = frames[:, :, complete:].clone()
-        b, _, _, height, width = frames.shape
-        size = (complete if real is None else real, height, width)
-        if complete == 0:
+        size = (complete if real is None else real, frames.shape[3], frames.shape[4])
+        encoding = self._encode(frames[:, :, :complete], size)
+        self._started = self._started or complete > 0
+        return encoding
+
+
+class EncoderStream(FramesIn):
+    """Encodes a video as its frames arrive; made by `OmniTokenizer.encoder_stream`.
+
+    What travels from push to push is at most t - 1 frames, two feature frames a positional convolution, and
+    temporal_window - 1 frames of keys and values a temporal block.
+    """
+
+    def __init__(self, tokenizer: "OmniTokenizer") -> None:
+        _check_streamable(tokenizer)
+        tokenizer.warn_if_untrained_on_videos()
+        super().__init__(tokenizer.config.temporal_patch_size)
+        self._tokenizer = tokenizer
+        self._cache = tokenizer.encoder.new_cache()
+
+    def _cache_nbytes(self) -> int:
+        return self._cache.nbytes()
+
+    def _encode(self, frames: Tensor, size: tuple[int, int, int]) -> Encoding:
+        tokenizer = self._tokenizer
+        b, _, n, height, width = frames.shape
+        if n == 0:
             _, h, w = tokenizer.config.latent_shape(1, height, width)
             empty = torch.empty(b, 0, h, w, tokenizer.config.width, device=tokenizer.device, dtype=tokenizer.dtype)
             return make_encoding(tokenizer.bottleneck.encode(empty), size, is_image=False)
         p = tokenizer.config.patch_size
-        x = frames[:, :, :complete]
         if height % p or width % p:
-            x = F.pad(x, (0, -width % p, 0, -height % p, 0, 0), mode="replicate")
-        features = tokenizer.encoder(x.to(tokenizer.device, tokenizer.dtype), self._cache)
+            frames = F.pad(frames, (0, -width % p, 0, -height % p, 0, 0), mode="replicate")
+        features = tokenizer.encoder(frames.to(tokenizer.device, tokenizer.dtype), self._cache)
         check_finite(features, "features", FEATURES_WHY)
         return make_encoding(tokenizer.bottleneck.encode(features), size, is_image=False)
 
 
-class DecoderStream:
-    """Decodes a video as its latent frames arrive; made by `OmniTokenizer.decoder_stream`."""
+class LatentsIn(ABC):
+    """Latent frames that arrive in pieces, the frames that they give, and what is cropped of them.
 
-    def __init__(self, tokenizer: "OmniTokenizer", size: tuple[int, int, int] | None = None) -> None:
-        _check_streamable(tokenizer)
-        self._tokenizer = tokenizer
-        self._cache = tokenizer.decoder.new_cache()
+    Args:
+        size: (T, H, W) to crop to.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, size: tuple[int, int, int] | None = None) -> None:
+        self._of = tokenizer
         self._size = size
         self._frames = 0  # frames given so far
         self._shape: tuple[int, int, int] | None = None  # batch, latent height and width of the first push
         self._finished = False
 
+    @abstractmethod
+    def _decode(self, latents: Tensor, ends: bool) -> Tensor:
+        """Latents (b, c, t, h, w), maybe t = 0 -> the pixels (b, 3, n, H, W) that are finished, all if it `ends`."""
+
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes that the stream holds between pushes."""
+
     @torch.no_grad()
     def push(self, x: Tensor) -> Tensor:
         """Take codes (b, t, h, w) or latents (b, c, t, h, w), t >= 0, and give pixels (b, 3, n, H, W), not clamped.
 
-        Each latent frame is decoded at once: the very first gives one frame, the others t each, less what `size` crops.
+        The very first latent frame stands for one frame, the others for t each, less what `size` crops. A frame that
+        depends on the next latent frame, as of some peers, waits for it.
 
         Raises:
             ValueError: input of another grid than before, invalid codes, or a stream already flushed.
         """
-        tokenizer = self._tokenizer
         if self._finished:
             raise ValueError("this stream was flushed; open a new one for another video")
         if not isinstance(x, Tensor):
             raise ValueError(f"a stream takes a torch.Tensor of codes or latents, found {type(x).__name__}")
         if x.is_floating_point():
-            if x.ndim != 5 or x.shape[1] != tokenizer.latent_channels:
-                raise ValueError(f"latents must be (b, {tokenizer.latent_channels}, t, h, w), found {tuple(x.shape)}")
-            check_finite(x, "latents", LATENTS_WHY)
-            grid = x.permute(0, 2, 3, 4, 1).to(tokenizer.device)
+            if x.ndim != 5:
+                raise ValueError(f"a stream takes latents (b, c, t, h, w), found {tuple(x.shape)}")
+            check_latents(x, self._of.latent_channels)
+            latents = x
         else:
             if x.ndim != 4:
                 raise ValueError(f"a stream takes codes (b, t, h, w), found {tuple(x.shape)}")
-            grid = tokenizer.lookup_codes(x)
-        shape = (grid.shape[0], grid.shape[2], grid.shape[3])
+            latents = self._of.lookup_codes(x).movedim(-1, 1)
+        shape = (latents.shape[0], latents.shape[3], latents.shape[4])
         if self._shape is not None and shape != self._shape:
             raise ValueError(
                 f"the batch and latent grid (b, h, w) changed from {self._shape} to {shape} within one stream"
             )
         self._shape = shape
-        p = tokenizer.config.patch_size
-        full = (shape[1] * p, shape[2] * p)
+        _, p_h, p_w = self._of.downsample
+        full = (shape[1] * p_h, shape[2] * p_w)
         if self._size is not None and (self._size[1] > full[0] or self._size[2] > full[1]):
             raise ValueError(
                 f"size {self._size} (T, H, W) is larger than {full}, the height and width of these latents"
             )
-        if grid.shape[1] == 0:
-            pixels = torch.empty(shape[0], 3, 0, *full, device=tokenizer.device, dtype=tokenizer.dtype)
-        else:
-            features = tokenizer.bottleneck.decode(grid).to(tokenizer.dtype)
-            pixels = tokenizer.decoder(features, self._cache)
-            check_finite(pixels, "decoded pixels", DECODED_WHY)
-        if self._size is not None:
-            left = max(self._size[0] - self._frames, 0)
-            pixels = pixels[:, :, :left, : self._size[1], : self._size[2]]
-        self._frames += pixels.shape[2]
-        return pixels
+        return self._crop(self._decode(latents, ends=False))
 
     @torch.no_grad()
     def flush(self) -> Tensor:
-        """Finish the stream; latent frames never wait, so this gives no frames: (b, 3, 0, H, W).
+        """Finish the stream and give the frames that waited (b, 3, n, H, W), n = 0 where none ever does.
 
         Raises:
             ValueError: nothing was ever pushed, or flushed before.
@@ -191,11 +219,36 @@ class DecoderStream:
             raise ValueError("this stream was already flushed")
         if self._shape is None:
             raise ValueError("nothing was pushed into this stream")
-        b, h, w = self._shape
-        channels = self._tokenizer.latent_channels
-        rest = self.push(torch.empty(b, channels, 0, h, w))
         self._finished = True
-        return rest
+        b, h, w = self._shape
+        return self._crop(self._decode(torch.empty(b, self._of.latent_channels, 0, h, w), ends=True))
+
+    def _crop(self, pixels: Tensor) -> Tensor:
+        if self._size is not None:
+            left = max(self._size[0] - self._frames, 0)
+            pixels = pixels[:, :, :left, : self._size[1], : self._size[2]]
+        self._frames += pixels.shape[2]
+        return pixels
+
+
+class DecoderStream(LatentsIn):
+    """Decodes a video as its latent frames arrive, each at once; made by `OmniTokenizer.decoder_stream`."""
+
+    def __init__(self, tokenizer: "OmniTokenizer", size: tuple[int, int, int] | None = None) -> None:
+        _check_streamable(tokenizer)
+        super().__init__(tokenizer, size)
+        self._tokenizer = tokenizer
+        self._cache = tokenizer.decoder.new_cache()
+
+    def _decode(self, latents: Tensor, ends: bool) -> Tensor:
+        tokenizer, p = self._tokenizer, self._tokenizer.config.patch_size
+        b, _, t, h, w = latents.shape
+        if t == 0:
+            return torch.empty(b, 3, 0, h * p, w * p, device=tokenizer.device, dtype=tokenizer.dtype)
+        features = tokenizer.bottleneck.decode(latents.movedim(1, -1).to(tokenizer.device)).to(tokenizer.dtype)
+        pixels = tokenizer.decoder(features, self._cache)
+        check_finite(pixels, "decoded pixels", DECODED_WHY)
+        return pixels
 
     def nbytes(self) -> int:
         """Bytes that the stream holds between pushes."""

@@ -10,10 +10,15 @@ from omnitok.hub.header import read_json
 from omnitok.hub.names import find_files
 from omnitok.hub.released.reader import read_released_checkpoint
 from omnitok.models.protocol import Tokenizer
+from omnitok.peers import cosmos, tats, vidtok
 from omnitok.peers.base import PEER
 from omnitok.peers.family import Family, convert_peer, load_peer_folder
 
-FAMILIES: tuple[Family, ...] = ()
+FAMILIES: tuple[Family, ...] = (
+    Family("tats", tats.recognises, tats.convert, tats.TATS),
+    Family("vidtok", vidtok.recognises, vidtok.convert, vidtok.VidTok, vidtok.hints),
+    Family("cosmos-video", cosmos.recognises, cosmos.convert, cosmos.Cosmos, cosmos.hints),
+)
 """Released families, in the order in which they are asked whether a file is theirs."""
 
 

@@ -125,6 +125,14 @@ class PeerTokenizer(nn.Module):
         missing = self._padded_frames(video.shape[2]) - video.shape[2]
         return F.pad(video, (0, 0, 0, 0, 0, missing), mode="replicate") if missing else video
 
+    def pad_sides(self, video: Tensor) -> Tensor:
+        """A video (b, 3, T, H, W) of whole latent positions: the last row and column are repeated."""
+        height, width = video.shape[3:]
+        mh, mw = self._multiple
+        if height % mh == 0 and width % mw == 0:
+            return video
+        return F.pad(video, (0, -width % mw, 0, -height % mh, 0, 0), mode="replicate")
+
     def in_tiles(self, tile: int) -> contextlib.AbstractContextManager[None]:
         """Within it, the other hooks work in square tiles of `tile` pixels.
 
@@ -221,9 +229,7 @@ class PeerTokenizer(nn.Module):
         self._check_image(is_image)
         video = x.unsqueeze(2) if is_image else x
         size = (video.shape[2], video.shape[3], video.shape[4])
-        (mh, mw), video = self._multiple, self.pad_frames(video)
-        if size[1] % mh or size[2] % mw:
-            video = F.pad(video, (0, -size[2] % mw, 0, -size[1] % mh, 0, 0), mode="replicate")
+        video = self.pad_sides(self.pad_frames(video))
         with self._tiles(tile, size):
             coded = self._encode(video.to(self.device, self.dtype))
         check_finite(coded.latents, "features", FEATURES_WHY)

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from einops import parse_shape, rearrange
 from torch import Tensor, nn
 
+from omnitok.models.bottlenecks import FiniteScalarQuantizer, FSQConfig
+
 Norm = Callable[[int], nn.Module]
 """Channels -> a normalisation."""
 Convolution = Callable[[int, int, int], nn.Module]
@@ -94,3 +96,10 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, 2h, 2w)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def scalar_quantizer(levels: tuple[int, ...]) -> FiniteScalarQuantizer:
+    """FSQ of latents as they are: what maps features to them stands elsewhere in the network."""
+    quantizer = FiniteScalarQuantizer(len(levels), FSQConfig(levels=levels))
+    quantizer.project_in = quantizer.project_out = nn.Identity()  # type: ignore[assignment]
+    return quantizer

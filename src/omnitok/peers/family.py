@@ -27,12 +27,14 @@ class Family:
         recognises: whether a file with weights of these released names and shapes is of this family.
         convert: weights and flags of a file -> (config, weights under the names of the tokenizer).
         build: config -> a tokenizer with fresh weights.
+        hints: what a file's name, or files beside it, say in place of flags that it lacks.
     """
 
     name: str
     recognises: Callable[[Shapes], bool]
     convert: Callable[[dict[str, Tensor], Mapping[str, object]], tuple[dict[str, Any], dict[str, Tensor]]]
     build: Callable[[Mapping[str, Any]], PeerTokenizer]
+    hints: Callable[[Path], Mapping[str, object]] = lambda path: {}
 
 
 def convert_peer(path: Path, checkpoint: ReleasedCheckpoint, families: Sequence[Family]) -> PeerTokenizer | None:
@@ -47,7 +49,8 @@ def convert_peer(path: Path, checkpoint: ReleasedCheckpoint, families: Sequence[
         return None
     try:
         with reading(path, CheckpointError, f"{family.name} checkpoint"):
-            config, weights = family.convert(checkpoint.state_dict, checkpoint.hyper_parameters)
+            flags = {**family.hints(path), **checkpoint.hyper_parameters}
+            config, weights = family.convert(checkpoint.state_dict, flags)
             peer = _build(family, config, {name: tuple(tensor.shape) for name, tensor in weights.items()})
             expected = peer.state_dict()
             for name, tensor in weights.items():
@@ -93,3 +96,23 @@ def _build(family: Family, config: Mapping[str, Any], shapes: Shapes) -> PeerTok
         peer = family.build(config)
     peer.family = family.name
     return peer
+
+
+def shape_of(weights: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a weight that the config is read from.
+
+    Raises:
+        CheckpointError: there is none, or it has other dimensions.
+    """
+    if name not in weights:
+        raise CheckpointError(f"the weight {name} is missing, from which the network's shape is read")
+    shape = tuple(weights[name].shape)
+    if len(shape) != dimensions:
+        raise CheckpointError(f"the weight {name} must have {dimensions} dimensions, found {shape}")
+    return shape
+
+
+def count(weights: Mapping[str, Tensor], before: str) -> int:
+    """How many parts `before0`, `before1`, … there are; the weights of one begin with its name and a dot."""
+    names = {name.removeprefix(before).split(".")[0] for name in weights if name.startswith(before)}
+    return next(number for number in range(len(names) + 1) if str(number) not in names)
