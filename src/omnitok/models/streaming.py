@@ -13,9 +13,9 @@ from torch import Tensor
 from omnitok.models.encoding import (
     DECODED_WHY,
     FEATURES_WHY,
+    LATENTS_WHY,
     Encoding,
     check_finite,
-    check_latents,
     check_pixels,
     make_encoding,
 )
@@ -186,9 +186,9 @@ class LatentsIn(ABC):
         if not isinstance(x, Tensor):
             raise ValueError(f"a stream takes a torch.Tensor of codes or latents, found {type(x).__name__}")
         if x.is_floating_point():
-            if x.ndim != 5:
-                raise ValueError(f"a stream takes latents (b, c, t, h, w), found {tuple(x.shape)}")
-            check_latents(x, self._of.latent_channels)
+            if x.ndim != 5 or x.shape[1] != self._of.latent_channels:
+                raise ValueError(f"latents must be (b, {self._of.latent_channels}, t, h, w), found {tuple(x.shape)}")
+            check_finite(x, "latents", LATENTS_WHY)
             latents = x
         else:
             if x.ndim != 4:
