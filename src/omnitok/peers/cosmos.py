@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.errors import CheckpointError
+from omnitok.hub.released.flags import Flags
 from omnitok.models.config import Count, Size
 from omnitok.peers.blocks import Attention
 from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past
-from omnitok.peers.family import Shapes, count, only, shape_of
+from omnitok.peers.family import Shapes, count, shape_of
 
 PATCH = 4
 """Pixels along each axis that the wavelets gather."""
@@ -373,7 +374,7 @@ def convert(state_dict: dict[str, Tensor], flags: Mapping[str, object]) -> tuple
     Raises:
         CheckpointError: an unknown compression, flags of no release, or missing weights.
     """
-    only(flags, _ONLY_VALUE)
+    Flags(flags).only(_ONLY_VALUE)
     weights = {name: tensor for name, tensor in state_dict.items() if not _NOT_WEIGHTS.fullmatch(name)}
     compression = [flags.get("temporal_compression"), flags.get("spatial_compression")]
     if None in compression:

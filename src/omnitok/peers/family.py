@@ -116,14 +116,3 @@ def count(weights: Mapping[str, Tensor], before: str) -> int:
     """How many parts `before0`, `before1`, … there are; the weights of one begin with its name and a dot."""
     names = {name.removeprefix(before).split(".")[0] for name in weights if name.startswith(before)}
     return next(number for number in range(len(names) + 1) if str(number) not in names)
-
-
-def only(flags: Mapping[str, object], accepted: Mapping[str, object]) -> None:
-    """Refuse a flag with another value than the one that all releases have.
-
-    Raises:
-        CheckpointError: it names the flag.
-    """
-    for name, value in accepted.items():
-        if flags.get(name, value) != value:
-            raise CheckpointError(f"flag {name} is {describe(flags[name])}; only {value!r} can be converted")

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.errors import CheckpointError, describe
+from omnitok.hub.released.flags import Flags
 from omnitok.models.config import Count, Size
 from omnitok.peers.blocks import Attention, Downsample, ResidualBlock, Upsample
 from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past
-from omnitok.peers.family import Shapes, count, only, shape_of
+from omnitok.peers.family import Shapes, count, shape_of
 
 Levels = tuple[Count, ...]
 
@@ -341,7 +342,7 @@ def _check_version(weights: Mapping[str, Tensor], flags: Mapping[str, object]) -
             continue
         if "_v1_1." not in str(given.get("target")):
             raise CheckpointError(f"{_V1_0}, and {part} names {describe(given.get('target'))}")
-        only(given.get("params", {}), _ONLY_VALUE)
+        Flags(given.get("params", {})).only(_ONLY_VALUE)
     version = flags.get("version", "1.1" if "encoder_config" in flags else None)
     if version == "1.0":
         raise CheckpointError(f"{_V1_0}, and the YAML file beside it is of 1.0")
