@@ -177,10 +177,14 @@ class Quantizer(Bottleneck):
                 unquantized=z,
             )
 
+    def commitment(self, z: Tensor, approximations: Sequence[Tensor]) -> Tensor:
+        """The loss "commitment": mean squared differences of z and its approximations, summed over them."""
+        return sum((F.mse_loss(z, closer) for closer in approximations), start=z.new_zeros(()))
+
     def _losses(self, z: Tensor, approximations: Sequence[Tensor]) -> dict[str, Tensor]:
         if "commitment" not in self.config.losses:
             return {}
-        return {"commitment": sum((F.mse_loss(z, closer) for closer in approximations), start=z.new_zeros(()))}
+        return {"commitment": self.commitment(z, approximations) if approximations else z.new_zeros(())}
 
 
 def digits(codes: Tensor, bases: Sequence[int]) -> Tensor:

@@ -25,6 +25,24 @@ def _first_smallest(scores: Tensor) -> Tensor:
     return group * _GROUP + grouped[torch.arange(n, device=scores.device), group].argmin(dim=-1)
 
 
+def negative_distances(z: Tensor, table: Tensor) -> Tensor:
+    """Negative squared distances of z (n, channels) to the rows of table (codes, channels): (n, codes)."""
+    return 2 * z @ table.t() - z.square().sum(dim=-1, keepdim=True) - table.square().sum(dim=-1)
+
+
+def nearest_rows(z: Tensor, table: Tensor, chunk: int | None = None) -> Tensor:
+    """Row of table (codes, channels) nearest to each of z (n, channels) -> (n,) int64, in memory that n does not grow.
+
+    Args:
+        chunk: rows of z at a time; None takes as many as suit the device. On a CPU their scores stay in the caches.
+    """
+    chunk = chunk or (CPU_CHUNK if z.device.type == "cpu" else ACCELERATOR_CHUNK)
+    half_norms = 0.5 * table.square().sum(dim=-1)  # |z - e|^2 / 2 = |z|^2 / 2 - z.e + |e|^2 / 2
+    columns = table.t().contiguous()
+    parts = [_first_smallest(torch.addmm(half_norms, rows, columns, alpha=-1.0)) for rows in z.split(chunk)]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=z.device)
+
+
 def random_directions(rows: int, channels: int) -> Tensor:
     """Rows drawn on the unit sphere, (rows, channels)."""
     table = torch.randn(rows, channels)
@@ -64,19 +82,11 @@ class Codebook(nn.Module):
 
     def scores(self, z: Tensor) -> Tensor:
         """Negative squared distances of z (n, channels) to all rows: (n, codes)."""
-        return 2 * z @ self.codebook.t() - z.square().sum(dim=-1, keepdim=True) - self.codebook.square().sum(dim=-1)
+        return negative_distances(z, self.codebook)
 
     def nearest(self, z: Tensor, chunk: int | None = None) -> Tensor:
-        """Row nearest to each of z (n, channels) -> (n,) int64. Works in chunks, so memory does not grow with n.
-
-        Args:
-            chunk: of z at a time; None takes as many as suit the device. On a CPU the scores then stay in the caches.
-        """
-        chunk = chunk or (CPU_CHUNK if z.device.type == "cpu" else ACCELERATOR_CHUNK)
-        half_norms = 0.5 * self.codebook.square().sum(dim=-1)  # |z - e|^2 / 2 = |z|^2 / 2 - z.e + |e|^2 / 2
-        table = self.codebook.t().contiguous()
-        parts = [_first_smallest(torch.addmm(half_norms, rows, table, alpha=-1.0)) for rows in z.split(chunk)]
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=z.device)
+        """Row nearest to each of z (n, channels) -> (n,) int64; see `nearest_rows`."""
+        return nearest_rows(z, self.codebook, chunk)
 
     @torch.no_grad()
     def learn(
