@@ -24,6 +24,8 @@ from omnitok.models.bottlenecks import (
     PVQConfig,
     ResidualVectorQuantizer,
     RVQConfig,
+    SimpleVectorQuantizer,
+    SimVQConfig,
     VectorQuantizer,
     VQConfig,
     build_bottleneck,
@@ -39,6 +41,7 @@ CONFIGS = (
     BSQConfig(bits=6, group_bits=4),
     RVQConfig(latent_channels=4, codebook_sizes=(8, 4, 2)),
     PVQConfig(latent_channels=4, codebook_sizes=(16, 4)),
+    SimVQConfig(latent_channels=4, codebook_size=64),
 )
 every_quantizer = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.type)
 Make = Callable[..., OmniTokenizer]
@@ -249,6 +252,22 @@ def test_groups_are_those_of_vector_quantize_pytorch(theirs: ModuleType, feature
     torch.testing.assert_close(out.losses["commitment"], commitment.sum())
 
 
+def test_mapped_codes_are_those_of_vector_quantize_pytorch(theirs: ModuleType, features: Tensor) -> None:
+    q = SimpleVectorQuantizer(WIDTH, SimVQConfig(latent_channels=6, codebook_size=32)).train()
+    other = theirs.SimVQ(dim=6, codebook_size=32, rotation_trick=False)
+    other.load_state_dict({"frozen_codebook": q.frozen_codebook, "code_transform.weight": q.code_map.weight})
+    latents, codes, loss = other(q.project(features).reshape(1, -1, 6))
+    out = q(features)
+    assert torch.equal(out.codes.flatten(), codes.flatten())
+    torch.testing.assert_close(out.latents.reshape(1, -1, 6), latents)
+    torch.testing.assert_close(out.losses["commitment"], loss)
+    before = q.lookup(torch.arange(32)).detach()
+    out.losses["commitment"].backward()
+    with torch.no_grad():
+        q.code_map.weight -= 0.1 * q.code_map.weight.grad
+    assert ((q.lookup(torch.arange(32)) - before).norm(dim=-1) > 0).all()  # also those that nothing is assigned to
+
+
 @pytest.mark.parametrize("config", [RVQConfig, PVQConfig])
 def test_one_codebook_is_vector_quantization(config: Any, features: Tensor) -> None:
     """Also in training; a residual codebook is not normalised, and its rows start off the sphere by their jitter."""
@@ -280,6 +299,7 @@ def test_more_levels_leave_less_over(features: Tensor) -> None:
     [
         (LFQConfig, {"bits": 0}, "at least 1, found 0"),
         (BSQConfig, {"bits": 31}, "at most 30, found 31"),
+        (SimVQConfig, {"feature_share": -1.0}, "at least 0, found -1"),
         (LFQConfig, {"group_bits": 17}, "at most 16, found 17"),
         (RVQConfig, {"codebook_sizes": (2**16, 2**15)}, "product below 2147483648, found 2147483648"),
         (RVQConfig, {"codebook_sizes": ()}, "at least 1 item"),

@@ -76,6 +76,7 @@ TINY_QUANTIZED = {
         ("bsq", "bits=13 entropy_temperature=0.1", "entropy: 0.02"),
         ("rvq", "codebook_sizes=128,64", "commitment: 2.0"),
         ("pvq", "codebook_sizes=128,64", "commitment: 2.0"),
+        ("simvq", "codebook_size=8192", "commitment: 1.0"),
     )
 }
 """Other bottlenecks in place of the codebook, of 13 bits per token, by their types. From random weights."""

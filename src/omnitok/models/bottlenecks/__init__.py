@@ -15,6 +15,7 @@ from omnitok.models.bottlenecks.kl import DiagonalGaussian, KLConfig
 from omnitok.models.bottlenecks.lfq import LFQConfig, LookupFreeQuantizer
 from omnitok.models.bottlenecks.pvq import ProductQuantizer, PVQConfig
 from omnitok.models.bottlenecks.rvq import ResidualVectorQuantizer, RVQConfig
+from omnitok.models.bottlenecks.simvq import SimpleVectorQuantizer, SimVQConfig
 from omnitok.models.bottlenecks.vq import VectorQuantizer, VQConfig
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "ProductQuantizer",
     "RVQConfig",
     "ResidualVectorQuantizer",
+    "SimVQConfig",
+    "SimpleVectorQuantizer",
     "VQConfig",
     "VectorQuantizer",
     "bottleneck_fields",
@@ -42,7 +45,8 @@ __all__ = [
 ]
 
 BottleneckConfig = Annotated[
-    VQConfig | KLConfig | FSQConfig | LFQConfig | BSQConfig | RVQConfig | PVQConfig, Field(discriminator="type")
+    VQConfig | KLConfig | FSQConfig | LFQConfig | BSQConfig | RVQConfig | PVQConfig | SimVQConfig,
+    Field(discriminator="type"),
 ]
 
 BOTTLENECKS: dict[str, tuple[Any, type[Bottleneck]]] = {
@@ -53,6 +57,7 @@ BOTTLENECKS: dict[str, tuple[Any, type[Bottleneck]]] = {
     "bsq": (BSQConfig, BinarySphericalQuantizer),
     "rvq": (RVQConfig, ResidualVectorQuantizer),
     "pvq": (PVQConfig, ProductQuantizer),
+    "simvq": (SimVQConfig, SimpleVectorQuantizer),
 }
 
 
