@@ -342,10 +342,10 @@ def test_a_covering_tile_is_the_plain_call(tiny: Tiny, pixels: Pixels, bottlenec
     assert torch.equal(tok.decode(whole.latents, whole.size, tile=16), tok.decode(whole.latents, whole.size))
 
 
-@pytest.mark.parametrize("size", ((40, 40), (37, 50), (8, 61)))
-def test_tiles_of_a_windowed_encoder_are_exact(tiny: Tiny, pixels: Pixels, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size, blocks", (((40, 40), "w"), ((37, 50), "w"), ((8, 61), "w"), ((37, 50), "s")))
+def test_tiles_of_a_windowed_encoder_are_exact(tiny: Tiny, pixels: Pixels, size: tuple[int, int], blocks: str) -> None:
     """One window block and one temporal block look no further than the halo, so the tiles make no difference at all."""
-    tok = tiny(bottleneck="kl", encoder_blocks="w", decoder_blocks="w")
+    tok = tiny(bottleneck="kl", encoder_blocks=blocks, decoder_blocks=blocks)
     x = pixels(1, 3, 3, *size)
     assert near(tok.encode(x, tile=16).latents, tok.encode(x).latents)
 
@@ -373,3 +373,28 @@ def test_tiles_bound_what_a_block_sees(tiny: Tiny, pixels: Pixels) -> None:
     hook.remove()
     assert len(seen) == 4 * 5
     assert max(max(size) for size in seen) <= 16 + 2 * 8
+
+
+# ------------------------------------------------------------------------------------- shifted windows, joint attention
+
+
+def test_shifted_and_joint_blocks_keep_the_contracts(tiny: Tiny, pixels: Pixels) -> None:
+    tok = tiny(bottleneck="kl", encoder_blocks="js", decoder_blocks="sj", window_size=3)
+    video = pixels(2, 3, 9, 17, 14)
+    whole = tok.encode(video)
+    assert near(tok.encode(video[:, :, 0]).latents, whole.latents[:, :, 0])
+    changed = video.clone()
+    changed[:, :, 5:] += 0.1
+    assert near(tok.encode(changed.clamp(-1, 1)).latents[:, :, :3], whole.latents[:, :, :3])
+    assert not near(tok.encode(changed.clamp(-1, 1)).latents[:, :, 3:], whole.latents[:, :, 3:])
+    encoder, decoder = tok.encoder_stream(), tok.decoder_stream(whole.size)
+    held = []
+    parts = []
+    for piece in (video[:, :, :2], video[:, :, 2:3], video[:, :, 3:8], video[:, :, 8:]):
+        parts.append(encoder.push(piece).latents)
+        held.append(encoder.nbytes())
+    parts.append(encoder.flush().latents)
+    assert near(torch.cat(parts, dim=2), whole.latents)
+    assert held[-1] <= held[-2]
+    frames = torch.cat([*(decoder.push(piece) for piece in whole.latents.split([1, 2, 2], dim=2)), decoder.flush()], 2)
+    assert near(frames, tok.decode(whole.latents, whole.size))

@@ -1,5 +1,6 @@
 """Each block against the plain way of writing it."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -14,6 +15,7 @@ from omnitok.models.transformer import (
     BlockCache,
     CosineAttention,
     FeedForward,
+    JointAttention,
     PositionalConvolution,
     SpatialAttention,
     Stack,
@@ -309,3 +311,63 @@ def test_saturated_pixels_are_the_same_once_clamped_and_stay_below_two() -> None
 def test_tokens_within_a_limit_come_back_bit_for_bit_whatever_the_limit(limit: float) -> None:
     tokens = torch.randn(7, 16)
     assert torch.equal(limit_length(tokens, limit), tokens)
+
+
+# ------------------------------------------------------------------------------------------- shifted windows, joint
+
+
+@pytest.mark.parametrize("grid", ((8, 8), (7, 10), (1, 3), (2, 5), (13, 4)))
+def test_shifted_windows_are_plain_attention_in_each_cell(grid: tuple[int, int]) -> None:
+    """Cells end at half a window and then at every whole one; none sees another, at any size."""
+    size, shift = 4, 2
+    module = WindowAttention(WIDTH, HEADS, DIM, size, shift)
+    plain = WindowAttention(WIDTH, HEADS, DIM, size)
+    randomize(module)
+    plain.load_state_dict(module.state_dict())
+    x = torch.randn(2, 2, *grid, WIDTH)
+    whole = module(x)
+    rows, columns = ([0, *range(shift, length, size), length] for length in grid)
+    for top, bottom in itertools.pairwise(rows):
+        for left, right in itertools.pairwise(columns):
+            cell = (slice(None), slice(None), slice(top, bottom), slice(left, right))
+            assert torch.allclose(whole[cell], plain(x[cell]), atol=ATOL)
+
+
+@pytest.mark.parametrize("window, causal", ((None, True), (2, True), (1, True), (3, False)))
+@pytest.mark.parametrize("position", ("rotary", "relative", "none"))
+def test_joint_attention_is_masked_attention_over_all_positions(
+    window: int | None, causal: bool, position: str
+) -> None:
+    module = JointAttention(WIDTH, HEADS, DIM, position, window=window, causal=causal)
+    randomize(module)
+    b, t, h, w = 2, 4, 2, 3
+    x = torch.randn(b, t, h, w, WIDTH)
+    q, k, v = (
+        y.unflatten(0, (b, t)).transpose(1, 2).flatten(2, 3) for y in module._queries_keys_values(x)
+    )  # b heads (t n) d
+    frame = torch.arange(t).repeat_interleave(h * w)
+    back = frame[:, None] - frame
+    visible = (back >= 0) & (back < (window or t)) if causal else torch.ones_like(back, dtype=torch.bool)
+    scores = q @ k.mT
+    if module.relative_bias is not None:
+        scores = scores + module.relative_bias(h, w).repeat(1, t, t)
+    out = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1) @ v
+    expected = out.unflatten(2, (t, h * w)).permute(0, 2, 3, 1, 4).reshape(b, t, h, w, -1) @ module.to_out.weight.T
+    assert torch.allclose(module(x), expected, atol=ATOL)
+    if window == 1:
+        spatial = SpatialAttention(WIDTH, HEADS, DIM, position)
+        spatial.load_state_dict(module.state_dict())
+        assert torch.allclose(module(x), spatial(x), atol=ATOL)
+        assert torch.equal(module(x[:, :1]), spatial(x[:, :1]))
+
+
+@pytest.mark.parametrize("window", (None, 3, 1))
+@pytest.mark.parametrize("cuts", ([1] * 6, [2, 4], [3, 1, 2]))
+def test_joint_attention_streams(window: int | None, cuts: list[int]) -> None:
+    module = JointAttention(WIDTH, HEADS, DIM, "rotary", window=window)
+    randomize(module)
+    x, cache = torch.randn(2, 6, 2, 3, WIDTH), BlockCache()
+    parts = [module(piece, cache) for piece in x.split(cuts, dim=1)]
+    assert torch.allclose(torch.cat(parts, dim=1), module(x), atol=ATOL)
+    assert cache.keys is not None
+    assert cache.keys.shape[1] == (6 if window is None else window - 1)

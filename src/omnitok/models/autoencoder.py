@@ -21,6 +21,7 @@ from omnitok.models.transformer import (
     Block,
     BlockCache,
     FeedForward,
+    JointAttention,
     PositionalConvolution,
     SpatialAttention,
     SpatialPosition,
@@ -33,7 +34,7 @@ from omnitok.models.transformer import (
     saturate,
 )
 
-Blocks = Annotated[str, Field(pattern="^[tw]*$", max_length=1000)]
+Blocks = Annotated[str, Field(pattern="^[twsj]*$", max_length=1000)]
 
 FLAT_FIELDS = {"codebook_decay": "decay"} | {
     name: name for name in ("latent_channels", "codebook_size", "normalize_codes", "restart_threshold")
@@ -73,11 +74,13 @@ class TokenizerConfig:
         temporal_patch_size: t, frames a latent frame spans, the first one excepted.
         width, heads, head_dim: of all blocks; heads * head_dim need not equal width.
         feedforward_multiple: hidden width of the GEGLU feed-forward is int(multiple * 2/3 * width).
-        encoder_blocks, decoder_blocks: spatial blocks, a letter each: "t" plain attention, "w" window attention.
+        encoder_blocks, decoder_blocks: spatial blocks, a letter each: "t" plain attention inside each frame, "w" window
+            attention, "s" window attention with the windows shifted by half, "j" joint attention over space and time,
+            to all positions of the frame and of earlier ones (`temporal_window` and `causal` hold for it too).
         encoder_temporal_blocks, decoder_temporal_blocks: number of temporal blocks.
-        window_size: side of the attention windows, in latent positions.
+        window_size: side of the attention windows, in latent positions; "s" shifts by half of it, rounded down.
         window_convolution: whether window blocks have a positional convolution too (the released ones do not).
-        spatial_position: positions of the plain spatial blocks: "rotary", "relative" or "none".
+        spatial_position: positions within a frame of the plain and joint blocks: "rotary", "relative" or "none".
         temporal_position: "alibi", or "none" (the positional convolution alone tells the order).
         temporal_window: latent frames a temporal query sees, its own included; None is unlimited.
         causal: whether temporal attention is causal.
@@ -182,19 +185,23 @@ class StreamCache:
 
 
 def _spatial_stack(config: TokenizerConfig, blocks: str, limits: tuple[float, ...] | None) -> Stack:
+    width, heads, head_dim = config.width, config.heads, config.head_dim
+
+    def attention(kind: str) -> SpatialAttention | WindowAttention:
+        if kind in "ws":
+            shift = config.window_size // 2 if kind == "s" else 0
+            return WindowAttention(width, heads, head_dim, config.window_size, shift)
+        position, normalize = config.spatial_position, config.normalize_context
+        if kind == "j":
+            return JointAttention(width, heads, head_dim, position, normalize, config.temporal_window, config.causal)
+        return SpatialAttention(width, heads, head_dim, position, normalize)
+
     def block(kind: str) -> Block:
-        if kind == "w":
-            attention: WindowAttention | SpatialAttention = WindowAttention(
-                config.width, config.heads, config.head_dim, config.window_size
-            )
-        else:
-            attention = SpatialAttention(
-                config.width, config.heads, config.head_dim, config.spatial_position, config.normalize_context
-            )
+        part = attention(kind)
         convolution = None
-        if kind == "t" or config.window_convolution:
-            convolution = PositionalConvolution(config.width, config.causal_convolution)
-        return Block(attention, FeedForward(config.width, config.feedforward_multiple), convolution)
+        if kind in "tj" or config.window_convolution:
+            convolution = PositionalConvolution(width, config.causal_convolution)
+        return Block(part, FeedForward(width, config.feedforward_multiple), convolution)
 
     return Stack(config.width, [block(kind) for kind in blocks], config.normalize_stacks, limits)
 

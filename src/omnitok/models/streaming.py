@@ -121,7 +121,7 @@ class EncoderStream(FramesIn):
     """Encodes a video as its frames arrive; made by `OmniTokenizer.encoder_stream`.
 
     What travels from push to push is at most t - 1 frames, two feature frames a positional convolution, and
-    temporal_window - 1 frames of keys and values a temporal block.
+    temporal_window - 1 frames of keys and values a temporal or joint block.
     """
 
     def __init__(self, tokenizer: "OmniTokenizer") -> None:

@@ -26,7 +26,9 @@ class BlockCache:
     """What one block must remember of earlier frames. Owned by the caller; a block reads and replaces the tensors."""
 
     frames: Tensor | None = None  # (b, <= 2, h, w, d): input of the positional convolution
-    keys: Tensor | None = None  # (b, h*w*heads, < temporal_window, head_dim)
+    keys: Tensor | None = (
+        None  # of < temporal_window frames: (b, h*w*heads, n, head_dim), joint (b, n, heads, h*w, head_dim)
+    )
     values: Tensor | None = None
 
     def tensors(self) -> Iterator[Tensor]:
@@ -145,8 +147,8 @@ class SpatialAttention(CosineAttention):
         self.position = position
         self.relative_bias = ContinuousPositionBias(width, heads) if position == "relative" else None
 
-    def forward(self, x: Tensor, cache: BlockCache | None = None) -> Tensor:
-        """x (b, t, h, w, d) -> same shape. Frames are independent; `cache` is not needed."""
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (b, t, h, w, d) -> (b t) heads (h w) head_dim each."""
         b, t, h, w, _ = x.shape
         for_q, for_kv = self._contexts(x)
         split = (b * t, h * w, self.heads, self.head_dim)
@@ -156,9 +158,63 @@ class SpatialAttention(CosineAttention):
             cos, sin = rotary_2d(h, w, self.head_dim, x.device)
             q, k = rotate_pairs(q, cos, sin), rotate_pairs(k, cos, sin)
         q, k = self._normalize(q, k)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def forward(self, x: Tensor, cache: BlockCache | None = None) -> Tensor:
+        """x (b, t, h, w, d) -> same shape. Frames are independent; `cache` is not needed."""
+        b, t, h, w, _ = x.shape
+        q, k, v = self._queries_keys_values(x)
         bias = None if self.relative_bias is None else self.relative_bias(h, w).to(q.dtype)
-        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias, 1.0)  # (b t) heads n d
+        out = attend(q, k, v, bias, 1.0)  # (b t) heads n d
         return self.to_out(out.transpose(1, 2).reshape(b, t, h, w, -1))
+
+
+class JointAttention(SpatialAttention):
+    """Attention of each position to all positions of its latent frame and of earlier ones, at most `window` back.
+
+    Positions within a frame are those of `SpatialAttention`, whichever frame a key is of; the order of frames is left
+    to the PEG. Of one frame it is `SpatialAttention`, whose weights it has.
+
+    Args:
+        window: latent frames a query sees, its own included; None is unlimited.
+        causal: False lets every frame see every other; then there is no window and no stream.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_dim: int,
+        position: SpatialPosition,
+        normalize_context: bool = True,
+        window: int | None = 5,
+        causal: bool = True,
+    ) -> None:
+        super().__init__(width, heads, head_dim, position, normalize_context)
+        self.window, self.causal = window, causal
+
+    def forward(self, x: Tensor, cache: BlockCache | None = None) -> Tensor:
+        """x (b, t, h, w, d) -> same shape; continues from the keys and values in `cache` and replaces them.
+
+        Frame by frame over the keys that it may see, so that no mask is needed and nothing masked is computed.
+        """
+        b, t, h, w, _ = x.shape
+        q, k, v = (y.unflatten(0, (b, t)) for y in self._queries_keys_values(x))  # b t heads n d
+        if cache is not None:
+            if cache.keys is not None and cache.values is not None:
+                k, v = torch.cat([cache.keys, k], dim=1), torch.cat([cache.values, v], dim=1)
+            keep = k.shape[1] if self.window is None else min(self.window - 1, k.shape[1])
+            cache.keys, cache.values = (y[:, y.shape[1] - keep :].clone() for y in (k, v))
+        bias = None if self.relative_bias is None else self.relative_bias(h, w).to(q.dtype)
+        frames = []
+        for i in range(t):
+            stop = k.shape[1] - t + i + 1 if self.causal else k.shape[1]
+            start = 0 if self.window is None or not self.causal else max(stop - self.window, 0)
+            keys, values = (y[:, start:stop].transpose(1, 2).flatten(2, 3) for y in (k, v))  # b heads (frames n) d
+            repeated = None if bias is None else bias.repeat(1, 1, stop - start)
+            frames.append(attend(q[:, i], keys, values, repeated, 1.0))
+        out = torch.stack(frames, dim=1)  # b t heads n d
+        return self.to_out(out.transpose(2, 3).reshape(b, t, h, w, -1))
 
 
 class TemporalAttention(CosineAttention):
@@ -219,15 +275,18 @@ class TemporalAttention(CosineAttention):
 
 
 class WindowAttention(nn.Module):
-    """Attention inside unshifted square windows with a learned relative position table (Liu et al., 2021).
+    """Attention inside square windows with a learned relative position table (Liu et al., 2021).
 
-    A grid that is not a multiple of the window has smaller windows at its right and bottom edges: the same result as
-    padding and masking, without either.
+    Windows at the edges of the grid are smaller where they do not fit: the same result as padding and masking (for
+    shifted windows, as rolling the grid and masking what does not belong together), without either and for any size.
+
+    Args:
+        shift: rows and columns before the first whole window; half the window for "shifted" blocks, else 0.
     """
 
-    def __init__(self, width: int, heads: int, head_dim: int, window_size: int) -> None:
+    def __init__(self, width: int, heads: int, head_dim: int, window_size: int, shift: int = 0) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.window_size = heads, head_dim, window_size
+        self.heads, self.head_dim, self.window_size, self.shift = heads, head_dim, window_size, shift
         self.norm = nn.LayerNorm(width, bias=False)
         self.qkv = nn.Linear(width, 3 * heads * head_dim, bias=False)
         self.position_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, heads))
@@ -238,12 +297,15 @@ class WindowAttention(nn.Module):
         """x (b, t, h, w, d) -> same shape. Frames are independent; `cache` is not needed."""
         b, t, h, w, _ = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b * t, h, w, -1)
-        size = self.window_size
-        whole_h, whole_w = h - h % size, w - w % size
-        rows = [part for part in (slice(0, whole_h), slice(whole_h, h)) if part.start < part.stop]
-        columns = [part for part in (slice(0, whole_w), slice(whole_w, w)) if part.start < part.stop]
+        rows, columns = self._parts(h), self._parts(w)
         strips = [joined([self._windows(qkv[:, r, c]) for c in columns], dim=2) for r in rows]
         return self.proj(joined(strips, dim=1).reshape(b, t, h, w, -1))
+
+    def _parts(self, length: int) -> list[slice]:
+        """An axis in the part window before the first whole one, the whole ones, and the part window after them."""
+        start = min(self.shift, length)
+        stop = length - (length - start) % self.window_size
+        return [part for part in (slice(0, start), slice(start, stop), slice(stop, length)) if part.start < part.stop]
 
     def _windows(self, qkv: Tensor) -> Tensor:
         """qkv (n, h, w, 3 * heads * d), h and w multiples of the window or smaller -> (n, h, w, heads * d)."""
