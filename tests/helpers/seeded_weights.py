@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def normal(name: str, shape: tuple[int, ...], seed: int = 1) -> Tensor:
@@ -18,13 +18,13 @@ def normal(name: str, shape: tuple[int, ...], seed: int = 1) -> Tensor:
     return torch.from_numpy(np.random.Generator(np.random.PCG64(number)).standard_normal(shape, dtype=np.float32))
 
 
-def seeded_weights(model: nn.Module, scales: Mapping[str, float], seed: int = 1) -> dict[str, Tensor]:
-    """Every weight of a model whose names are the released ones.
+def seeded_weights(like: Mapping[str, Tensor], scales: Mapping[str, float], seed: int = 1) -> dict[str, Tensor]:
+    """Values for weights of those released names and shapes.
 
     Args:
         scales: end of a name -> what its values are multiplied with, where it is not the usual.
     """
-    return {name: _draw(name, like, scales, seed) for name, like in model.state_dict().items()}
+    return {name: _draw(name, each, scales, seed) for name, each in like.items()}
 
 
 def _draw(name: str, like: Tensor, scales: Mapping[str, float], seed: int) -> Tensor:

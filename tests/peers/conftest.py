@@ -42,7 +42,7 @@ def build_video_peer(name: str) -> PeerTokenizer:
     """A tokenizer of `VIDEO_PEERS` as a released file makes it."""
     build, config, scales = VIDEO_PEERS[name]
     tokenizer = build(config)
-    tokenizer.load_state_dict(seeded_weights(tokenizer, scales))
+    tokenizer.load_state_dict(seeded_weights(tokenizer.state_dict(), scales))
     return tokenizer.eval()
 
 

@@ -246,7 +246,7 @@ def test_cosmos_of_each_compression_equals_diffusers(
     build, channels = VIDEO_PEERS["cosmos_cv"][0], 6 if fsq else 16
     tokenizer = build(config | sizes)
     assert isinstance(tokenizer, CausalPeer)
-    weights = seeded_weights(tokenizer, scales, seed=2)
+    weights = seeded_weights(tokenizer.state_dict(), scales, seed=2)
     tokenizer.load_state_dict(weights)
     theirs = diffusers.AutoencoderKLCosmos(
         latent_channels=16,

@@ -10,7 +10,7 @@ from omnitok.hub.header import read_json
 from omnitok.hub.names import find_files
 from omnitok.hub.released.reader import read_released_checkpoint
 from omnitok.models.protocol import Tokenizer
-from omnitok.peers import cosmos, tats, vidtok
+from omnitok.peers import cosmos, open_magvit2, tats, vidtok, vqgan
 from omnitok.peers.base import PEER
 from omnitok.peers.family import Family, convert_peer, load_peer_folder
 
@@ -18,6 +18,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("tats", tats.recognises, tats.convert, tats.TATS),
     Family("vidtok", vidtok.recognises, vidtok.convert, vidtok.VidTok, vidtok.hints),
     Family("cosmos-video", cosmos.recognises, cosmos.convert, cosmos.Cosmos, cosmos.hints),
+    Family("vqgan", vqgan.recognises, vqgan.convert, vqgan.VQGAN, vqgan.hints),
+    Family("open-magvit2", open_magvit2.recognises, open_magvit2.convert, open_magvit2.OpenMAGVIT2),
 )
 """Released families, in the order in which they are asked whether a file is theirs."""
 
@@ -41,12 +43,15 @@ def load_tokenizer(
     """
     check_dtype(dtype)
     files = find_files(name_or_path)
-    if files.config is not None:
-        if read_json(files.config).get("architecture") != PEER:
-            return load_own_tokenizer(name_or_path, device, dtype)
+    architecture = None if files.config is None else read_json(files.config).get("architecture")
+    if files.config is not None and architecture == PEER:
         return load_peer_folder(files.config, files.weights, FAMILIES).to(device, dtype).eval()
-    checkpoint = read_released_checkpoint(files.weights)
+    if architecture is not None:
+        return load_own_tokenizer(name_or_path, device, dtype)
+    checkpoint = read_released_checkpoint(files.weights)  # the config.json beside it, if there is one, is not ours
     peer = convert_peer(files.weights, checkpoint, FAMILIES)
     if peer is not None:
         return peer.to(device, dtype).eval()
+    if files.config is not None:
+        return load_own_tokenizer(name_or_path, device, dtype)
     return released_tokenizer(files.weights, checkpoint).to(device, dtype).eval()

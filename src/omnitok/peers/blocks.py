@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from einops import parse_shape, rearrange
 from torch import Tensor, nn
 
 from omnitok.models.bottlenecks import FiniteScalarQuantizer, FSQConfig
+
+MOST_SCORES = 2**24
+"""Scores of latents with codes that are held at once."""
 
 Norm = Callable[[int], nn.Module]
 """Channels -> a normalisation."""
@@ -72,6 +76,20 @@ class Attention(nn.Module):
         q, k, v = (rearrange(part(h), f"{self.axes} -> {self.sequences}") for part in (self.q, self.k, self.v))
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # scores times channels^-0.5
         return x + self.proj_out(rearrange(mixed, f"{self.sequences} -> {self.axes}", **parse_shape(x, self.axes)))
+
+
+def best_codes(z: Tensor, scores: Callable[[Tensor], Tensor], codes: int) -> Tensor:
+    """For each latent z (n, c) the number (n,) of the code with the largest score.
+
+    Args:
+        scores: (m, c) -> (m, codes), for so few latents at a time that memory stays bounded.
+    """
+    return torch.cat([scores(piece).argmax(1) for piece in z.split(max(1, MOST_SCORES // codes))])
+
+
+def closeness(z: Tensor, table: Tensor) -> Tensor:
+    """Scores (n, codes) of z (n, c) with the rows of a table: the larger, the smaller their Euclidean distance."""
+    return 2 * z @ table.T - table.square().sum(1)  # the negative squared distance, but for |z|^2
 
 
 class Downsample(nn.Module):

@@ -64,6 +64,28 @@ def convert_peer(path: Path, checkpoint: ReleasedCheckpoint, families: Sequence[
     return peer
 
 
+AVERAGES = "model_ema."
+
+
+def averaged(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the model without those of its training, averaged over the training where the file holds averages.
+
+    An average has the name of its weight without the dots, and a weight without an average stays under a name that says
+    so, which the loader lists.
+    """
+    own = {name: each for name, each in state_dict.items() if not name.startswith((AVERAGES, "loss."))}
+    averages = {name.removeprefix(AVERAGES): each for name, each in state_dict.items() if name.startswith(AVERAGES)}
+    if not averages:
+        return own
+    found = {name: averages.pop(name.replace(".", ""), None) for name in own}
+    left_over = {name: each for name, each in averages.items() if not name.startswith(("loss", "decay", "num_updates"))}
+    return {
+        **{name: each for name, each in found.items() if each is not None},
+        **{f"{name} (without an average)": own[name] for name, each in found.items() if each is None},
+        **{f"{AVERAGES}{name}": each for name, each in left_over.items()},
+    }
+
+
 def load_peer_folder(config_path: Path, weights: Path, families: Sequence[Family]) -> PeerTokenizer:
     """The tokenizer that `PeerTokenizer.save_pretrained` wrote.
 

@@ -1,15 +1,24 @@
 """Open-MAGVIT2 (arXiv 2409.04410, github.com/TencentARC/SEED-Voken): codes are the signs of the latent channels."""
 
+import dataclasses
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from pydantic import Field
 from torch import Tensor, nn
 
 from omnitok.checked import checked
+from omnitok.errors import OmnitokError
+from omnitok.hub.released.flags import Flags
 from omnitok.models.config import Size
+from omnitok.models.encoding import FEATURES_WHY, check_finite
+from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.blocks import ResidualBlock
+from omnitok.peers.family import Shapes, averaged, count, shape_of
 
 
 @checked
@@ -27,9 +36,9 @@ class OpenMAGVIT2Config:
 
     video: bool = False
     width: Size = 128
-    widths: tuple[Size, ...] = (128, 128, 256, 256, 512)
-    blocks: Size = 4
-    latent_channels: Size = 18
+    widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)] = (128, 128, 256, 256, 512)
+    blocks: Annotated[int, Field(ge=1, le=64, strict=True)] = 4
+    latent_channels: Annotated[int, Field(ge=1, le=62, strict=True)] = 18
     groups: Size = 32
 
     def halves_time(self, level: int) -> bool:
@@ -177,12 +186,69 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
-def codes_of(z: Tensor) -> Tensor:
-    """Latents (b, c, ...) -> codes (b, ...): bit i says whether channel i is positive."""
-    bits = 2 ** torch.arange(z.shape[1], device=z.device)
-    return ((z > 0).long() * bits.reshape(-1, *[1] * (z.ndim - 2))).sum(dim=1)
+class OpenMAGVIT2(PeerTokenizer):
+    """A released tokenizer of images, or of videos and images. `config` holds the fields of `OpenMAGVIT2Config`."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.shape = shape = OpenMAGVIT2Config(**config)
+        steps = range(len(shape.widths) - 1)
+        side, time = 2 ** len(steps), 2 ** sum(shape.halves_time(i) for i in steps)
+        bits = shape.latent_channels
+        super().__init__(
+            config, Traits("Open-MAGVIT2", bits, (time, side, side), vocab_size=2**bits, is_video_model=shape.video)
+        )
+        self.encoder, self.decoder = Encoder(shape), Decoder(shape)
+
+    def encode_pixels(self, pixels: Tensor) -> Coded:
+        """Code vectors of -1 and 1; bit i of a code says whether channel i is positive."""
+        z = self.encoder(pixels)
+        check_finite(z, "features", FEATURES_WHY)
+        bits = 2 ** torch.arange(z.shape[1], device=z.device)
+        codes = ((z > 0).movedim(1, -1) * bits).sum(dim=-1)
+        return Coded(self.lookup(codes).movedim(-1, 1), codes)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Pixels, not clamped.
+
+        Raises:
+            OmnitokError: one position, over which code vectors have no deviation.
+        """
+        if latents[0, 0].numel() == 1:
+            raise OmnitokError(
+                f"Open-MAGVIT2 decodes no single latent position; give it more than {self.downsample[1]} pixels a side"
+            )
+        return self.decoder(latents)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Code vectors of -1 and 1."""
+        bits = torch.arange(self.latent_channels, device=codes.device)
+        return (codes.unsqueeze(-1) >> bits & 1).to(self.dtype) * 2 - 1
 
 
-def vectors_of(codes: Tensor, channels: int) -> Tensor:
-    """Codes (...) -> code vectors (..., channels) of -1 and 1."""
-    return (codes.unsqueeze(-1) >> torch.arange(channels, device=codes.device) & 1).float() * 2 - 1
+# ------------------------------------------------------------------------------------------------------ released files
+
+
+def recognises(shapes: Shapes) -> bool:
+    """Whether weights of these names are those of Open-MAGVIT2."""
+    return any(name.startswith("decoder.adaptive.") for name in shapes)
+
+
+def convert(state_dict: dict[str, Tensor], flags: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config and weights of a released file, which names and shapes tell, but for `num_groups` where it is not 32.
+
+    Raises:
+        CheckpointError: weights that the config is read from are missing.
+    """
+    weights = averaged(state_dict)
+    conv, dimensions = ("conv_1.weight", 5) if any(".conv_1." in name for name in weights) else ("weight", 4)
+    levels = count(weights, "encoder.down.")
+    first = (f"encoder.down.{i}.block.0.conv1.{conv}" for i in range(levels))
+    config = OpenMAGVIT2Config(
+        video=dimensions == 5,
+        width=shape_of(weights, f"encoder.conv_in.{conv}", dimensions)[0],
+        widths=tuple(shape_of(weights, name, dimensions)[0] for name in first),
+        blocks=count(weights, "encoder.down.0.block."),
+        latent_channels=shape_of(weights, f"encoder.conv_out.{conv}", dimensions)[0],
+        groups=Flags(flags).integer("num_groups", 32, lowest=1),
+    )
+    return dataclasses.asdict(config), weights

@@ -16,10 +16,10 @@ from omnitok.checked import checked
 from omnitok.errors import CheckpointError
 from omnitok.models.config import Size
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
+from omnitok.peers.blocks import best_codes, closeness
 from omnitok.peers.family import Shapes, shape_of
 
 Padding = Literal["replicate", "reflect", "circular", "constant"]
-SCORES_AT_ONCE = 2**24  # of latents with codes
 
 
 @checked
@@ -183,8 +183,7 @@ class Codebook(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """The nearest rows (n,) of z (n, c)."""
         table = self.embeddings.float()
-        pieces = z.float().split(max(1, SCORES_AT_ONCE // len(table)))
-        return torch.cat([(2 * piece @ table.T - table.square().sum(1)).argmax(1) for piece in pieces])
+        return best_codes(z.float(), lambda piece: closeness(piece, table), len(table))
 
 
 class TATS(PeerTokenizer):

@@ -2,18 +2,41 @@
 (arXiv 2406.06525) and IBQ (arXiv 2412.02692). They differ in how a latent finds its code.
 """
 
-from typing import Literal
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from omnitok.checked import checked
+from omnitok.errors import CheckpointError
+from omnitok.hub.released.flags import Flags
 from omnitok.models.config import Count, Size
-from omnitok.peers.blocks import Attention, Downsample, ResidualBlock, Upsample, conv2d, group_norm
+from omnitok.models.encoding import FEATURES_WHY, check_finite
+from omnitok.peers.base import Coded, PeerTokenizer, Traits
+from omnitok.peers.blocks import (
+    Attention,
+    Downsample,
+    ResidualBlock,
+    Upsample,
+    best_codes,
+    closeness,
+    conv2d,
+    group_norm,
+)
+from omnitok.peers.family import AVERAGES, Shapes, averaged, count, shape_of
 
 Lookup = Literal["euclidean", "cosine", "inner product", "gumbel"]
-_SCORES = 2**24  # of latents with codes, that are held at once
+NAMES: dict[Lookup, str] = {
+    "euclidean": "VQGAN",
+    "gumbel": "VQGAN (Gumbel)",
+    "cosine": "LlamaGen",
+    "inner product": "IBQ",
+}
 
 
 @checked
@@ -31,8 +54,8 @@ class VQGANConfig:
     """
 
     width: Size = 128
-    widths: tuple[Size, ...] = (128, 128, 256, 256, 512)
-    blocks: Size = 2
+    widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)] = (128, 128, 256, 256, 512)
+    blocks: Annotated[int, Field(ge=1, le=64, strict=True)] = 2
     attention: tuple[Count, ...] = (4,)
     z_channels: Size = 256
     latent_channels: Size = 256
@@ -62,11 +85,8 @@ class Middle(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.block_1, self.attn_1, self.block_2 = (
-            ResidualBlock(width, width),
-            Attention(width),
-            ResidualBlock(width, width),
-        )
+        self.block_1, self.block_2 = ResidualBlock(width, width), ResidualBlock(width, width)
+        self.attn_1 = Attention(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, h, w)."""
@@ -142,15 +162,128 @@ class Codebook(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Latents (n, c) -> codes (n,)."""
-        pieces = z.split(max(1, _SCORES // len(self.vectors())))
-        return torch.cat([self._scores(piece).argmax(1) for piece in pieces])
+        return best_codes(z.float(), self._scores, len(self.vectors()))
 
     def _scores(self, z: Tensor) -> Tensor:
         if self.lookup == "gumbel":
-            return F.linear(z, self.proj.weight.flatten(1), self.proj.bias)
-        vectors = self.vectors()
+            return self.proj(z.to(self.proj.weight.dtype)[:, :, None, None]).flatten(1)
+        vectors = self.vectors().float()
         if self.lookup == "inner product":
             return z @ vectors.T
-        if self.lookup == "cosine":
-            z = F.normalize(z, dim=1)
-        return 2 * z @ vectors.T - vectors.square().sum(1)  # the negative squared distance, but for |z|^2
+        z = F.normalize(z, dim=1) if self.lookup == "cosine" else z
+        return closeness(z, vectors)
+
+
+class VQGAN(PeerTokenizer):
+    """A released tokenizer of images. `config` holds the fields of `VQGANConfig`."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        shape = VQGANConfig(**config)
+        halved = 2 ** (len(shape.widths) - 1)
+        traits = Traits(NAMES[shape.lookup], shape.latent_channels, (1, halved, halved), shape.codebook_size)
+        super().__init__(config, traits)
+        self.encoder, self.decoder = Encoder(shape), Decoder(shape)
+        self.quant_conv = conv2d(shape.z_channels, shape.latent_channels, 1)
+        self.post_quant_conv = conv2d(shape.latent_channels, shape.z_channels, 1)
+        self.quantize = Codebook(shape)
+
+    def encode_pixels(self, pixels: Tensor) -> Coded:
+        """Codes and their vectors."""
+        z = self.quant_conv(self.encoder(pixels)).movedim(1, -1)  # b h w c
+        check_finite(z, "features", FEATURES_WHY)
+        codes = self.quantize(z.flatten(0, 2)).reshape(z.shape[:-1])
+        return Coded(self.lookup(codes).movedim(-1, 1), codes)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Pixels, not clamped."""
+        return self.decoder(self.post_quant_conv(latents))
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """What the decoder is given for each code."""
+        return self.quantize.vectors()[codes]
+
+
+# ------------------------------------------------------------------------------------------------------ released files
+
+_FIRST_STAGE = "first_stage_model."  # of a generator's file, which holds the tokenizer beside it
+_IBQ_FLAGS = {"use_entropy_loss", "entropy_temperature", "l2_normalize"}
+_LLAMAGEN = re.compile(r"(?P<part>(?:en|de)coder)\.(?P<stack>conv_blocks|mid)\.(?P<index>\d{1,4})\.(?P<rest>.+)")
+
+
+def recognises(shapes: Shapes) -> bool:
+    """Whether weights of these names are those of a VQGAN, or of a generator with a VQGAN beside it."""
+    names = [name.removeprefix(_FIRST_STAGE) for name in shapes]
+    has_encoder = any(name.startswith(("encoder.down.0.block.", "encoder.conv_blocks.0.res.")) for name in names)
+    return has_encoder and any(name.startswith("quantize.embed") for name in names)
+
+
+def hints(path: Path) -> Mapping[str, object]:
+    """A file of IBQ may hold what one of VQGAN does; its name, or that of its folder, tells: IBQ-Tokenizer-16384."""
+    return {"system": "IBQ"} if "ibq" in f"{path.parent.name} {path.name}".lower() else {}
+
+
+def convert(state_dict: dict[str, Tensor], flags: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config and weights of a released file, which names and shapes tell.
+
+    IBQ's weights are VQGAN's; its files are known by their flags, their averaged weights, or their name (`hints`).
+
+    Raises:
+        CheckpointError: weights that the config is read from are missing; a remapped codebook; normalised latents.
+    """
+    Flags(flags).only({"l2_normalize": False, "double_z": False})
+    inside = {
+        name.removeprefix(_FIRST_STAGE): each for name, each in state_dict.items() if name.startswith(_FIRST_STAGE)
+    }
+    weights = averaged(inside or state_dict)
+    lookup: Lookup = "euclidean"
+    if any(".conv_blocks." in name for name in weights):
+        lookup, weights = "cosine", _with_vqgan_names(weights)
+    elif any(name.startswith("quantize.embed.") for name in weights):
+        lookup = "gumbel"
+    elif (
+        any(name.startswith(AVERAGES) for name in state_dict)
+        or _IBQ_FLAGS & flags.keys()
+        or flags.get("system") == "IBQ"
+    ):
+        lookup = "inner product"
+    if "quantize.used" in weights:
+        raise CheckpointError(
+            f"its codes are renumbered (quantize.used has {len(weights['quantize.used'])} of them), which cannot be "
+            "converted; only a codebook without `remap` can"
+        )
+    levels = count(weights, "encoder.down.")
+    table = "quantize.embed.weight" if lookup == "gumbel" else "quantize.embedding.weight"
+    codes, channels = shape_of(weights, table, 2)
+    config = VQGANConfig(
+        width=shape_of(weights, "encoder.conv_in.weight", 4)[0],
+        widths=tuple(shape_of(weights, f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels)),
+        blocks=count(weights, "encoder.down.0.block."),
+        attention=tuple(
+            i for i in range(levels) if any(name.startswith(f"encoder.down.{i}.attn.") for name in weights)
+        ),
+        z_channels=shape_of(weights, "encoder.conv_out.weight", 4)[0],
+        latent_channels=channels,
+        codebook_size=codes,
+        lookup=lookup,
+    )
+    return dataclasses.asdict(config), weights
+
+
+def _with_vqgan_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """LlamaGen's weights under VQGAN's names; the decoder's levels are numbered as they run, the coarsest first."""
+    last = count(weights, "decoder.conv_blocks.") - 1
+    renamed = {}
+    for name, tensor in weights.items():
+        match = _LLAMAGEN.fullmatch(name)
+        if match is not None and match["stack"] == "mid":
+            part = {"0": "block_1", "1": "attn_1", "2": "block_2"}.get(match["index"], match["index"])
+            name = f"{match['part']}.mid.{part}.{match['rest']}"
+        elif match is not None:
+            rest = match["rest"].replace("res.", "block.", 1)
+            if match["part"] == "encoder":
+                name = f"encoder.down.{match['index']}.{rest}"
+            else:
+                name = f"decoder.up.{last - int(match['index'])}.{rest}"
+        if name != "quantize.codebook_used":  # a statistic of the training
+            renamed[name] = tensor
+    return renamed
