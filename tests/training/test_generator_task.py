@@ -86,8 +86,8 @@ def test_eight_pictures_are_learnt_by_heart(generator_configs: Configs, tmp_path
 
 def test_classes_of_both_media_are_one_list(generator_configs: Configs) -> None:
     ready = resolved(generator_configs["lm"])
-    batches = list(ready.data.batches(0, 8))
-    assert ready.data.info.classes == ("a", "b", "c")
+    batches = list(ready.batches(0, 8))
+    assert ready.data.classes == ("a", "b", "c")
     images = {int(n) for batch in batches if batch.modality == "image" for n in batch.labels}
     videos = {int(n) for batch in batches if batch.modality == "video" for n in batch.labels}
     assert images == {0, 1}
@@ -98,7 +98,7 @@ def test_labels_can_be_left_out(generator_configs: Configs) -> None:
     ready = resolved(replace(generator_configs["lm"], class_conditional=False))
     assert ready.config.model.num_classes == 0
     assert ready.settings.classes == ()
-    assert all((batch.labels == -1).all() for batch in ready.data.batches(0, 2))
+    assert all((batch.labels == -1).all() for batch in ready.batches(0, 2))
 
 
 def test_what_cannot_be_trained_is_said_in_a_sentence(
@@ -153,7 +153,7 @@ def test_the_same_tokens_give_the_same_loss_from_shards_and_from_pixels(
     )
     assert stored.config.model == pixels.config.model
     assert stored.settings == replace(pixels.settings, num_frames=stored.settings.num_frames)
-    encoded, read = next(iter(pixels.data.batches(0, 1))), next(iter(stored.data.batches(0, 1)))
+    encoded, read = next(iter(pixels.batches(0, 1))), next(iter(stored.batches(0, 1)))
     assert encoded.pixel_shape == read.pixel_shape == (8, 3, 16, 16)
     order, other = (np.lexsort(batch.inputs.flatten(1).numpy().round(2).T) for batch in (encoded, read))
     assert torch.equal(encoded.labels[order], read.labels[other])

@@ -56,7 +56,7 @@ def test_classes_are_found_by_name_and_new_ones_begin_anew(
     data = replace(generator_configs[kind].data, images=(str(tmp_path / "media"),), videos=())
     config = replace(generator_configs[kind], init=trained, data=data)
     ready = resolved(config)
-    assert ready.data.info.classes == ("aa", "b")
+    assert ready.data.classes == ("aa", "b")
     told: list[str] = []
     model = built(config, told.append).model.eval()
     assert told == [f"{trained} does not know the classes aa: they begin anew"]

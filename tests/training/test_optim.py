@@ -17,7 +17,7 @@ from omnitok.training.optim import (
     orthogonalize,
 )
 from omnitok.training.tasks.codebook_usage import CodebookUsage
-from omnitok.training.tasks.latent_statistics import latent_statistics
+from omnitok.training.tasks.measured import latent_statistics
 from omnitok.training.throughput import Throughput, forward_flops
 
 
@@ -142,11 +142,6 @@ def test_latent_statistics_include_the_noise(small_model: TokenizerConfig) -> No
     drawn = torch.cat(draws)
     torch.testing.assert_close(torch.tensor(mean), drawn.mean(0), atol=0.05, rtol=0.05)
     torch.testing.assert_close(torch.tensor(std), drawn.std(0), atol=0.05, rtol=0.05)
-
-
-def test_quantizers_have_no_latent_statistics(small_model: TokenizerConfig) -> None:
-    with pytest.raises(ValueError, match="quantizes"):
-        latent_statistics(OmniTokenizer.from_config(small_model).eval(), [torch.zeros(1, 3, 8, 8)])
 
 
 def test_operations_are_counted(small_model: TokenizerConfig) -> None:

@@ -1,7 +1,5 @@
 """The tokenizer's objective: a dictionary of unweighted losses, and the weighted sum over the same keys."""
 
-import difflib
-import math
 from collections.abc import Collection, Mapping
 from typing import Literal
 
@@ -76,21 +74,6 @@ def entropy_loss(affinity: Tensor, temperature: float = 0.01, diversity: float =
     mean = mean_over_processes(probability.mean(0))
     of_mean = -torch.special.xlogy(mean, mean.clamp_min(torch.finfo(mean.dtype).tiny)).sum()
     return of_samples - diversity * of_mean
-
-
-def check_weights(weights: Mapping[str, float], names: Collection[str]) -> None:
-    """See that every weight is a finite number for a known loss.
-
-    Raises:
-        ValueError: an unknown name (with the nearest known one), or a weight that is not finite.
-    """
-    for name, weight in weights.items():
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(names))}"
-            raise ValueError(f"a weight is given for the loss {name!r}, which there is not; {hint}")
-        if not math.isfinite(weight):
-            raise ValueError(f"the weight of the loss {name!r} must be a finite number, found {weight}")
 
 
 def weighted_sum(

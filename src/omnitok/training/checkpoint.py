@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
 
 from omnitok.distributed import Processes
-from omnitok.errors import CheckpointError, reading
+from omnitok.errors import CheckpointError, reading, reason
 from omnitok.training.checkpoint_reader import CheckpointReader, check_records, verify, write_checksums
 
 _NAME = re.compile(r"step-(\d{9})")
@@ -48,6 +48,8 @@ class Checkpoints:
         # Background writing has a group of its own, so that its messages never mix with the training's.
         self._group = dist.new_group(backend="gloo") if processes.world_size > 1 else None
         self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        # torch warns (from the writing thread too, where no context manager reaches) that one process saves for itself.
+        warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
@@ -82,7 +84,6 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             self.folder.mkdir(parents=True, exist_ok=True)
         self.processes.barrier()
-        _expect_one_process()
         try:
             saving = dcp.async_save(
                 dict(state),
@@ -133,11 +134,8 @@ class Checkpoints:
             raise self._failed(step, error) from error
         if self.processes.is_main:
             os.rename(self._partial(step), self.folder / _name(step))
-            self._prune()
-
-    def _prune(self) -> None:
-        for step in self.steps()[: -self.keep]:
-            self.discard(step)
+            for old in self.steps()[: -self.keep]:
+                self.discard(old)
 
     def discard(self, step: int) -> None:
         """Remove the checkpoint of a step; on the first process."""
@@ -176,7 +174,6 @@ class Checkpoints:
             with reading(folder, CheckpointError, "checkpoint"):
                 verify(folder)
                 check_records(folder, index.storage_data.values())
-        _expect_one_process()
         try:
             dcp.load(state, storage_reader=CheckpointReader(folder), no_dist=self._group is None)
         except BaseException as error:  # torch wraps the failures of all processes in a BaseException
@@ -186,17 +183,10 @@ class Checkpoints:
 
     def _index(self, step: int) -> Metadata:
         folder = self.folder / _name(step)
-        with reading(folder, CheckpointError, "checkpoint"):
-            try:
-                return CheckpointReader(folder).read_metadata()
-            except CheckpointError as error:
-                raise CheckpointError(f"{folder}: cannot be read: {error}") from error
-
-
-def _expect_one_process() -> None:
-    # torch warns (from the writing thread too, where no context manager reaches) that a single process saves for
-    # itself.
-    warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
+        try:
+            return CheckpointReader(folder).read_metadata()
+        except Exception as error:  # whatever a damaged pickle brings about
+            raise CheckpointError(f"{folder}: cannot be read: {reason(error)}") from error
 
 
 def _name(step: int) -> str:

@@ -4,7 +4,6 @@ torch's own reader unpickles the index `.metadata`, and a pickle is a program. H
 records, from which the index is built again; it may describe tensors only, in files of the checkpoint's own folder.
 """
 
-import hashlib
 import io
 import os
 import re
@@ -25,6 +24,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from omnitok.data.shard_format import sha256_of
 from omnitok.errors import CheckpointError, describe
 from omnitok.inert_pickle import InertUnpickler
 
@@ -122,12 +122,6 @@ def write_checksums(folder: Path) -> None:
     """Write SHA256SUMS beside the files of a checkpoint, in the format of `sha256sum --check`."""
     lines = [f"{sha256_of(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_records(folder: Path, storage: Iterable[_StorageInfo]) -> None:

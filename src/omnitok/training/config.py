@@ -7,8 +7,9 @@ from pydantic import Field, model_validator
 
 from omnitok.checked import checked
 from omnitok.data.transforms import CropPolicy
+from omnitok.errors import describe
 from omnitok.losses.discriminators import DiscriminatorConfig
-from omnitok.losses.objective import KLNormalization, check_weights
+from omnitok.losses.objective import KLNormalization
 from omnitok.models.autoencoder import TokenizerConfig
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
@@ -314,7 +315,8 @@ class TrainConfig(RunConfig):
     def _check(self) -> "TrainConfig":
         if not any(self.weights.values()):
             raise ValueError("weights gives no loss a weight other than 0")
-        check_weights(self.weights, LOSS_NAMES)
+        if unknown := [name for name in self.weights if name not in LOSS_NAMES]:
+            raise ValueError(f"weights has no loss {describe(unknown[0])!r}; known are {', '.join(LOSS_NAMES)}")
         if not self.is_adversarial:
             for name in ("feature_matching", "lecam", "r1"):
                 if self.weights.get(name):

@@ -1,18 +1,16 @@
 """What is trained on: pixels of files for tokenizers, and for generators tokens of shards, or of pixels that the
 tokenizer encodes at each step."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch.utils.data import Dataset
 
 from omnitok.data.index import build_index
-from omnitok.data.loader import Batch, PixelDataset, load_batches
+from omnitok.data.loader import Batch, PixelDataset
 from omnitok.data.modality import Modality
 from omnitok.data.sampler import Sampler
 from omnitok.data.samples import NO_LABEL, NO_SOURCE, Index, Samples
@@ -26,58 +24,24 @@ from omnitok.training.config import AnyGeneratorConfig, DataConfig
 
 
 @dataclass(frozen=True)
-class DataInfo:
-    """What the data say about the generator that can be trained on them.
+class GeneratorData:
+    """Batches by step, and what they say about the generator that can be trained on them.
 
     Attributes:
-        kind: "codes" or "latents".
-        size: codes in the codebook, or channels of the latents.
+        dataset: this process's share of each step: tokens, or pixels that the tokenizer is to encode.
+        samples: how many there are of each modality.
+        pixels: (T, H, W), the largest of each.
+        fps: frames per second of the videos, where it is known.
         classes: names of the classes in the order of their labels; empty where they have no names.
         class_count: number of classes; 0 without labels.
-        pixels: (T, H, W), the largest of each.
-        grid: (t, h, w) of their latents.
-        fps: frames per second of the videos, where it is known.
-        samples: how many there are of each modality.
     """
 
-    kind: Literal["codes", "latents"]
-    size: int
-    classes: tuple[str, ...]
-    class_count: int
-    pixels: tuple[int, int, int]
-    grid: tuple[int, int, int]
-    fps: float | None
-    samples: Mapping[Modality, int]
-
-
-@dataclass(frozen=True)
-class GeneratorData:
-    """Batches of tokens by step.
-
-    Attributes:
-        info: about all of them.
-        dataset: this process's share of each step.
-        workers: loading processes.
-        encoder: the tokenizer, where the dataset gives pixels that are to be encoded when their step comes.
-    """
-
-    info: DataInfo
     dataset: Dataset[Batch]
-    workers: int
-    encoder: OmniTokenizer | None = None
-
-    def batches(self, start: int, stop: int, pin_memory: bool = False) -> Iterator[Batch]:
-        """Those of steps start, ..., stop - 1."""
-        for batch in load_batches(self.dataset, start, stop, self.workers, pin_memory=pin_memory):
-            yield batch if self.encoder is None else _encode(self.encoder, batch)
-
-
-@torch.no_grad()
-def _encode(tokenizer: OmniTokenizer, batch: Batch) -> Batch:
-    encoding = tokenizer.encode(batch.inputs.to(tokenizer.device, non_blocking=True), check_range=False)
-    tokens = encoding.codes if encoding.posterior is None else encoding.posterior.mean.float()  # as in shards
-    assert tokens is not None
-    return dataclasses.replace(batch, inputs=tokens)
+    samples: Mapping[Modality, int]
+    pixels: tuple[int, int, int]
+    fps: float | None
+    classes: tuple[str, ...] = ()
+    class_count: int = 0
 
 
 def build_dataset(
@@ -160,7 +124,7 @@ def open_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes: P
     """The shards of `config`, each batch of one grid and the modalities mixed by `Sampler`; or its files.
 
     Args:
-        tokenizer: in `eval` mode; on the processes' device where pixels are to be encoded.
+        tokenizer: whose tokens those of shards must be.
 
     Raises:
         OmnitokError: both or neither are given, no usable labels, tokens of another tokenizer, or batches that the
@@ -172,8 +136,8 @@ def open_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes: P
     if not config.shards and not has_pixels:
         raise OmnitokError("there is nothing to train on: give --shards DIR, or --images DIR, --videos DIR, or both")
     _check_batches(config.data, config.optimizer.accumulation, processes)
-    data = (_shard_data if config.shards else _pixel_data)(config, tokenizer, processes)
-    if config.class_conditional and not data.info.class_count:
+    data = _shard_data(config, tokenizer, processes) if config.shards else _pixel_data(config, processes)
+    if config.class_conditional and not data.class_count:
         raise OmnitokError(
             "there are no labels to learn: give data with labels (`omnitok tokenize --labels folders`, folders per "
             "class), or --set class_conditional=false"
@@ -202,38 +166,28 @@ def _shard_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes:
     sampler = Sampler(images, videos, data.image_batch, data.video_batch, (1,), config.seed, data.video_share)
     records = [shards.record(int(shards.indices_of(grid)[0])) for grid in shards.grids]
     frames, height, width = (max(record.size[axis] for record in records) for axis in range(3))
-    info = DataInfo(
-        shards.kind,
-        shards.size,
-        shards.classes if labelled else (),
-        shards.class_count if labelled else 0,
-        (frames, height, width),
-        tokenizer.latent_shape(frames, height, width),
-        next((record.fps for record in records if record.fps), None),
+    return GeneratorData(
+        TokenDataset(shards, sampler, processes.rank, processes.world_size, labelled),
         sampler.counts,
+        (frames, height, width),
+        next((record.fps for record in records if record.fps), None),
+        *((shards.classes, shards.class_count) if labelled else ()),
     )
-    dataset = TokenDataset(shards, sampler, processes.rank, processes.world_size, labelled)
-    return GeneratorData(info, dataset, data.workers)
 
 
-def _pixel_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes: Processes) -> GeneratorData:
+def _pixel_data(config: AnyGeneratorConfig, processes: Processes) -> GeneratorData:
     data, labelled = config.data, config.class_conditional
     dataset = build_dataset(data, config.optimizer.accumulation, config.seed, processes, labelled)
     samples = dataset.samples
     of_videos = data.video_resolutions or data.resolutions
     resolution = max((*(data.resolutions if samples.images else ()), *(of_videos if samples.videos else ())))
-    pixels = (data.frames if samples.videos else 1, resolution, resolution)
-    info = DataInfo(
-        "codes" if tokenizer.is_discrete else "latents",
-        tokenizer.vocab_size or tokenizer.latent_channels,
-        samples.classes if labelled else (),
-        samples.class_count if labelled else 0,
-        pixels,
-        tokenizer.latent_shape(*pixels),
-        data.fps,
+    return GeneratorData(
+        dataset,
         dataset.sampler.counts,
+        (data.frames if samples.videos else 1, resolution, resolution),
+        data.fps,
+        *((samples.classes, samples.class_count) if labelled else ()),
     )
-    return GeneratorData(info, dataset, data.workers, tokenizer)
 
 
 def held_out_batches(shards: TokenShards, config: AnyGeneratorConfig, classes: tuple[str, ...]) -> Iterator[Batch]:

@@ -60,16 +60,12 @@ class JsonlLogger:
         with atomic_path(self._path) as path:
             path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
-    @property
-    def seconds(self) -> float:
-        """Of training so far, earlier processes included."""
-        return self._earlier + time.perf_counter() - self._began
-
     def write(self, row: Row) -> None:
         """Append a row; it needs the key "step"."""
         if not self._enabled:
             return
-        row = {key: _json_number(value) for key, value in row.items()} | {"seconds": round(self.seconds, 3)}
+        row = row | {"seconds": round(self._earlier + time.perf_counter() - self._began, 3)}
+        row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}  # JSON has none
         with self._path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(row) + "\n")
         if self._events is not None:
@@ -135,7 +131,3 @@ def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _json_number(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

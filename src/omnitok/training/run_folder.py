@@ -1,10 +1,9 @@
-"""The folder of a run: whether it may be continued, and its list of unreadable files."""
+"""Whether the run in a folder may be continued."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnitok.data.loader import Failure
 from omnitok.errors import OmnitokError
 from omnitok.training.config import AnyConfig
 from omnitok.training.settings import to_plain
@@ -30,37 +29,19 @@ def check_unchanged(config: AnyConfig, saved: AnyConfig, out: Path) -> None:
     Raises:
         OmnitokError: the first setting that changed and must not, with both values.
     """
-    new, old = to_plain(config), to_plain(saved)
-    for key in new:
-        if key not in _FREE_ON_RESUME and new[key] != old[key]:
-            name, before, now = _first_difference(key, old[key], new[key])
+    new, old = (_by_name(to_plain(each)) for each in (config, saved))
+    for name in {**new, **old}:
+        before, now = old.get(name), new.get(name)
+        if before != now and name.split(".")[0] not in _FREE_ON_RESUME:
             raise OmnitokError(
                 f"{out}: was trained with {name}={before}, found {now}; a resumed run must keep its settings"
             )
 
 
-def _first_difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in {**old, **new}:
-            if old.get(name) != new.get(name):
-                return _first_difference(f"{key}.{name}", old.get(name), new.get(name))
-    return key, old, new
-
-
-class UnreadableList:
-    """OUT/unreadable.txt: the path and reason of each file that could not be read, once per process.
-
-    Args:
-        out: the run's folder.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self._path, self._listed = out / "unreadable.txt", set[str]()
-
-    def add(self, failures: Sequence[Failure]) -> None:
-        """Append those that are new."""
-        for path, reason in failures:
-            if path not in self._listed:
-                self._listed.add(path)
-                with self._path.open("a", encoding="utf-8", errors="surrogateescape") as listing:
-                    listing.write(f"{path}\t{' '.join(reason.split())}\n")
+def _by_name(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"data": {"frames": 17}} -> {"data.frames": 17}."""
+    named: dict[str, Any] = {}
+    for name, value in settings.items():
+        inside = _by_name(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        named |= inside
+    return named

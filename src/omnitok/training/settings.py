@@ -14,10 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from omnitok.atomic import atomic_path
 from omnitok.errors import OmnitokError, describe, reading, reason
 from omnitok.models.autoencoder import FLAT_FIELDS, nested_bottleneck
-from omnitok.models.bottlenecks import bottleneck_fields
+from omnitok.models.bottlenecks import BOTTLENECKS, bottleneck_fields
 from omnitok.models.diffusion_transformer import DIFFUSION_TRANSFORMERS
 from omnitok.models.presets import PRESETS
-from omnitok.models.sampling import ALIASES
 from omnitok.training.config import (
     CONFIG_KINDS,
     LOSS_NAMES,
@@ -69,15 +68,8 @@ def _parse(text: str) -> Any:
 
 def to_plain(config: Any) -> Plain:
     """A configuration as nested dicts, lists, strings and numbers."""
-    return _plain(dataclasses.asdict(config))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+    plain: Plain = TypeAdapter(type(config)).dump_python(config, mode="json")
+    return plain
 
 
 def from_plain(plain: Mapping[str, Any], kind: type[Config], source: str) -> Config:
@@ -92,10 +84,14 @@ def from_plain(plain: Mapping[str, Any], kind: type[Config], source: str) -> Con
             plain["model"] = nested_bottleneck(plain["model"])
     except ValueError as error:
         raise OmnitokError(f"{source}: model.{error}") from error
-    _check_keys(plain, kind, "", source, kind)
     try:
         return TypeAdapter(kind).validate_python(plain)
     except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            if problem["type"] == "unexpected_keyword_argument":
+                # pydantic names the type of the bottleneck too
+                key = ".".join(str(part) for part in problem["loc"] if part not in BOTTLENECKS)
+                raise OmnitokError(f"{source}: unknown key {describe(key)!r}{_nearest(key, kind)}") from error
         raise OmnitokError(f"{source}: {reason(error)}") from error
 
 
@@ -269,17 +265,3 @@ def _nearest(key: str, kind: type[Any]) -> str:
         last = key.rsplit(".", 1)[-1]
         close = [name for name in names if name.rsplit(".", 1)[-1] == last][:1]
     return f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(names)}"
-
-
-def _check_keys(plain: Mapping[str, Any], part: Any, prefix: str, source: str, kind: type[Any]) -> None:
-    hints = {name: hint for each in _parts(part) for name, hint in get_type_hints(each).items()}
-    for name, value in plain.items():
-        key = f"{prefix}{name}"
-        if name not in hints and name not in ALIASES:
-            raise OmnitokError(f"{source}: unknown key {describe(key)!r}{_nearest(key, kind)}")
-        if isinstance(value, Mapping):
-            if _parts(hints.get(name)):
-                _check_keys(value, hints[name], f"{key}.", source, kind)
-            elif get_origin(hints.get(name)) is dict:
-                for entry in value:
-                    _annotation(f"{key}.{entry}", source, kind)

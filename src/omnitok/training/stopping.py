@@ -1,10 +1,13 @@
 """When to stop before the last step: a signal, a time limit, a step limit."""
 
+import contextlib
+import math
 import signal
 import threading
 import time
-from types import FrameType, TracebackType
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -24,39 +27,25 @@ class Limits:
     time_limit: Annotated[float | None, Field(gt=0)] = None
 
 
-class StopSignal:
-    """Notices SIGTERM, SIGINT and the time limit; the loop asks after each step. A second signal acts at once."""
+@contextlib.contextmanager
+def stop_signals(minutes: float | None) -> Iterator[Callable[[], str | None]]:
+    """Notice SIGTERM, SIGINT and the time limit: a function that says why to stop now, None to go on. A second signal
+    acts at once."""
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    caught: list[str] = []
+    previous: dict[int, Any] = {}
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    def restore() -> None:
+        while previous:
+            signal.signal(*previous.popitem())
 
-    def __init__(self, minutes: float | None) -> None:
-        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        self._signal: int | None = None
-        self._previous: dict[int, object] = {}
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(signal.Signals(number).name)
+        restore()
 
-    def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():  # only there can signals be caught
-            self._previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()
-
-    def reason(self) -> str | None:
-        """Why to stop now; None to go on."""
-        if self._signal is not None:
-            return signal.Signals(self._signal).name
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            return "time limit"
-        return None
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
-        self._previous = {}
+    if threading.current_thread() is threading.main_thread():  # only there can signals be caught
+        previous |= {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: caught[0] if caught else "time limit" if time.monotonic() >= deadline else None
+    finally:
+        restore()

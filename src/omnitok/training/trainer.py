@@ -22,10 +22,10 @@ from omnitok.training.config import AnyConfig
 from omnitok.training.logging import JsonlLogger, Row, describe_progress
 from omnitok.training.optim import EMA, learning_rate
 from omnitok.training.parallel import gather, gradient_sync
-from omnitok.training.run_folder import UnreadableList, check_same_recipe, check_unchanged
+from omnitok.training.run_folder import check_same_recipe, check_unchanged
 from omnitok.training.seeds import step_seed
 from omnitok.training.settings import read_run, write_config
-from omnitok.training.stopping import Limits, StopSignal
+from omnitok.training.stopping import Limits, stop_signals
 from omnitok.training.task import Say, Task, tensors_of
 from omnitok.training.throughput import Throughput, peak_tflops
 
@@ -113,7 +113,7 @@ class Trainer:
             task, config, processes = self.task, self.config, self.processes
             stop = min(config.steps, self.limits.max_steps or config.steps)
             reason = "finished" if stop == config.steps else "max steps"
-            with StopSignal(self.limits.time_limit) as signal:
+            with stop_signals(self.limits.time_limit) as why_stop:
                 for batch in task.batches(self.start, stop):
                     self._count_failures(batch)
                     # Everything random in a step follows from the seed, the step and the sample or process.
@@ -163,8 +163,8 @@ class Trainer:
                         self._aside(self._validate)
                     if self.done % config.checkpoint_every == 0 and not self.streak:
                         self._aside(self._checkpoint)
-                    if processes.any(signal.reason() is not None):
-                        reason = signal.reason() or "another process"
+                    if processes.any(why_stop() is not None):
+                        reason = why_stop() or "another process"
                         self._log()
                         break
                 self._checkpoint(last=True)
@@ -214,7 +214,7 @@ class Trainer:
                 self.say(f"{self.out} holds no checkpoint yet: starting at step 0")
             self.logger = JsonlLogger(self.out, self.start, config.log.tensorboard, enabled=self.processes.is_main)
             stack.callback(self.logger.close)
-            self.failures, self.unreadable = FailureCounter(config.max_failures), UnreadableList(self.out)
+            self.failures, self.unreadable = FailureCounter(config.max_failures), set[str]()
             peak = config.engine.peak_tflops or peak_tflops(self.processes.device)
             self.throughput = Throughput(self.task.forward_flops, peak, self.processes.world_size)
             self._row_began, self._row_step = time.perf_counter(), self.start
@@ -307,8 +307,12 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------------------ log
 
     def _count_failures(self, batch: Batch) -> None:
-        """List each unreadable file once; too many of them end the run (MediaError)."""
-        self.unreadable.add(batch.failures)
+        """List each unreadable file with the reason, once per process; too many of them end the run (MediaError)."""
+        for path, reason in batch.failures:
+            if path not in self.unreadable:
+                self.unreadable.add(path)
+                with (self.out / "unreadable.txt").open("a", encoding="utf-8", errors="surrogateescape") as listing:
+                    listing.write(f"{path}\t{' '.join(reason.split())}\n")
         self.failures.count(batch.size, batch.failures)
         self.failures.check()
 

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -67,10 +66,8 @@ class Adversary(nn.Module):
         generators = [torch.Generator(real.device).manual_seed(seed) for seed in seeds]
         views = []
         if "image" in self.discriminators:
-            if frames is None:
-                views.append(View("image", real, fake, generators))
-            else:
-                views.append(View("image", take_frames(real, frames), take_frames(fake, frames), generators))
+            seen = (real, fake) if frames is None else (take_frames(real, frames), take_frames(fake, frames))
+            views.append(View("image", *seen, generators))
         if "video" in self.discriminators and frames is not None:
             views.append(View("video", real, fake, generators))
         return views
@@ -107,7 +104,7 @@ class Adversary(nn.Module):
                 losses[f"{view.name}_lecam"] = term.detach()
                 loss = loss + self._weights["lecam"] * term
             if self._weights.get("r1") and step % self._config.r1_every == 0:
-                penalty = r1_penalty(partial(_logits, discriminator, view.generators), view.real)
+                penalty = r1_penalty(lambda x: discriminator(x, view.generators).logits, view.real)  # noqa: B023
                 losses[f"{view.name}_r1"] = penalty.detach()
                 loss = loss + self._weights["r1"] * self._config.r1_every * penalty
             (loss / parts).backward()
@@ -135,7 +132,3 @@ class Adversary(nn.Module):
             yield
         finally:
             self.discriminators.requires_grad_(True)
-
-
-def _logits(discriminator: nn.Module, generators: Sequence[torch.Generator], pixels: Tensor) -> Tensor:
-    return discriminator(pixels, generators).logits

@@ -1,7 +1,7 @@
 """Training a generator over a tokenizer's tokens: from shards, or of pixels that are encoded at each step."""
 
 import dataclasses
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from omnitok.data.loader import Batch
+from omnitok.data.loader import Batch, load_batches
 from omnitok.data.token_shards import TokenShards
 from omnitok.diffusion import diffusion_losses, draw_times
 from omnitok.distributed import Processes
@@ -25,7 +25,7 @@ from omnitok.models.language_model import LanguageModel, language_model_losses, 
 from omnitok.models.protocol import LatentStatistics, fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import AnyConfig, AnyGeneratorConfig, LanguageModelTrainConfig
-from omnitok.training.data import DataInfo, GeneratorData, held_out_batches, open_data, open_shards
+from omnitok.training.data import GeneratorData, held_out_batches, open_data, open_shards
 from omnitok.training.seeds import WHOLE_BATCH, step_seed
 from omnitok.training.task import Say, Snapshot, Task, side_by_side
 from omnitok.training.transfer import AnyGenerator, load_source, start_from, with_architecture
@@ -33,20 +33,8 @@ from omnitok.training.transfer import AnyGenerator, load_source, start_from, wit
 Draws = tuple[Tensor, ...]
 
 
-class Objective(nn.Module, ABC):
-    """A model with its losses, as a module whose forward DDP and FSDP2 hook into."""
-
-    @abstractmethod
-    def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
-        """Random numbers for a batch of tokens of this shape, items first, on the CPU."""
-
-    @abstractmethod
-    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor, *draws: Tensor) -> dict[str, Tensor]:
-        """Losses of tokens with labels (b,), -1 for none, taken away where `drop` (b,) says so; "loss" is minimised."""
-
-
-class LanguageModelObjective(Objective):
-    """Cross-entropy of codes; draws nothing."""
+class LanguageModelObjective(nn.Module):
+    """Cross-entropy of codes, as a module whose forward DDP and FSDP2 hook into."""
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
@@ -56,17 +44,21 @@ class LanguageModelObjective(Objective):
         """No random numbers."""
         return ()
 
-    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor, *draws: Tensor) -> dict[str, Tensor]:
-        """Codes (b, h, w) or (b, t, h, w) -> "loss" in nats per code, labels dropped where `drop` (b,) says so."""
-        losses = language_model_losses(self.model, tokens, labels, drop)
-        return {"loss": losses["cross_entropy"]}
+    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor) -> dict[str, Tensor]:
+        """Codes (b, h, w) or (b, t, h, w) -> "loss" in nats per code.
+
+        Args:
+            labels: (b,), -1 for none.
+            drop: (b,), which of the labels are taken away.
+        """
+        return {"loss": language_model_losses(self.model, tokens, labels, drop)["cross_entropy"]}
 
 
-class DiffusionObjective(Objective):
-    """The diffusion or flow matching losses of latents normalised by the tokenizer's statistics.
+class DiffusionObjective(nn.Module):
+    """The diffusion or flow matching losses (the model's config says which) of latents normalised by the tokenizer's
+    statistics.
 
     Args:
-        model: its config says which objective.
         mean, std: of each latent channel.
     """
 
@@ -80,21 +72,21 @@ class DiffusionObjective(Objective):
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
     def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
-        """A time per item, and noise."""
+        """A time per item, and noise, for a batch of tokens of this shape; on the CPU."""
         times = draw_times(self.model.config.objective, len(tokens), generator)
         return times, torch.randn(tokens.shape, generator=generator)
 
-    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor, *draws: Tensor) -> dict[str, Tensor]:
-        """Latents (b, c, h, w) or (b, c, t, h, w) with draws t (b,) and noise -> "loss" and its terms."""
-        t, noise = draws
+    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Latents (b, c, h, w) or (b, c, t, h, w) with times (b,) and noise -> "loss" and, of several, its terms."""
         null = self.model.config.null_label
         known = None if null is None else labels.masked_fill(drop | (labels < 0), null)
-        statistics = (part if tokens.ndim == 4 else part[:, None] for part in (self.mean, self.std))
-        mean, std = statistics
-        latents = (tokens - mean) / std
-        losses = diffusion_losses(self.model, latents, known, t, noise, self.model.config.objective)
+        mean, std = (part if tokens.ndim == 4 else part[:, None] for part in (self.mean, self.std))
+        losses = diffusion_losses(self.model, (tokens - mean) / std, known, t, noise, self.model.config.objective)
         terms = {name: loss.mean() for name, loss in losses.items()}
         return {"loss": torch.stack(list(terms.values())).sum(), **(terms if len(terms) > 1 else {})}
+
+
+Objective = LanguageModelObjective | DiffusionObjective
 
 
 def build_model(config: AnyGeneratorConfig) -> AnyGenerator:
@@ -155,24 +147,23 @@ class GeneratorTask(Task):
         sha256 = fingerprint(tokenizer)
         self.tokenizer = tokenizer.to(processes.device).requires_grad_(False)
         config = dataclasses.replace(config, tokenizer=name)
-        self.data = open_data(config, self.tokenizer, processes)
-        info = self.data.info
+        self.data = data = open_data(config, self.tokenizer, processes)
         if saved is None and config.init is not None:
             self._source = load_source(config.init)
             config = with_architecture(config, self._source)
-        self.config = config = _complete(config, info)
-        self.sample_counts, self.preview_fps = info.samples, info.fps or super().preview_fps
-        frames, height, width = info.pixels
+        self.config = config = _complete(config, data, tokenizer)
+        self.sample_counts, self.preview_fps = data.samples, data.fps or super().preview_fps
+        frames, height, width = data.pixels
         self.settings = GeneratorSettings(
             tokenizer=name,
             tokenizer_sha256=sha256,
             # A model may have room for more classes than the data name; then only numbers tell them.
-            classes=info.classes if len(info.classes) == config.model.num_classes else (),
+            classes=data.classes if len(data.classes) == config.model.num_classes else (),
             height=height,
             width=width,
             num_frames=frames,
             sampling=config.sampling,
-            fps=info.fps,
+            fps=data.fps,
         )
 
     def build(self, say: Say) -> None:
@@ -204,7 +195,16 @@ class GeneratorTask(Task):
     # ----------------------------------------------------------------------------------------------------------- step
 
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
-        return self.data.batches(start, stop, pin_memory=self.processes.device.type == "cuda")
+        pin_memory = self.processes.device.type == "cuda"
+        batches = load_batches(self.data.dataset, start, stop, self.config.data.workers, pin_memory=pin_memory)
+        return batches if self.config.shards else map(self._encode, batches)
+
+    @torch.no_grad()
+    def _encode(self, batch: Batch) -> Batch:
+        encoding = self.tokenizer.encode(batch.inputs.to(self.tokenizer.device, non_blocking=True), check_range=False)
+        tokens = encoding.codes if encoding.posterior is None else encoding.posterior.mean.float()  # as in shards
+        assert tokens is not None
+        return dataclasses.replace(batch, inputs=tokens)
 
     def split(self, batch: Batch) -> list[Draws]:
         """(tokens, labels, which labels are dropped, the objective's random numbers) of each part."""
@@ -219,8 +219,16 @@ class GeneratorTask(Task):
         return losses
 
     def forward_flops(self, shape: tuple[int, ...]) -> int:
-        frames = shape[2] if len(shape) == 5 else 1
-        return _flops(self.config, self.tokenizer.latent_shape(frames, *shape[-2:]), shape[0])
+        grid = self.tokenizer.latent_shape(shape[2] if len(shape) == 5 else 1, *shape[-2:])
+        with FakeTensorMode(), torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = self.blank_copy()
+            with FlopCounterMode(display=False) as counter:
+                if isinstance(model, LanguageModel):
+                    tokens = model.config.prefix_length + math.prod(grid) - 1
+                    model(torch.zeros(shape[0], tokens, dtype=torch.int64), grid=grid[1:])
+                else:
+                    model(torch.zeros(shape[0], model.config.latent_channels, *grid), torch.zeros(shape[0]))
+        return counter.get_total_flops()
 
     # -------------------------------------------------------------------------------------------------------- results
 
@@ -259,7 +267,7 @@ class GeneratorTask(Task):
         objective = build_objective(model, self.tokenizer.latent_statistics).to(device)
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
-        for batch in held_out_batches(shards, config, self.data.info.classes):
+        for batch in held_out_batches(shards, config, self.data.classes):
             draws = _draw(objective, batch, config, alone)
             tensors = [tensor.to(device) for tensor in (batch.inputs, batch.labels, *draws)]
             name = f"{batch.modality}_loss"
@@ -268,39 +276,35 @@ class GeneratorTask(Task):
         return {name: total / counts[name] for name, total in sums.items()}
 
 
-def _complete(config: AnyGeneratorConfig, info: DataInfo) -> AnyGeneratorConfig:
-    """`config` with the model's classes, codebook, channels and grid as the data have them.
+def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: OmniTokenizer) -> AnyGeneratorConfig:
+    """`config` with the model's classes, codebook, channels and grid as the data and their tokenizer have them.
 
     Raises:
         OmnitokError: tokens of the wrong kind, or more classes than the model is said to have.
     """
-    wanted = "codes" if isinstance(config, LanguageModelTrainConfig) else "latents"
-    if info.kind != wanted:
-        other = "quantizer" if wanted == "codes" else "VAE"
-        raise OmnitokError(f"{config.name} learns {wanted}, found {info.kind}: use the tokens of a {other}")
-    if 0 < config.model.num_classes < info.class_count:
+    is_language_model = isinstance(config, LanguageModelTrainConfig)
+    if is_language_model != tokenizer.is_discrete:
+        kinds = {True: ("codes", "quantizer"), False: ("latents", "VAE")}
+        (wanted, source), (found, _) = kinds[is_language_model], kinds[tokenizer.is_discrete]
+        raise OmnitokError(f"{config.name} learns {wanted}, found {found}: use the tokens of a {source}")
+    if 0 < config.model.num_classes < data.class_count:
         raise OmnitokError(
-            f"model.num_classes is {config.model.num_classes}, but the data have {info.class_count} classes; "
+            f"model.num_classes is {config.model.num_classes}, but the data have {data.class_count} classes; "
             "0 takes the number from the data"
         )
-    classes = (config.model.num_classes or info.class_count) if config.class_conditional else 0
+    classes = (config.model.num_classes or data.class_count) if config.class_conditional else 0
+    frames, height, width = tokenizer.latent_shape(*data.pixels)
+    changes: dict[str, Any] = {"num_classes": classes}
     if isinstance(config, LanguageModelTrainConfig):
-        frames, height, width = info.grid
         prefix = config.model.prefix if classes else "start"
-        language_model = dataclasses.replace(
-            config.model,
-            codebook_size=info.size,
-            num_classes=classes,
-            prefix=prefix,
-            null_class=config.model.null_class and "class" in prefix,
-            latent_frames=frames,
-            latent_height=height,
-            latent_width=width,
-        )
-        return dataclasses.replace(config, model=language_model)
-    if info.grid[0] > 1 and not config.model.temporal:
+        changes |= {"prefix": prefix, "null_class": config.model.null_class and "class" in prefix}
+        changes |= {"codebook_size": tokenizer.vocab_size}
+        changes |= {"latent_frames": frames, "latent_height": height, "latent_width": width}
+    elif frames > 1 and not config.model.temporal:
         raise OmnitokError(f"{config.name}: the data hold videos, which need --set model.temporal=true")
-    model = dataclasses.replace(config.model, latent_channels=info.size, num_classes=classes)
+    else:
+        changes |= {"latent_channels": tokenizer.latent_channels}
+    model: Any = dataclasses.replace(config.model, **changes)
     return dataclasses.replace(config, model=model)
 
 
@@ -315,16 +319,3 @@ def _draw(objective: Objective, batch: Batch, config: AnyGeneratorConfig, proces
     everywhere = batch.inputs[:1].cpu().expand(batch.size * world_size, *batch.inputs.shape[1:])
     drop = torch.rand(len(everywhere), generator=generator) < config.label_dropout
     return tuple(whole[rank::world_size] for whole in (drop, *objective.draw(everywhere, generator)))
-
-
-def _flops(config: AnyGeneratorConfig, grid: tuple[int, int, int], batch: int) -> int:
-    with FakeTensorMode(), torch.random.fork_rng(devices=[]), torch.no_grad():
-        model = build_model(config)
-        with FlopCounterMode(display=False) as counter:
-            if isinstance(model, LanguageModel):
-                frames, height, width = grid
-                tokens = model.config.prefix_length + frames * height * width - 1
-                model(torch.zeros(batch, tokens, dtype=torch.int64), grid=(height, width))
-            else:
-                model(torch.zeros(batch, model.config.latent_channels, *grid), torch.zeros(batch))
-    return counter.get_total_flops()

@@ -27,9 +27,8 @@ from omnitok.training.optim import NamedOptimizer
 from omnitok.training.seeds import sample_seeds
 from omnitok.training.task import Say, Snapshot, Task, side_by_side, tensors_of
 from omnitok.training.tasks.adversary import Adversary, View
-from omnitok.training.tasks.block_limits import measure_block_limits
 from omnitok.training.tasks.codebook_usage import CodebookUsage
-from omnitok.training.tasks.latent_statistics import latent_statistics
+from omnitok.training.tasks.measured import latent_statistics, measure_block_limits
 from omnitok.training.tasks.tokenizer_validation import HoldOut, Validation, plan_validation
 from omnitok.training.throughput import forward_flops
 from omnitok.training.transfer import initial_tokenizer
