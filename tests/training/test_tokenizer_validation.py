@@ -12,6 +12,7 @@ from PIL import Image
 from helpers.small import SMALL
 from helpers.training import resolved, train
 from omnitok.cli import main
+from omnitok.data.samples import Index, Samples
 from omnitok.data.video_writer import write_video
 from omnitok.errors import MissingWeightsError, OmnitokError
 from omnitok.metrics.networks import Network
@@ -21,6 +22,7 @@ from omnitok.training.settings import read_run, to_plain
 from omnitok.training.tasks import tokenizer_validation
 from omnitok.training.tasks.tokenizer_validation import plan_validation
 
+NOTHING = Index(Samples(), Samples())  # is held out
 WEIGHTS = Path(__file__).resolve().parents[2] / "../shared/weights"
 
 
@@ -58,8 +60,8 @@ def config_of(media: Path, frames: int = 9, weights_dir: Path | None = None, **c
 
 
 def test_validation_is_of_the_files_that_are_named(media: Path, tokenizer: OmniTokenizer) -> None:
-    assert plan_validation(config_of(media, images=(), videos=())) is None
-    validate = plan_validation(config_of(media, videos=(), samples=2))
+    assert plan_validation(config_of(media, images=(), videos=()), NOTHING) is None
+    validate = plan_validation(config_of(media, videos=(), samples=2), NOTHING)
     assert validate is not None
     scores = validate(tokenizer)
     assert set(scores) == {"image_psnr", "image_ssim", "image_codebook_usage", "image_codebook_perplexity"}
@@ -82,7 +84,7 @@ def test_frechet_distances_of_both_media(
 
     monkeypatch.setattr(tokenizer_validation, "require_weights", lambda *_: None)
     monkeypatch.setattr(tokenizer_validation, "load_networks", load)
-    validate = plan_validation(config_of(media, metrics=("rfid", "rfvd")))
+    validate = plan_validation(config_of(media, metrics=("rfid", "rfvd")), NOTHING)
     assert validate is not None
     assert not loaded
     scores = validate(tokenizer)
@@ -98,7 +100,7 @@ def test_validation_gives_the_figures_of_evaluate(
     media: Path, tokenizer: OmniTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = {"metrics": ("fd_mobilenet_v2",), "perceptual": "mobilenet", "videos": ()}
-    validate = plan_validation(config_of(media, weights_dir=WEIGHTS, **chosen))
+    validate = plan_validation(config_of(media, weights_dir=WEIGHTS, **chosen), NOTHING)
     assert validate is not None
     encoded: list[int] = []
     hook = tokenizer.encoder.register_forward_pre_hook(lambda module, given: encoded.append(len(given[0])))

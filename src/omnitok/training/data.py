@@ -1,23 +1,25 @@
 """What is trained on: pixels of files for tokenizers, and for generators tokens of shards, or of pixels that the
 tokenizer encodes at each step."""
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 
+from omnitok.data.image import read_image
 from omnitok.data.index import build_index
 from omnitok.data.loader import Batch, PixelDataset
-from omnitok.data.modality import Modality
+from omnitok.data.modality import MODALITIES, Modality
 from omnitok.data.sampler import Sampler
-from omnitok.data.samples import NO_LABEL, NO_SOURCE, Index, Samples
+from omnitok.data.samples import NO_LABEL, NO_SOURCE, Index, Sample, Samples
 from omnitok.data.token_shards import TokenDataset, TokenShards
-from omnitok.data.video_reader import WindowSampling
+from omnitok.data.video_reader import VideoReader, WindowSampling
 from omnitok.distributed import Processes
-from omnitok.errors import OmnitokError
+from omnitok.errors import MediaError, OmnitokError
 from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import AnyGeneratorConfig, DataConfig
@@ -50,7 +52,7 @@ def build_dataset(
     seed: int,
     processes: Processes,
     labelled: bool = False,
-    keep_for_training: Callable[[Index], Index] | None = None,
+    samples: Index | None = None,
 ) -> PixelDataset:
     """This process's share of the files of `data`, in the order they are drawn in.
 
@@ -58,17 +60,13 @@ def build_dataset(
         accumulation: parts of each process's share, which must be equal.
         seed: of the order, crops and flips.
         labelled: labels are the folders directly below those given, or those of lists; without it there are none.
-        keep_for_training: takes away what is held out for validation.
+        samples: those of `list_samples` that are trained on; None takes all.
 
     Raises:
         OmnitokError: no files, or batches that the processes cannot share evenly.
     """
     _check_batches(data, accumulation, processes)
-    if not data.images and not data.videos:
-        raise OmnitokError("there is nothing to train on: give --images DIR, --videos DIR, or both")
-    samples = build_index(images=data.images, videos=data.videos, labels="folders" if labelled else "none")
-    if keep_for_training is not None:
-        samples = keep_for_training(samples)
+    samples = samples or list_samples(data, labelled)
     if data.ken_burns and not samples.images:
         raise OmnitokError(f"data.ken_burns={data.ken_burns} makes videos from images; give --images DIR")
     sampler = Sampler(
@@ -95,6 +93,59 @@ def build_dataset(
         data.drawn,
         labelled,
     )
+
+
+def list_samples(data: DataConfig, labelled: bool = False) -> Index:
+    """The files of `data`; there must be some."""
+    if not data.images and not data.videos:
+        raise OmnitokError("there is nothing to train on: give --images DIR, --videos DIR, or both")
+    return build_index(images=data.images, videos=data.videos, labels="folders" if labelled else "none")
+
+
+def hold_out(index: Index, share: float, most: int, frames: int) -> tuple[Index, Index]:
+    """Every n-th file kept from training, so that all folders are among them.
+
+    Only files that can be read, and videos of at least `frames` frames; at most `most` of each modality, none of tars.
+
+    Returns:
+        The samples to train on, and those kept back.
+    """
+
+    def is_usable(sample: Sample) -> bool:
+        if sample.size is not None or sample.error or not Path(sample.path).is_file():
+            return False
+        try:
+            if modality == "image":
+                read_image(sample.path)
+            else:
+                check_length(Path(sample.path), frames)
+        except OmnitokError:
+            return False
+        return True
+
+    rest, kept = {}, {}
+    for modality in MODALITIES:
+        samples = index[modality]
+        count = min(int(share * len(samples)), most)
+        places = [(2 * i + 1) * len(samples) // (2 * count) for i in range(count)]
+        places = [place for place in places if is_usable(samples[place])]
+        kept[modality] = samples.select(places)
+        others = sorted(set(range(len(samples))) - set(places)) if places else None
+        rest[modality] = samples if others is None else samples.select(others)
+    return (
+        dataclasses.replace(index, images=rest["image"], videos=rest["video"]),
+        dataclasses.replace(index, images=kept["image"], videos=kept["video"]),
+    )
+
+
+def check_length(path: Path, frames: int) -> None:
+    """Raise MediaError where a video says that it has fewer frames."""
+    with VideoReader(path) as reader:
+        if reader.frame_count is not None and reader.frame_count < frames:
+            raise MediaError(
+                f"{path}: the video has {reader.frame_count} frames, but validation measures videos of "
+                f"data.frames={frames}; leave it out"
+            )
 
 
 def _check_batches(data: DataConfig, accumulation: int, processes: Processes) -> None:

@@ -22,14 +22,14 @@ from omnitok.losses.perceptual import change_between_frames, load_perceptual
 from omnitok.models.bottlenecks import Bottleneck
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import OCCASIONAL_LOSSES, PIXEL_LOSSES, AnyConfig, TrainConfig
-from omnitok.training.data import build_dataset
+from omnitok.training.data import build_dataset, hold_out, list_samples
 from omnitok.training.optim import NamedOptimizer
 from omnitok.training.seeds import sample_seeds
 from omnitok.training.task import Say, Snapshot, Task, side_by_side, tensors_of
 from omnitok.training.tasks.adversary import Adversary, View
 from omnitok.training.tasks.codebook_usage import CodebookUsage
 from omnitok.training.tasks.measured import latent_statistics, measure_block_limits
-from omnitok.training.tasks.tokenizer_validation import HoldOut, Validation, plan_validation
+from omnitok.training.tasks.tokenizer_validation import Validation, plan_validation
 from omnitok.training.throughput import forward_flops
 from omnitok.training.transfer import initial_tokenizer
 
@@ -115,12 +115,13 @@ class TokenizerTask(Task):
         """Find the files, plan the validation, and take the architecture of what the run starts from."""
         self.processes = processes
         config = self.config
-        holdout = HoldOut(config)
-        self.dataset = build_dataset(
-            config.data, config.optimizer.accumulation, config.seed, processes, keep_for_training=holdout
-        )
+        chosen = config.validation
+        share = 0.0 if chosen.images or chosen.videos else config.held_out
+        samples, held_out = hold_out(list_samples(config.data), share, chosen.samples, config.data.frames)
+        parts = config.optimizer.accumulation
+        self.dataset = build_dataset(config.data, parts, config.seed, processes, samples=samples)
         self.sample_counts = {modality: len(self.dataset.samples[modality]) for modality in MODALITIES}
-        self._validation = plan_validation(config, holdout.files)
+        self._validation = plan_validation(config, held_out)
         if isinstance(saved, TrainConfig):
             if saved.init.model is not None or config.init.model is not None:
                 self.config = dataclasses.replace(config, model=saved.model)
