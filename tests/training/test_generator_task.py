@@ -36,7 +36,7 @@ def test_stopped_and_resumed_equals_uninterrupted(generator_configs: Configs, tm
     written = read_config(tmp_path / "parts" / "config.yaml")  # resolved: the recipe and its file are one run
     assert train(written, tmp_path / "parts", resume=True).reason == "finished"
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 6)
-    assert {row["medium"] for row in rows(tmp_path / "whole")} == {"image", "video"}
+    assert {row["modality"] for row in rows(tmp_path / "whole")} == {"image", "video"}
 
 
 @pytest.mark.parametrize("kind", ["lm", "dit"])

@@ -107,22 +107,22 @@ def test_averages_follow_with_their_decay() -> None:
 def test_collapse_is_told_with_the_remedy_and_only_then() -> None:
     use = CodebookUsage(100, window=10, threshold=0.2, device=torch.device("cpu"))
     for step in range(9):
-        use.update(step, torch.zeros(50, dtype=torch.int64), 1)
+        use.update(step, torch.zeros(50, dtype=torch.int64))
     assert use.alarm(8, use.share(8)) is None, "the window is not full yet"
-    use.update(9, torch.zeros(50, dtype=torch.int64), 1)
+    use.update(9, torch.zeros(50, dtype=torch.int64))
     alarm = use.alarm(9, use.share(9))
     assert alarm is not None
     assert "1.0% of its codes" in alarm
     assert "restart_threshold" in alarm
-    use.update(10, torch.arange(100), 1)
+    use.update(10, torch.arange(100))
     assert use.share(10) == 1.0
     assert use.alarm(10, 1.0) is None
 
 
 def test_use_is_forgotten_after_the_window() -> None:
     use = CodebookUsage(4, window=2, threshold=0.5, device=torch.device("cpu"))
-    use.update(0, torch.tensor([0, 1, 2]), 1)
-    use.update(1, torch.tensor([3]), 1)
+    use.update(0, torch.tensor([0, 1, 2]))
+    use.update(1, torch.tensor([3]))
     assert use.share(1) == 1.0
     assert use.share(2) == 0.25
 

@@ -109,7 +109,7 @@ def test_what_lies_in_out(small_config: TrainConfig, tmp_path: Path, media: Path
     assert re.fullmatch(r"step 8/8 video: loss \S+, lr \S+, \S+ steps/s, 0 s left", lines[-1])
     with Image.open(out / "curves.png") as curves:
         assert len(curves.getcolors(10**6) or ()) > 3
-    assert [row["medium"] for row in logged[:4]] == ["image", "video", "image", "video"]
+    assert [row["modality"] for row in logged[:4]] == ["image", "video", "image", "video"]
     assert (out / "unreadable.txt").read_text().startswith(str(broken))
     assert not list(out.glob(".*"))  # neither locks nor half-written files
     assert json.loads((out / "model" / "config.json").read_text())["width"] == config.model.width
@@ -129,9 +129,10 @@ def test_the_model_is_there_from_the_first_checkpoint_on(small_config: TrainConf
 def test_rows_after_the_checkpoint_are_written_once(small_config: TrainConfig, tmp_path: Path) -> None:
     train(small_config, tmp_path, limits=Limits(max_steps=3))
     with (tmp_path / "log.jsonl").open("a") as log:  # as a process leaves it that is killed between checkpoints
-        log.write('{"step": 4, "medium": "video"}\n{"step": 5, "med')
+        log.write('{"step": 3, "medium": "video"}\n{"step": 4, "medium": "video"}\n{"step": 5, "med')
     train(small_config, tmp_path, resume=True)
-    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 9))
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, *range(3, 9)]
+    assert all(row["modality"] in ("image", "video") for row in rows(tmp_path))  # its older name is read too
 
 
 def test_loading_processes_give_the_same(small_config: TrainConfig, tmp_path: Path) -> None:

@@ -317,18 +317,14 @@ class TrainConfig(RunConfig):
             raise ValueError("weights gives no loss a weight other than 0")
         if unknown := [name for name in self.weights if name not in LOSS_NAMES]:
             raise ValueError(f"weights has no loss {describe(unknown[0])!r}; known are {', '.join(LOSS_NAMES)}")
-        if not self.is_adversarial:
-            for name in ("feature_matching", "lecam", "r1"):
-                if self.weights.get(name):
-                    raise ValueError(
-                        f"weights.{name} is of a discriminator, but weights.image_gan and weights.video_gan are 0"
-                    )
         bottleneck = self.model.bottleneck
-        for name in BOTTLENECK_LOSSES:
-            if self.weights.get(name) and name not in bottleneck.losses:
+        for name, weight in self.weights.items():
+            if weight and name in ADVERSARIAL_LOSSES and not self.is_adversarial:
                 raise ValueError(
-                    f"weights.{name} is {self.weights[name]}, but model.bottleneck={bottleneck.type} has no such loss"
+                    f"weights.{name} is of a discriminator, but weights.image_gan and weights.video_gan are 0"
                 )
+            if weight and name in BOTTLENECK_LOSSES and name not in bottleneck.losses:
+                raise ValueError(f"weights.{name} is {weight}, but model.bottleneck={bottleneck.type} has no such loss")
         return self
 
     @property

@@ -13,7 +13,7 @@ _PANEL, _MARGIN = (420, 200), 46
 _COLUMNS, _MOST = 3, 12
 _COLOURS = {"image": (31, 119, 180), "video": (214, 84, 10), "run": (44, 140, 60)}
 _FIRST = ("loss", "psnr", "l1", "l2", "log_l2", "perceptual", "grad_norm", "codebook_window_usage", "lr")
-_NOT_DRAWN = {"step", "seconds", "resolution", "failures", "skipped", "event", "medium", "tflops", "mfu"}
+_NOT_DRAWN = {"step", "seconds", "resolution", "failures", "skipped", "event", "modality", "tflops", "mfu"}
 
 Points = dict[str, list[tuple[int, float]]]
 
@@ -44,7 +44,7 @@ def _collect(rows: Iterable[dict[str, Any]]) -> dict[str, Points]:
     """Number of the log -> modality -> (step, value); scores of validations are of the whole run."""
     panels: dict[str, Points] = {}
     for row in rows:
-        line = str(row.get("medium", "run"))
+        line = str(row.get("modality", "run"))
         for name, value in row.items():
             if _is_number(value) and name not in _NOT_DRAWN and not name.endswith("_per_second"):
                 panels.setdefault(name, {}).setdefault(line, []).append((row["step"], float(value)))

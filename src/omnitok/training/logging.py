@@ -69,7 +69,7 @@ class JsonlLogger:
         with self._path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(row) + "\n")
         if self._events is not None:
-            prefix = row.get("medium", "run")
+            prefix = row.get("modality", "run")
             for key, value in row.items():
                 if isinstance(value, int | float) and not isinstance(value, bool) and key != "step":
                     self._events.add_scalar(f"{prefix}/{key}", value, row["step"])
@@ -104,7 +104,8 @@ class JsonlLogger:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a log.jsonl, without what is none: the line that a kill cut off, a damaged one."""
+    """The rows of a log.jsonl, without what is none: the line that a kill cut off, a damaged one. "modality" was called
+    "medium" up to omnitok 0.1."""
     rows = []
     with path.open("rb") as log:
         while line := log.readline(_LONGEST_ROW):
@@ -113,7 +114,7 @@ def read_rows(path: Path) -> list[Row]:
             except (ValueError, RecursionError):  # no JSON, no UTF-8, nested without end
                 continue
             if isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < 2**63:
-                rows.append(row)
+                rows.append({"modality" if key == "medium" else key: value for key, value in row.items()})
     return rows
 
 
@@ -122,7 +123,7 @@ def describe_progress(row: Row, steps: int, seconds_per_step: float) -> str:
     remaining = max(0, steps - row["step"]) * seconds_per_step
     speed = f"{1 / seconds_per_step:.3g} steps/s" if seconds_per_step > 0 else ""
     return (
-        f"step {row['step']}/{steps} {row['medium']}: loss {row['loss']:.4g}, lr {row['lr']:.2g}, {speed}, "
+        f"step {row['step']}/{steps} {row['modality']}: loss {row['loss']:.4g}, lr {row['lr']:.2g}, {speed}, "
         f"{_duration(remaining)} left"
     )
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
@@ -70,16 +69,13 @@ def parallelize(module: nn.Module, processes: Processes, mode: Literal["ddp", "f
         return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
 
 
-@contextlib.contextmanager
-def gradient_sync(module: nn.Module, enabled: bool) -> Iterator[None]:
+def gradient_sync(module: nn.Module, enabled: bool) -> contextlib.AbstractContextManager[None]:
     """Average gradients over the processes in the backward passes inside, or (while accumulating) not yet."""
-    if isinstance(module, DistributedDataParallel) and not enabled:
-        with module.no_sync():
-            yield
-        return
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(enabled)
-    yield
+    if isinstance(module, DistributedDataParallel) and not enabled:
+        return module.no_sync()
+    return contextlib.nullcontext()
 
 
 def gather(tensor: Tensor) -> Tensor:

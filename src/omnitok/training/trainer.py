@@ -318,11 +318,11 @@ class Trainer:
 
     def _note(self, batch: Batch, rate: float, means: Mapping[str, Tensor]) -> None:
         """Keep the latest row of each modality; a skipped step is written at once."""
-        row = {"step": self.done, "medium": batch.modality, "lr": rate, "means": means, "at": batch.pixel_shape}
+        row = {"step": self.done, "modality": batch.modality, "lr": rate, "means": means, "at": batch.pixel_shape}
         self.latest[batch.modality] = row
         if self.streak:
             losses = self.processes.mean(means)
-            self.logger.write({"step": self.done, "event": "skipped", "medium": batch.modality, **losses})
+            self.logger.write({"step": self.done, "event": "skipped", "modality": batch.modality, **losses})
             self.say(f"step {self.done}: a loss or a gradient is not finite; the step is skipped, nothing was updated")
         self.progress(self.done, None)
 

@@ -24,12 +24,12 @@ class CodebookUsage:
         self.first_counted = torch.tensor(-1)  # the step from which codes have been counted
         self.tokens_per_step = 0.0
 
-    def update(self, step: int, codes: Tensor, world_size: int) -> None:
+    def update(self, step: int, codes: Tensor) -> None:
         """Take in this process's codes of a step."""
         self.last_chosen[codes.flatten()] = step
         if self.first_counted < 0:
             self.first_counted.fill_(step)
-        tokens = codes.numel() * world_size
+        tokens = codes.numel() * world_size()
         self.tokens_per_step = 0.9 * self.tokens_per_step + 0.1 * tokens if self.tokens_per_step else float(tokens)
 
     def share(self, step: int) -> float:

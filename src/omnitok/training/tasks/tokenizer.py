@@ -19,7 +19,6 @@ from omnitok.losses.adversarial import adaptive_weight
 from omnitok.losses.discriminators import frame_indices, take_frames
 from omnitok.losses.objective import entropy_loss, normalize_kl, reconstruction_losses, weighted_sum
 from omnitok.losses.perceptual import change_between_frames, load_perceptual
-from omnitok.models.bottlenecks import Bottleneck
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import OCCASIONAL_LOSSES, PIXEL_LOSSES, AnyConfig, TrainConfig
 from omnitok.training.data import build_dataset, hold_out, list_samples
@@ -78,19 +77,16 @@ class Autoencoder(nn.Module):
         """
         result = self.tokenizer.autoencode(pixels, quantize, seeds)
         inner = result.bottleneck
-        losses = inner.losses
-        quantizer = self.tokenizer.bottleneck
+        losses, z = inner.losses, inner.unquantized
         if self.entropy_temperature is not None:
-            with torch.autocast(pixels.device.type, enabled=False):
-                losses = losses | {"entropy": self._entropy(quantizer, inner.unquantized, pixels)}
+            losses = losses | {"entropy": pixels.new_zeros((), dtype=torch.float32)}
+            if z is not None:  # else latents pass unquantized
+                with torch.autocast(pixels.device.type, enabled=False):
+                    scores = self.tokenizer.bottleneck.similarities(z.flatten(0, -2))
+                    terms = [entropy_loss(x, self.entropy_temperature) for x in scores]
+                    losses["entropy"] = torch.stack(terms).sum()
         # A copy, because the reconstruction is a view (cropped), to which FSDP2 cannot safely tie its backward hook.
         return result.reconstruction.clone(), inner.codes, losses, inner.statistics
-
-    def _entropy(self, quantizer: Bottleneck, z: Tensor | None, pixels: Tensor) -> Tensor:
-        if z is None or self.entropy_temperature is None:  # latents pass unquantized
-            return pixels.new_zeros((), dtype=torch.float32)
-        scores = quantizer.similarities(z.flatten(0, -2))
-        return torch.stack([entropy_loss(x, self.entropy_temperature) for x in scores]).sum()
 
 
 class TokenizerTask(Task):
@@ -148,7 +144,8 @@ class TokenizerTask(Task):
         if config.is_adversarial:
             self.adversary = Adversary(config, self.processes)
         if self._weight("perceptual") or self._weight("temporal_perceptual"):
-            self._perceptual = self._load_perceptual().to(device)
+            chosen = config.perceptual
+            self._perceptual = load_perceptual(chosen.network, chosen.weights_dir, chosen.resolution).to(device)
         if self.processes.is_main and config.log.images_every:
             self._preview = _fixed_samples(self.dataset, config.log.images)
 
@@ -197,7 +194,8 @@ class TokenizerTask(Task):
         real, frames, config = part.real, part.frames, self.config
         losses = reconstruction_losses(fake, real) | losses
         if "kl" in losses:
-            numbers = self._latent_numbers(real)
+            grid = self.model.latent_shape(real.shape[2] if real.ndim == 5 else 1, *real.shape[-2:])
+            numbers = self.model.latent_channels * math.prod(grid)
             losses["kl"] = normalize_kl(losses["kl"], config.kl_normalization, numbers, real[0].numel())
         if self._perceptual is not None:
             losses |= self._perceptual_losses(self._perceptual, fake, real, frames)
@@ -226,7 +224,7 @@ class TokenizerTask(Task):
         if self.adversary is not None and self.adversary.ramp(step) > 0:
             self.adversary.update(step)
         if self.usage is not None and self._codes:
-            self.usage.update(step, torch.cat(self._codes), self.processes.world_size)
+            self.usage.update(step, torch.cat(self._codes))
 
     def row_details(self, step: int) -> dict[str, float]:
         """The share of the codebook in use."""
@@ -240,10 +238,6 @@ class TokenizerTask(Task):
 
     def forward_flops(self, shape: tuple[int, ...]) -> int:
         return forward_flops(self.config.model, shape)
-
-    def _load_perceptual(self) -> nn.Module:
-        chosen = self.config.perceptual
-        return load_perceptual(chosen.network, chosen.weights_dir, chosen.resolution)
 
     def _weight(self, name: str) -> float:
         return self.config.weights.get(name, 0.0)
@@ -278,11 +272,6 @@ class TokenizerTask(Task):
                 if name in terms:
                     weights[name] = weights[name] * adaptive_weight(pixel_loss, terms[name], last_layers)
         return weights
-
-    def _latent_numbers(self, pixels: Tensor) -> int:
-        """Numbers in the latents of one sample."""
-        frames = pixels.shape[2] if pixels.ndim == 5 else 1
-        return self.model.latent_channels * math.prod(self.model.latent_shape(frames, *pixels.shape[-2:]))
 
     # ---------------------------------------------------------------------------------------------------------- state
 
