@@ -113,8 +113,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it failed.
         """
-        if self._pending is not None:
-            self._complete()
+        self._complete()
         self.processes.barrier()
 
     def settle(self) -> None:

@@ -20,8 +20,7 @@ from omnitok.data.token_shards import TokenDataset, TokenShards
 from omnitok.data.video_reader import VideoReader, WindowSampling
 from omnitok.distributed import Processes
 from omnitok.errors import MediaError, OmnitokError
-from omnitok.models.protocol import fingerprint
-from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.models.protocol import Tokenizer
 from omnitok.training.config import AnyGeneratorConfig, DataConfig
 
 
@@ -171,7 +170,7 @@ def _source_weights(videos: Samples) -> list[float]:
     return [counts[source] ** -0.5 for source in sources]
 
 
-def open_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes: Processes) -> GeneratorData:
+def open_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Processes) -> GeneratorData:
     """The shards of `config`, each batch of one grid and the modalities mixed by `Sampler`; or its files.
 
     Args:
@@ -196,19 +195,19 @@ def open_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes: P
     return data
 
 
-def open_shards(folders: Sequence[str], tokenizer: OmniTokenizer, name: str) -> TokenShards:
+def open_shards(folders: Sequence[str], tokenizer: Tokenizer, name: str) -> TokenShards:
     """Token shards that are this tokenizer's, also several of tokenizers whose tokens it shares.
 
     Raises:
         ShardError: damaged, or of another tokenizer.
     """
-    sha256 = fingerprint(tokenizer)
+    sha256 = tokenizer.fingerprint
     shards = TokenShards(folders, same_tokens=(sha256, *tokenizer.compatible_tokenizers))
     shards.check_tokenizer(name, sha256)
     return shards
 
 
-def _shard_data(config: AnyGeneratorConfig, tokenizer: OmniTokenizer, processes: Processes) -> GeneratorData:
+def _shard_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Processes) -> GeneratorData:
     shards = open_shards(config.shards, tokenizer, config.tokenizer or "the tokenizer")
     if not shards.grids:
         raise OmnitokError(f"{config.shards[0]}: the shards hold no items")

@@ -4,10 +4,10 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,8 @@ from omnitok.training.stopping import Limits, stop_signals
 from omnitok.training.task import Say, Task, tensors_of
 from omnitok.training.throughput import Throughput, peak_tflops
 
-
-class Progress(Protocol):
-    """Takes the number of steps done, and now and then a line about them."""
-
-    def __call__(self, done: int, line: str | None) -> None: ...
+Progress = Callable[[int, str | None], None]
+"""Takes the number of steps done, and now and then a line about them."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import list_models
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel, language_model_losses, start_from_codebook
-from omnitok.models.protocol import LatentStatistics, fingerprint
+from omnitok.models.protocol import LatentStatistics, Tokenizer
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import AnyConfig, AnyGeneratorConfig, LanguageModelTrainConfig
 from omnitok.training.data import GeneratorData, held_out_batches, open_data, open_shards
@@ -144,7 +144,7 @@ class GeneratorTask(Task):
         if name is None:
             raise OmnitokError("pixels need a tokenizer: give --tokenizer NAME")
         tokenizer = load_tokenizer(name)
-        sha256 = fingerprint(tokenizer)
+        sha256 = tokenizer.fingerprint
         self.tokenizer = tokenizer.to(processes.device).requires_grad_(False)
         config = dataclasses.replace(config, tokenizer=name)
         self.data = data = open_data(config, self.tokenizer, processes)
@@ -276,7 +276,7 @@ class GeneratorTask(Task):
         return {name: total / counts[name] for name, total in sums.items()}
 
 
-def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: OmniTokenizer) -> AnyGeneratorConfig:
+def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: Tokenizer) -> AnyGeneratorConfig:
     """`config` with the model's classes, codebook, channels and grid as the data and their tokenizer have them.
 
     Raises:

@@ -24,14 +24,14 @@ from omnitok.metrics.reconstruction import (
     evaluate_reconstruction,
 )
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
-from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.models.protocol import Tokenizer
 from omnitok.training.config import TrainConfig
 from omnitok.training.data import check_length
 
 _NAMES = {"usage": "codebook_usage", "perplexity": "codebook_perplexity"}
 _LEFT_OUT = frozenset({"entropy"})  # the logarithm of the perplexity
 
-Validation = Callable[[OmniTokenizer], Mapping[str, float]]
+Validation = Callable[[Tokenizer], Mapping[str, float]]
 """Scores of a tokenizer, the same on every process; all of them call it together."""
 
 
@@ -80,7 +80,7 @@ def plan_validation(config: TrainConfig, held_out: Index) -> Validation | None:
     def networks(device: torch.device) -> dict[str, Network]:
         return load_networks(needed, None if weights_dir is None else Path(weights_dir), device)
 
-    def validate(tokenizer: OmniTokenizer) -> Mapping[str, float]:
+    def validate(tokenizer: Tokenizer) -> Mapping[str, float]:
         model, device = EvaluatedModel(tokenizer, config.name, sha256=""), tokenizer.device
         scores: dict[str, float] = {}
         for modality, paths in files.items():
