@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.seeded_weights import seeded_weights
 from helpers.small import SMALL
 from omnitok.errors import OmnitokError
 from omnitok.generation import autoregressive, memory
@@ -20,6 +21,7 @@ from omnitok.models.language_model import LanguageModel
 from omnitok.models.packed_linear import pack_linears
 from omnitok.models.sampling import TokenSampling
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.peers.vidtok import VidTok
 
 CODES = 20
 SETTINGS = GeneratorSettings("none", classes=("cat", "dog", "cow"), height=16, width=24, num_frames=9)
@@ -282,6 +284,18 @@ def test_streams_of_any_length(name: str, method: str, given: int):
     assert calls[-1][0] == calls[-1][1]
     again = torch.cat(list(g.stream_video([0, 2], 31, frames=frames, method=method, seed=4, top_k=9)), dim=2)
     assert torch.equal(video, again)
+
+
+@pytest.mark.parametrize("given", (0, 5))
+def test_a_stream_whose_decoder_waits_for_the_next_latent_frame(given: int):
+    """VidTok doubles frames with their neighbours: no frame is lost or shown twice."""
+    tokenizer = VidTok({"widths": (8, 8, 16, 16), "blocks": 1, "latent_channels": 2, "fsq_levels": (5, 4)})
+    tokenizer.load_state_dict(seeded_weights(tokenizer, {}))
+    g = LanguageModelGenerator(GENERATORS["default"].model, tokenizer.eval(), SETTINGS)
+    frames = clip(given) if given else None
+    pieces = list(g.stream_video([0, 2], 9, frames=frames, method="ring", seed=4))
+    expected = g.sample([0, 2], 9, prompt_frames=frames, seed=4)
+    torch.testing.assert_close(torch.cat(pieces, dim=2), expected, atol=1e-3, rtol=0)  # such weights amplify rounding
 
 
 def test_an_endless_stream():

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.helpers.seeded_weights import seeded_weights
-from tests.peers.conftest import VIDEO_PEERS, build_video_peer
 from torch import Tensor
 
 import omnitok
+from helpers.seeded_weights import seeded_weights
+from helpers.video_peers import VIDEO_PEERS, build_video_peer
 from omnitok.errors import CheckpointError, OmnitokError
+from omnitok.peers import vidtok
 from omnitok.peers.base import PeerTokenizer
 from omnitok.peers.causal import CausalPeer
 from omnitok.peers.cosmos import from_wavelets, to_wavelets
+from omnitok.peers.tats import TATS
 
 REFERENCES = Path(__file__).resolve().parents[2] / "../shared/reference_peers"
 needs_references = pytest.mark.skipif(not REFERENCES.is_dir(), reason="the shared reference tensors are not here")
@@ -26,6 +29,12 @@ needs_references = pytest.mark.skipif(not REFERENCES.is_dir(), reason="the share
 PIXELS = {"TATS": 0.5}  # where their range is not ours: what ours is multiplied with
 TOLERANCE = {"atol": 1e-4, "rtol": 0}
 STREAMED = [name for name in VIDEO_PEERS if not name.startswith("tats")]
+
+
+@pytest.fixture(scope="module")
+def video_golden() -> dict[str, Tensor]:
+    """Inputs and answers of the authors' code: pixels are every 4th, 6th or 8th of a row and of a column."""
+    return load_file(Path(__file__).with_name("video_families.safetensors"))
 
 
 def video(frames: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -121,6 +130,45 @@ def test_reference_files_in_pieces(file: str) -> None:
     frames = [decoder.push(token) for token in tokens.split(1, dim=2 if pieces[0].codes is None else 1)]
     decoded = torch.cat([*frames, decoder.flush()], dim=2)
     torch.testing.assert_close(decoded, expected["video.reconstruction"], **TOLERANCE)
+
+
+@needs_references
+@pytest.mark.parametrize("file", ["vidtok_fsq_causal_888_v1_1", "vidtok_kl_causal_488_v1_1"])
+def test_where_the_authors_pieces_differ(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They hand each piece the next latent frame as well, and cut off what it gives; but after the first piece, the
+    frames that a doubling keeps as the ones before are those of that next latent frame. With it our layers give theirs.
+    """
+    overlap = 0  # frames of the next latent frame, at the layer at work
+
+    def after_past(layer: Any, x: Tensor, frames: int, memory: Any) -> Tensor:
+        past = memory.get(layer, x[:, :, :1].expand(-1, -1, frames, *x.shape[3:]))
+        x = torch.cat([past, x], dim=2)
+        memory[layer] = x[:, :, : x.shape[2] - overlap][:, :, -frames:].clone()
+        return x
+
+    def double(layer: Any, x: Tensor, memory: Any, _: bool) -> Tensor:
+        nonlocal overlap
+        overlap *= 2
+        k, before = layer.first, memory.get(layer)
+        if before is None:
+            memory[layer] = x[:, :, -k:].clone()
+            return torch.cat([vidtok._interpolate(part) for part in x.split(k, dim=2)], dim=2)
+        x = torch.cat([before, x], dim=2)
+        memory[layer] = x[:, :, -2 * k : -k].clone()
+        return vidtok._interpolate(x)[:, :, 2 * k :]
+
+    monkeypatch.setattr(vidtok, "after_past", after_past)
+    monkeypatch.setattr(vidtok.DoubleTime, "_double", double)
+    expected = load_file(REFERENCES / f"{file}.safetensors")
+    tokenizer: Any = omnitok.load_tokenizer(REFERENCES / f"{file}.safetensors")
+    latents, memory, frames = expected.get("video.quantized", expected.get("video.latent_mean")), {}, []
+    assert latents is not None
+    for i in range(latents.shape[2]):
+        overlap = 1
+        with torch.no_grad():
+            frames.append(tokenizer.decoder(latents[:, :, i : i + 2], memory, True)[:, :, : tokenizer.downsample[0]])
+    decoded = torch.cat(frames, dim=2)[:, :, tokenizer.downsample[0] - 1 :]
+    torch.testing.assert_close(decoded, expected["video_in_pieces.reconstruction"], **TOLERANCE)
 
 
 # ------------------------------------------------------------------------------------------- what the tokenizers say
@@ -356,6 +404,72 @@ def test_the_published_name_stands_for_flags(name: str, tmp_path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     torch.save({"state_dict": build_video_peer(peer).state_dict()}, path)
     assert omnitok.load_tokenizer(path).fingerprint == build_video_peer(peer).fingerprint
+
+
+def test_tats_with_group_norm(tmp_path: Path) -> None:
+    tokenizer = TATS({"width": 16, "downsample": (2, 2, 1), "latent_channels": 4, "codebook_size": 8, "norm": "group"})
+    tokenizer.load_state_dict(seeded_weights(tokenizer, {"embeddings": 0.2}))
+    save_file(tokenizer.state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="the weights have 1 steps"):  # without flags it would be 4, 8, 8
+        omnitok.load_tokenizer(tmp_path / "a.safetensors")
+    torch.save(
+        {"state_dict": tokenizer.state_dict(), "hyper_parameters": {"downsample": [2, 2, 1]}}, tmp_path / "a.ckpt"
+    )
+    loaded = omnitok.load_tokenizer(tmp_path / "a.ckpt")
+    assert loaded.fingerprint == tokenizer.fingerprint
+    assert loaded.latent_shape(5, 7, 6) == loaded.encode(video(5, 7, 6)).latents.shape[2:] == (3, 4, 6)
+
+
+class Tree(torch.nn.Module):
+    """Modules with those weights, as a TorchScript archive has them."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        for part in dict.fromkeys(name.partition(".")[0] for name in weights):
+            inner = {name.partition(".")[2]: tensor for name, tensor in weights.items() if name.startswith(f"{part}.")}
+            if inner:
+                self.add_module(part, Tree(inner))
+            else:
+                self.register_buffer(part, weights[part])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_torchscript_archive_of_cosmos(tmp_path: Path) -> None:
+    path = tmp_path / "Cosmos-0.1-Tokenizer-DV4x8x8" / "autoencoder.jit"
+    path.parent.mkdir()
+    not_weights = {"quantizer._levels": torch.ones(6), "encoder.patcher3d.wavelets": torch.ones(2)}
+    weights = build_video_peer("cosmos_dv").state_dict()
+    torch.jit.trace(Tree(weights | not_weights), torch.zeros(1)).save(path)
+    assert omnitok.load_tokenizer(path).fingerprint == build_video_peer("cosmos_dv").fingerprint
+    torch.jit.trace(Tree({n: w for n, w in weights.items() if not n.startswith("decoder.")}), torch.zeros(1)).save(path)
+    with pytest.raises(CheckpointError, match=r"autoencoder\.jit: .*decoder\."):
+        omnitok.load_tokenizer(path)
+
+
+class Runs:
+    """What a pickle makes a call of."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["tats_2x4x4", "vidtok_kl"])
+def test_no_code_of_a_pickle_runs(name: str, tmp_path: Path) -> None:
+    weights = build_video_peer(name).state_dict()
+    path = tmp_path / "x_v1_1.ckpt"
+    flags = {"args": argparse.Namespace(downsample=(2, 4, 4)), "more": Runs(tmp_path / "ran")}
+    torch.save({"state_dict": weights, "hyper_parameters": flags, "callbacks": Runs(tmp_path / "ran")}, path)
+    assert omnitok.load_tokenizer(path).fingerprint == build_video_peer(name).fingerprint
+    torch.save({"state_dict": weights | {"encoder.more": Runs(tmp_path / "ran")}}, path)
+    with pytest.raises(CheckpointError, match=r"x_v1_1\.ckpt: the weight 'encoder\.more' is an object of"):
+        omnitok.load_tokenizer(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_vidtok_with_its_yaml_beside_it(tmp_path: Path) -> None:

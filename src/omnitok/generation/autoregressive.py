@@ -1,5 +1,6 @@
 """A language model and its tokenizer -> images, videos, predicted frames, and video of any length."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -306,23 +307,29 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
             return self._feedback(request, grid)
         given = 0 if request.prompt is None else request.prompt.shape[2]
         frames = None if request.size[0] == ENDLESS else self._new_latent_frames(request.size[0], given)
-        return self._ring(self._begin(request, grid, None, frames), request, grid)
+        return self._ring(self._begin(request, grid, None, frames), request, grid, frames)
 
     @torch.inference_mode()
-    def _ring(self, draw: _CodeDraw, request: Request[TokenSampling], grid: Grid) -> Iterator[Tensor]:
-        """One sequence without end: the oldest latent frame leaves the cache as the newest comes."""
+    def _ring(
+        self, draw: _CodeDraw, request: Request[TokenSampling], grid: Grid, frames: int | None
+    ) -> Iterator[Tensor]:
+        """One sequence of `frames` latent frames, or without end: the oldest leaves the cache as the newest comes."""
         decoder = self.tokenizer.decoder_stream((ENDLESS, *request.size[1:]))
-        count, done, codes = len(request.indices), 0, None
+        count, done, codes, known_frames = len(request.indices), 0, None, 0
         with memory_guard(count, self._bytes_per_item(grid, request.sampling), self.device):
             if request.prompt is not None:
                 known = min(self._latent_frames(request.prompt.shape[2]), grid[0] - 1)
                 codes = self._encode(request.prompt[:, :, -self.tokenizer.num_frames(known) :])
             sampler = draw.sampler(slice(0, count), codes, grid, 0 if codes is None else codes.shape[1])
             if codes is not None and request.prompt is not None:
-                decoder.push(codes)
+                known_frames = self.tokenizer.num_frames(codes.shape[1]) - decoder.push(codes).shape[2]  # that wait yet
                 done = request.prompt.shape[2]
                 yield request.prompt.to(self.tokenizer.device).float()
-            while done < request.size[0]:
-                pixels = decoder.push(sampler.codes(1))[:, :, : request.size[0] - done]
+            for drawn in itertools.count():
+                if done >= request.size[0]:
+                    break
+                given = decoder.flush() if drawn == frames else decoder.push(sampler.codes(1))
+                pixels = given[:, :, known_frames : known_frames + request.size[0] - done]
+                known_frames = max(0, known_frames - given.shape[2])
                 done += pixels.shape[2]
                 yield pixels.float().clamp(-1, 1)

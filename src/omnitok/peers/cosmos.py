@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from omnitok.checked import checked
 from omnitok.errors import CheckpointError
 from omnitok.hub.released.flags import Flags
-from omnitok.models.config import Count, Size
+from omnitok.models.config import Count, Size, Widths
 from omnitok.peers.blocks import Attention
 from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past
 from omnitok.peers.family import Shapes, count, shape_of
@@ -40,8 +40,8 @@ class CosmosConfig:
     """
 
     width: Size = 128
-    widths: tuple[Size, ...] = (256, 512, 512)
-    decoder_widths: tuple[Size, ...] = (256, 512, 512)
+    widths: Widths = (256, 512, 512)
+    decoder_widths: Widths = (256, 512, 512)
     blocks: Size = 2
     z_channels: Size = 16
     latent_channels: Size = 16
@@ -385,7 +385,7 @@ def convert(state_dict: dict[str, Tensor], flags: Mapping[str, object]) -> tuple
     widths = {
         part: tuple(
             shape_of(weights, f"{part}.{i}.block.0.conv1.0.conv3d.weight", 5)[0]
-            for i in range(count(weights, f"{part}."))
+            for i in range(max(1, count(weights, f"{part}.")))
         )
         for part in ("encoder.down", "decoder.up")
     }

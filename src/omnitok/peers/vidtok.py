@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from omnitok.checked import checked
 from omnitok.errors import CheckpointError, describe
 from omnitok.hub.released.flags import Flags
-from omnitok.models.config import Count, Size
+from omnitok.models.config import Count, Size, Widths
 from omnitok.peers.blocks import Attention, Downsample, ResidualBlock, Upsample
 from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past
 from omnitok.peers.family import Shapes, count, shape_of
@@ -38,7 +38,7 @@ class VidTokConfig:
         fsq_levels: of each latent channel; None for a Gaussian.
     """
 
-    widths: tuple[Size, ...] = (128, 256, 512, 512)
+    widths: Widths = (128, 256, 512, 512)
     blocks: Size = 2
     halve_space: Levels = (0, 1, 2)
     halve_time: Levels = (1, 2)
@@ -317,7 +317,7 @@ def convert(state_dict: dict[str, Tensor], flags: Mapping[str, object]) -> tuple
     """
     weights = {name: tensor for name, tensor in state_dict.items() if not name.startswith("loss.")}
     _check_version(weights, flags)
-    levels = count(weights, "encoder.down.")
+    levels = max(1, count(weights, "encoder.down."))
     channels = shape_of(weights, "decoder.conv_in.conv.weight", 5)[1]
     config = VidTokConfig(
         widths=tuple(shape_of(weights, f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels)),

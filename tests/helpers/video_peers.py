@@ -1,15 +1,10 @@
-"""Tokenizers of each family, small, with the weights of the reference tensors."""
+"""TATS, VidTok and Cosmos, small, with the weights of the reference tensors."""
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pytest
-from safetensors.torch import load_file
-from tests.helpers.seeded_weights import seeded_weights
-from torch import Tensor
-
+from helpers.seeded_weights import seeded_weights
 from omnitok.peers.base import PeerTokenizer
 from omnitok.peers.cosmos import Cosmos
 from omnitok.peers.tats import TATS
@@ -44,9 +39,3 @@ def build_video_peer(name: str) -> PeerTokenizer:
     tokenizer = build(config)
     tokenizer.load_state_dict(seeded_weights(tokenizer.state_dict(), scales))
     return tokenizer.eval()
-
-
-@pytest.fixture(scope="session")
-def video_golden() -> dict[str, Tensor]:
-    """Inputs and answers of the authors' code: pixels are every 4th, 6th or 8th of a row and of a column."""
-    return load_file(Path(__file__).with_name("video_families.safetensors"))
