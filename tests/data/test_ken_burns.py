@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.collections import index_of
 from omnitok.data import read_image, write_image, write_video
 from omnitok.data.ken_burns import _windows, ken_burns
 from omnitok.data.loader import PixelDataset
 from omnitok.data.sampler import Sampler
-from omnitok.data.samples import Index
+from omnitok.data.video_reader import WindowSampling
 from omnitok.errors import MediaError
 
 
@@ -63,9 +64,9 @@ def test_a_share_of_the_clips_is_made_from_pictures(ramp: Path, tmp_path: Path) 
 
     def batches(pictures: list[Path], share: float) -> tuple[torch.Tensor, list[tuple[str, str]]]:
         sampler = Sampler(len(pictures), 1, 1, 16, (32,), seed=0)
-        index = Index.of_paths(pictures, [tmp_path / "grey.mp4"])
+        index = index_of(pictures, [tmp_path / "grey.mp4"])
         policies = ("center_crop", "center_crop")
-        dataset = PixelDataset(index, sampler, 5, *policies, False, ken_burns_share=share)
+        dataset = PixelDataset(index, sampler, WindowSampling(5), *policies, False, ken_burns_share=share)
         batch = dataset[1]
         return (batch.inputs.std(dim=(1, 2, 3, 4)) > 0.1).sum(), batch.failures
 
@@ -76,13 +77,6 @@ def test_a_share_of_the_clips_is_made_from_pictures(ramp: Path, tmp_path: Path) 
     made, failures = batches([tmp_path / "bad.png"], 1.0)  # unreadable pictures are counted; clips take their place
     assert made == 0
     assert len(failures) == 16
-
-
-def test_clips_from_pictures_need_pictures(tmp_path: Path) -> None:
-    sampler = Sampler(0, 1, 1, 1, (32,), seed=0)
-    index = Index.of_paths([], [tmp_path / "a.mp4"])
-    with pytest.raises(ValueError, match=r"ken_burns is 0\.5, but there are no images"):
-        PixelDataset(index, sampler, 5, "squash", "squash", False, ken_burns_share=0.5)
 
 
 def test_a_line_of_pixels_stays_small(tmp_path: Path) -> None:

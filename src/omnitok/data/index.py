@@ -13,6 +13,7 @@ then, and so is a line of a list that makes no sense.
 
 import os
 import warnings
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -149,7 +150,7 @@ class _Builder:
     def build(self, roots: Iterable[str]) -> Index:
         """The index of what was added, its classes numbered in the order of their names."""
         images, videos = self.samples.values()
-        labels = [samples.labels for samples in (images, videos)]
+        labels = [np.array(samples.labels, dtype=np.int32) for samples in (images, videos)]
         if self.labels == "auto":
             folders_are_classes = len(self._classes) > 1 and all((part < NO_LABEL).all() for part in labels)
             self._classes = self._classes if folders_are_classes else {}
@@ -159,7 +160,8 @@ class _Builder:
         classes = tuple(sorted(self._classes))
         number = {name: i for i, name in enumerate(classes)}
         numbers = np.array([*(number[name] for name in self._classes), NO_LABEL], dtype=np.int32)
-        images.labels, videos.labels = (numbers[part] if classes else part for part in labels)
+        for samples, part in zip((images, videos), labels, strict=True):
+            samples.labels = array("i", (numbers[part] if classes else part).tobytes())
         return Index(images, videos, classes, tuple(roots))
 
 

@@ -71,11 +71,13 @@ def read_entries(path: Path) -> Iterator[Entry]:
         try:
             with reading(where, MediaError, "JSON object" if suffix in TABLES else "line"):
                 if isinstance(row, list):
-                    entry = _from_cells(columns, row, where)
+                    if len(row) != len(columns):
+                        raise MediaError(f"{where}: has more or fewer than the header's {len(columns)} columns")
+                    entry = _from_row(dict(zip(columns, row, strict=True)), where)
                 elif not row.strip():
                     continue
                 elif suffix in TABLES:
-                    entry = _from_json(row, where)
+                    entry = _from_row(json.loads(row), where)
                 else:
                     entry = _from_line(row, where, labelled)
                     labelled = entry.label is not None
@@ -144,20 +146,10 @@ def _from_line(line: str, where: str, labelled: bool | None) -> Entry:
     return Entry(name, label)
 
 
-def _from_json(line: str, where: str) -> Entry:
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        raise MediaError(f"{where}: a JSON object is wanted, found {describe(line)!r}")
-    return _from_row({key.strip().casefold(): value for key, value in row.items()}, where)
-
-
-def _from_cells(columns: list[str], cells: list[str], where: str) -> Entry:
-    if len(cells) != len(columns):
-        raise MediaError(f"{where}: has more or fewer than the header's {len(columns)} columns")
-    return _from_row(dict(zip(columns, cells, strict=True)), where)
-
-
-def _from_row(row: dict[str, object], where: str) -> Entry:
+def _from_row(values: object, where: str) -> Entry:
+    if not isinstance(values, dict):
+        raise MediaError(f"{where}: a JSON object is wanted, found {describe(values)!r}")
+    row = {key.strip().casefold(): value for key, value in values.items()}
     name, label, source = (
         next((row[key] for key in keys if row.get(key) not in (None, "")), None)
         for keys in (_PATH_KEYS, _LABEL_KEYS, SOURCE_KEYS)
@@ -187,10 +179,8 @@ def _open_csv(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     if first.strip() and not set(columns) & set(_PATH_KEYS):
         found = describe(", ".join(columns))
         raise MediaError(f"{path}: the header needs a column {' or '.join(_PATH_KEYS)}, found {found}")
-    named = Counter(filter(None, columns))
-    if len(named) < named.total():
-        twice = named.most_common(1)[0][0]
-        raise MediaError(f"{path}: the header has the column {describe(twice)!r} twice")
+    if twice := [name for name, count in Counter(columns).items() if name and count > 1]:
+        raise MediaError(f"{path}: the header has the column {describe(twice[0])!r} twice")
     return columns, _csv_rows(path, lines, _delimiter(first))
 
 

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from omnitok.data.drawn import drawn_image
 from omnitok.data.image import ImageReader, read_image
 from omnitok.data.ken_burns import ken_burns
-from omnitok.data.modality import MODALITIES, Modality
+from omnitok.data.modality import Modality
 from omnitok.data.sampler import Draw, Sampler
-from omnitok.data.samples import NO_LABEL, Index, Sample, sample_file
+from omnitok.data.samples import NO_LABEL, Index, sample_file
 from omnitok.data.transforms import CropPolicy, choose_crop, fit_square
 from omnitok.data.video_reader import WindowSampling, read_window
 from omnitok.errors import MediaError, OmnitokError
@@ -83,19 +83,13 @@ class Batch:
         return replace(self, inputs=self.inputs.pin_memory(), labels=self.labels.pin_memory())
 
 
-def check_share(rank: int, world_size: int) -> None:
-    """Raise ValueError unless there is such a process."""
-    if not 0 <= rank < world_size:
-        raise ValueError(f"the rank must lie in [0, {world_size}), found {rank}")
-
-
 class PixelDataset(Dataset[Batch]):
     """`dataset[step]` is this process's share of the batch of that step; see `Sampler`.
 
     Args:
         samples: the images and videos.
         sampler: made for `len(samples.images)` and `len(samples.videos)`.
-        frames: length of a video, or a `WindowSampling`.
+        sampling: which frames of a video are taken.
         image_policy, video_policy: how frames become squares.
         flip: mirror half of the samples.
         rank, world_size: this process's share is every world_size-th sample from the rank-th on.
@@ -103,16 +97,13 @@ class PixelDataset(Dataset[Batch]):
         drawn: share of the samples that are drawn (`drawn_image`; videos move over one) in place of the file; they have
             no label.
         labelled: False gives every sample the label -1.
-
-    Raises:
-        ValueError: the sampler is for other numbers of files, or a batch cannot be shared evenly.
     """
 
     def __init__(
         self,
         samples: Index,
         sampler: Sampler,
-        frames: int | WindowSampling,
+        sampling: WindowSampling,
         image_policy: CropPolicy,
         video_policy: CropPolicy,
         flip: bool,
@@ -122,18 +113,8 @@ class PixelDataset(Dataset[Batch]):
         drawn: float = 0.0,
         labelled: bool = True,
     ) -> None:
-        for modality in MODALITIES:
-            found, wanted, batch = len(samples[modality]), sampler.counts[modality], sampler.batch[modality]
-            if found != wanted:
-                raise ValueError(f"the sampler is for {wanted} {modality}s, but there are {found}")
-            if found and batch % world_size:
-                raise ValueError(f"a batch of {batch} {modality}s cannot be shared evenly by {world_size} processes")
-        check_share(rank, world_size)
-        if ken_burns_share and not samples.images:
-            raise ValueError(f"ken_burns is {ken_burns_share}, but there are no images to make videos from")
-        self.samples, self.sampler = samples, sampler
-        self.sampling = WindowSampling(frames) if isinstance(frames, int) else frames
-        self.image_policy, self.video_policy = image_policy, video_policy
+        self.samples, self.sampler, self.sampling = samples, sampler, sampling
+        self.policies: dict[Modality, CropPolicy] = {"image": image_policy, "video": video_policy}
         self.flip, self.ken_burns_share, self.drawn = flip, ken_burns_share, drawn
         self.rank, self.world_size, self.labelled = rank, world_size, labelled
 
@@ -162,7 +143,10 @@ class PixelDataset(Dataset[Batch]):
     def _load(self, modality: Modality, draw: Draw, resolution: int, failures: list[Failure]) -> tuple[Tensor, int]:
         """Pixels and label of the drawn sample, or of the next ones that its seed gives while files cannot be read."""
         if self.drawn and np.random.default_rng((draw.seed, 3)).random() < self.drawn:
-            return self._draw(modality, draw, resolution), NO_LABEL
+            if modality == "image":
+                return drawn_image(resolution, draw.seed), NO_LABEL
+            image = drawn_image(round(DRAWN_MARGIN * resolution), draw.seed)
+            return ken_burns(image, self.sampling.frames, resolution, flip=False, seed=draw.seed), NO_LABEL
         if modality == "video" and (moving := self._pan_and_zoom(draw, resolution, failures)) is not None:
             return moving, NO_LABEL
         samples = self.samples[modality]
@@ -171,19 +155,17 @@ class PixelDataset(Dataset[Batch]):
         for attempt in range(MAX_REPLACEMENTS):
             sample = samples[index]
             try:
-                return self._read(modality, sample, resolution, draw.seed), sample.label
+                with sample_file(sample) as path:
+                    how = (resolution, self.policies[modality], self.flip, draw.seed)
+                    if modality == "image":
+                        return load_training_image(path, *how), sample.label
+                    return load_training_video(path, self.sampling, *how), sample.label
             except MediaError as error:
                 failures.append((sample.name, str(error)))
                 replacements = replacements or self.sampler.replacements(modality, draw, MAX_REPLACEMENTS)
                 index = replacements[attempt]
         reason = failures[-1][1]
         raise MediaError(f"{MAX_REPLACEMENTS} files in a row could not be read as {modality}s; the last: {reason}")
-
-    def _draw(self, modality: Modality, draw: Draw, resolution: int) -> Tensor:
-        if modality == "image":
-            return drawn_image(resolution, draw.seed)
-        image = drawn_image(round(DRAWN_MARGIN * resolution), draw.seed)
-        return ken_burns(image, self.sampling.frames, resolution, flip=False, seed=draw.seed)
 
     def _pan_and_zoom(self, draw: Draw, resolution: int, failures: list[Failure]) -> Tensor | None:
         """A video made from an image, where the draw's seed says so and the image can be read."""
@@ -197,12 +179,6 @@ class PixelDataset(Dataset[Batch]):
         except MediaError as error:
             failures.append((sample.name, str(error)))
             return None
-
-    def _read(self, modality: Modality, sample: Sample, resolution: int, seed: int) -> Tensor:
-        with sample_file(sample) as path:
-            if modality == "image":
-                return load_training_image(path, resolution, self.image_policy, self.flip, seed)
-            return load_training_video(path, self.sampling, resolution, self.video_policy, self.flip, seed)
 
 
 def load_training_image(
@@ -245,16 +221,14 @@ class FailureCounter:
     """Stops a run whose data cannot be read, and not one with a few bad files.
 
     Args:
-        maximum_share: of the samples tried that may fail.
-        patience: judged as if at least so many samples had been tried, so that one bad file at the start is fine.
+        maximum_share: of the samples tried that may fail. It is judged as if at least `PATIENCE` had been tried, so
+            that one bad file at the start is fine.
     """
 
-    EXAMPLES = 5
+    EXAMPLES, PATIENCE = 5, 100
 
-    def __init__(self, maximum_share: float, patience: int = 100) -> None:
-        if not 0 <= maximum_share <= 1:
-            raise ValueError(f"the share of failures must lie in [0, 1], found {maximum_share}")
-        self.maximum_share, self.patience = maximum_share, patience
+    def __init__(self, maximum_share: float) -> None:
+        self.maximum_share = maximum_share
         self.loaded = self.failed = 0
         self.examples: list[Failure] = []
 
@@ -271,7 +245,7 @@ class FailureCounter:
             MediaError: how many of how many failed, how many may, and examples.
         """
         tried = self.loaded + self.failed
-        if self.failed <= self.maximum_share * max(tried, self.patience):
+        if self.failed <= self.maximum_share * max(tried, self.PATIENCE):
             return
         reasons = "; ".join(reason for _, reason in self.examples)
         raise MediaError(
@@ -347,12 +321,13 @@ def read_ahead(
         worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=pin_memory,
     )
-    return _whole_sentences(iter(loader))  # the workers start here
+    batches = iter(loader)  # the workers start here
 
+    def named() -> Iterator[T]:
+        with naming_dead_workers():
+            yield from batches
 
-def _whole_sentences(batches: Iterator[T]) -> Iterator[T]:
-    with naming_dead_workers():
-        yield from batches
+    return named()
 
 
 @contextlib.contextmanager

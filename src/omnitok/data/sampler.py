@@ -5,6 +5,7 @@ processes or workers, is asking for the next step.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -91,13 +92,8 @@ class EpochOrder:
         """The epoch that a step lies in."""
         if step < 0:
             raise ValueError(f"steps are counted from 0, found {step}")
-        low, high = 0, step + 1
-        while self.steps_before(high) <= step:  # with full batches an epoch of few items may have no step
-            high *= 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.steps_before(middle) <= step else (low, middle)
-        return low
+        epochs = range((step + 1) * self.batch_size + 1)  # with full batches an epoch of few items may have no step
+        return bisect_right(epochs, step, key=self.steps_before) - 1
 
     def places(self, step: int) -> tuple[Group, np.ndarray]:
         """The group of a step, and places among the items of that group: int64 (b,)."""
@@ -105,7 +101,8 @@ class EpochOrder:
         if len(self.groups) == 1 and self.full_batches:  # batches straddle epochs: every step is the next stretch
             return self.groups[0], self._in_epochs(0, step * b, b)
         epoch = self.epoch_of(step)
-        turns, place = self._turns(epoch), step - self.steps_before(epoch)
+        batches = tuple(self._batches_before(g, epoch + 1) - self._batches_before(g, epoch) for g in self.groups)
+        turns, place = _turns(self.seed, epoch, batches), step - self.steps_before(epoch)
         number = int(turns[place])
         group = self.groups[number]
         before, batch = self._batches_before(group, epoch), int((turns[:place] == number).sum())
@@ -117,22 +114,15 @@ class EpochOrder:
     def _in_epochs(self, number: int, first: int, count: int) -> np.ndarray:
         """Items first, first + 1, ... of a group, over all of its epochs."""
         n = self.counts[self.groups[number]]
-        draws = [divmod(first + i, n) for i in range(count)]  # (epoch, place); Python's integers do not overflow
-        places = np.empty(count, dtype=np.int64)
-        for epoch in sorted({epoch for epoch, _ in draws}):
-            chosen = [i for i, (e, _) in enumerate(draws) if e == epoch]
-            wanted = np.array([draws[i][1] for i in chosen], dtype=np.int64)
-            places[chosen] = _shuffled(self.seed, self._stream + number, epoch, n, wanted)
+        epochs, places = np.divmod(np.arange(first, first + count), n)
+        for epoch in np.unique(epochs).tolist():
+            chosen = epochs == epoch
+            places[chosen] = _shuffled(self.seed, self._stream + number, epoch, n, places[chosen])
         return places
 
     def _batches_before(self, group: Group, epoch: int) -> int:
         n, b = self.counts[group], self.batch_size
         return -(-epoch * n // b) if self.full_batches else epoch * -(-n // b)
-
-    def _turns(self, epoch: int) -> np.ndarray:
-        """Which group each step of an epoch is of, by number: (steps,)."""
-        counts = tuple(self._batches_before(g, epoch + 1) - self._batches_before(g, epoch) for g in self.groups)
-        return _turns(self.seed, epoch, counts)
 
 
 class Sampler:
@@ -150,7 +140,7 @@ class Sampler:
         video_resolutions: those of video steps, where they are others.
 
     Raises:
-        ValueError: nothing to sample, or a size, share, weight or seed out of range.
+        ValueError: nothing to sample, or a batch size or seed out of range.
     """
 
     def __init__(
@@ -165,12 +155,6 @@ class Sampler:
         video_weights: Sequence[float] | None = None,
         video_resolutions: Sequence[int] | None = None,
     ) -> None:
-        if image_batch < 1 or video_batch < 1:
-            raise ValueError(f"batch sizes must be at least 1, found {image_batch} (images) and {video_batch} (videos)")
-        if seed < 0:
-            raise ValueError(f"the seed must not be negative, found {seed}")
-        if video_share is not None and not 0 <= video_share <= 1:
-            raise ValueError(f"video_share must lie in [0, 1], found {video_share}")
         self.batch: dict[Modality, int] = {"image": image_batch, "video": video_batch}
         self.counts: dict[Modality, int] = {}
         self._orders: dict[Modality, EpochOrder] = {}
@@ -186,12 +170,12 @@ class Sampler:
             "image": tuple(resolutions),
             "video": tuple(resolutions if video_resolutions is None else video_resolutions),
         }
-        for sizes in self.resolutions.values():
-            if not sizes or min(sizes) < 1:
-                raise ValueError(f"resolutions must be at least one positive number of pixels, found {sizes}")
         self.seed = seed
         self._share = None if video_share is None else Fraction(video_share)
-        self._video_weights = None if video_weights is None else _cumulative(video_weights, self.counts["video"])
+        self._video_weights: np.ndarray | None = None
+        if video_weights is not None:  # twice normalised, as Generator.choice does, to reproduce its draws exactly
+            cumulative = (np.asarray(video_weights) / np.sum(video_weights)).cumsum()
+            self._video_weights = cumulative / cumulative[-1]
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -206,8 +190,6 @@ class Sampler:
 
     def plan(self, step: int) -> BatchPlan:
         """The batch of step `step`, counted from 0, of samples without groups."""
-        if step < 0:
-            raise ValueError(f"steps are counted from 0, found {step}")
         rng = np.random.default_rng((self.seed, 1, step))
         modality = self.modality(step)
         resolution = int(rng.choice(self.resolutions[modality]))
@@ -252,19 +234,9 @@ class Sampler:
 
 @lru_cache(maxsize=4)
 def _turns(seed: int, epoch: int, counts: tuple[int, ...]) -> np.ndarray:
+    """Which group each step of an epoch is of, by number, where each has so many: (steps,)."""
     turns = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     return turns if len(counts) == 1 else np.random.default_rng((seed, 5, epoch)).permutation(turns)
-
-
-def _cumulative(weights: Sequence[float], n: int) -> np.ndarray:
-    values = np.asarray(weights, dtype=np.float64)
-    if values.shape != (n,):
-        raise ValueError(f"each of the {n} videos needs a weight, found {values.shape[0] if values.ndim else 1}")
-    if not np.isfinite(values).all() or (values < 0).any() or not values.any():
-        raise ValueError("weights of videos must be finite, not negative, and not all 0")
-    # twice normalised, as Generator.choice does, so that its draws are reproduced to the last bit
-    cumulative = (values / values.sum()).cumsum()
-    return cumulative / cumulative[-1]
 
 
 def _videos_before(share: Fraction, block: int) -> int:

@@ -5,13 +5,11 @@ import marshal
 import os
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
-
-import numpy as np
+from typing import Any
 
 from omnitok.atomic import scratch_folder
 from omnitok.data.modality import MODALITIES, Modality
@@ -49,85 +47,61 @@ class Sample:
         return self.path if self.size is None else f"{Path(self.path).parent / self.key}"
 
 
-class Samples(Sequence[Sample]):
+class Samples:
     """Samples of one modality in a few flat buffers: some 25 bytes each beside their names, shared by forked workers.
 
     A list of ten million objects would take gigabytes, and reference counting would copy it into every such process.
+
+    Attributes:
+        labels, sources: int32 of each sample, -1 where there is none; sources are numbered as they are met.
     """
 
     def __init__(self) -> None:
         self._rows, self._ends = bytearray(), array("q")
-        self._labels, self._sources = array("i"), array("i")
+        self.labels, self.sources = array("i"), array("i")
         self._tars: list[str] = []
 
     def append(
         self, text: str, key_start: int = 0, label: int = NO_LABEL, source: int = NO_SOURCE, error: str = ""
     ) -> None:
         """Add a file; its key is `text[key_start:]`."""
-        self._append((text, key_start, error) if error else (text, key_start), label, source)
+        self._append(marshal.dumps((text, key_start, error) if error else (text, key_start)), label, source)
 
-    def append_member(
-        self, tar: str, name: str, offset: int, size: int, label: int = NO_LABEL, error: str = ""
-    ) -> None:
+    def append_member(self, tar: str, name: str, offset: int, size: int, label: int, error: str) -> None:
         """Add a member of a tar."""
         if not self._tars or self._tars[-1] != tar:
             self._tars.append(tar)
-        self._append((name, 0, error, len(self._tars) - 1, offset, size), label, NO_SOURCE)
+        self._append(marshal.dumps((name, 0, error, len(self._tars) - 1, offset, size)), label, NO_SOURCE)
 
-    def _append(self, row: tuple[Any, ...], label: int, source: int) -> None:
-        self._rows += marshal.dumps(row)
+    def _append(self, row: bytes | bytearray, label: int, source: int) -> None:
+        self._rows += row
         self._ends.append(len(self._rows))
-        self._labels.append(label)
-        self._sources.append(source)
+        self.labels.append(label)
+        self.sources.append(source)
+
+    def _row(self, i: int) -> bytearray:
+        return self._rows[self._ends[i - 1] if i else 0 : self._ends[i]]
 
     def select(self, indices: Iterable[int]) -> "Samples":
         """Those of these places, in this order."""
         chosen = Samples()
         chosen._tars = self._tars
         for i in indices:
-            chosen._rows += self._rows[self._ends[i - 1] if i else 0 : self._ends[i]]
-            chosen._ends.append(len(chosen._rows))
-            chosen._labels.append(self._labels[i])
-            chosen._sources.append(self._sources[i])
+            chosen._append(self._row(i), self.labels[i], self.sources[i])
         return chosen
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Of all samples: int32 (n,), -1 where there is none."""
-        return np.array(self._labels, dtype=np.int32)
-
-    @labels.setter
-    def labels(self, labels: np.ndarray) -> None:
-        self._labels = array("i", labels.astype(np.int32).tobytes())
-
-    @property
-    def sources(self) -> np.ndarray:
-        """Which source each sample is from: int32 (n,), -1 where nothing tells."""
-        return np.array(self._sources, dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        """A sample, or a list of some."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        i = index + len(self) if index < 0 else index
-        if not 0 <= i < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        row: tuple[Any, ...] = marshal.loads(self._rows[self._ends[i - 1] if i else 0 : self._ends[i]])
+    def __getitem__(self, i: int) -> Sample:
+        row: tuple[Any, ...] = marshal.loads(self._row(i))
         text, key_start, error, tar, offset, size = row + _OF_FILES[len(row) - 2 :]
         if tar < 0:
-            return Sample(text, self._labels[i], text[key_start:], error=error)
-        key = f"{Path(self._tars[tar]).name}/{text}"
-        return Sample(self._tars[tar], self._labels[i], key, offset, size, error)
+            return Sample(text, self.labels[i], text[key_start:], error=error)
+        return Sample(self._tars[tar], self.labels[i], f"{Path(self._tars[tar]).name}/{text}", offset, size, error)
 
     def __iter__(self) -> Iterator[Sample]:
-        return (self[i] for i in range(len(self)))
+        return map(self.__getitem__, range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -145,20 +119,10 @@ class Index:
     classes: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
 
-    @classmethod
-    def of_paths(cls, images: Iterable[str | os.PathLike[str]], videos: Iterable[str | os.PathLike[str]]) -> "Index":
-        """Files of their own, without labels."""
-        index = cls(Samples(), Samples())
-        for samples, paths in ((index.images, images), (index.videos, videos)):
-            for path in paths:
-                samples.append(os.fspath(path))
-        return index
-
     @property
     def class_count(self) -> int:
         """Number of classes: of their names, or the highest label + 1; 0 without labels."""
-        highest = max(int(self[modality].labels.max(initial=NO_LABEL)) for modality in MODALITIES)
-        return len(self.classes) or highest + 1
+        return len(self.classes) or 1 + max(max(self[modality].labels, default=NO_LABEL) for modality in MODALITIES)
 
     def __getitem__(self, modality: Modality) -> Samples:
         return self.images if modality == "image" else self.videos

@@ -9,7 +9,7 @@ import json
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from omnitok.data.lists import Entry, parse_label
 from omnitok.data.modality import Modality
@@ -18,31 +18,6 @@ from omnitok.files import require_regular
 from omnitok.limits import MAX_TEXT
 
 _LONGEST_READ = 2**24  # bytes that tarfile may ask for at once: a header can claim any length for its own fields
-
-
-@dataclass(frozen=True)
-class _Member:
-    """A member that holds an image or video.
-
-    Attributes:
-        key: its name up to the first dot of the last part: what WebDataset tells samples apart by.
-        stem: its name up to the last dot.
-    """
-
-    key: str
-    stem: str
-    name: str
-    modality: Modality
-    offset: int
-    size: int
-    error: str
-
-
-@dataclass
-class _Contents:
-    members: list[_Member] = field(default_factory=list)
-    labels: dict[str, int | str | None] = field(default_factory=dict)  # by stem
-    bad_labels: dict[str, str] = field(default_factory=dict)
 
 
 class _BoundedReader(io.BufferedReader):
@@ -67,27 +42,34 @@ def read_members(path: str, modality_of: Callable[[str], Modality | None]) -> It
     Raises:
         MediaError: no uncompressed tar; or several images share a key and nothing tells which one is meant.
     """
-    contents = _read_headers(path, modality_of)
-    left_out = _left_out(path, contents)
+    members, labels = _read_headers(path, modality_of)
+    left_out = _left_out(path, members, labels)
     if left_out:
         warnings.warn(
             f"{path}: {len(left_out)} images are left out, because the image of their sample stands beside them, such "
-            f"as {describe(left_out[0].name)}",
+            f"as {describe(left_out[0].path)}",
             stacklevel=2,
         )
     dropped = {member.offset for member in left_out}
-    for member in contents.members:
-        if member.offset in dropped:
-            continue
-        stem = member.stem if member.stem in contents.labels else member.key
-        error = member.error or contents.bad_labels.get(stem, "")
-        label = contents.labels.get(stem)
-        yield Entry(member.name, label, "", error, member.modality, member.offset, member.size)
+    for member in members:
+        if member.offset not in dropped:
+            key, stem = _key_and_stem(member.path)
+            if given := labels.get(stem) or labels.get(key):
+                member = replace(member, label=given.label, error=member.error or given.error)
+            yield member
 
 
-def _read_headers(path: str, modality_of: Callable[[str], Modality | None]) -> _Contents:
+def _key_and_stem(name: str) -> tuple[str, str]:
+    """A name up to the first dot of its last part, by which WebDataset tells samples apart, and up to the last dot."""
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.partition('.')[0]}", f"{folder}/{base.rpartition('.')[0]}"
+
+
+def _read_headers(path: str, modality_of: Callable[[str], Modality | None]) -> tuple[list[Entry], dict[str, Entry]]:
+    """The members that hold images and videos, and by their stems those that hold labels or should."""
     require_regular(path)
-    contents = _Contents()
+    members: list[Entry] = []
+    labels: dict[str, Entry] = {}
     with (
         reading(path, MediaError, "tar without compression"),
         _BoundedReader(open(path, "rb", buffering=0)) as file,
@@ -95,22 +77,21 @@ def _read_headers(path: str, modality_of: Callable[[str], Modality | None]) -> _
     ):
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-            folder, _, base = member.name.rpartition("/")
+            base, where = member.name.rpartition("/")[2], f"{path}/{member.name}"
             if not member.isreg() or base.startswith("."):
                 continue
-            key = f"{folder}/{base.partition('.')[0]}"
-            stem, _, suffix = base.rpartition(".")
-            stem = f"{folder}/{stem}"
             if (modality := modality_of(base)) is not None:
-                error = f"{path}/{member.name}: is stored with holes, which cannot be read" if member.issparse() else ""
-                found = _Member(key, stem, member.name, modality, member.offset_data, member.size, error)
-                contents.members.append(found)
-            elif suffix.lower() in ("cls", "json"):
-                _add_label(contents, tar, member, f"{path}/{member.name}", stem)
-    return contents
+                error = f"{where}: is stored with holes, which cannot be read" if member.issparse() else ""
+                found = Entry(member.name, None, "", error, modality, member.offset_data, member.size)
+                members.append(found)
+            elif base.lower().endswith((".cls", ".json")):
+                label = _read_label(tar, member, where)
+                if label.error or label.label is not None:
+                    labels[_key_and_stem(member.name)[1]] = label
+    return members, labels
 
 
-def _add_label(contents: _Contents, tar: tarfile.TarFile, member: tarfile.TarInfo, where: str, stem: str) -> None:
+def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> Entry:
     try:
         with reading(where, MediaError, "label"):
             MAX_TEXT.check(member.size, f"{where}: a label of {member.size} bytes", MediaError)
@@ -122,30 +103,27 @@ def _add_label(contents: _Contents, tar: tarfile.TarFile, member: tarfile.TarInf
                 value = row.get("label") if isinstance(row, dict) else None
             elif not text.strip():
                 raise MediaError(f"{where}: holds no integer label")
-            label = parse_label(value, where, names=False)
-            if label is not None:
-                contents.labels[stem] = label
+            return Entry(member.name, parse_label(value, where, names=False))
     except MediaError as error:
-        contents.labels[stem] = None
-        contents.bad_labels[stem] = str(error)
+        return Entry(member.name, error=str(error))
 
 
-def _left_out(path: str, contents: _Contents) -> list[_Member]:
+def _left_out(path: str, members: list[Entry], labels: dict[str, Entry]) -> list[Entry]:
     """Members that share a key with the image of their sample."""
-    by_key: dict[tuple[str, str], list[_Member]] = {}
-    for member in contents.members:
-        by_key.setdefault((member.key, member.modality), []).append(member)
+    by_key: dict[tuple[str, Modality | None], list[Entry]] = {}
+    for member in members:
+        by_key.setdefault((_key_and_stem(member.path)[0], member.modality), []).append(member)
     left_out = []
     for (key, modality), alike in by_key.items():
-        plain = [member for member in alike if member.stem == key]
-        others = [member for member in alike if member.stem != key]
-        own_names = len({member.stem for member in alike}) == len(alike)
-        if len(alike) == 1 or (own_names and all(member.stem in contents.labels for member in others)):
+        stems = [_key_and_stem(member.path)[1] for member in alike]
+        others = [stem for stem in stems if stem != key]
+        own_names = len(set(stems)) == len(stems)
+        if len(alike) == 1 or (own_names and all(stem in labels for stem in others)):
             continue
-        if len(plain) == 1:
-            left_out += others
-        elif not own_names or not all(m.stem[len(key) :].replace(".", "").isdecimal() for m in others):
-            names = describe(", ".join(member.name.rpartition("/")[2] for member in alike[:3]))
+        if len(others) == len(alike) - 1:
+            left_out += [member for member, stem in zip(alike, stems, strict=True) if stem != key]
+        elif not own_names or not all(stem[len(key) :].replace(".", "").isdecimal() for stem in others):
+            names = describe(", ".join(member.path.rpartition("/")[2] for member in alike[:3]))
             raise MediaError(
                 f"{path}: {len(alike)} {modality}s share the key {describe(key.rpartition('/')[2])!r} ({names}); a "
                 "sample has one, and its key is the name up to the first dot"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from omnitok.data.loader import Batch, check_share, load_batches
+from omnitok.data.loader import Batch, load_batches
 from omnitok.data.sampler import EpochOrder, Sampler
 from omnitok.data.samples import NO_LABEL
 from omnitok.data.shard_format import (
@@ -400,7 +400,8 @@ class TokenDataset(Dataset[Batch]):
         world_size: int = 1,
         labelled: bool = True,
     ) -> None:
-        check_share(rank, world_size)
+        if not 0 <= rank < world_size:
+            raise ValueError(f"the rank must lie in [0, {world_size}), found {rank}")
         self.shards, self.order, self.rank, self.world_size, self.labelled = shards, order, rank, world_size, labelled
         self._indices = {grid: shards.indices_of(grid) for grid in shards.grids}
         self._sizes = {grid: shards.record(int(indices[0])).size for grid, indices in self._indices.items()}
