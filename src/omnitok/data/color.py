@@ -55,7 +55,9 @@ def frame_to_rgb(frame: av.VideoFrame, width: int, height: int) -> torch.Tensor:
         threads=1,
     ).to_ndarray()
     if has_alpha:
-        return _over_white(converted)
+        pixels = torch.from_numpy(converted).to(torch.int32)  # (H, W, 4)
+        color, alpha = pixels[..., :3], pixels[..., 3:]
+        return ((color * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)  # over white
     if is_hdr:
         return _tone_map(converted, int(frame.color_trc))
     return torch.from_numpy(np.ascontiguousarray(converted))
@@ -83,12 +85,6 @@ def _tags(frame: av.VideoFrame) -> tuple[Colorspace, ColorRange]:
     if full_by_nature or int(frame.color_range) == ColorRange.JPEG:
         return matrix, ColorRange.JPEG
     return matrix, ColorRange.MPEG
-
-
-def _over_white(rgba: np.ndarray) -> torch.Tensor:
-    pixels = torch.from_numpy(rgba).to(torch.int32)  # (H, W, 4)
-    color, alpha = pixels[..., :3], pixels[..., 3:]
-    return ((color * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
 
 
 @functools.cache

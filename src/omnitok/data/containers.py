@@ -255,8 +255,8 @@ class VideoFile:
         if not self._may_restart:
             return self._has_index
         clock = Clock(self._longest_gap)
-        with open_container(self.path) as container, contextlib.suppress(av.error.FFmpegError):
-            for packet in container.demux(video_stream(self.path, container)):
+        with contextlib.suppress(av.error.FFmpegError):
+            for packet in _packets(self.path):
                 if packet.dts is not None:
                     clock.time(float(packet.dts * packet.time_base), 1 / self.fps)
         return not clock.jumps
@@ -264,20 +264,19 @@ class VideoFile:
     def time_of_frame(self, index: int) -> float | None:
         """Seconds from the first frame to the one shown as number `index`, by the packets' times; None if in doubt."""
         times = []
-        with open_container(self.path) as container, reading(self.path, MediaError, "video"):
-            stream = video_stream(self.path, container)
-            for packet in container.demux(stream):
+        with reading(self.path, MediaError, "video"):
+            for packet in _packets(self.path):
                 if packet.is_discard or (packet.pts is None and not packet.size):
                     continue
                 if packet.pts is None or packet.is_corrupt:
                     return None
-                times.append(packet.pts)
+                times.append(packet.pts * packet.time_base)
                 if len(times) > index + _REORDERING:
                     break
-            times.sort()
-            if len(times) <= index or len(set(times)) < len(times):
-                return None
-            return float(times[index] * stream.time_base) - self.origin
+        times.sort()
+        if len(times) <= index or len(set(times)) < len(times):
+            return None
+        return float(times[index]) - self.origin
 
     def _to_pixels(self, frame: av.VideoFrame) -> torch.Tensor:
         """A decoded frame as float32 (3, H, W) in [-1, 1], turned as it is displayed."""
@@ -336,6 +335,11 @@ class _DecodedFrames:
             yield self._repeats.pop(0), self._last
 
 
+def _packets(path: Path) -> Iterator[Any]:
+    with open_container(path) as container:
+        yield from container.demux(video_stream(path, container))
+
+
 def _decoder(stream: Any) -> Any:
     """The stream's own decoder, or one that knows of alpha where the container says that there is some."""
     context = stream.codec_context
@@ -355,21 +359,16 @@ def _average_rate(path: Path, container: Any, stream: Any) -> Fraction:
     if guessed and _is(container, _RAW_FORMATS):
         return Fraction(guessed)  # the average is FFmpeg's default
     agree = average and guessed and Fraction(1, 2) <= average / guessed <= 2
-    rates = (average if agree else None, None if agree else _measured_rate(path, stream), average, guessed, 25)
+    rates = (average if agree else None, None if agree else _measured_rate(path), average, guessed, 25)
     return Fraction(next(rate for rate in rates if rate and 1 / _LONGEST_GAP <= rate <= _HIGHEST_RATE))
 
 
-def _measured_rate(path: Path, stream: Any) -> Fraction | None:
-    times = []
-    with open_container(path) as container, contextlib.suppress(av.error.FFmpegError):
-        for packet in container.demux(container.streams[stream.index]):
-            if packet.pts is not None:
-                times.append(packet.pts)
-            if len(times) >= _PROBED_PACKETS:
-                break
-    if len(times) < 2 or max(times) == min(times):
-        return None
-    return (len(times) - 1) / (Fraction(max(times) - min(times)) * stream.time_base)
+def _measured_rate(path: Path) -> Fraction | None:
+    times: list[Fraction] = []
+    with contextlib.suppress(av.error.FFmpegError):
+        stamped = (packet.pts * packet.time_base for packet in _packets(path) if packet.pts is not None)
+        times.extend(itertools.islice(stamped, _PROBED_PACKETS))
+    return (len(times) - 1) / (max(times) - min(times)) if len(set(times)) > 1 else None
 
 
 def _stated_duration(container: Any, stream: Any, rate: Fraction) -> float | None:

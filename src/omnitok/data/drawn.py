@@ -50,18 +50,15 @@ def _gradient(rng: Random, side: int) -> Image.Image:
 
 def _text(rng: Random, side: int) -> Image.Image:
     """Lines of letters, dark on light or light on dark."""
-    back, front = _contrast(rng)
-    image = Image.new("RGB", (side, side), back)
-    _write(rng, ImageDraw.Draw(image), (0, 0, side, side), front, int(np.exp(rng.uniform(np.log(9), np.log(40)))))
+    image, draw, front = _canvas(rng, side)
+    _write(rng, draw, (0, 0, side, side), front, int(np.exp(rng.uniform(np.log(9), np.log(40)))))
     return image
 
 
 def _sign(rng: Random, side: int) -> Image.Image:
     """Few large letters, some of them bold."""
-    back, front = _contrast(rng)
-    image = Image.new("RGB", (side, side), back)
+    image, draw, front = _canvas(rng, side)
     size = int(rng.integers(side // 6 + 8, side // 2 + 9))
-    draw = ImageDraw.Draw(image)
     for row in range(-int(rng.integers(size)), side, size + size // 5):
         left = -int(rng.integers(size))
         draw.text((left, row), _word(rng, 8), front, _font(size), stroke_width=int(rng.integers(3)))
@@ -90,9 +87,7 @@ def _screen(rng: Random, side: int) -> Image.Image:
 
 def _lines(rng: Random, side: int) -> Image.Image:
     """Line art: strokes, circles, polygons and curves of 1 to 8 pixels."""
-    back, front = _contrast(rng)
-    image = Image.new("RGB", (side, side), back)
-    draw = ImageDraw.Draw(image)
+    image, draw, front = _canvas(rng, side)
     for _ in range(rng.integers(4, 24)):
         width = int(np.exp(rng.uniform(0, np.log(8))))
         ink = front if rng.random() < 0.7 else _colour(rng)
@@ -158,9 +153,7 @@ def _modules(rng: Random, side: int, cell: int | None = None) -> Image.Image:
 
 def _chart(rng: Random, side: int) -> Image.Image:
     """Axes, a grid, bars or curves, labels."""
-    back, front = _contrast(rng)
-    image = Image.new("RGB", (side, side), back)
-    draw = ImageDraw.Draw(image)
+    image, draw, front = _canvas(rng, side)
     step = int(rng.integers(12, 40))
     for i in range(step, side, step):
         draw.line((step, i, side, i), _gray(rng, 100, 180))
@@ -239,23 +232,22 @@ class DrawnSample:
 
 def drawn_set() -> list[DrawnSample]:
     """The evaluation set: 116 images of 256 x 256 pixels, always the same."""
-    side = 256
+    side, samples = 256, list[DrawnSample]()
 
     def rng(*key: int) -> Random:
         return np.random.default_rng((2026, *key))
 
-    samples = []
+    def add(name: str, image: Image.Image, fine: bool = False) -> None:
+        samples.append(DrawnSample(name, _to_pixels(image), fine))
+
     grays = [(v, v, v) for v in (0, 64, 128, 192, 255)]
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255), (150, 90, 40)]
     for colour in grays + colours:
-        samples.append(
-            DrawnSample("flat-" + "-".join(map(str, colour)), _to_pixels(Image.new("RGB", (side,) * 2, colour)))
-        )
+        add("flat-" + "-".join(map(str, colour)), Image.new("RGB", (side, side), colour))
     for number, (name, (_, draw)) in enumerate(_KINDS.items()):
         if name in ("text", "sign", "screen", "lines", "gradient", "shapes", "chart", "noise"):
-            for i in range(4):
-                fine = name == "noise" or (name, i) == ("text", 3)  # letters of 12 pixels
-                samples.append(DrawnSample(f"{name}-{i}", _to_pixels(draw(rng(1, number, i), side)), fine))
+            for i in range(4):  # the last text has letters of 12 pixels
+                add(f"{name}-{i}", draw(rng(1, number, i), side), name == "noise" or (name, i) == ("text", 3))
     black, white = (0, 0, 0), (255, 255, 255)
     pairs = {
         "white-on-black": (black, white),
@@ -266,20 +258,18 @@ def drawn_set() -> list[DrawnSample]:
         for size in (10, 12, 16, 20, 28, 40, 64):
             image = Image.new("RGB", (side, side), back)
             _write(rng(2, number, size), ImageDraw.Draw(image), (0, 0, side, side), front, size)
-            samples.append(DrawnSample(f"text-{size}px-{name}", _to_pixels(image), size <= 12))
+            add(f"text-{size}px-{name}", image, size <= 12)
     for cell in (1, 2, 3, 4, 5, 7, 8, 11, 16, 24, 32):
         y, x = np.mgrid[:side, :side] // cell
         for name, mask in (("checks", (y + x) % 2), ("columns", x % 2), ("rows", y % 2)):
-            samples.append(DrawnSample(f"{name}-{cell}px", _to_pixels(_blend(mask, black, white)), cell <= 4))
+            add(f"{name}-{cell}px", _blend(mask, black, white), cell <= 4)
+    y, x = np.mgrid[:side, :side]
     for angle in (15, 45, 70):
         for width in (3, 6, 12):
-            y, x = np.mgrid[:side, :side]
             phase = (np.cos(np.radians(angle)) * x + np.sin(np.radians(angle)) * y + 1e-3) / (2 * width) % 1
-            samples.append(
-                DrawnSample(f"stripes-{width}px-{angle}", _to_pixels(_blend(phase < 0.5, black, white)), width <= 4)
-            )
+            add(f"stripes-{width}px-{angle}", _blend(phase < 0.5, black, white), width <= 4)
     for cell in (3, 4, 6, 8, 12):
-        samples.append(DrawnSample(f"modules-{cell}px", _to_pixels(_modules(rng(3, cell), side, cell)), cell <= 4))
+        add(f"modules-{cell}px", _modules(rng(3, cell), side, cell), cell <= 4)
     return samples
 
 
@@ -312,6 +302,13 @@ def _contrast(rng: Random) -> tuple[Colour, Colour]:
     pair = [(0, 0, 0), (255, 255, 255)] if rng.random() < 0.5 else [_colour(rng), _colour(rng)]
     back, front = pair if rng.random() < 0.5 else pair[::-1]
     return back, front
+
+
+def _canvas(rng: Random, side: int) -> tuple[Image.Image, ImageDraw.ImageDraw, Colour]:
+    """An image of a background, what draws on it, and the foreground's colour."""
+    back, front = _contrast(rng)
+    image = Image.new("RGB", (side, side), back)
+    return image, ImageDraw.Draw(image), front
 
 
 def _blend(share: np.ndarray, zero: Colour, one: Colour) -> Image.Image:

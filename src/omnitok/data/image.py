@@ -50,7 +50,7 @@ _TIMED_FRAMES, _TIMED_PIXELS = 240, 2**28  # of an animation, of which its rate 
 # then mirrored, that lead from shown to stored places.
 _ORIENTATION_TAG, _PHOTOMETRIC_TAG = 0x0112, 262
 _Turn = tuple[Image.Transpose | None, bool, bool, bool]
-_UPRIGHT: _Turn = (None, False, False, False)
+UPRIGHT: _Turn = (None, False, False, False)
 _TURNS: dict[int, _Turn] = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT, False, False, True),
     3: (Image.Transpose.ROTATE_180, False, True, True),
@@ -91,6 +91,17 @@ def open_image(path: Path) -> Image.Image | None:
             return None
         finally:
             Image.MAX_IMAGE_PIXELS = bound
+
+
+def require_image(path: Path) -> Image.Image:
+    """The file opened by Pillow.
+
+    Raises:
+        MediaError: a damaged header, or a format that Pillow does not know.
+    """
+    if (image := open_image(path)) is None:
+        raise MediaError(f"{path}: not an image in a format that Pillow reads")
+    return image
 
 
 @functools.cache
@@ -145,10 +156,8 @@ class ImageReader:
         self.width, self.height = (height, width) if self._turn[1] else (width, height)
 
     def _open(self) -> None:
-        image = open_image(self.path)
-        if image is None:
-            raise MediaError(f"{self.path}: not an image in a format that Pillow reads")
-        self._image, self._stored_width = image, image.width
+        self._image = require_image(self.path)
+        self._stored_width = self._image.width
 
     def __enter__(self) -> "ImageReader":
         return self
@@ -204,13 +213,9 @@ class ImageReader:
         across = max(1, (outer[2] - outer[0]) // (2 * width))
         down = max(1, (outer[3] - outer[1]) // (2 * height))
         reduced = self._reduce(outer, across, down)
-        inner = (
-            (left - outer[0]) / across,
-            (top - outer[1]) / down,
-            min((right - outer[0]) / across, reduced.width),
-            min((bottom - outer[1]) / down, reduced.height),
-        )
-        resized = reduced.resize((width, height), Image.Resampling.BICUBIC, box=inner)
+        x, y = (left - outer[0]) / across, (top - outer[1]) / down
+        edges = min((right - outer[0]) / across, reduced.width), min((bottom - outer[1]) / down, reduced.height)
+        resized = reduced.resize((width, height), Image.Resampling.BICUBIC, box=(x, y, *edges))
         return resized if method is None else resized.transpose(method)
 
     def _draft(self, scale: int) -> None:
@@ -262,12 +267,12 @@ def _orientation(image: Image.Image) -> _Turn:
     if image.format == "PNG":
         image.load()  # EXIF may come after the pixels
     try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1), _UPRIGHT)
+        return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1), UPRIGHT)
     except Exception:  # damaged EXIF does not make the pixels unreadable
-        return _UPRIGHT
+        return UPRIGHT
 
 
-def decode_image(path: Path, image: Image.Image, turn: _Turn | None = None) -> torch.Tensor:
+def decode_image(path: str | os.PathLike[str], image: Image.Image, turn: _Turn | None = None) -> torch.Tensor:
     """The current frame of an opened image as float32 (3, H, W) in [-1, 1]."""
     with reading(path, MediaError, "image"):
         image.load()
@@ -282,7 +287,7 @@ def _is_white_zero(image: Image.Image) -> bool:
     return image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == 0
 
 
-def _to_rgb(path: Path, image: Image.Image, white_is_zero: bool) -> Image.Image | torch.Tensor:
+def _to_rgb(path: str | os.PathLike[str], image: Image.Image, white_is_zero: bool) -> Image.Image | torch.Tensor:
     """As RGB, or, where gray has more than 8 bits, as float32 (3, H, W) in [-1, 1]."""
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_gray(path, image, white_is_zero)
@@ -295,7 +300,7 @@ def _to_rgb(path: Path, image: Image.Image, white_is_zero: bool) -> Image.Image 
     return image.convert("RGB")
 
 
-def _deep_gray(path: Path, image: Image.Image, white_is_zero: bool) -> torch.Tensor:
+def _deep_gray(path: str | os.PathLike[str], image: Image.Image, white_is_zero: bool) -> torch.Tensor:
     """Gray of more than 8 bits; Pillow's own conversion to RGB clips it at 255."""
     gray = torch.from_numpy(np.array(image).astype(np.float32))  # (H, W)
     low, high = gray.min().item(), gray.max().item()
@@ -431,10 +436,7 @@ class AnimatedImage:
 
     def decode(self, start: float) -> Iterator[TimedFrame]:
         """Every frame that does not end before `start` seconds."""
-        image = open_image(self.path)
-        if image is None:
-            raise MediaError(f"{self.path}: not an image in a format that Pillow reads")
-        with image:
+        with require_image(self.path) as image:
             time = 0.0
             for frame in self._frames(image):
                 with reading(self.path, MediaError, "animation"):

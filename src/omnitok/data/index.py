@@ -89,8 +89,8 @@ def build_index(
     if not every:
         raise MediaError("no path is given to look for images and videos in")
     builder = _Builder(labels if labels != "auto" or all(map(is_folder, every)) else "none")
-    builder.seen = {wanted: set() for wanted, group in groups if len(group) > 1}
     for wanted, group in groups:
+        builder.seen = set() if len(group) > 1 else None
         for path in group:
             if is_folder(path):
                 _add_folder(builder, path, wanted)
@@ -107,18 +107,18 @@ class _Builder:
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
-        self.seen: dict[Sequence[Modality], set[str]] = {}
+        self.seen: set[str] | None = None  # of those that several paths may lead to
         self.samples: dict[Modality, Samples] = {modality: Samples() for modality in MODALITIES}
         self._classes, self._sources = dict[str, int](), dict[str, int]()
         self._numbered = ""  # where the first label came as a number
         self._named = ""  # or as a name
 
-    def is_new(self, path: str, wanted: Sequence[Modality]) -> bool:
+    def is_new(self, path: str) -> bool:
         """Whether this file has not been reached before by another path that was given for the same modalities."""
-        if (seen := self.seen.get(wanted)) is None:
+        if self.seen is None:
             return True
-        known = path in seen
-        seen.add(path)
+        known = path in self.seen
+        self.seen.add(path)
         return not known
 
     def source(self, name: str) -> int:
@@ -185,7 +185,7 @@ def _add_folder(builder: _Builder, folder: str, wanted: Sequence[Modality]) -> N
     sources = _sources_beside(folder)
     level = int({file[key_start:].partition(os.sep)[0].casefold() for file in found} <= _MODALITY_FOLDERS)
     for file, modality in found.items():
-        if modality is None or not builder.is_new(file, wanted):
+        if modality is None or not builder.is_new(file):
             continue
         *folders, _ = file[key_start:].split(os.sep)
         name = folders[level] if builder.labels != "none" and len(folders) > level else None
@@ -226,7 +226,7 @@ def _add_file(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
     elif (modality := modality_of(name, wanted)) is not None:
         if not url_of(path) and suffix != FRAMES_SUFFIX:
             require_regular(path)
-        if builder.is_new(path, wanted):
+        if builder.is_new(path):
             builder.samples[modality].append(path, len(path) - len(os.path.basename(path)))
     else:
         raise MediaError(
@@ -250,7 +250,7 @@ def _add_list(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
             probed.append(file)
         if len(wanted) > 1:
             modality = modality_of(file) or "image"
-        if builder.is_new(file, wanted):
+        if builder.is_new(file):
             label, source = builder.label(entry.label, path), builder.source(entry.source)
             builder.samples[modality].append(file, len(base) if file.startswith(base) else 0, label, source)
     if not probed:
@@ -264,7 +264,7 @@ def _add_list(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
 
 def _add_tar(builder: _Builder, path: str, wanted: Sequence[Modality], missing: Sequence[Modality]) -> None:
     """Add the members of the modalities that are `missing`; where several are wanted, there may be none."""
-    if not builder.is_new(path, wanted):
+    if not builder.is_new(path):
         return
     is_empty = True
     for entry in _usable(read_members(str(localize(path)), partial(modality_of, wanted=missing))):

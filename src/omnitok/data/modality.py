@@ -7,9 +7,8 @@ from typing import Literal
 
 from omnitok.data.containers import VideoFile
 from omnitok.data.frame_folder import FrameFolder
-from omnitok.data.image import IMAGE_SUFFIXES, is_animated, open_image, require_file
+from omnitok.data.image import IMAGE_SUFFIXES, is_animated, open_image, require_file, require_image
 from omnitok.data.video_reader import VIDEO_SUFFIXES
-from omnitok.errors import MediaError
 
 Modality = Literal["image", "video"]
 MODALITIES: tuple[Modality, ...] = ("image", "video")
@@ -37,11 +36,9 @@ def detect_modality(path: str | os.PathLike[str]) -> Modality:
     path = require_file(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return "video"
-    image = open_image(path)
+    image = require_image(path) if path.suffix.lower() in IMAGE_SUFFIXES else open_image(path)
     if image is not None:
         with image:
             return "video" if is_animated(path, image) else "image"
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        raise MediaError(f"{path}: not an image in a format that Pillow reads")
     VideoFile(path)
     return "video"

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from omnitok.data.image import read_image
+from omnitok.data.image import UPRIGHT, decode_image, from_uint8, read_image, to_uint8
 from omnitok.data.modality import detect_modality
 from omnitok.data.video_reader import read_video
 
@@ -36,7 +36,7 @@ def to_pixels(source: Source) -> Tensor:
     sizes = {image.size for image in images}
     if len(sizes) != 1:
         raise ValueError(f"a batch needs images of one size, found {len(sizes)} sizes")
-    return torch.cat([_from_array(np.asarray(_opaque(image))) for image in images])
+    return torch.stack([decode_image("a PIL image", image, UPRIGHT) for image in images])
 
 
 def to_pil(pixels: Tensor) -> list[Image.Image]:
@@ -50,8 +50,7 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
         pixels = pixels.transpose(0, 1)  # a video's frames
     if pixels.ndim != 4 or pixels.shape[1] != 3:
         raise ValueError(f"pixels must be (3, H, W), (b, 3, H, W) or (3, T, H, W), found {tuple(pixels.shape)}")
-    levels = ((pixels.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return [Image.fromarray(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()]
+    return [Image.fromarray(to_uint8(image)) for image in pixels]
 
 
 def _from_array(array: np.ndarray) -> Tensor:
@@ -60,13 +59,5 @@ def _from_array(array: np.ndarray) -> Tensor:
     array = np.repeat(array[..., None], 3, axis=-1) if array.ndim == 2 else array
     if array.ndim not in (3, 4) or array.shape[-1] != 3:
         raise ValueError(f"an array of pixels must be (H, W), (H, W, 3) or (T, H, W, 3), found {array.shape}")
-    pixels = torch.from_numpy(array.copy()).float() / 127.5 - 1
-    return pixels.permute(2, 0, 1)[None] if array.ndim == 3 else pixels.permute(3, 0, 1, 2)[None]
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """Transparency over white, as `read_image` has it."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    pixels = torch.stack([from_uint8(torch.from_numpy(image.copy())) for image in array.reshape(-1, *array.shape[-3:])])
+    return pixels if array.ndim == 3 else pixels.transpose(0, 1)[None]

@@ -214,15 +214,12 @@ def write_index(folder: Path, format: TokenFormat, reports: Sequence[ShardReport
 
 
 def _pack_records(records: Sequence[TokenRecord]) -> tuple[np.ndarray, bytes]:
-    items = np.zeros(len(records), dtype=ITEM_DTYPE)
-    keys = bytearray()
-    for row, record in zip(items, records, strict=True):
-        keys += record.key.encode(*ENCODING)
-        row["label"], row["view"], row["start"] = record.label, record.view, record.start
-        row["fps"] = np.nan if record.fps is None else record.fps
-        row["size"], row["source"], row["crop"] = record.size, record.source_size, record.crop
-        row["flip"], row["key_end"] = record.flip, len(keys)
-    return items, bytes(keys)
+    keys, rows = bytearray(), []
+    for r in records:
+        keys += r.key.encode(*ENCODING)
+        fps = np.nan if r.fps is None else r.fps
+        rows.append((r.label, r.view, r.start, fps, r.size, r.source_size, r.crop, r.flip, len(keys)))
+    return np.array(rows, dtype=ITEM_DTYPE), bytes(keys)
 
 
 def _stamp(path: Path) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def compact_codes(codes: Tensor, codebook_size: int) -> Tensor:
 
 
 class TokenFile:
-    """An open token file whose header and shape were checked; made by `open_tokens`.
+    """An open token file, whose header and shape are checked; made by `open_tokens`.
 
     Attributes:
         path, header: of the file.
@@ -110,11 +110,41 @@ class TokenFile:
         durations: seconds that each frame is shown; None where all are shown alike, 1 / fps.
     """
 
-    def __init__(
-        self, path: Path, header: TokenHeader, tensor: Any, durations: list[float] | None, is_codes: bool, sound: Any
-    ) -> None:
-        self.path, self.header, self.durations, self.is_codes = path, header, durations, is_codes
-        self._tensor, self._sound = tensor, sound
+    def __init__(self, path: Path, handle: Any) -> None:
+        self.path = path
+        metadata, names = handle.metadata() or {}, set(handle.keys())
+        (name, *more) = sorted(names - {"durations", "sound"}) or [""]
+        if metadata.pop("format", None) != FORMAT or name not in ("codes", "latents") or more:
+            listed = describe(", ".join(sorted(names))) or "nothing"
+            raise CheckpointError(
+                f"{path}: a safetensors file, but not tokens that `omnitok encode` wrote (it holds {listed})"
+            )
+        version = metadata.pop("version", None)
+        if version != VERSION:
+            raise CheckpointError(f"{path}: token format version {describe(version)}; this omnitok reads {VERSION}")
+        try:
+            self.header = header = TokenHeader(**metadata)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: its metadata makes no sense: {error}") from error
+        self._tensor, self.is_codes = handle.get_slice(name), name == "codes"
+        accepted = ("I16", "I32", "I64") if self.is_codes else ("F16", "BF16", "F32")
+        rank = (2 if self.is_codes else 3) + (header.kind == "video")
+        if self._tensor.get_dtype() not in accepted or len(self.shape) != rank:
+            raise CheckpointError(
+                f"{path}: {name} of one {header.kind} must be {' or '.join(accepted)} of rank {rank}, found "
+                f"{self._tensor.get_dtype()} of rank {len(self.shape)}"
+            )
+        self.durations: list[float] | None = None
+        if "durations" in names:
+            seconds = handle.get_slice("durations")
+            if seconds.get_dtype() != "F64" or seconds.get_shape() != [header.frames]:
+                raise CheckpointError(f"{path}: durations must be F64 of {header.frames} frames")
+            self.durations = seconds[:].tolist()
+            if not all(0 <= duration <= 1e6 for duration in self.durations):
+                raise CheckpointError(f"{path}: durations must lie between 0 and 1000000 seconds")
+        self._sound = sound = handle.get_slice("sound") if "sound" in names else None
+        if sound is not None and (sound.get_dtype() != "U8" or len(sound.get_shape()) != 1 or header.kind != "video"):
+            raise CheckpointError(f"{path}: sound must be U8 of rank 1, of a video")
 
     @contextmanager
     def sound(self) -> Iterator[Path | None]:
@@ -165,7 +195,7 @@ def open_tokens(path: str | os.PathLike[str]) -> Iterator[TokenFile]:
             handle = safe_open(name, framework="pt")
         with handle:
             with reading(path, CheckpointError, "token file"):
-                file = _read_header(path, handle)
+                file = TokenFile(path, handle)
             yield file
 
 
@@ -181,40 +211,3 @@ def _utf8_name(path: Path) -> Iterator[Path]:
             yield link
     else:
         yield path
-
-
-def _read_header(path: Path, handle: Any) -> TokenFile:
-    metadata, names = handle.metadata() or {}, set(handle.keys())
-    (name, *more) = sorted(names - {"durations", "sound"}) or [""]
-    if metadata.pop("format", None) != FORMAT or name not in ("codes", "latents") or more:
-        listed = describe(", ".join(sorted(names))) or "nothing"
-        raise CheckpointError(
-            f"{path}: a safetensors file, but not tokens that `omnitok encode` wrote (it holds {listed})"
-        )
-    version = metadata.pop("version", None)
-    if version != VERSION:
-        raise CheckpointError(f"{path}: token format version {describe(version)}; this omnitok reads {VERSION}")
-    try:
-        header = TokenHeader(**metadata)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its metadata makes no sense: {error}") from error
-    tensor, is_codes = handle.get_slice(name), name == "codes"
-    accepted = ("I16", "I32", "I64") if is_codes else ("F16", "BF16", "F32")
-    rank = (2 if is_codes else 3) + (header.kind == "video")
-    if tensor.get_dtype() not in accepted or len(tensor.get_shape()) != rank:
-        found = f"{tensor.get_dtype()} of rank {len(tensor.get_shape())}"
-        raise CheckpointError(
-            f"{path}: {name} of one {header.kind} must be {' or '.join(accepted)} of rank {rank}, found {found}"
-        )
-    durations = None
-    if "durations" in names:
-        seconds = handle.get_slice("durations")
-        if seconds.get_dtype() != "F64" or seconds.get_shape() != [header.frames]:
-            raise CheckpointError(f"{path}: durations must be F64 of {header.frames} frames")
-        durations = seconds[:].tolist()
-        if not all(0 <= duration <= 1e6 for duration in durations):
-            raise CheckpointError(f"{path}: durations must lie between 0 and 1000000 seconds")
-    sound = handle.get_slice("sound") if "sound" in names else None
-    if sound is not None and (sound.get_dtype() != "U8" or len(sound.get_shape()) != 1 or header.kind != "video"):
-        raise CheckpointError(f"{path}: sound must be U8 of rank 1, of a video")
-    return TokenFile(path, header, tensor, durations, is_codes, sound)

@@ -37,16 +37,14 @@ def choose_crop(
         rng: needed by "random_resized_crop".
 
     Raises:
-        ValueError: another policy, or no generator where one is needed.
+        ValueError: no generator where one is needed.
     """
     if policy == "squash":
         return 0, 0, height, width
     if policy == "center_crop":
         return center_square(height, width)
-    if policy != "random_resized_crop":
-        raise ValueError(f"policy must be 'squash', 'center_crop' or 'random_resized_crop', found {policy!r}")
     if rng is None:
-        raise ValueError("random_resized_crop needs a random generator")
+        raise ValueError(f"{policy} needs a random generator")
     return random_square(height, width, resolution, rng)
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -110,25 +110,25 @@ class VideoWriter:
         self._target: _ImageFolder | _Animation | _EncodedVideo | None = None
 
     def __enter__(self) -> "VideoWriter":
-        try:
-            self._target = self._open()
-        except BaseException as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
-            if isinstance(error, _WRITE_ERRORS):
-                raise self._failed(error) from error
-            raise
+        with self._writing(), contextlib.ExitStack() as stack:
+            self._target = self._open(stack)
+            self._stack = stack.pop_all()
         return self
 
-    def _open(self) -> "_ImageFolder | _Animation | _EncodedVideo":
+    def _open(self, stack: contextlib.ExitStack) -> "_ImageFolder | _Animation | _EncodedVideo":
         sound = self._sound if self._sound is not None and self._sound.fits(self.path) else None
         if self._is_folder:
-            return _ImageFolder(self.path, self._stack)
+            return _ImageFolder(self.path, stack)
         if self.path.suffix.lower() in _ANIMATIONS:
-            return _Animation(self.path, self._stack)
-        return _EncodedVideo(self.path, self._rate, (self.width, self.height), sound, self._stack)
+            return _Animation(self.path, stack)
+        return _EncodedVideo(self.path, self._rate, (self.width, self.height), sound, stack)
 
-    def _failed(self, error: BaseException) -> MediaError:
-        return MediaError(f"{self.path}: cannot be written ({error})")
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except _WRITE_ERRORS as error:
+            raise MediaError(f"{self.path}: cannot be written ({error})") from error
 
     def write(self, frames: torch.Tensor, durations: Sequence[float] | None = None) -> None:
         """Append frames (3, n, H, W), float in [-1, 1], clamped and rounded to 8 bits; n may be 0.
@@ -150,13 +150,11 @@ class VideoWriter:
         if not all(0 <= duration <= _LONGEST_SHOWN for duration in durations):
             wanted = f"durations must be seconds from 0 to {_LONGEST_SHOWN}"
             raise ValueError(f"{wanted}, got {min(durations):g} to {max(durations):g}")
-        try:
+        with self._writing():
             for frame, duration in zip(frames.unbind(1), durations, strict=True):
                 self._target.add(to_uint8(frame), self._stop, self._stop + duration)
                 self._stop += duration
                 self.frames_written += 1
-        except _WRITE_ERRORS as error:
-            raise self._failed(error) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -165,13 +163,10 @@ class VideoWriter:
         if error is not None or target is None:
             self._stack.__exit__(kind, error, trace)
             return
-        try:
-            with self._stack:
-                if self.frames_written == 0:
-                    raise MediaError(f"{self.path}: no frames were written, so there is no video")
-                target.finish(self._stop)
-        except _WRITE_ERRORS as failure:
-            raise self._failed(failure) from failure
+        with self._writing(), self._stack:
+            if self.frames_written == 0:
+                raise MediaError(f"{self.path}: no frames were written, so there is no video")
+            target.finish(self._stop)
 
 
 def write_video(

@@ -20,6 +20,7 @@ from omnitok.errors import CheckpointError
 from omnitok.metrics.frame_quality import FrameQuality
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization.coding import (
+    VideoEncoder,
     bits_per_pixel,
     decode,
     decode_video,
@@ -157,8 +158,11 @@ def encode_file(
         with VideoReader(source, fps=fps) as reader:
             height, width, rate = reader.height, reader.width, reader.fps
             tile = _tile_of(tile, height, width)
-            chunks = _counted(reader.chunks(frames_at_once(tokenizer.config, height, width, tile)), reader, progress)
-            parts = [stored(piece.cpu()) for piece in encode_video(tokenizer, chunks, tile)]
+            encoder, parts = VideoEncoder(tokenizer, tile), []
+            for chunk in reader.chunks(frames_at_once(tokenizer.config, height, width, tile)):
+                parts += [stored(piece.cpu()) for piece in encoder.push(chunk)]
+                progress(chunk.shape[1], reader.frame_count)
+            parts += [stored(piece.cpu()) for piece in encoder.finish()]
             tokens = torch.cat(parts, dim=time_axis(parts[0]))[0]
             frames = len(reader.durations)
             sound = copy_sound(source) if reader.has_audio else None
@@ -257,12 +261,6 @@ class _HeldFrames:
     def take(self, n: int) -> Tensor:
         """The next n frames (3, n, H, W), or as many as were let through."""
         return torch.stack([self._held.popleft() for _ in range(min(n, len(self._held)))], dim=1)
-
-
-def _counted(pieces: Iterable[Tensor], reader: VideoReader, progress: Progress) -> Iterator[Tensor]:
-    for piece in pieces:
-        progress(piece.shape[1], reader.frame_count)
-        yield piece
 
 
 def _coded(
