@@ -48,6 +48,7 @@ def test_transparency_is_over_white_and_grey_is_taken() -> None:
     assert torch.equal(to_pixels(Image.new("RGBA", (2, 2), (0, 0, 0, 0))), torch.ones(1, 3, 2, 2))
     assert to_pixels(np.zeros((4, 5), dtype=np.uint8)).shape == (1, 3, 4, 5)
     assert to_pixels(Image.new("L", (5, 4))).shape == (1, 3, 4, 5)
+    assert torch.equal(to_pixels(Image.new("I;16", (2, 2), 65535)), torch.ones(1, 3, 2, 2))  # scaled, not cut off
 
 
 def test_what_is_no_image_is_said(tok: OmniTokenizer, tmp_path: Path) -> None:

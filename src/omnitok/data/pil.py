@@ -23,7 +23,7 @@ def to_pixels(source: Source) -> Tensor:
             a video, (T, H, W, 3); a tensor of pixels as `encode` takes it, or without the batch: (3, H, W).
 
     Raises:
-        MediaError: a file that cannot be read.
+        MediaError: a file that cannot be read, or an image of floats or integers out of range.
         ValueError: an array that holds no bytes or has another shape, images of several sizes, or none.
     """
     if isinstance(source, Tensor):
