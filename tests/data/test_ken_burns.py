@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.collections import index_of
+from helpers.collections import index_of, pixels_of
 from omnitok.data import read_image, write_image, write_video
+from omnitok.data.config import DataConfig
 from omnitok.data.ken_burns import _windows, ken_burns
-from omnitok.data.loader import PixelDataset
-from omnitok.data.sampler import Sampler
-from omnitok.data.video_reader import WindowSampling
 from omnitok.errors import MediaError
 
 
@@ -63,11 +61,16 @@ def test_a_share_of_the_clips_is_made_from_pictures(ramp: Path, tmp_path: Path) 
     write_video(tmp_path / "grey.mp4", torch.zeros(3, 6, 40, 40), fps=10)
 
     def batches(pictures: list[Path], share: float) -> tuple[torch.Tensor, list[tuple[str, str]]]:
-        sampler = Sampler(len(pictures), 1, 1, 16, (32,), seed=0)
-        index = index_of(pictures, [tmp_path / "grey.mp4"])
-        policies = ("center_crop", "center_crop")
-        dataset = PixelDataset(index, sampler, WindowSampling(5), *policies, False, ken_burns_share=share)
-        batch = dataset[1]
+        config = DataConfig(
+            frames=5,
+            resolutions=(32,),
+            image_batch=1,
+            video_batch=16,
+            video_policy="center_crop",
+            flip=False,
+            ken_burns=share,
+        )
+        batch = pixels_of(index_of(pictures, [tmp_path / "grey.mp4"]), config, seed=0)[1]
         return (batch.inputs.std(dim=(1, 2, 3, 4)) > 0.1).sum(), batch.failures
 
     assert batches([ramp], 0.0)[0] == 0

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.collections import index_of
+from helpers.collections import index_of, pixels_of
 from omnitok.data import read_video, write_image, write_video
+from omnitok.data.config import DataConfig
 from omnitok.data.index import build_index
 from omnitok.data.loader import MAX_REPLACEMENTS, Batch, FailureCounter, PixelDataset, load_batches, load_training_video
-from omnitok.data.sampler import Sampler
 from omnitok.data.samples import Index
 from omnitok.data.video_reader import WindowSampling, read_window
 from omnitok.errors import MediaError, OmnitokError
@@ -49,9 +49,14 @@ def counting_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(media: Path, rank: int = 0, world_size: int = 1, **changes: object) -> PixelDataset:
     images = build_index(media / "img", labels="folders")
     index = Index(images.images, build_index(videos=media / "vid").videos, images.classes)
-    sampler = Sampler(len(index.images), len(index.videos), 4, 2, (16, 24), seed=5)
-    policies = ("random_resized_crop", "random_resized_crop")
-    return PixelDataset(index, sampler, WindowSampling(5), *policies, True, rank, world_size)
+    config = DataConfig(frames=5, image_batch=4, video_batch=2, resolutions=(16, 24))
+    return pixels_of(index, config, 5, rank, world_size)
+
+
+def squashed(**changes: int) -> DataConfig:
+    return DataConfig(
+        **{"frames": 5, "resolutions": (16,), **changes}, image_policy="squash", video_policy="squash", flip=False
+    )
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -105,7 +110,7 @@ def test_any_number_of_processes_shares_the_same_batch(media: Path) -> None:
 
 def test_plain_paths_do(media: Path) -> None:
     paths = sorted((media / "img").rglob("*.png"))
-    plain = PixelDataset(index_of(paths), Sampler(7, 0, 4, 1, (16,), 5), WindowSampling(5), "squash", "squash", False)
+    plain = pixels_of(index_of(paths), squashed(image_batch=4), 5)
     assert plain[0].inputs.shape == (4, 3, 16, 16)
 
 
@@ -130,8 +135,7 @@ def test_bad_files_are_replaced_counted_and_named(media: Path, tmp_path: Path) -
 def test_no_black_frames_where_a_clip_is_too_short(media: Path, tmp_path: Path) -> None:
     shutil.copytree(media / "vid", tmp_path / "vid")
     videos = build_index(videos=tmp_path / "vid")
-    sampler = Sampler(0, 3, 1, 3, (16,), 5)
-    batch = PixelDataset(videos, sampler, WindowSampling(9), "squash", "squash", False)[0]  # the first has 8 frames
+    batch = pixels_of(videos, squashed(frames=9, video_batch=3), 5)[0]  # the first has 8 frames
     assert [Path(path).name for path, _ in batch.failures].count("0.mp4") >= 1
     assert "8 frames, at least 9 are needed" in batch.failures[0][1]
     assert batch.inputs.shape == (3, 3, 9, 16, 16)
@@ -141,9 +145,7 @@ def test_no_black_frames_where_a_clip_is_too_short(media: Path, tmp_path: Path) 
 def test_nothing_readable_stops_in_one_sentence(tmp_path: Path, workers: int) -> None:
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"junk")
-    data = PixelDataset(
-        build_index(tmp_path), Sampler(3, 0, 2, 1, (16,), 0), WindowSampling(5), "squash", "squash", False
-    )
+    data = pixels_of(build_index(tmp_path), squashed(image_batch=2), 0)
     with pytest.raises(
         MediaError, match=rf"^{MAX_REPLACEMENTS} files in a row could not be read as images; the last: "
     ) as e:
@@ -220,9 +222,7 @@ def test_bad_sampling_is_told() -> None:
 
 
 def test_a_sample_list_survives_into_workers(media: Path) -> None:
-    data = PixelDataset(
-        build_index(media / "img"), Sampler(7, 0, 7, 1, (16,), 0), WindowSampling(5), "squash", "squash", False
-    )
+    data = pixels_of(build_index(media / "img"), squashed(image_batch=7), 0)
     (alone,), (worker,) = list(load_batches(data, 2, 3)), list(load_batches(data, 2, 3, workers=1))
     assert same(alone, worker)
 

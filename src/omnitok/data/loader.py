@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from omnitok.data.config import DataConfig
 from omnitok.data.drawn import drawn_image
 from omnitok.data.image import ImageReader, read_image
 from omnitok.data.ken_burns import ken_burns
@@ -89,34 +90,24 @@ class PixelDataset(Dataset[Batch]):
     Args:
         samples: the images and videos.
         sampler: made for `len(samples.images)` and `len(samples.videos)`.
-        sampling: which frames of a video are taken.
-        image_policy, video_policy: how frames become squares.
-        flip: mirror half of the samples.
+        config: how files become samples.
         rank, world_size: this process's share is every world_size-th sample from the rank-th on.
-        ken_burns_share: of the videos that are made from images (`ken_burns`) in place of the file; they have no label.
-        drawn: share of the samples that are drawn (`drawn_image`; videos move over one) in place of the file; they have
-            no label.
-        labelled: False gives every sample the label -1.
+        labelled: False gives every sample the label -1; what is drawn, or made from an image, has none.
     """
 
     def __init__(
         self,
         samples: Index,
         sampler: Sampler,
-        sampling: WindowSampling,
-        image_policy: CropPolicy,
-        video_policy: CropPolicy,
-        flip: bool,
+        config: DataConfig,
         rank: int = 0,
         world_size: int = 1,
-        ken_burns_share: float = 0.0,
-        drawn: float = 0.0,
         labelled: bool = True,
     ) -> None:
-        self.samples, self.sampler, self.sampling = samples, sampler, sampling
-        self.policies: dict[Modality, CropPolicy] = {"image": image_policy, "video": video_policy}
-        self.flip, self.ken_burns_share, self.drawn = flip, ken_burns_share, drawn
+        self.samples, self.sampler, self.config = samples, sampler, config
         self.rank, self.world_size, self.labelled = rank, world_size, labelled
+        self._sampling = WindowSampling(config.frames, config.fps, config.stride)
+        self._policies: dict[Modality, CropPolicy] = {"image": config.image_policy, "video": config.video_policy}
 
     def whole(self) -> "PixelDataset":
         """The same batches unshared, for what must not depend on the number of processes."""
@@ -142,11 +133,11 @@ class PixelDataset(Dataset[Batch]):
 
     def _load(self, modality: Modality, draw: Draw, resolution: int, failures: list[Failure]) -> tuple[Tensor, int]:
         """Pixels and label of the drawn sample, or of the next ones that its seed gives while files cannot be read."""
-        if self.drawn and np.random.default_rng((draw.seed, 3)).random() < self.drawn:
+        if self.config.drawn and np.random.default_rng((draw.seed, 3)).random() < self.config.drawn:
             if modality == "image":
                 return drawn_image(resolution, draw.seed), NO_LABEL
             image = drawn_image(round(DRAWN_MARGIN * resolution), draw.seed)
-            return ken_burns(image, self.sampling.frames, resolution, flip=False, seed=draw.seed), NO_LABEL
+            return ken_burns(image, self.config.frames, resolution, flip=False, seed=draw.seed), NO_LABEL
         if modality == "video" and (moving := self._pan_and_zoom(draw, resolution, failures)) is not None:
             return moving, NO_LABEL
         samples = self.samples[modality]
@@ -156,10 +147,10 @@ class PixelDataset(Dataset[Batch]):
             sample = samples[index]
             try:
                 with sample_file(sample) as path:
-                    how = (resolution, self.policies[modality], self.flip, draw.seed)
+                    how = (resolution, self._policies[modality], self.config.flip, draw.seed)
                     if modality == "image":
                         return load_training_image(path, *how), sample.label
-                    return load_training_video(path, self.sampling, *how), sample.label
+                    return load_training_video(path, self._sampling, *how), sample.label
             except MediaError as error:
                 failures.append((sample.name, str(error)))
                 replacements = replacements or self.sampler.replacements(modality, draw, MAX_REPLACEMENTS)
@@ -170,12 +161,12 @@ class PixelDataset(Dataset[Batch]):
     def _pan_and_zoom(self, draw: Draw, resolution: int, failures: list[Failure]) -> Tensor | None:
         """A video made from an image, where the draw's seed says so and the image can be read."""
         rng = np.random.default_rng((draw.seed, 2))
-        if rng.random() >= self.ken_burns_share:
+        if rng.random() >= self.config.ken_burns:
             return None
         sample = self.samples.images[int(rng.integers(len(self.samples.images)))]
         try:
             with sample_file(sample) as path:
-                return ken_burns(read_image(path), self.sampling.frames, resolution, self.flip, draw.seed)
+                return ken_burns(read_image(path), self.config.frames, resolution, self.config.flip, draw.seed)
         except MediaError as error:
             failures.append((sample.name, str(error)))
             return None

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from omnitok.data.config import DataConfig
 from omnitok.data.modality import MODALITIES, Modality
 
 Group = tuple[int, ...]
@@ -130,32 +131,28 @@ class Sampler:
 
     Args:
         images, videos: how many samples there are of each, or how many of each group.
-        image_batch, video_batch: global batch sizes.
-        resolutions: one is drawn for each step and shared by the whole batch.
+        config: batch sizes, resolutions and the share of videos, which is exact over every `BLOCK_STEPS` steps (rounded
+            so that the error never adds up).
         seed: of everything; not negative.
-        video_share: share of the steps that are of videos, in a random order and exact over every `BLOCK_STEPS` steps
-            (rounded so that the error never adds up); None alternates strictly (image first, as in the paper). Where
-            there are samples of one modality only, every step is of that.
         video_weights: sampling weight of each video, for drawing with replacement; None goes through epochs.
-        video_resolutions: those of video steps, where they are others.
 
     Raises:
-        ValueError: nothing to sample, or a batch size or seed out of range.
+        ValueError: nothing to sample, or a negative seed.
     """
 
     def __init__(
         self,
         images: int | Mapping[Group, int],
         videos: int | Mapping[Group, int],
-        image_batch: int,
-        video_batch: int,
-        resolutions: Sequence[int],
+        config: DataConfig,
         seed: int,
-        video_share: float | None = None,
         video_weights: Sequence[float] | None = None,
-        video_resolutions: Sequence[int] | None = None,
     ) -> None:
-        self.batch: dict[Modality, int] = {"image": image_batch, "video": video_batch}
+        self.batch: dict[Modality, int] = {"image": config.image_batch, "video": config.video_batch}
+        self.resolutions: dict[Modality, tuple[int, ...]] = {
+            "image": config.resolutions,
+            "video": config.video_resolutions or config.resolutions,
+        }
         self.counts: dict[Modality, int] = {}
         self._orders: dict[Modality, EpochOrder] = {}
         for stream, (modality, found) in enumerate(zip(MODALITIES, (images, videos), strict=True)):
@@ -166,12 +163,8 @@ class Sampler:
                 self._orders[modality] = EpochOrder(groups, self.batch[modality], seed, stream=stream)
         if not self._orders:
             raise ValueError("there is nothing to sample: 0 images and 0 videos")
-        self.resolutions: dict[Modality, tuple[int, ...]] = {
-            "image": tuple(resolutions),
-            "video": tuple(resolutions if video_resolutions is None else video_resolutions),
-        }
         self.seed = seed
-        self._share = None if video_share is None else Fraction(video_share)
+        self._share = None if config.video_share is None else Fraction(config.video_share)
         self._video_weights: np.ndarray | None = None
         if video_weights is not None:  # twice normalised, as Generator.choice does, to reproduce its draws exactly
             cumulative = (np.asarray(video_weights) / np.sum(video_weights)).cumsum()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from omnitok.checked import checked
-from omnitok.data.transforms import CropPolicy
+from omnitok.data.config import DataConfig
 from omnitok.errors import describe
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.losses.objective import KLNormalization
@@ -41,50 +41,6 @@ _Natural = Annotated[int, Field(ge=0)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
 _Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-@checked
-class DataConfig:
-    """The files, and how they become batches.
-
-    Attributes:
-        images, videos: folders, files, lists, manifests or tar shards (see `omnitok.data.index`); set by `--images`
-            and `--videos`.
-        frames: length of a video.
-        fps: frames per second that videos are sampled at first; None takes their frames as they are.
-        stride: keep every stride-th of these.
-        resolutions: one is drawn for each step.
-        video_resolutions: those of steps of videos, where they differ.
-        image_batch, video_batch: global batch sizes.
-        video_share: probability that a step is of videos; None alternates.
-        image_policy, video_policy: how frames become squares.
-        flip: mirror half of the samples.
-        balance_sources: draw videos so that a source of n videos comes up in proportion to sqrt(n), not n. Sources are
-            the column `domain` of a manifest (also of a `manifest.csv` in the folder), or else file names up to the
-            number at their end.
-        ken_burns: share of the videos of a batch that are made from images, by a window that moves over one.
-        drawn: share of the samples that are drawn by `omnitok.data.drawn` in place of a file: letters, lines, stripes,
-            codes, screens, plain colours and other things that photographs do not have.
-        workers: loading processes; 0 loads in the training process.
-    """
-
-    images: tuple[str, ...] = ()
-    videos: tuple[str, ...] = ()
-    frames: _Count = 17
-    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
-    stride: _Count = 1
-    resolutions: Annotated[tuple[_Count, ...], Field(min_length=1)] = (256,)
-    video_resolutions: tuple[_Count, ...] = ()
-    image_batch: _Count = 8
-    video_batch: _Count = 4
-    video_share: _Fraction | None = None
-    image_policy: CropPolicy = "random_resized_crop"
-    video_policy: CropPolicy = "random_resized_crop"
-    flip: bool = True
-    balance_sources: bool = False
-    ken_burns: _Fraction = 0.0
-    drawn: _Fraction = 0.0
-    workers: _Natural = 1
 
 
 @checked

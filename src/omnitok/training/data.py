@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from omnitok.data.config import DataConfig
 from omnitok.data.image import read_image
 from omnitok.data.index import build_index
 from omnitok.data.loader import Batch, PixelDataset
@@ -17,11 +18,11 @@ from omnitok.data.modality import MODALITIES, Modality
 from omnitok.data.sampler import Sampler
 from omnitok.data.samples import NO_LABEL, NO_SOURCE, Index, Sample, Samples
 from omnitok.data.token_shards import TokenDataset, TokenShards
-from omnitok.data.video_reader import VideoReader, WindowSampling
+from omnitok.data.video_reader import VideoReader
 from omnitok.distributed import Processes
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.models.protocol import Tokenizer
-from omnitok.training.config import AnyGeneratorConfig, DataConfig
+from omnitok.training.config import AnyGeneratorConfig
 
 
 @dataclass(frozen=True)
@@ -68,30 +69,9 @@ def build_dataset(
     samples = samples or list_samples(data, labelled)
     if data.ken_burns and not samples.images:
         raise OmnitokError(f"data.ken_burns={data.ken_burns} makes videos from images; give --images DIR")
-    sampler = Sampler(
-        len(samples.images),
-        len(samples.videos),
-        data.image_batch,
-        data.video_batch,
-        data.resolutions,
-        seed,
-        data.video_share,
-        _source_weights(samples.videos) if data.balance_sources and samples.videos else None,
-        data.video_resolutions or None,
-    )
-    return PixelDataset(
-        samples,
-        sampler,
-        WindowSampling(data.frames, data.fps, data.stride),
-        data.image_policy,
-        data.video_policy,
-        data.flip,
-        processes.rank,
-        processes.world_size,
-        data.ken_burns,
-        data.drawn,
-        labelled,
-    )
+    weights = _source_weights(samples.videos) if data.balance_sources and samples.videos else None
+    sampler = Sampler(len(samples.images), len(samples.videos), data, seed, weights)
+    return PixelDataset(samples, sampler, data, processes.rank, processes.world_size, labelled)
 
 
 def list_samples(data: DataConfig, labelled: bool = False) -> Index:
@@ -213,7 +193,7 @@ def _shard_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Pro
         raise OmnitokError(f"{config.shards[0]}: the shards hold no items")
     data, labelled = config.data, config.class_conditional
     images, videos = ({grid: n for grid, n in shards.grids.items() if len(grid) == rank} for rank in (2, 3))
-    sampler = Sampler(images, videos, data.image_batch, data.video_batch, (1,), config.seed, data.video_share)
+    sampler = Sampler(images, videos, data, config.seed)
     records = [shards.record(int(shards.indices_of(grid)[0])) for grid in shards.grids]
     frames, height, width = (max(record.size[axis] for record in records) for axis in range(3))
     return GeneratorData(
