@@ -278,6 +278,15 @@ def test_a_worker_that_is_killed_is_one_sentence(
     assert run(plan, tokenizer, tmp_path, resume=True).summary.complete
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_refuses_is_one_sentence(
+    media: Path, tokenizer: OmniTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setenv("OMNITOK_MAX_PIXELS", "many")
+    with pytest.raises(OmnitokError, match=r"^the environment variable OMNITOK_MAX_PIXELS .* found 'many'$"):
+        run(plan_of(media, tokenizer), tokenizer, tmp_path, workers=workers)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [12, 24, 90])
 def test_too_few_open_files_are_one_sentence(media: Path, tmp_path: Path, count: int) -> None:

@@ -264,25 +264,22 @@ class _Guarded(Dataset[T | _Unreadable]):
             return _Unreadable(type(error), str(error))
 
 
+class _GuardedStream(IterableDataset[T | _Unreadable]):
+    def __init__(self, dataset: IterableDataset[T]) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[T | _Unreadable]:
+        try:
+            yield from self.dataset
+        except OmnitokError as error:
+            yield _Unreadable(type(error), str(error))
+
+
 def load_batches(
     dataset: Dataset[T], start: int, stop: int, workers: int = 0, prefetch: int = 4, pin_memory: bool = False
 ) -> Iterator[T]:
-    """The batches of steps start, ..., stop - 1 in order, loaded ahead by worker processes; the same for any number.
-
-    Args:
-        dataset: `dataset[step]` is the batch of a step.
-        workers: loading processes; 0 loads in this one.
-        prefetch: batches that each worker is ahead.
-        pin_memory: for copies to a GPU that do not block.
-
-    Raises:
-        OmnitokError: what the dataset raises (MediaError: too many files in a row cannot be read); in its own words,
-            also from a worker. A worker was ended from outside, or may not open enough files.
-    """
-    for batch in read_ahead(_Guarded(dataset), workers, prefetch, range(start, stop), pin_memory):
-        if isinstance(batch, _Unreadable):
-            raise batch.kind(batch.message)
-        yield batch
+    """The batches of steps start, ..., stop - 1 in order; the same for any number of workers. See `read_ahead`."""
+    return read_ahead(dataset, workers, prefetch, range(start, stop), pin_memory)
 
 
 def read_ahead(
@@ -298,14 +295,15 @@ def read_ahead(
         pin_memory: for copies to a GPU that do not block.
 
     Raises:
-        OmnitokError: a worker was ended from outside, or this process may not open enough files.
+        OmnitokError: what the dataset raises (MediaError: too many files in a row cannot be read), in its own words
+            also from a worker. A worker was ended from outside, or may not open enough files.
     """
     _allow_open_files(workers * (prefetch + 1) * _FILES_PER_BATCH)
     fork = "fork" in multiprocessing.get_all_start_methods()
-    loader = DataLoader(
-        dataset,
+    loader: DataLoader[T | _Unreadable] = DataLoader(
+        _GuardedStream(dataset) if isinstance(dataset, IterableDataset) else _Guarded(dataset),
         batch_size=None,
-        sampler=None if isinstance(dataset, IterableDataset) else items,
+        sampler=items,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         multiprocessing_context="fork" if workers and fork else None,
@@ -314,11 +312,14 @@ def read_ahead(
     )
     batches = iter(loader)  # the workers start here
 
-    def named() -> Iterator[T]:
+    def unwrapped() -> Iterator[T]:
         with naming_dead_workers():
-            yield from batches
+            for batch in batches:
+                if isinstance(batch, _Unreadable):
+                    raise batch.kind(batch.message)
+                yield batch
 
-    return named()
+    return unwrapped()
 
 
 @contextlib.contextmanager
