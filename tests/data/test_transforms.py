@@ -67,5 +67,3 @@ def test_all_frames_of_a_clip_are_cut_alike() -> None:
 def test_bad_arguments_are_told() -> None:
     with pytest.raises(ValueError, match="random generator"):
         fit_square(gradient(8, 8), 4, "random_resized_crop")
-    with pytest.raises(ValueError, match="found 'stretch'"):
-        fit_square(gradient(8, 8), 4, "stretch")
