@@ -13,7 +13,7 @@ import pytest
 
 import omnitok
 from omnitok.atomic import atomic_path
-from omnitok.cli import VERBS, main
+from omnitok.cli import VERBS, main, report
 from omnitok.cli.failures import explain
 from omnitok.cli.models import Models
 from omnitok.errors import MediaError
@@ -251,6 +251,12 @@ def test_missing_inputs_are_told_before_torch_is_imported(verb: str) -> None:
         ("generate ../missing", "../missing: no such folder or file"),
         ("generate missing.safetensors", "missing.safetensors: no such file"),
         ("generate omnitok-tiny-lm --tokenizer missing", "missing: no such model, folder or file"),
+        ("reconstruct . --model missing", "missing: no such model, folder or file"),
+        ("encode . --model ../missing", "../missing: no such folder or file"),
+        ("decode . --model missing", "missing: no such model, folder or file"),
+        ("evaluate reconstruction --data . --model missing", "missing: no such model, folder or file"),
+        ("compare omnitok-tiny-vq missing --data .", "missing: no such model, folder or file"),
+        ("train tiny-lm --tokenizer missing", "missing: no such model, folder or file"),
     ],
 )
 def test_missing_files_and_models_are_told_before_torch_is_imported(line: str, said: str, tmp_path: Path) -> None:
@@ -365,3 +371,13 @@ def test_the_command_itself(vq_folder: Path, tmp_path: Path, make_picture: Calla
     assert "bad.jpg" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "omnitok-output/a.png").exists()
+
+
+def test_work_of_minutes_is_announced_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_LONG", 0)
+    with report.frame_bar(Path("a.gif")) as progress:
+        progress(1, 20)
+        progress(1, 20)
+    assert capsys.readouterr().err == "omnitok: note: a.gif: 20 frames will take about 0 minutes\n"

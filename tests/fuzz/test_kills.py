@@ -66,6 +66,9 @@ COMMANDS = {
     ),
     "generate": Command("generate {root}/lm --count 2 -o out --grid --device cpu"),
     "train": Command(TRAIN, again="--resume", changing=("log.jsonl", ".metadata", "SHA256SUMS"), replaces=True),
+    "evaluate": Command(
+        "evaluate reconstruction --data {root}/in --model {root}/vq -o out --resolution 24 --frames 5 --batch-size 1"
+    ),
     "convert": Command("convert {root}/vqvae_lightning.ckpt out"),
 }
 

@@ -2,6 +2,8 @@ import dataclasses
 import json
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -170,7 +172,7 @@ def test_mistyped_paths_do_not_ask_the_network(tmp_path: Path, monkeypatch: pyte
 def test_hub_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def download(repository: str, filename: str) -> str:
+    def download(repository: str, filename: str, **_: object) -> str:
         asked.append((repository, filename))
         return str(CHECKPOINT if filename.endswith(".ckpt") else folder / filename)
 
@@ -189,8 +191,35 @@ def test_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "\n" not in str(caught.value)
 
 
+def test_an_unreachable_hub_is_told_in_seconds_and_its_cache_is_used(tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub/models--someone--cached/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "hub/models--someone--cached/refs").mkdir()
+    (tmp_path / "hub/models--someone--cached/refs/main").write_text("0123")
+    for name in ("config.json", "model.safetensors"):
+        (snapshot / name).touch()
+    program = """if True:
+        import time
+        from omnitok.errors import CheckpointError
+        from omnitok.hub.names import find_files
+        print(find_files("someone/cached").weights)
+        started = time.monotonic()
+        try:
+            find_files("someone/absent")
+        except CheckpointError as error:
+            print(time.monotonic() - started, error)
+    """
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True).stdout
+    found, told = output.splitlines()
+    assert found == str(snapshot / "model.safetensors")
+    seconds, _, sentence = told.partition(" ")
+    assert float(seconds) < 10  # without a bound 23 seconds and more
+    assert "someone/absent: not a folder here, and the Hugging Face hub cannot be reached" in sentence
+
+
 def test_hub_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(repository: str, filename: str) -> str:
+    def download(repository: str, filename: str, **_: object) -> str:
         raise ConnectionError("429 too many requests\nrequest id 7")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)

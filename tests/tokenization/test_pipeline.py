@@ -17,7 +17,7 @@ from omnitok import atomic
 from omnitok.data import TokenShards, read_image, read_video
 from omnitok.data.shard_format import FileFailure
 from omnitok.data.transforms import fit_square
-from omnitok.errors import OmnitokError, ShardError
+from omnitok.errors import MediaError, OmnitokError, ShardError
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization import pipeline
 from omnitok.tokenization.job import Plan, TokenizeJob
@@ -184,18 +184,17 @@ def test_whole_clips_are_streamed(
             assert record.size[0] == pixels.shape[2]
 
 
+@pytest.mark.parametrize("error", [MediaError("the video is truncated"), ZeroDivisionError("of a parser")])
 def test_a_clip_that_breaks_off_counts_for_nothing(
-    media: Path, tokenizer: OmniTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    media: Path, tokenizer: OmniTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(pipeline, "BATCH_BYTES", 1)  # its first windows are encoded before the damage shows
-    from omnitok.errors import MediaError
-
     plain = pipeline.VideoReader.__iter__
 
     def breaking(self: pipeline.VideoReader) -> object:
         for number, frame in enumerate(plain(self)):
             if number == 11:
-                raise MediaError(f"{self.path}: the clip is truncated")
+                raise error
             yield frame
 
     monkeypatch.setattr(pipeline.VideoReader, "__iter__", breaking)

@@ -13,7 +13,7 @@ import omnitok
 from omnitok.atomic import atomic_path
 from omnitok.cli.failures import UsageError
 from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, short_names, show_results
-from omnitok.cli.options import require_paths
+from omnitok.cli.options import require_models, require_paths
 from omnitok.cli.report import say
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Compare(MetricsOptions):
         metrics = parse_names(names) or ("psnr", "ssim")
         if not models:
             raise UsageError("give at least one model; `omnitok models` lists them")
+        require_models(*models)
         config = self.config()
         results: list[Result] = []
         with self.measuring("models") as (processes, advance):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from omnitok.cli.options import ModelOptions, Output, TokenFiles, any_exists, require_some
+from omnitok.cli.options import ModelOptions, Output, TokenFiles, any_exists, require_models, require_some
 from omnitok.cli.report import Column, Report, Row, cell
 from omnitok.memory import prepare_for_streams
 
@@ -46,6 +46,7 @@ class Decode(ModelOptions):
         report = Report(COLUMNS, self.json)
         if not any_exists(self.inputs, report):
             return report.finish()
+        require_models(self.model or None)
         prepare_for_streams()
         from omnitok.cli.jobs import note_if_whole, run_jobs
         from omnitok.cli.loading import load_model

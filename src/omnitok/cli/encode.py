@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from omnitok.cli.options import FrameRate, MediaInputs, ModelOptions, Output, any_exists, check_rate, require_some
+from omnitok.cli.options import (
+    FrameRate,
+    MediaInputs,
+    ModelOptions,
+    Output,
+    any_exists,
+    check_rate,
+    require_models,
+    require_some,
+)
 from omnitok.cli.report import Column, Report, Row, cell
 from omnitok.memory import prepare_for_streams
 
@@ -49,6 +58,7 @@ class Encode(ModelOptions):
         report = Report(COLUMNS, self.json)
         if not any_exists(self.inputs, report):
             return report.finish()
+        require_models(self.model)
         prepare_for_streams()
         import torch
 

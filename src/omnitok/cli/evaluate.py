@@ -10,7 +10,7 @@ import omnitok
 from omnitok.cli.compare import Compare
 from omnitok.cli.fidelity import Fidelity, Statistics
 from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, show_results
-from omnitok.cli.options import DEFAULT_MODEL, CommonOptions, require_paths
+from omnitok.cli.options import DEFAULT_MODEL, CommonOptions, require_models, require_paths
 from omnitok.cli.report import print_json, print_table
 
 
@@ -36,6 +36,7 @@ class Reconstruction(MetricsOptions):
         self.check_common()
         metrics = parse_names(self.metrics)
         require_paths(self.data)
+        require_models(self.model)
         config = self.config()
         with self.measuring(self.model) as (processes, advance):
             results = omnitok.metrics.evaluate_reconstruction(

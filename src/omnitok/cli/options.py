@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_MODEL = "omnitok-tiny-vq"
+
+_FAMILY = re.compile(r"[a-z_]+:")
 
 MediaInputs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")]
 TokenFiles = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE...")]
@@ -121,13 +124,14 @@ def require_paths(*paths: Path) -> None:
 
 
 def require_models(*names: str | None) -> None:
-    """Say at once, before torch is imported, which name stands for no model; None is not asked for.
+    """Say at once, before torch is imported, which name stands for no model; None is not asked for, nor is
+    `FAMILY:NAME`, which is for another project to read.
 
     Raises:
         CheckpointError: no bundled or released model, folder, file or hub id of that name.
     """
     for name in names:
-        if name is not None:
+        if name is not None and not _FAMILY.match(name):
             find_files(name)
 
 

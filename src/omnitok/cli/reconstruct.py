@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnitok.cli.options import FrameRate, MediaInputs, ModelOptions, Output, any_exists, check_rate, require_some
+from omnitok.cli.options import (
+    FrameRate,
+    MediaInputs,
+    ModelOptions,
+    Output,
+    any_exists,
+    check_rate,
+    require_models,
+    require_some,
+)
 from omnitok.cli.report import Column, Report, Row, cell, number
 from omnitok.memory import prepare_for_streams
 
@@ -55,6 +64,7 @@ class Reconstruct(ModelOptions):
         report = Report(COLUMNS, self.json)
         if not any_exists(self.inputs, report):
             return report.finish()
+        require_models(self.model)
         prepare_for_streams()
         from omnitok.cli.jobs import note_if_whole, run_jobs
         from omnitok.cli.loading import load_model

@@ -8,11 +8,14 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Row = dict[str, Any]
+
+_LONG = 1  # minutes that are announced
 
 
 @dataclass(frozen=True)
@@ -133,12 +136,22 @@ def progress_bar(total: int | None, what: str, unit: str) -> Any:
 
 @contextlib.contextmanager
 def frame_bar(source: os.PathLike[str]) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar over the frames of a file; what it yields takes the frames done since the last call, and how many come."""
+    """A bar over the frames of a file; what it yields takes the frames done since the last call, and how many come.
+
+    Where no bar can be shown, work that will take minutes is announced when its first frames are done.
+    """
+    started, count = time.monotonic(), 0
     with progress_bar(None, os.fspath(source), "frame") as bar:
 
         def progress(done: int, total: int | None) -> None:
+            nonlocal count
             bar.total = total
             bar.update(done)
+            if bar.disable and not count and total is not None:
+                minutes = (time.monotonic() - started) / done * (total - done) / 60
+                if minutes >= _LONG:
+                    say(f"note: {os.fspath(source)}: {total} frames will take about {minutes:.0f} minutes")
+            count += done
 
         yield progress
 

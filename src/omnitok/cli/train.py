@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from omnitok.cli.failures import UsageError, naming_options
-from omnitok.cli.options import require_paths, resolve_device
+from omnitok.cli.options import require_models, require_paths, resolve_device
 from omnitok.cli.report import print_json, progress_bar, say
 from omnitok.errors import OmnitokError
 from omnitok.memory import keep_freed_blocks
@@ -79,6 +79,7 @@ class Train:
         config_file = [Path(self.recipe)] if self.recipe.endswith((".yaml", ".yml")) else []
         data = () if self.settings else (*self.images, *self.videos, *self.shards)  # settings are told first
         require_paths(*config_file, *data)
+        require_models(self.tokenizer, self.init)
         from omnitok.distributed import Processes, launched_place
         from omnitok.training.settings import to_yaml
         from omnitok.training.stopping import Limits

@@ -22,6 +22,7 @@ from omnitok.hub.header import (
 
 BUNDLED_FOLDER = Path(__file__).parents[1] / "pretrained_models"
 
+_PATIENCE = 5.0  # seconds for the hub to answer
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -210,9 +211,10 @@ def _from_hub(repository: str, filename: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+    where = {} if _answers(repository, filename) else {"local_files_only": True}
     # What stops a download (no network, a proxy, a rate limit, a full disk) has its own classes in several packages.
     try:
-        return Path(hf_hub_download(repository, filename))
+        return Path(hf_hub_download(repository, filename, **where))
     except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, so first
         raise CheckpointError(
             f"{repository}: not a folder here, and the Hugging Face hub cannot be reached for {filename}, which its "
@@ -229,3 +231,17 @@ def _from_hub(repository: str, filename: str) -> Path:
         raise CheckpointError(
             f"{repository}: {filename} cannot be downloaded from the Hugging Face hub ({reason(error)})"
         ) from error
+
+
+def _answers(repository: str, filename: str) -> bool:
+    """Whether the hub says anything of a file within seconds; `hf_hub_download` tries for half a minute."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, filename), timeout=_PATIENCE)
+    except HfHubHTTPError:  # an answer, which the download will explain
+        return True
+    except Exception:
+        return False
+    return True

@@ -20,7 +20,7 @@ from omnitok.data.samples import Sample, sample_file
 from omnitok.data.shard_format import FileFailure, TokenRecord
 from omnitok.data.shard_writing import Token, pack
 from omnitok.data.video_reader import VideoReader
-from omnitok.errors import MediaError
+from omnitok.errors import MediaError, reading
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization.augmentations import Augmentation, draw_augmentations
 from omnitok.tokenization.coding import VideoEncoder, encode
@@ -91,7 +91,7 @@ def read_group(plan: Plan, group: int) -> Iterator[WorkerBatch]:
         modality, sample = plan.collection.locate(number)
         read = _read_image if modality == "image" else _read_video
         try:
-            with sample_file(sample) as path:
+            with sample_file(sample) as path, reading(path, MediaError, modality):
                 for item in read(path, number, sample, plan.settings):
                     batch.items.append(item)
                     size += item.pixels.nbytes
