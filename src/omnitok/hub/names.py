@@ -211,10 +211,9 @@ def _from_hub(repository: str, filename: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    where = {} if _answers(repository, filename) else {"local_files_only": True}
     # What stops a download (no network, a proxy, a rate limit, a full disk) has its own classes in several packages.
     try:
-        return Path(hf_hub_download(repository, filename, **where))
+        return Path(hf_hub_download(repository, filename, local_files_only=not _answers(repository, filename)))
     except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, so first
         raise CheckpointError(
             f"{repository}: not a folder here, and the Hugging Face hub cannot be reached for {filename}, which its "
