@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Compare(MetricsOptions):
     """Measure several tokenizers on one set: a table, and images side by side.
 
-    OUT gets results.json, pictures/ (the original and every model's result next to each other; of videos the middle
-    frame), and table.md, which shows the table and the pictures.
+    OUT gets results.json, the folder pictures/ (every original next to all models' results; of a video the middle
+    frame), and table.md, which shows the table and these images.
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
@@ -35,9 +35,9 @@ class Compare(MetricsOptions):
     data: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder of images, videos or both."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("omnitok-comparison")
-    """Folder for everything."""
+    """Folder or URL for the results."""
     pictures: Annotated[int, tyro.conf.arg(metavar="N")] = 8
-    """So many images, and as many videos, are shown side by side."""
+    """How many images, and how many videos, to show side by side."""
 
     def run(self) -> int:
         """Measure and write; the exit code."""
@@ -69,7 +69,7 @@ class Compare(MetricsOptions):
         shown = self._side_by_side(loaded, config)
         self._write_table(results, shown)
         show_results(results, config.protocol, self.out, self.json)
-        say(f"the table and the pictures are in {self.out / 'table.md'}")
+        say(f"the table and the images are in {self.out / 'table.md'}")
         return 0
 
     def _side_by_side(self, models: Sequence[EvaluatedModel], config: EvaluationConfig) -> list[tuple[Path, str]]:
@@ -92,7 +92,7 @@ class Compare(MetricsOptions):
         return shown
 
     def _write_table(self, results: Sequence[Result], shown: Sequence[tuple[Path, str]]) -> None:
-        """table.md: a row per model, a column per metric and modality, the conditions, the pictures."""
+        """table.md: a row per model, a column per metric and modality, the conditions, the images."""
         columns = list(dict.fromkeys((result.metric, result.modality) for result in results))
         names = short_names([result.model or "-" for result in results])
         rows: dict[tuple[str, str], dict[tuple[str, str], str]] = {}

@@ -27,17 +27,17 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Decode(ModelOptions):
-    """Bring back the images (PNG) and videos (MP4, or GIF where the source was one) of token files.
+    """Decode token files to images (PNG) and videos (MP4, or GIF where the source was one).
 
-    The weights' hash in a file is compared with that of the model that decodes it.
+    The hash of the weights in a file must be that of the model that decodes it.
     """
 
     inputs: TokenFiles = ()
     """Files that `omnitok encode` wrote, or folders of them."""
     out: Output = Path("omnitok-output")
-    """Folder for the results; for one input also a file, such as result.png or result.webm."""
+    """Folder or URL for the results; for one input also a file, such as result.png or result.webm."""
     model: Annotated[str, tyro.conf.arg(metavar="NAME|DIR|CKPT")] = ""
-    """The tokenizer that decodes; without it the one that each file names, if it is bundled or still in its place."""
+    """The tokenizer (default: the one that each file names, if it is bundled or still where it was)."""
 
     def run(self) -> int:
         """Do all of it; the exit code."""

@@ -36,15 +36,15 @@ COLUMNS = (
 class Encode(ModelOptions):
     """Write the tokens of each image and video as one .safetensors file.
 
-    It holds `codes` (t, h, w) or `latents` (c, t, h, w), without t for an image, the seconds that each frame of a video
-    is shown, and in its metadata the size, the frame rate, the source, and the name and weight hash of the model, which
-    `omnitok decode` checks. Sound is not kept.
+    The file holds `codes` (t, h, w) or `latents` (c, t, h, w), without t for an image, and of a video the duration of
+    each frame and the sound track. Its metadata say the size, the frame rate, the source, and the name and weight hash
+    of the model, which `omnitok decode` checks.
     """
 
     inputs: MediaInputs = ()
     """Images, videos, or folders of them."""
     out: Output = Path("omnitok-tokens")
-    """Folder for the token files; for one input also a file, such as a.safetensors."""
+    """Folder or URL for the token files; for one input also a file, such as a.safetensors."""
     fps: FrameRate = None
     """Sample videos at this many frames per second instead of taking every frame."""
     latent_dtype: Literal["float32", "float16"] = "float32"

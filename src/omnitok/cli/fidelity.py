@@ -35,7 +35,7 @@ class _SampleOptions(EvaluateOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity(MetricsOptions, _SampleOptions):
-    """How near generated (or reconstructed) samples are to real ones.
+    """How close generated (or reconstructed) samples are to real ones.
 
     Sets are folders or lists of images (or with --video of videos), .npz files with uint8 samples in arr_0 as ADM
     writes them, or, for Fréchet distances, .npz files with mu and sigma. Metrics of images: fid, is, precision,
@@ -47,7 +47,7 @@ class Fidelity(MetricsOptions, _SampleOptions):
     real: Annotated[Path, tyro.conf.arg(metavar="DIR|NPZ")]
     """The reference."""
     fake: Annotated[Path, tyro.conf.arg(metavar="DIR|NPZ")]
-    """What is judged; a folder of `omnitok generate` is its samples, without the grid."""
+    """The samples to judge; of a folder that `omnitok generate` wrote, the samples without the grid."""
 
     def run(self) -> int:
         """Measure; the exit code."""
@@ -74,7 +74,7 @@ class Fidelity(MetricsOptions, _SampleOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics(_SampleOptions):
-    """Compute the statistics of a set once; `evaluate fidelity --real FILE.npz` then needs the set no more."""
+    """Compute the statistics of a set once; `evaluate fidelity --real FILE.npz` then no longer needs the set."""
 
     data: Annotated[Path, tyro.conf.arg(metavar="DIR|NPZ")]
     """Folder of images (with --video of videos), or an .npz with samples."""

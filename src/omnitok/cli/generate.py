@@ -22,40 +22,40 @@ Count = Annotated[int, tyro.conf.arg(metavar="N")]
 class Generate(SamplingFlags, CommonOptions):
     """Generate images (PNG) and videos (MP4) with a trained generator, or continue a video.
 
-    A sample is a function of the seed and its number alone, whatever the batch size and the number of processes. The
-    same command goes on after an interruption: finished samples are kept. Several processes share the work, into one
+    A sample depends on the seed and its number only, not on the batch size or the number of processes. After an
+    interruption the same command continues: finished samples are kept. Several processes can share the work in one
     folder: --shard 0/2 and --shard 1/2, or torchrun --nproc-per-node 2 -m omnitok generate ...
 
-    What is not given is as the model's settings say.
+    Options that are not given have the model's own defaults.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """The generator: a name that `omnitok models` lists, a folder, or a hub id."""
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CLASS...")] = ()
-    """Classes, by name or number, or all; without it, of any class."""
+    """Classes by name or number, or "all" (default: samples of any class)."""
     count: Count = 1
     """Samples of each class (with --video: continuations)."""
     frames: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Frames of a video, those of --video included, in constant memory beyond the trained length; without it images, or
-    with --video the trained length."""
+    """Frames of a video, including those of --video; memory does not grow beyond the trained length (default: an image,
+    or with --video the trained length)."""
     video: Annotated[Path | None, tyro.conf.arg(metavar="VIDEO")] = None
     """A video to continue; its largest centred square is brought to the model's size."""
     given: Count = 5
-    """Frames of --video that are given; the others are not read."""
+    """Frames of --video to continue from; the rest is not read."""
     mark: bool = False
-    """With --video: a red border on the given frames."""
+    """With --video: draw a red border around the given frames."""
     grid: bool = False
     """Also write the first samples of each class side by side, as grid.png or grid.mp4."""
     npz: bool = False
-    """Also write all images as samples.npz, as the evaluator of ADM reads them."""
+    """Also write all images to samples.npz, the format of ADM's evaluator."""
     out: Output = Path("omnitok-samples")
-    """Folder for the samples; with --video and one continuation also a file, such as out.mp4."""
+    """Folder or URL for the samples; with --video and one continuation also a file, such as out.mp4."""
     batch_size: Count = 16
     """Samples at a time."""
     shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
     """Make only every N-th sample from the I-th on, counted from 0."""
     tokenizer: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIR")] = None
-    """The generator's tokenizer, where it is not (any more) where the model's settings say."""
+    """The generator's tokenizer, if it is no longer where the model's settings say."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights."""
 

@@ -41,8 +41,8 @@ class EvaluateOptions(CommonOptions):
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 8
     """Images at a time."""
     resolution: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
-    """Side that every sample is brought to (default: the protocol's; of sets of samples as they are, which must be
-    equal)."""
+    """Resize every sample to this side (default: the protocol's; sets of samples keep their size, which must be the
+    same)."""
     frames: Count = None
     """Frames of each video (default: the protocol's 17)."""
 
@@ -96,7 +96,8 @@ class MetricsOptions(EvaluateOptions):
     """Which metrics, in this order, with commas or spaces between them (default: those that need no weights; of sets of
     samples fid,is,precision,recall, with --video fvd)."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
-    """Folder for results.json, and for the state of an unfinished run: the same command continues it."""
+    """Folder or URL for results.json; a folder also keeps the state of an unfinished run, which the same command
+    continues."""
 
 
 def parse_names(given: Sequence[str]) -> tuple[str, ...] | None:

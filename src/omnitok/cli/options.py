@@ -37,7 +37,7 @@ class CommonOptions:
     device: str = "auto"
     """Where to compute: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
     seed: int = 0
-    """Seed of every random number drawn; the same command gives the same result."""
+    """Seed of all random numbers; the same command gives the same result."""
     json: bool = False
     """Print the result as JSON on stdout; progress and messages are on stderr either way."""
 

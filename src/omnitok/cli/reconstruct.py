@@ -43,14 +43,14 @@ class Reconstruct(ModelOptions):
     animated GIF stays one). Videos are streamed, so their length costs no memory; released models cannot stream and
     take a video as a whole.
 
-    Bits per pixel are those of the tokens over frames x height x width: log2 of the codebook's size per code, or 16
-    bits (float16) for each number of a VAE's latents. PSNR and SSIM are means over frames.
+    Bits per pixel are the bits of the tokens divided by frames x height x width: log2 of the codebook's size per code,
+    or 16 bits (float16) for each number of a VAE's latents. PSNR and SSIM are means over frames.
     """
 
     inputs: MediaInputs = ()
     """Images, videos, or folders of them."""
     out: Output = Path("omnitok-output")
-    """Folder for the results; for one input also a file, such as result.png or result.webm."""
+    """Folder or URL for the results; for one input also a file, such as result.png or result.webm."""
     fps: FrameRate = None
     """Sample videos at this many frames per second instead of taking every frame."""
     side_by_side: bool = False

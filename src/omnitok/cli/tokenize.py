@@ -32,7 +32,7 @@ OptionalCount = Annotated[int | None, tyro.conf.arg(metavar="N")]
 class Tokenize(CommonOptions):
     """Tokenize a collection into shards that train generators; omnitok.data.TokenShards reads them.
 
-    A quantizer gives codes, a VAE the mean of its posterior. Killed at any moment, the same command with --resume
+    A quantizer gives codes, a VAE the mean of its posterior. If the command is killed, the same command with --resume
     continues after the last finished shard. Files that cannot be read are skipped, counted and listed in errors.jsonl.
     Several processes or machines share the work, and make the same bytes as one: with --shard 0/2 and --shard 1/2 into
     one folder (the last to finish writes the index), with torchrun --nproc-per-node 2 -m omnitok tokenize ..., or with
@@ -42,7 +42,7 @@ class Tokenize(CommonOptions):
     data: Data = ()
     """Folders of images and videos, lists (.txt, .csv, .jsonl), WebDataset tars; with --inspect, folders of shards."""
     out: OutFolder = None
-    """Folder for the shards (default: omnitok-shards); with --inspect, the .png for the sample."""
+    """Folder or URL for the shards (default: omnitok-shards); with --inspect, the .png for the sample."""
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIR|CKPT")] = None
     """The tokenizer (default: omnitok-tiny-vq; with --inspect, the one that the shards name)."""
     resolution: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
@@ -74,7 +74,7 @@ class Tokenize(CommonOptions):
     workers: OptionalCount = None
     """Processes that read ahead (default: one less than there are CPUs, at most 8)."""
     resume: bool = False
-    """Continue with the shards that are in the folder."""
+    """Keep the finished shards in the folder and make the others."""
     max_errors: Count = 0
     """Exit with 1 if more files than this could not be read."""
     dtype: Literal["float32", "bfloat16"] = "float32"

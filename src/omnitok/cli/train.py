@@ -46,22 +46,22 @@ class Train:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of the run (default: runs/ and the recipe's name; for a run or its config.yaml, its folder)."""
     init: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """The trained model to start from: another run (of the stage before), a name, a model folder."""
+    """The trained model to start from: another run (such as the previous stage), a name or a model folder."""
     resume: bool = False
     """Continue from the latest checkpoint in OUT, with the settings of its config.yaml; without one, from step 0."""
-    lr: float | None = None
+    lr: Annotated[float | None, tyro.conf.arg(metavar="LR")] = None
     """The highest learning rate; short for --set optimizer.lr=LR."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Samples per step, of images as of videos; short for --set data.image_batch=N --set data.video_batch=N."""
+    """Samples per step, images and videos alike; short for --set data.image_batch=N --set data.video_batch=N."""
     epochs: Annotated[float | None, tyro.conf.arg(metavar="N")] = None
-    """Not a setting: the length of a run is --set steps=N, an epoch is (number of samples / batch size) steps."""
+    """Not available: the length of a run is --set steps=N; an epoch is (number of samples / batch size) steps."""
     max_steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Stop after step N of the run; the schedule stays that of the recipe (--set steps=N shortens it)."""
     checkpoint_every: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Steps between checkpoints (default: the recipe's)."""
     time_limit: Annotated[float | None, tyro.conf.arg(metavar="MIN")] = None
     """Stop, with a checkpoint, after this many minutes."""
-    seed: int | None = None
+    seed: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Seed of weights, order of the data, crops and noise (default: the recipe's)."""
     device: str = "auto"
     """Where to compute: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""

@@ -20,17 +20,17 @@ COLUMNS = (Column("status", cell("status")), Column("file", cell("file")), Colum
 class Weights(CommonOptions):
     """Say which weights of feature networks are found, check their hashes, and with --fetch download what is missing.
 
-    LPIPS, FID's Inception, I3D and MobileNetV2 are other people's, each with its licence. They are looked for in
+    LPIPS, FID's Inception, I3D and MobileNetV2 belong to others, each under its own licence. They are looked for in
     --weights-dir, else in the folder that OMNITOK_WEIGHTS names and where torch keeps its downloads. --device and
     --seed change nothing here.
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME...")] = ()
-    """Which ones (default: all)."""
+    """Names of the weights (default: all)."""
     weights_dir: OptionalFolder = None
     """Look, and put what is fetched, in this folder only."""
     fetch: bool = False
-    """Download what is missing, where its source is a file."""
+    """Download what is missing, where the source is a file."""
 
     def run(self) -> int:
         """Print the table; the exit code is 1 where something that was to be fetched could not be."""
