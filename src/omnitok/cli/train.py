@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,7 +92,7 @@ class Train:
         task = make_task(config)
         if self.dry_run:
             task.resolve(Processes(0, 1, device), None, say)
-            print(json.dumps(task.describe(), indent=2) if self.json else to_yaml(task.describe()).rstrip())
+            print_json(task.describe()) if self.json else print(to_yaml(task.describe()).rstrip())
             return 0
         keep_freed_blocks()
         is_first = launched_place()[0] == 0
