@@ -39,9 +39,10 @@ from omnitok.errors import MediaError
 from omnitok.hub.folder import load_generator_model, load_tokenizer, save_generator, save_tokenizer
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.released import convert_checkpoint
+from omnitok.metrics.evaluate import EvaluationConfig
 from omnitok.metrics.frechet import load_statistics
 from omnitok.metrics.protocols import PROTOCOLS
-from omnitok.metrics.sample_sets import Preparation, open_samples
+from omnitok.metrics.sample_sets import open_samples
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.tokenizer import OmniTokenizer
@@ -322,7 +323,7 @@ def build_samples(folder: Path) -> None:
 
 
 def read_samples(path: Path) -> None:
-    samples = open_samples(path, Preparation("image", PROTOCOLS["official"]))
+    samples = open_samples(path, "image", EvaluationConfig(PROTOCOLS["official"]))
     if samples.n:
         for _ in samples.iterate(range(min(samples.n, 3)), 2):
             pass

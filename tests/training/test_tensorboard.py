@@ -14,7 +14,7 @@ def test_events_hold_the_numbers_and_the_previews(tmp_path: Path) -> None:
 
     logger = JsonlLogger(tmp_path, 0, tensorboard=True)
     for step in (1, 2):
-        logger.write({"step": step, "medium": "image", "loss": 0.5 / step, "skipped": False, "lr": float("nan")})
+        logger.write({"step": step, "modality": "image", "loss": 0.5 / step, "skipped": False, "lr": float("nan")})
     preview = {"image": torch.full((3, 8, 12), 1.0), "video": torch.linspace(-1, 1, 3 * 5 * 8 * 12).view(3, 5, 8, 12)}
     logger.write_preview(2, preview, fps=8)
     logger.close()
