@@ -23,7 +23,10 @@ from omnitok.hub.header import (
 BUNDLED_FOLDER = Path(__file__).parents[1] / "pretrained_models"
 
 _PATIENCE = 5.0  # seconds for the hub to answer
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+DIFFUSERS_PREFIX = "diffusers:"
+"""Before the folder or hub id of an autoencoder of diffusers."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -183,13 +186,13 @@ def find_files(name_or_path: str | os.PathLike[str], download: bool = True) -> F
         return _files_in(path.parent) if own else Files(None, path)
     if download and name in RELEASED_FILES:
         released = RELEASED_FILES[name]
-        return Files(None, _from_hub(released.repository, released.filename))
+        return Files(None, from_hub(released.repository, released.filename))
     if path.suffix in (".ckpt", ".safetensors", ".pt", ".pth"):
         raise CheckpointError(f"{name}: no such file")
     if len(path.parts) > 1 and path.parent.is_dir():  # a mistyped path, not a hub id: no need to ask the network
         raise CheckpointError(f"{name}: no such folder or file")
-    if download and _HUB_ID.fullmatch(name):
-        return Files(*(_from_hub(name, filename) for filename in (CONFIG_NAME, WEIGHTS_NAME)))
+    if download and HUB_ID.fullmatch(name):
+        return Files(*(from_hub(name, filename) for filename in (CONFIG_NAME, WEIGHTS_NAME)))
     raise CheckpointError(_unknown_name(name))
 
 
@@ -206,7 +209,7 @@ def _files_in(folder: Path) -> Files:
     return Files(folder / CONFIG_NAME, folder / WEIGHTS_NAME)
 
 
-def _from_hub(repository: str, filename: str) -> Path:
+def from_hub(repository: str, filename: str) -> Path:
     """The file in the hub's local cache, downloaded where needed."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError

@@ -7,11 +7,12 @@ import torch
 from omnitok.hub.folder import check_dtype, released_tokenizer
 from omnitok.hub.folder import load_tokenizer as load_own_tokenizer
 from omnitok.hub.header import read_json
-from omnitok.hub.names import find_files
+from omnitok.hub.names import DIFFUSERS_PREFIX, find_files
 from omnitok.hub.released.reader import read_released_checkpoint
 from omnitok.models.protocol import Tokenizer
 from omnitok.peers import cosmos, open_magvit2, tats, vidtok, vqgan
 from omnitok.peers.base import PEER
+from omnitok.peers.diffusers import DIFFUSERS, load_diffusers
 from omnitok.peers.family import Family, convert_peer, load_peer_folder
 
 FAMILIES: tuple[Family, ...] = (
@@ -20,6 +21,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("cosmos-video", cosmos.recognises, cosmos.convert, cosmos.Cosmos, cosmos.hints),
     Family("vqgan", vqgan.recognises, vqgan.convert, vqgan.VQGAN, vqgan.hints),
     Family("open-magvit2", open_magvit2.recognises, open_magvit2.convert, open_magvit2.OpenMAGVIT2),
+    DIFFUSERS,
 )
 """Released families, in the order in which they are asked whether a file is theirs."""
 
@@ -42,6 +44,9 @@ def load_tokenizer(
         ValueError: a dtype that is not floating point.
     """
     check_dtype(dtype)
+    name = os.fspath(name_or_path)
+    if name.startswith(DIFFUSERS_PREFIX):
+        return load_diffusers(name.removeprefix(DIFFUSERS_PREFIX)).to(device, dtype).eval()
     files = find_files(name_or_path)
     architecture = None if files.config is None else read_json(files.config).get("architecture")
     if files.config is not None and architecture == PEER:

@@ -134,12 +134,8 @@ class PeerTokenizer(nn.Module):
         return F.pad(video, (0, -width % mw, 0, -height % mh, 0, 0), mode="replicate")
 
     def in_tiles(self, tile: int) -> contextlib.AbstractContextManager[None]:
-        """Within it, the other hooks work in square tiles of `tile` pixels.
-
-        Raises:
-            OmnitokError: it has no tiles, or none of that size; one sentence.
-        """
-        raise OmnitokError(f"{self.traits.name} cannot work in tiles; leave the tile out")
+        """Within it, the other hooks work in square tiles of `tile` pixels, `tile_unit` or more."""
+        raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------------- what it is
 
@@ -182,6 +178,11 @@ class PeerTokenizer(nn.Module):
     def causal(self) -> bool:
         """Whether videos can be streamed: not here."""
         return False
+
+    @property
+    def tile_unit(self) -> int | None:
+        """Pixels of the smallest tile that it can work in; None where it has no tiles."""
+        return None
 
     @property
     def fingerprint(self) -> str:
@@ -288,6 +289,15 @@ class PeerTokenizer(nn.Module):
         """Code vectors (..., c) of codes (b, h, w) or (b, t, h, w), after checking rank, dtype and range."""
         return self.lookup(check_codes(codes, self.vocab_size).to(self.device))
 
+    def code_vectors(self) -> Tensor:
+        """The latents of all codes, (vocab_size, c).
+
+        Raises:
+            ValueError: it has no codes.
+        """
+        codes = torch.arange(self.vocab_size or 0, device=self.device)
+        return self.lookup(check_codes(codes[:, None, None], self.vocab_size)[:, 0, 0])
+
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of x, of x's own shape, with the checks of `encode`."""
         encoding = self.encode(x)
@@ -335,7 +345,13 @@ class PeerTokenizer(nn.Module):
         raise OmnitokError(f"{self.traits.name} cannot stream here: encode and decode the whole video")
 
     def _tiles(self, tile: int | None, size: tuple[int, int, int]) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if tile is None or tile >= max(size[1:]) else self.in_tiles(tile)
+        if tile is None or tile >= max(size[1:]):
+            return contextlib.nullcontext()
+        if self.tile_unit is None:
+            raise OmnitokError(f"{self.traits.name} cannot work in tiles; leave the tile out")
+        if tile < self.tile_unit:
+            raise OmnitokError(f"tiles of {self.traits.name} have at least {self.tile_unit} pixels, found {tile}")
+        return self.in_tiles(tile)
 
     def _check_image(self, is_image: bool) -> None:
         if is_image and self.traits.is_video_model and not self.traits.first_frame_alone:

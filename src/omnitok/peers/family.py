@@ -51,16 +51,25 @@ def convert_peer(path: Path, checkpoint: ReleasedCheckpoint, families: Sequence[
         with reading(path, CheckpointError, f"{family.name} checkpoint"):
             flags = {**family.hints(path), **checkpoint.hyper_parameters}
             config, weights = family.convert(checkpoint.state_dict, flags)
-            peer = _build(family, config, {name: tuple(tensor.shape) for name, tensor in weights.items()})
-            expected = peer.state_dict()
-            for name, tensor in weights.items():
-                if tensor.is_floating_point() != expected[name].is_floating_point():
-                    raise CheckpointError(f"weight {name} has dtype {tensor.dtype} instead of {expected[name].dtype}")
-            own = {name: tensor.to(expected[name].dtype, copy=True).contiguous() for name, tensor in weights.items()}
-            peer.load_state_dict(own, assign=True)
+            return assemble(family, config, weights)
     except CheckpointError as error:
         text = str(error)
         raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+
+
+def assemble(family: Family, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> PeerTokenizer:
+    """The tokenizer of a config with copies of those weights.
+
+    Raises:
+        CheckpointError: unknown, missing or misshapen weights, listed.
+    """
+    peer = _build(family, config, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    expected = peer.state_dict()
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            raise CheckpointError(f"weight {name} has dtype {tensor.dtype} instead of {expected[name].dtype}")
+    own = {name: tensor.to(expected[name].dtype, copy=True).contiguous() for name, tensor in weights.items()}
+    peer.load_state_dict(own, assign=True)
     return peer
 
 
