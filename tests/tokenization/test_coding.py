@@ -47,9 +47,10 @@ def test_a_model_that_cannot_stream_takes_the_whole() -> None:
 
 
 def test_pieces_are_whole_latent_frames_and_smaller_for_larger_frames() -> None:
-    assert frames_at_once(SMALL, 720, 1280, None) == 4
-    assert frames_at_once(SMALL, 256, 256, None) == 32
-    assert frames_at_once(SMALL, 4320, 7680, 256) > frames_at_once(SMALL, 4320, 7680, None)
+    model = tokenizer(SMALL)
+    assert frames_at_once(model, 720, 1280, None) == 4
+    assert frames_at_once(model, 256, 256, None) == 32
+    assert frames_at_once(model, 4320, 7680, 256) > frames_at_once(model, 4320, 7680, None)
 
 
 def test_counts_of_tokens_and_bits() -> None:

@@ -14,7 +14,7 @@ from omnitok.data import TokenShards, write_image
 from omnitok.data.transforms import resize
 from omnitok.errors import describe
 from omnitok.metrics.codebook import CodebookAccumulator
-from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.models.protocol import Tokenizer
 from omnitok.tokenization.job import Plan, Summary
 
 SAMPLES, COLUMNS, LARGEST_CELL, GAP = 16, 4, 256, 4
@@ -128,7 +128,7 @@ def _latent_statistics(shards: TokenShards) -> Row:
 
 
 @torch.inference_mode()
-def _sample_grid(shards: TokenShards, tokenizer: OmniTokenizer) -> Tensor:
+def _sample_grid(shards: TokenShards, tokenizer: Tokenizer) -> Tensor:
     """Items at even distances, decoded; of a video the middle frame: (3, H, W) in [-1, 1]."""
     count = min(SAMPLES, len(shards))
     cells = []

@@ -6,8 +6,7 @@ import torch
 
 from omnitok.cli.failures import UsageError
 from omnitok.cli.options import ModelOptions, resolve_device
-from omnitok.models.tiling import spans
-from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.models.protocol import Tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -16,7 +15,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class LoadedModel:
     """A tokenizer and who it is."""
 
-    tokenizer: OmniTokenizer
+    tokenizer: Tokenizer
     name: str
     sha256: str  # of the float32 weights, whatever precision they run in
 
@@ -26,11 +25,11 @@ def load_model(options: ModelOptions) -> LoadedModel:
 
     Raises:
         OmnitokError: no such model or device.
-        UsageError: a tile smaller than one attention window of the model.
+        UsageError: a tile that the model cannot work in.
     """
     torch.manual_seed(options.seed)
     model = load_named(options.model, resolve_device(options.device), options.dtype)
-    check_tile(model.tokenizer.config, options.tile)
+    check_tile(model.tokenizer, options.tile)
     return model
 
 
@@ -40,19 +39,18 @@ def load_named(name: str, device: torch.device, dtype: str) -> LoadedModel:
     Raises:
         OmnitokError: there is none.
     """
-    from omnitok.hub.folder import load_tokenizer
-    from omnitok.models.protocol import fingerprint
+    from omnitok.peers import load_tokenizer
 
     tokenizer = load_tokenizer(name, device="cpu", dtype=torch.float32)
-    sha256 = fingerprint(tokenizer)
+    sha256 = tokenizer.fingerprint
     return LoadedModel(tokenizer.to(device, _DTYPES[dtype]).eval(), name, sha256)
 
 
-def check_tile(config: TokenizerConfig, tile: int | None) -> None:
+def check_tile(tokenizer: Tokenizer, tile: int | None) -> None:
     """Raise UsageError for a tile that this model cannot work in."""
     if tile is None:
         return
-    try:
-        spans(1, tile, config)
-    except ValueError as error:
-        raise UsageError(f"--{error}") from error
+    if tokenizer.tile_unit is None:
+        raise UsageError("--tile: this model cannot work in tiles; leave it out")
+    if tile < tokenizer.tile_unit:
+        raise UsageError(f"--tile must be at least {tokenizer.tile_unit} pixels for this model, found {tile}")

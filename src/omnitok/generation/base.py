@@ -18,8 +18,8 @@ from omnitok.generation.memory import memory_guard
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel
+from omnitok.models.protocol import Tokenizer
 from omnitok.models.sampling import Sampling, choose_sampling, narrow
-from omnitok.models.tokenizer import OmniTokenizer
 
 Labels = Tensor | Sequence[int | str | None] | int | str | None
 """Class numbers or names, one per item, or one for all; -1 and None are "any class"."""
@@ -106,7 +106,7 @@ class Generator(ABC, Generic[Model, Options]):
 
     sampling_type: type[Options]
 
-    def __init__(self, model: Model, tokenizer: OmniTokenizer, settings: GeneratorSettings) -> None:
+    def __init__(self, model: Model, tokenizer: Tokenizer, settings: GeneratorSettings) -> None:
         self.model: Model = model.eval()
         self.tokenizer, self.settings = tokenizer.eval(), settings
         self._check_parts()

@@ -26,8 +26,8 @@ from omnitok.generation.base import Generator, Grid, Labels, ProgressTracker, Re
 from omnitok.generation.random import item_generators, item_noise
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
+from omnitok.models.protocol import Tokenizer
 from omnitok.models.sampling import TRAINED_STEPS, DiffusionSampling
-from omnitok.models.tokenizer import OmniTokenizer
 
 # Where neither the caller nor the settings say: for noise prediction as in the paper, for flow matching as usual.
 _DEFAULT_SAMPLER: dict[str, Literal["ddpm", "euler"]] = {"epsilon": "ddpm", "flow": "euler"}
@@ -99,7 +99,7 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
 
     sampling_type = DiffusionSampling
 
-    def __init__(self, model: DiffusionTransformer, tokenizer: OmniTokenizer, settings: GeneratorSettings) -> None:
+    def __init__(self, model: DiffusionTransformer, tokenizer: Tokenizer, settings: GeneratorSettings) -> None:
         super().__init__(model, tokenizer, settings)
         self.any_class = model.config.num_classes
 

@@ -7,18 +7,18 @@ import torch
 from omnitok.errors import CheckpointError
 from omnitok.generation.autoregressive import LanguageModelGenerator
 from omnitok.generation.diffusion import DiffusionGenerator
-from omnitok.hub.folder import load_generator_model, load_tokenizer
+from omnitok.hub.folder import load_generator_model
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel
-from omnitok.models.protocol import fingerprint
-from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.models.protocol import Tokenizer
+from omnitok.peers import load_tokenizer
 
 AnyGenerator = LanguageModelGenerator | DiffusionGenerator
 
 
 def make_generator(
-    model: LanguageModel | DiffusionTransformer, tokenizer: OmniTokenizer, settings: GeneratorSettings
+    model: LanguageModel | DiffusionTransformer, tokenizer: Tokenizer, settings: GeneratorSettings
 ) -> AnyGenerator:
     """The generator of this kind of model.
 
@@ -55,7 +55,7 @@ def load_generator(
         loaded = load_tokenizer(name)
     except CheckpointError as error:
         raise CheckpointError(f"{name_or_path}: its tokenizer cannot be loaded: {error}") from error
-    found = fingerprint(loaded)
+    found = loaded.fingerprint
     if settings.tokenizer_sha256 not in ("", found, *loaded.compatible_tokenizers):
         raise CheckpointError(
             f"{name_or_path}: was trained on the tokenizer {settings.tokenizer!r} with weights "

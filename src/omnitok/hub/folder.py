@@ -41,7 +41,7 @@ from omnitok.hub.header import (
 from omnitok.hub.names import Files, find_files
 from omnitok.hub.released import convert_read
 from omnitok.hub.released.reader import ReleasedCheckpoint, read_released_checkpoint
-from omnitok.models.protocol import LatentStatistics
+from omnitok.models.protocol import LatentStatistics, Tokenizer
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.version import VERSION
 
@@ -352,7 +352,7 @@ def save_generator(
     model: Generator,
     settings: GeneratorSettings,
     folder: str | os.PathLike[str],
-    tokenizer: OmniTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Path:
     """Write `config.json`, `model.safetensors` and `README.md` (kept where it exists) into `folder`.
 
@@ -367,7 +367,7 @@ def save_generator(
     beside = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     config = dataclasses.asdict(model.config) | {"settings": beside | {"sampling": settings.sampling.chosen()}}
     if tokenizer is not None:
-        save_tokenizer(tokenizer, Path(folder) / "tokenizer")
+        tokenizer.save_pretrained(Path(folder) / "tokenizer")
     return write_model(
         folder, type(model).__name__, config, model.state_dict(), lambda name: generator_card(model, settings, name)
     )

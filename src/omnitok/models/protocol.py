@@ -66,6 +66,7 @@ class Tokenizer(Protocol):
         latent_statistics: of the latents over training data; None where not measured.
         compatible_tokenizers: fingerprints of other tokenizers whose tokens are this one's too.
         fingerprint: SHA-256 of its weights, which tells whose tokens are whose.
+        tile_unit: pixels of the smallest tile that it can work in; None where it has no tiles.
         device, dtype: of its weights.
     """
 
@@ -87,6 +88,8 @@ class Tokenizer(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
+    def tile_unit(self) -> int | None: ...
+    @property
     def device(self) -> torch.device: ...
     @property
     def dtype(self) -> torch.dtype: ...
@@ -97,6 +100,10 @@ class Tokenizer(Protocol):
 
     def eval(self) -> Self:
         """Leave the mode of training; as `nn.Module.eval`."""
+        ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Whether its weights are trained; as `nn.Module.requires_grad_`."""
         ...
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
@@ -125,6 +132,10 @@ class Tokenizer(Protocol):
 
     def lookup_codes(self, codes: Tensor) -> Tensor:
         """Code vectors (..., c) of codes (b, h, w) or (b, t, h, w)."""
+        ...
+
+    def code_vectors(self) -> Tensor:
+        """The latents of all codes, (vocab_size, c)."""
         ...
 
     def encoder_stream(self) -> EncoderStream:

@@ -188,6 +188,11 @@ class OmniTokenizer(nn.Module):
         return self.config.streamable
 
     @property
+    def tile_unit(self) -> int:
+        """Pixels of the smallest tile that it can work in: one attention window."""
+        return self.config.window_size * self.config.patch_size
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the weights as they are now, in their present precision."""
         return fingerprint(self)

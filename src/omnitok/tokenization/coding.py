@@ -10,21 +10,34 @@ import torch
 from torch import Tensor
 
 from omnitok.models.encoding import Encoding
-from omnitok.models.protocol import EncoderStream, Tokenizer
-from omnitok.models.streaming import DecoderStream
+from omnitok.models.protocol import DecoderStream, EncoderStream, Tokenizer
 from omnitok.models.tiling import Span, decode_tiles, spans
-from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.models.tokenizer import OmniTokenizer
 
 POSITIONS_AT_ONCE = 8192  # latent positions that a piece aims at: about 100 MB of activations in the small models
 
 
-def frames_at_once(config: TokenizerConfig, height: int, width: int, tile: int | None) -> int:
+def frames_at_once(tokenizer: Tokenizer, height: int, width: int, tile: int | None) -> int:
     """How many frames of a video to push at a time: whole latent frames, fewer the larger the frames are."""
-    _, h, w = config.latent_shape(1, height, width)
+    frames, patch, _ = tokenizer.downsample
+    _, h, w = tokenizer.latent_shape(1, height, width)
     if tile is not None:
-        side = tile // config.patch_size + 2 * config.window_size  # with the halo
+        side = 2 * tile // patch  # with the halo
         h, w = min(h, side), min(w, side)
-    return config.temporal_patch_size * max(1, min(8, POSITIONS_AT_ONCE // (h * w)))
+    return frames * max(1, min(8, POSITIONS_AT_ONCE // (h * w)))
+
+
+def _goes_in_pieces(tokenizer: Tokenizer, tile: int | None) -> bool:
+    """Whether a video is streamed; in tiles only ours are, whose windows say where tiles may begin."""
+    return tokenizer.causal and (tile is None or isinstance(tokenizer, OmniTokenizer))
+
+
+def _spans(tokenizer: Tokenizer, length: int, tile: int | None) -> list[Span]:
+    """The tiles along an axis of a streamed video."""
+    if tile is None:
+        return [Span(0, length, 0, length)]
+    assert isinstance(tokenizer, OmniTokenizer)
+    return spans(length, tile, tokenizer.config)
 
 
 def token_count(tokenizer: Tokenizer, frames: int, height: int, width: int) -> int:
@@ -38,7 +51,7 @@ def bits_per_pixel(tokenizer: Tokenizer, frames: int, height: int, width: int) -
 
 
 @torch.inference_mode()
-def encode(tokenizer: OmniTokenizer, pixels: Tensor, tile: int | None = None) -> Tensor:
+def encode(tokenizer: Tokenizer, pixels: Tensor, tile: int | None = None) -> Tensor:
     """Pixels of files, (b, 3, H, W) or (b, 3, T, H, W), to codes or means of the posterior, on the CPU.
 
     Their range is known, so a bright image is no mistake.
@@ -46,7 +59,7 @@ def encode(tokenizer: OmniTokenizer, pixels: Tensor, tile: int | None = None) ->
     return tokenizer.encode(pixels.to(tokenizer.device), tile=tile, check_range=False).tokens.cpu()
 
 
-def decode(tokenizer: OmniTokenizer, tokens: Tensor, size: tuple[int, int], tile: int | None) -> Tensor:
+def decode(tokenizer: Tokenizer, tokens: Tensor, size: tuple[int, int], tile: int | None) -> Tensor:
     """Pixels (b, 3, H, W) or (b, 3, T, H, W), float32 in [-1, 1] on the CPU, of codes or latents; size is (H, W)."""
     decode = tokenizer.decode if tokens.is_floating_point() else tokenizer.decode_codes
     return _finished(decode(tokens, tile=tile), size)
@@ -58,24 +71,24 @@ class VideoEncoder:
     A tokenizer that cannot stream gathers the whole video first.
     """
 
-    def __init__(self, tokenizer: OmniTokenizer, tile: int | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, tile: int | None = None) -> None:
         self._tokenizer, self._tile = tokenizer, tile
         self._streams: list[tuple[EncoderStream, Span, Span]] = []  # of each tile, with its rows and columns
         self._held: list[Tensor] = []
 
     def push(self, frames: Tensor) -> list[Tensor]:
         """Take frames (3, n, H, W); the tokens that they complete, in a list of one piece or none."""
-        if not self._tokenizer.causal:
+        if not _goes_in_pieces(self._tokenizer, self._tile):
             self._held.append(frames)
             return []
-        config = self._tokenizer.config
+        patch = self._tokenizer.downsample[1]
         if not self._streams:
-            _, h, w = config.latent_shape(1, *frames.shape[2:])
-            rows, columns = ([Span(0, n, 0, n)] if self._tile is None else spans(n, self._tile, config) for n in (h, w))
+            _, h, w = self._tokenizer.latent_shape(1, *frames.shape[2:])
+            rows, columns = (_spans(self._tokenizer, length, self._tile) for length in (h, w))
             self._streams = [(self._tokenizer.encoder_stream(), r, c) for r in rows for c in columns]
         return self._joined(
             [
-                stream.push(frames[None, ..., _pixels(row, config.patch_size), _pixels(column, config.patch_size)])
+                stream.push(frames[None, ..., _pixels(row, patch), _pixels(column, patch)])
                 for stream, row, column in self._streams
             ]
         )
@@ -106,7 +119,7 @@ def _core(span: Span) -> slice:
     return slice(span.start - span.outer_start, span.stop - span.outer_start)
 
 
-def encode_video(tokenizer: OmniTokenizer, pieces: Iterable[Tensor], tile: int | None) -> Iterator[Tensor]:
+def encode_video(tokenizer: Tokenizer, pieces: Iterable[Tensor], tile: int | None) -> Iterator[Tensor]:
     """Tokens of a video given in pieces (3, n, H, W); see `VideoEncoder`."""
     encoder = VideoEncoder(tokenizer, tile)
     for piece in pieces:
@@ -115,13 +128,13 @@ def encode_video(tokenizer: OmniTokenizer, pieces: Iterable[Tensor], tile: int |
 
 
 def decode_video(
-    tokenizer: OmniTokenizer, pieces: Iterable[Tensor], size: tuple[int, int], tile: int | None
+    tokenizer: Tokenizer, pieces: Iterable[Tensor], size: tuple[int, int], tile: int | None
 ) -> Iterator[Tensor]:
     """Frames (3, n, H, W), float32 in [-1, 1] on the CPU, of tokens in pieces; size (H, W) crops the padding away.
 
     The last latent frame stands for a whole temporal patch: frames beyond the video's own are the caller's to drop.
     """
-    if not tokenizer.causal:
+    if not _goes_in_pieces(tokenizer, tile):
         tokens = list(pieces)
         yield decode(tokenizer, torch.cat(tokens, dim=time_axis(tokens[0])), size, tile)[0]
         return
@@ -135,11 +148,12 @@ def time_axis(tokens: Tensor) -> int:
     return 2 if tokens.is_floating_point() else 1
 
 
-def _push_tiles(tokenizer: OmniTokenizer, streams: list[DecoderStream], tokens: Tensor, tile: int | None) -> Tensor:
+def _push_tiles(tokenizer: Tokenizer, streams: list[DecoderStream], tokens: Tensor, tile: int | None) -> Tensor:
     """Pixels (1, 3, n, H, W) of a piece; `streams`, one per tile in the order of `decode_tiles`, fills on first use."""
     if tile is None:
         streams.extend([tokenizer.decoder_stream()] if not streams else [])
         return streams[0].push(tokens)
+    assert isinstance(tokenizer, OmniTokenizer)
     grid = tokens.permute(0, 2, 3, 4, 1) if tokens.is_floating_point() else tokenizer.lookup_codes(tokens)  # b t h w c
     turn = 0
 

@@ -18,7 +18,7 @@ from omnitok.data.token_file import TokenFile, TokenHeader, compact_codes, open_
 from omnitok.data.video_writer import copy_sound
 from omnitok.errors import CheckpointError
 from omnitok.metrics.frame_quality import FrameQuality
-from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.models.protocol import Tokenizer
 from omnitok.tokenization.coding import (
     VideoEncoder,
     bits_per_pixel,
@@ -68,7 +68,7 @@ class Coded:
 
 @torch.inference_mode()
 def reconstruct_file(
-    tokenizer: OmniTokenizer,
+    tokenizer: Tokenizer,
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
@@ -98,15 +98,15 @@ def reconstruct_file(
     if detect_modality(source) == "image":
         image = read_image(source)  # (3, H, W)
         height, width = image.shape[1:]
-        tile = _tile_of(tile, height, width)
+        tile = _tile_of(tokenizer, tile, height, width)
         result = decode(tokenizer, encode(tokenizer, image[None], tile), (height, width), tile)[0]
         written = compare(image[:, None], result[:, None])[:, 0]
         write_image(output, written)
         return _coded(tokenizer, 1, height, width, written.shape, quality)
     with VideoReader(source, fps=fps) as reader:
         height, width = reader.height, reader.width
-        tile = _tile_of(tile, height, width)
-        originals = _HeldFrames(reader.chunks(frames_at_once(tokenizer.config, height, width, tile)))
+        tile = _tile_of(tokenizer, tile, height, width)
+        originals = _HeldFrames(reader.chunks(frames_at_once(tokenizer, height, width, tile)))
         tokens = encode_video(tokenizer, originals, tile)
         sound = source if reader.has_audio else None
         written_width = 2 * width if side_by_side else width
@@ -123,7 +123,7 @@ def reconstruct_file(
 
 @torch.inference_mode()
 def encode_file(
-    tokenizer: OmniTokenizer,
+    tokenizer: Tokenizer,
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
@@ -153,13 +153,13 @@ def encode_file(
     if kind == "image":
         pixels = read_image(source)
         frames, (height, width) = 1, pixels.shape[1:]
-        tokens = stored(encode(tokenizer, pixels[None], _tile_of(tile, height, width))[0])
+        tokens = stored(encode(tokenizer, pixels[None], _tile_of(tokenizer, tile, height, width))[0])
     else:
         with VideoReader(source, fps=fps) as reader:
             height, width, rate = reader.height, reader.width, reader.fps
-            tile = _tile_of(tile, height, width)
+            tile = _tile_of(tokenizer, tile, height, width)
             encoder, parts = VideoEncoder(tokenizer, tile), []
-            for chunk in reader.chunks(frames_at_once(tokenizer.config, height, width, tile)):
+            for chunk in reader.chunks(frames_at_once(tokenizer, height, width, tile)):
                 parts += [stored(piece.cpu()) for piece in encoder.push(chunk)]
                 progress(chunk.shape[1], reader.frame_count)
             parts += [stored(piece.cpu()) for piece in encoder.finish()]
@@ -174,7 +174,7 @@ def encode_file(
 
 @torch.inference_mode()
 def decode_file(
-    tokenizer: OmniTokenizer,
+    tokenizer: Tokenizer,
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
@@ -197,14 +197,14 @@ def decode_file(
         _check_tokens(file, tokenizer, model, model_sha256)
         header = file.header
         size = (header.height, header.width)
-        tile = _tile_of(tile, *size)
+        tile = _tile_of(tokenizer, tile, *size)
         if header.kind == "image":
             pixels = decode(tokenizer, file.tokens()[None], size, tile)[0]
             write_image(output, pixels)
             return _coded(tokenizer, 1, *size, pixels.shape)
         assert header.fps is not None  # of a video; checked when the header was read
-        config, done = tokenizer.config, 0
-        pieces = file.pieces(frames_at_once(config, *size, tile) // config.temporal_patch_size)
+        done = 0
+        pieces = file.pieces(frames_at_once(tokenizer, *size, tile) // tokenizer.downsample[0])
         with (
             file.sound() as sound,
             VideoWriter(output, header.fps, header.width, header.height, audio_from=sound) as writer,
@@ -218,7 +218,7 @@ def decode_file(
     return _coded(tokenizer, header.frames, *size, (3, header.frames, *size))
 
 
-def _check_tokens(file: TokenFile, tokenizer: OmniTokenizer, model: str, model_sha256: str) -> None:
+def _check_tokens(file: TokenFile, tokenizer: Tokenizer, model: str, model_sha256: str) -> None:
     """Refuse tokens that are not this tokenizer's, or that do not fit what the header says."""
     header = file.header
     if header.model_sha256 not in (model_sha256, *tokenizer.compatible_tokenizers):
@@ -237,8 +237,9 @@ def _check_tokens(file: TokenFile, tokenizer: OmniTokenizer, model: str, model_s
         raise CheckpointError(f"{file.path}: {size} need tokens of shape {expected}, found {file.shape}")
 
 
-def _tile_of(tile: int | None, height: int, width: int) -> int | None:
-    return _TILE if tile is None and height * width > _WHOLE_PIXELS else tile
+def _tile_of(tokenizer: Tokenizer, tile: int | None, height: int, width: int) -> int | None:
+    is_large = height * width > _WHOLE_PIXELS and tokenizer.tile_unit is not None
+    return _TILE if tile is None and is_large else tile
 
 
 def _is_even(durations: Sequence[float], fps: float) -> bool:
@@ -264,7 +265,7 @@ class _HeldFrames:
 
 
 def _coded(
-    tokenizer: OmniTokenizer,
+    tokenizer: Tokenizer,
     frames: int,
     height: int,
     width: int,

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
-from omnitok.hub.folder import load_tokenizer
-from omnitok.models.protocol import fingerprint
+from omnitok.peers import load_tokenizer
 from omnitok.tokenization.job import Plan, Progress, TokenizeJob, silent
 from omnitok.tokenization.pipeline import encode_group, read_group
 
@@ -158,7 +157,7 @@ class _Encode:
         torch.set_num_threads(1)
         self.plan = plan = _fetched(plan)
         tokenizer = load_tokenizer(plan.format.tokenizer)
-        found = fingerprint(tokenizer)
+        found = tokenizer.fingerprint
         if found != plan.format.tokenizer_sha256:
             wanted = plan.format.tokenizer_sha256
             raise CheckpointError(f"{plan.format.tokenizer}: has weights {found} on this Ray worker, not {wanted}")

@@ -21,7 +21,7 @@ from omnitok.data.shard_format import FileFailure, TokenRecord
 from omnitok.data.shard_writing import Token, pack
 from omnitok.data.video_reader import VideoReader
 from omnitok.errors import MediaError, reading
-from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.models.protocol import Tokenizer
 from omnitok.tokenization.augmentations import Augmentation, draw_augmentations
 from omnitok.tokenization.coding import VideoEncoder, encode
 from omnitok.tokenization.job import GroupTokens, Plan, Progress, TokenizeJob, silent
@@ -179,7 +179,7 @@ def _record(
 
 
 @torch.inference_mode()
-def encode_group(plan: Plan, tokenizer: OmniTokenizer, batches: Iterable[WorkerBatch], group: int) -> GroupTokens:
+def encode_group(plan: Plan, tokenizer: Tokenizer, batches: Iterable[WorkerBatch], group: int) -> GroupTokens:
     """The tokens of a group from all that was read of it, without those of files that turned out to be unreadable."""
     encoder, errors, seconds = _GroupEncoder(plan, tokenizer), dict[int, FileFailure](), 0.0
     for batch in batches:
@@ -200,7 +200,7 @@ class _GroupEncoder:
     come in chunks are streamed one by one, in memory that does not grow with their length.
     """
 
-    def __init__(self, plan: Plan, tokenizer: OmniTokenizer) -> None:
+    def __init__(self, plan: Plan, tokenizer: Tokenizer) -> None:
         self._plan, self._tokenizer = plan, tokenizer
         self._waiting: dict[torch.Size, list[Pixels]] = {}
         self._waiting_bytes = 0
@@ -277,7 +277,7 @@ def _until_last(reader: Iterator[WorkerBatch]) -> Iterator[WorkerBatch]:
 
 
 @naming_dead_workers()
-def tokenize_here(job: TokenizeJob, tokenizer: OmniTokenizer, workers: int, progress: Progress = silent) -> None:
+def tokenize_here(job: TokenizeJob, tokenizer: Tokenizer, workers: int, progress: Progress = silent) -> None:
     """Make the shards of `job` in this process.
 
     Args:

@@ -17,13 +17,13 @@ from omnitok.diffusion import diffusion_losses, draw_times
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.generation.loading import make_generator
-from omnitok.hub.folder import TrainedGenerator, load_tokenizer, save_generator
+from omnitok.hub.folder import TrainedGenerator, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import list_models
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel, language_model_losses, start_from_codebook
 from omnitok.models.protocol import LatentStatistics, Tokenizer
-from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.peers import load_tokenizer
 from omnitok.training.config import AnyConfig, AnyGeneratorConfig, LanguageModelTrainConfig
 from omnitok.training.data import GeneratorData, held_out_batches, open_data, open_shards
 from omnitok.training.seeds import WHOLE_BATCH, step_seed
@@ -123,7 +123,7 @@ class GeneratorTask(Task):
 
     config: AnyGeneratorConfig
     model: AnyGenerator
-    tokenizer: OmniTokenizer
+    tokenizer: Tokenizer
     data: GeneratorData
     settings: GeneratorSettings
 
@@ -202,9 +202,8 @@ class GeneratorTask(Task):
     @torch.no_grad()
     def _encode(self, batch: Batch) -> Batch:
         encoding = self.tokenizer.encode(batch.inputs.to(self.tokenizer.device, non_blocking=True), check_range=False)
-        tokens = encoding.codes if encoding.posterior is None else encoding.posterior.mean.float()  # as in shards
-        assert tokens is not None
-        return dataclasses.replace(batch, inputs=tokens)
+        tokens = encoding.tokens  # as in shards
+        return dataclasses.replace(batch, inputs=tokens.float() if tokens.is_floating_point() else tokens)
 
     def split(self, batch: Batch) -> list[Draws]:
         """(tokens, labels, which labels are dropped, the objective's random numbers) of each part."""
