@@ -183,9 +183,9 @@ class _CodeDraw:
             lambda: self._tracker.add(len(labels)),
         )
 
-    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Tensor:
+    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:
         count = grid[0] - (0 if known is None else known.shape[1])
-        return self.sampler(batch, known, grid, first_frame).codes(count, with_prompt=True)
+        return partial(self.sampler(batch, known, grid, first_frame).codes, count, with_prompt=True)
 
 
 class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
@@ -223,14 +223,14 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
         size = (1, self.settings.height, self.settings.width)
         grid = self.tokenizer.latent_shape(*size) if grid is None else grid
         prompts, known = (None, 0) if prompt_codes is None else prompt_codes.shape[:2]
-        request = self._request(labels, prompts, grid[0] > 1, batch_size, options, size)
+        request = self._request(labels, size, batch_size, options, prompts=prompts, is_video=grid[0] > 1)
         if prompt_codes is not None and prompt_codes.shape[2:] != grid[1:]:
             raise ValueError(f"prompt codes are {tuple(prompt_codes.shape[2:])}, asked for is a grid of {grid[1:]}")
         self._check_grid(grid, known, None)
         draw = self._begin(request, grid, len(request.batches), grid[0] - known)
 
         def make(batch: slice) -> Tensor:
-            return draw(batch, None if prompt_codes is None else prompt_codes[batch].to(self.device), grid, known)
+            return draw(batch, None if prompt_codes is None else prompt_codes[batch].to(self.device), grid, known)()
 
         return self._in_batches(request, grid, make)
 

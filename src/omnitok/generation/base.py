@@ -88,9 +88,10 @@ class Request(Run, Generic[Options]):
     sampling: Options
 
 
-Draw = Callable[[slice, Tensor | None, Grid, int], Tensor]
-"""Draws tokens (b, …) of a batch over a grid that begin with the latent frames of known ones; the last argument is the
-number of the first drawn latent frame within its whole video. Holds the state of one call."""
+Draw = Callable[[slice, Tensor | None, Grid, int], Callable[[], Tensor]]
+"""Gives what draws tokens (b, …) of a batch over a grid that begin with the latent frames of known ones; the last
+argument is the number of the first drawn latent frame within its whole video. Given, not run, so that a sampler is few
+calls away from `sample`."""
 
 
 class Generator(ABC, Generic[Model, Options]):
@@ -203,11 +204,18 @@ class Generator(ABC, Generic[Model, Options]):
         """
         if num_frames is None:
             num_frames = 1 if prompt_frames is None else self.settings.num_frames
-        request = self._video_request(labels, num_frames, height, width, prompt_frames, batch_size, options)
+        video = None if prompt_frames is None else _as_video(prompt_frames)
+        size = self._size(num_frames, height, width, video)
+        request = self._request(labels, size, batch_size, options, prompt=video)
         known, grid = self._grid(request.size, request.prompt)
         self._check_grid(grid, known, num_frames)
         draw = self._begin(request, grid, len(request.batches), grid[0] - known)
-        pixels = self._in_batches(request, grid, lambda batch: self._extend(draw, batch, request.prompt, request.size))
+        parts = []
+        for batch in request.batches:
+            with memory_guard(batch.stop - batch.start, self._bytes_per_item(grid, request.sampling), self.device):
+                walk, finish = self._extend(draw, batch, request.prompt, request.size)
+                parts.append(finish(walk()))
+        pixels = torch.cat(parts)
         return pixels.squeeze(2) if num_frames == 1 and request.prompt is None else pixels
 
     def continue_video(
@@ -254,13 +262,12 @@ class Generator(ABC, Generic[Model, Options]):
 
         Other arguments and errors as in `sample`; the arguments are checked at once, not with the first piece.
         """
-        end = ENDLESS if num_frames is None else num_frames
-        request = self._video_request(labels, end, height, width, frames, None, options)
+        video = None if frames is None else _as_video(frames)
+        size = self._size(ENDLESS if num_frames is None else num_frames, height, width, video)
+        request = self._request(labels, size, None, options, prompt=video)
         _, h, w = self.tokenizer.latent_shape(1, *request.size[1:])
         window = self._window(window, h, w)
         return self._stream(request, (window, h, w), method)
-
-    # ------------------------------------------------------------------------------------------------------- streams
 
     def _window(self, window: int | None, h: int, w: int) -> int:
         """Latent frames of a stream's window.
@@ -314,7 +321,8 @@ class Generator(ABC, Generic[Model, Options]):
             frames = given + new * stride if known else tokenizer.num_frames(new)
             size = (frames, *request.size[1:])
             with memory_guard(everything.stop, self._bytes_per_item(grid, request.sampling), self.device):
-                context = self._extend(draw, everything, context, size, drawn or None)
+                walk, finish = self._extend(draw, everything, context, size, drawn or None)
+                context = finish(walk())
             drawn = (drawn or known) + new
             piece = context[:, :, given:][:, :, : end - done]
             done += piece.shape[2]
@@ -342,19 +350,24 @@ class Generator(ABC, Generic[Model, Options]):
         prompt: Tensor | None,
         size: tuple[int, int, int],
         first_frame: int | None = None,
-    ) -> Tensor:
-        """Videos (b, 3, *size) in [-1, 1] that begin with a batch's part of the prompt (b, 3, T0, H, W).
+    ) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
+        """What draws a batch's tokens, and what makes videos (b, 3, *size) in [-1, 1] of them that begin with its part
+        of the prompt (b, 3, T0, H, W).
 
         Args:
             first_frame: number of the first drawn latent frame, where the prompt is not the beginning.
         """
         first, grid = self._grid(size, prompt)
         if prompt is None:
-            return self._decode(draw(batch, None, grid, 0), size).float().clamp(-1, 1)
+            return draw(batch, None, grid, 0), lambda tokens: self._decode(tokens, size).float().clamp(-1, 1)
         given, shown = prompt[batch], self.tokenizer.num_frames(first)
-        tokens = draw(batch, self._encode(given[:, :, -shown:]), grid, first if first_frame is None else first_frame)
-        pixels = self._decode(tokens, (shown + size[0] - given.shape[2], *size[1:])).float().clamp(-1, 1)
-        return torch.cat([given.to(pixels), pixels[:, :, shown:]], dim=2)
+        known = self._encode(given[:, :, -shown:])
+
+        def finish(tokens: Tensor) -> Tensor:
+            pixels = self._decode(tokens, (shown + size[0] - given.shape[2], *size[1:])).float().clamp(-1, 1)
+            return torch.cat([given.to(pixels), pixels[:, :, shown:]], dim=2)
+
+        return draw(batch, known, grid, first if first_frame is None else first_frame), finish
 
     def _grid(self, size: tuple[int, int, int], prompt: Tensor | None) -> tuple[int, Grid]:
         """Latent frames of the prompt, and the grid of a video of `size` that begins with it."""
@@ -374,49 +387,35 @@ class Generator(ABC, Generic[Model, Options]):
             return self.tokenizer.latent_shape(frames, 1, 1)[0]
         return math.ceil((frames - given) / self.tokenizer.downsample[0])
 
-    def _video_request(
-        self,
-        labels: Labels,
-        num_frames: int,
-        height: int | None,
-        width: int | None,
-        prompt: Tensor | None,
-        batch_size: int | None,
-        options: dict[str, Any],
-    ) -> Request[Options]:
-        video = None if prompt is None else _as_video(prompt)
-        size = self._size(num_frames, height, width, video)
-        prompts = None if video is None else len(video)
-        return self._request(labels, prompts, num_frames > 1, batch_size, options, size, video)
-
     def _request(
         self,
         labels: Labels,
-        prompts: int | None,
-        is_video: bool,
+        size: tuple[int, int, int],
         batch_size: int | None,
         options: dict[str, Any],
-        size: tuple[int, int, int],
+        *,
         prompt: Tensor | None = None,
+        prompts: int | None = None,
+        is_video: bool | None = None,
     ) -> Request[Options]:
         """A call's arguments, checked.
 
         Args:
-            prompts: number of given images or videos; None: nothing is given.
+            prompts: number of given images or videos, where they are not the prompt; None: nothing is given.
+            is_video: what the options are for; None: as the size says.
         """
         run = {field.name: options.pop(field.name) for field in fields(Run) if field.name in options}
-        sampling = self._options(options, is_video)
-        ids, run["indices"] = self._items(labels, run.get("indices"), prompts)
+        sampling = self._options(options, size[0] > 1 if is_video is None else is_video)
+        ids, run["indices"] = self._items(labels, run.get("indices"), prompts if prompt is None else len(prompt))
         batches = split_batches(len(ids), batch_size)
         return Request(labels=ids, batches=batches, prompt=prompt, size=size, sampling=sampling, **run)
 
     def _options(self, given: dict[str, Any], is_video: bool) -> Options:
         """What was asked for, then what the settings say, then the defaults."""
         sampling = self._complete(choose_sampling(self.sampling, given, is_video))
-        if sampling.guidance_scale != 1 and not self.model.config.num_classes:
-            raise ValueError(
-                f"a model without classes cannot be guided: guidance_scale must be 1, found {sampling.guidance_scale}"
-            )
+        scale = sampling.guidance_scale
+        if scale != 1 and not self.model.config.num_classes:
+            raise ValueError(f"a model without classes cannot be guided: guidance_scale must be 1, found {scale}")
         return sampling
 
     def _items(self, labels: Labels, indices: Sequence[int] | None, prompts: int | None) -> tuple[Tensor, list[int]]:
@@ -429,7 +428,7 @@ class Generator(ABC, Generic[Model, Options]):
             ValueError: numbers that do not match, no items, labels that are no class.
         """
         if isinstance(labels, Tensor):
-            labels = labels.tolist() if labels.ndim else [int(labels)]
+            labels = labels.tolist()
         if labels is None or isinstance(labels, int | str):
             labels = [labels] * (prompts or (1 if indices is None else len(indices)))
         if prompts is not None and len(labels) == 1:
@@ -437,7 +436,7 @@ class Generator(ABC, Generic[Model, Options]):
         count = len(labels)
         counts = {"given images or videos": prompts, "indices": None if indices is None else len(indices)}
         for what, other in counts.items():
-            if other is not None and other != count:
+            if other not in (None, count):
                 raise ValueError(f"{count} labels and {other} {what} do not match")
         if count == 0:
             raise ValueError("no items were asked for: labels are empty")

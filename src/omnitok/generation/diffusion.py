@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -46,7 +48,7 @@ class _LatentDraw:
         self._tracker = ProgressTracker(request.progress, -1 if draws is None else self._steps * draws)
         self._schedule = linear_schedule(TRAINED_STEPS) if model.config.objective == "epsilon" else None
 
-    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Tensor:
+    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:
         shape = (self._model.config.latent_channels, *grid)
         if known is None:
             return self.latents(batch, shape)
@@ -55,8 +57,10 @@ class _LatentDraw:
         mask[:, :, : known.shape[2]] = True
         return self.latents(batch, shape, (padded, mask))
 
-    def latents(self, batch: slice, shape: tuple[int, ...], held: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Latents (b, *shape) float32; `held` are known latents and the mask of where they count."""
+    def latents(
+        self, batch: slice, shape: tuple[int, ...], held: tuple[Tensor, Tensor] | None = None
+    ) -> Callable[[], Tensor]:
+        """What draws latents (b, *shape) float32; `held` are known latents and the mask of where they count."""
         model, sampling, generators = self._model, self._request.sampling, self._generators[batch]
 
         def noise(x: Tensor) -> Tensor:
@@ -80,14 +84,14 @@ class _LatentDraw:
         x = noise(torch.empty(0))
         if self._schedule is None:
             walk = flow_euler if sampling.sampler == "euler" else flow_heun
-            return walk(denoise, x, flow_times(self._steps, sampling.shift), report)
+            return partial(walk, denoise, x, flow_times(self._steps, sampling.shift), report)
         spacing = sampling.spacing or ("linspace" if sampling.sampler == "ddpm" else "trailing")
         schedule = respace(self._schedule, self._steps, spacing)
         if sampling.sampler == "ddpm":
-            return ddpm(denoise, x, schedule, noise, report)
+            return partial(ddpm, denoise, x, schedule, noise, report)
         if sampling.sampler == "ddim":
-            return ddim(denoise, x, schedule, sampling.eta, noise, report)
-        return dpm_solver_2m(denoise, x, schedule, report)
+            return partial(ddim, denoise, x, schedule, sampling.eta, noise, report)
+        return partial(dpm_solver_2m, denoise, x, schedule, report)
 
 
 class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
@@ -166,7 +170,7 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
         if len(grid) not in (2, 3) or min(grid) < 1:
             raise ValueError(f"a grid is (h, w) or (t, h, w) of at least 1 each, found {tuple(grid)}")
         is_video = len(grid) == 3 and grid[0] > 1
-        request = self._request(labels, None, is_video, batch_size, options, (1, 1, 1))
+        request = self._request(labels, (1, 1, 1), batch_size, options, is_video=is_video)
         count = len(request.labels)
         shape = (self.model.config.latent_channels, *grid)
         if (known is None) != (mask is None):
@@ -181,7 +185,8 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
         draw = _LatentDraw(self.model, request, len(request.batches))
 
         def make(batch: slice) -> Tensor:
-            return draw.latents(batch, shape, None if known is None or mask is None else (known[batch], mask[batch]))
+            held = None if known is None or mask is None else (known[batch], mask[batch])
+            return draw.latents(batch, shape, held)()
 
         return self.denormalize(self._in_batches(request, shape[1:], make))
 
@@ -219,7 +224,7 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
         mask = mask.expand(len(pixels), *accepted)
         holes = mask.unsqueeze(2) if is_image else mask
         size = (holes.shape[2], holes.shape[3], holes.shape[4])
-        request = self._request(labels, len(pixels), size[0] > 1, batch_size, options, size)
+        request = self._request(labels, size, batch_size, options, prompts=len(pixels))
         grid = self.tokenizer.latent_shape(*size)
         draw = self._begin(request, grid, len(request.batches), grid[0])
         hidden = _without(pixels, mask)  # so that nothing of what lies in the holes gets into the latents around them
@@ -228,7 +233,8 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
             known = self._encode(hidden[batch])
             kept = ~self._latent_mask(holes[batch]).to(self.device)
             kept = (kept.squeeze(2) if is_image else kept).expand(known.shape)
-            return self._decode(draw.latents(batch, tuple(known.shape[1:]), (known, kept)), size).float().clamp(-1, 1)
+            tokens = draw.latents(batch, tuple(known.shape[1:]), (known, kept))()
+            return self._decode(tokens, size).float().clamp(-1, 1)
 
         filled = self._in_batches(request, grid, make)
         return torch.where(mask.to(filled.device), filled, pixels.to(filled))
