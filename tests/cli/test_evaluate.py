@@ -266,26 +266,32 @@ def test_statistics_once_then_fidelity(
     assert "biased upwards" in captured.err
 
 
-def test_compare_shows_runs_side_by_side(
+def test_compare_takes_files_and_models_in_both_spellings(
     vq_folder: Path, vae_folder: Path, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Models of two runs are called by their runs, and may stand after the names of metrics."""
+    """Models of two runs are called by their runs; inputs, or in the older spelling models, may stand after metrics."""
     for run, folder in (("a", vq_folder), ("b", vae_folder)):
         shutil.copytree(folder, tmp_path / "runs" / run / "model")
     models, out = [tmp_path / "runs" / run / "model" for run in ("a", "b")], tmp_path / "out"
-    line = ["--data", media, "-o", out, "--resolution", 32, "--frames", 3, "--pictures", 1]
-    assert main(list(map(str, ["compare", *line, "--json", "--metrics", "psnr", "ssim", *models]))) == 0
+    line = ["-o", out, "--resolution", 32, "--frames", 3, "--pictures", 1]
+    new = ["compare", media, "--models", *models, *line, "--json", "--no-references"]
+    assert main(list(map(str, new))) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert len(rows) == 8  # two models, two metrics, two modalities
-    assert {row["model"] for row in rows} == set(map(str, models))
-    table = (out / "table.md").read_text()
-    assert "| model | sha256 | psnr (images) | ssim (images) | psnr (videos) | ssim (videos) |" in table
-    assert re.findall(r"^\| (\w) \|", table, flags=re.MULTILINE) == ["a", "b"]
-    assert re.search(r"!\[0.png: original \| a: [\d.]+ dB \| b: [\d.]+ dB\]\(pictures/image-000-0.png\)", table)
-    assert sorted(path.name for path in (out / "pictures").iterdir()) == ["image-000-0.png", "video-000-0.png"]
-    assert omnitok.data.read_image(out / "pictures/image-000-0.png").shape == (3, 32, 3 * 32 + 2 * 4)
-    assert evaluate("compare", *models, *line, "--metrics", "psnr,ssim") == 0
-    assert re.search(r"^psnr +image +a ", capsys.readouterr().out, flags=re.MULTILINE)
+    assert [(row["model"], row["modality"]) for row in rows] == [
+        (str(model), modality) for model in models for modality in ("image", "video")
+    ]
+    assert all(row["psnr"] > 0 and row["bits_per_pixel"] > 0 and row["files"] for row in rows)
+    assert json.loads((out / "results.json").read_text())["results"] == rows
+    assert "data:image/png;base64" in (out / "index.html").read_text()
+    assert sorted(path.name for path in (out / "pictures").iterdir()) == ["image-000-0.png", "video-000-0.mp4"]
+    old = ["compare", "--data", media, *line, "--no-references", "--metrics", "psnr", "ssim", *models]
+    assert main(list(map(str, old))) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"^model \(images\) +bits/pixel +tokens +psnr +ssim ", table, flags=re.MULTILINE)
+    assert re.search(r"^b +[\d.]+ ", table, flags=re.MULTILINE)
+    for wrong, said in (([media], "at least one model"), (["--models", *models], "at least one image, video")):
+        assert main(list(map(str, ["compare", *wrong]))) == 2
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,113 +1,109 @@
-"""`omnitok compare` (also `omnitok evaluate compare`): several tokenizers on one set."""
+"""`omnitok compare` (also `omnitok evaluate compare`): the same files through several tokenizers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 import omnitok
 from omnitok.atomic import atomic_path
 from omnitok.cli.failures import UsageError
-from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, short_names, show_results
-from omnitok.cli.options import require_models, require_paths
-from omnitok.cli.report import say
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from omnitok.metrics import EvaluatedModel, EvaluationConfig, Result
+from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, short_names
+from omnitok.cli.options import require_models, require_paths, resolve_device
+from omnitok.cli.report import print_table, progress_bar, say
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(MetricsOptions):
-    """Measure several tokenizers on one set: a table, and images side by side.
+    """Send the same images and videos through several tokenizers: figures, images and videos side by side, a plot.
 
-    OUT gets results.json, the folder pictures/ (every original next to all models' results; of a video the middle
-    frame), and table.md, which shows the table and these images.
+    Prints a table: bits per pixel, tokens, metrics, seconds per file, peak memory, parameters. OUT gets index.html, one
+    page with everything in it, and what it shows: rate-distortion.png (quality over bits per pixel, with JPEG, H.264
+    and AV1 as references), pictures/ (each input, what every tokenizer made of it, maps of the errors) and
+    results.json. Files keep their size unless --resolution says otherwise; of a video the first --frames are taken.
+
+    For example: omnitok compare photos video.mp4 --models omnitok-tiny-vq omnitok-tiny-vae -o comparison
     """
 
-    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
-    """Tokenizers, as for `evaluate reconstruction`."""
-    data: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder of images, videos or both."""
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")] = ()
+    """Images, videos, or folders and lists of them."""
+    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL")] = ()
+    """Tokenizers: names that `omnitok models` lists, folders, or released checkpoints."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """The older spelling: `omnitok compare MODEL... --data DIR`."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("omnitok-comparison")
-    """Folder or URL for the results."""
+    """Folder for the results."""
     pictures: Annotated[int, tyro.conf.arg(metavar="N")] = 8
     """How many images, and how many videos, to show side by side."""
+    no_references: bool = False
+    """Leave out JPEG, H.264 and AV1, which take most of the time where the tokenizers are small."""
 
     def run(self) -> int:
-        """Measure and write; the exit code."""
+        """Measure, draw and write; the exit code."""
         self.check_common()
+        inputs, models, metrics = self._arguments()
         if self.pictures < 0:
             raise UsageError(f"--pictures must be at least 0, found {self.pictures}")
-        require_paths(self.data)
-        names, models = self.metrics, self.models
-        if not models:  # they may have come after the names of metrics
-            split = next((i for i, part in enumerate(names) if not omnitok.metrics.is_metric(part)), len(names))
-            names, models = names[:split], names[split:]
-        metrics = parse_names(names) or ("psnr", "ssim")
-        if not models:
-            raise UsageError("give at least one model; `omnitok models` lists them")
+        require_paths(*map(Path, inputs))
         require_models(*models)
-        config = self.config()
-        results: list[Result] = []
-        with self.measuring("models") as (processes, advance):
-            loaded = [load_model(name, processes.device) for name in dict.fromkeys(models)]
-            chosen = omnitok.metrics.check_metrics(metrics, "reconstruction")
-            needed = omnitok.metrics.networks_for(chosen, config.protocol)
-            networks = omnitok.metrics.load_networks(needed, self.weights_dir, processes.device)
-            for model in loaded:
-                results += omnitok.metrics.evaluate_reconstruction(
-                    model, self.data, chosen, config, networks=networks, state_folder=self.out, progress=advance
+        config, device = self.config(), resolve_device(self.device)
+        from omnitok.metrics import comparison
+        from omnitok.metrics.comparison_page import write_page
+
+        with progress_bar(None, "models and codecs", "pass") as bar:
+
+            def advance(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            try:
+                found, shown = comparison.compare(
+                    inputs,
+                    short_names(models),
+                    lambda name: load_model(name, device),
+                    self.out,
+                    metrics,
+                    config,
+                    weights_dir=self.weights_dir,
+                    device=device,
+                    references=not self.no_references,
+                    shown=self.pictures,
+                    progress=advance,
                 )
-        if not processes.is_main:
-            return 0
-        shown = self._side_by_side(loaded, config)
-        self._write_table(results, shown)
-        show_results(results, config.protocol, self.out, self.json)
-        say(f"the table and the images are in {self.out / 'table.md'}")
-        return 0
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+        rows = [item.row() for item in found]
+        with atomic_path(self.out / "results.json") as temporary:
+            content = {"results": rows, "protocol": config.protocol.describe()}
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        page = self.out / "index.html"
+        write_page(found, shown, self.out / comparison.PLOT, page)
+        failed = [item for item in found if item.error is not None]
+        for item in failed:
+            say(f"error: {item.name}: {item.error}")
+        if self.json:
+            print(json.dumps(rows, indent=2))
+        else:
+            for modality in dict.fromkeys(item.modality for item in found):
+                print_table(*comparison.table(found, modality))
+        say(f"everything is in {page}")
+        return 1 if failed else 0
 
-    def _side_by_side(self, models: Sequence[EvaluatedModel], config: EvaluationConfig) -> list[tuple[Path, str]]:
-        """A PNG, and its caption, for each of the first images and of the first videos (their middle frame)."""
-        names = short_names([model.name for model in models])
-        shown: list[tuple[Path, str]] = []
-        for modality, files in omnitok.metrics.files_by_modality(self.data).items():
-            for number, file in enumerate(files[: self.pictures]):
-                frames: list[Tensor] = []
-                captions = [f"{file.name}: original"]
-                for model in models:
-                    original, result = omnitok.metrics.reconstruct_frame(model, file, modality, config)
-                    frames = frames or [original]
-                    decibels = omnitok.metrics.psnr(original[None], result[None])
-                    frames.append(result)
-                    captions.append(f"{names[model.name]}: {decibels:.2f} dB")
-                target = self.out / "pictures" / f"{modality}-{number:03d}-{file.stem}.png"
-                omnitok.data.write_image(target, omnitok.metrics.side_by_side(frames))
-                shown.append((target, " | ".join(captions)))
-        return shown
-
-    def _write_table(self, results: Sequence[Result], shown: Sequence[tuple[Path, str]]) -> None:
-        """table.md: a row per model, a column per metric and modality, the conditions, the images."""
-        columns = list(dict.fromkeys((result.metric, result.modality) for result in results))
-        names = short_names([result.model or "-" for result in results])
-        rows: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
-        for result in results:
-            spread = f" ± {result.spread:.2g}" if result.row()["spread"] is not None else ""
-            row = rows.setdefault((names[result.model or "-"], (result.model_sha256 or "")[:12]), {})
-            row[result.metric, result.modality] = f"{result.value:.5g}{spread}"
-        titles = ["model", "sha256", *(f"{metric} ({modality}s)" for metric, modality in columns)]
-        lines = [titles, ["---"] * len(titles)]
-        lines += [[*model, *(row.get(column, "-") for column in columns)] for model, row in rows.items()]
-        counted = dict.fromkeys((r.n, r.modality, r.frames, r.resolution) for r in results)
-        first, sets = results[0], [f"{n} {kind}s ({frames}x{side}x{side})" for n, kind, frames, side in counted]
-        text = [f"| {' | '.join(line)} |" for line in lines]
-        text += ["", f"Protocol {first.protocol}: {'; '.join(sets)}. omnitok {first.version}, seed {first.seed}.", ""]
-        for path, caption in shown:
-            text += [f"![{caption}](pictures/{path.name})", "", caption, ""]
-        with atomic_path(self.out / "table.md") as temporary:
-            temporary.write_text("\n".join(text), encoding="utf-8")
+    def _arguments(self) -> tuple[list[str], list[str], tuple[str, ...] | None]:
+        """Inputs, models and metrics, in either spelling; UsageError where one of the first two is missing."""
+        names, given = self.metrics, list(self.inputs)
+        if not given:  # they may have come after the names of metrics
+            split = next((i for i, part in enumerate(names) if not omnitok.metrics.is_metric(part)), len(names))
+            names, given = names[:split], list(names[split:])
+        inputs, models = (given, list(self.models)) if self.data is None else ([str(self.data)], given)
+        if self.data is not None and self.models:
+            inputs, models = [*given, *inputs], list(self.models)
+        if not inputs:
+            raise UsageError("give at least one image, video or folder; --help shows the options")
+        if not models:
+            raise UsageError("give at least one model after --models; `omnitok models` lists them")
+        return inputs, list(dict.fromkeys(models)), parse_names(names)

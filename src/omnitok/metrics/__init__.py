@@ -9,6 +9,7 @@ from omnitok.losses.lpips import LPIPS, load_lpips
 from omnitok.losses.perceptual import MobileNetV2, load_mobilenet_v2
 from omnitok.metrics.average import Average, AverageAccumulator
 from omnitok.metrics.codebook import CodebookAccumulator, CodebookStatistics, codebook_statistics
+from omnitok.metrics.comparison import compare
 from omnitok.metrics.evaluate import EvaluationConfig
 from omnitok.metrics.features import FeatureSet
 from omnitok.metrics.fidelity import compute_statistics, evaluate_fidelity
@@ -29,7 +30,7 @@ from omnitok.metrics.networks import load_networks
 from omnitok.metrics.precision_recall import PrecisionRecall, precision_recall
 from omnitok.metrics.protocols import CLEAN, OFFICIAL, PROTOCOLS, Protocol
 from omnitok.metrics.psnr import psnr, psnr_per_frame
-from omnitok.metrics.reconstruction import EvaluatedModel, evaluate_reconstruction, reconstruct_frame, side_by_side
+from omnitok.metrics.reconstruction import EvaluatedModel, evaluate_reconstruction
 from omnitok.metrics.registry import METRICS, check_metrics, is_metric, networks_for
 from omnitok.metrics.results import Result
 from omnitok.metrics.samples import files_by_modality
@@ -41,10 +42,10 @@ __all__ = [
     "CodebookAccumulator", "CodebookStatistics", "EvaluatedModel", "EvaluationConfig", "FIDInception", "FeatureSet",
     "FrechetAccumulator", "GaussianStatistics", "InceptionOutput", "InceptionScore", "InceptionScoreAccumulator",
     "KernelDistance", "MobileNetImageFeatures", "MobileNetV2", "MobileNetVideoFeatures", "PrecisionRecall",
-    "Protocol", "Result", "TorchScriptI3D", "check_metrics", "codebook_statistics", "compute_statistics",
+    "Protocol", "Result", "TorchScriptI3D", "check_metrics", "codebook_statistics", "compare", "compute_statistics",
     "evaluate_fidelity", "evaluate_reconstruction", "files_by_modality", "frechet_distance", "gaussian_statistics",
     "inception_score", "is_metric", "kid", "load_i3d", "load_i3d_torchscript", "load_inception", "load_lpips",
     "load_mobilenet_v2", "load_networks", "load_statistics", "networks_for", "precision_recall", "psnr",
-    "psnr_per_frame", "reconstruct_frame", "save_statistics", "side_by_side", "ssim", "ssim_per_frame",
+    "psnr_per_frame", "save_statistics", "ssim", "ssim_per_frame",
 ]
 # fmt: on

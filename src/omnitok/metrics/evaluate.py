@@ -132,11 +132,11 @@ class Measurement:
     ) -> None:
         self.source, self.config = source, config
         self.metrics = [name for name in metrics if source.row.modality in METRICS[name].modalities]
-        self._networks = {name: networks.get(METRICS[name].network_for(config.protocol) or "") for name in metrics}
+        self.networks = {name: networks.get(METRICS[name].network_for(config.protocol) or "") for name in metrics}
         self._ready: dict[str, GaussianStatistics] = {}
         self._gauges: dict[str, _Gauge] = {}
         for name in self.metrics:
-            metric, network = METRICS[name], self._networks[name]
+            metric, network = METRICS[name], self.networks[name]
             for side in _sides(metric):
                 key = self._key(name, side)
                 ready = None
@@ -149,7 +149,7 @@ class Measurement:
         self.accumulators = {key: gauge.accumulator for key, gauge in self._gauges.items()}
 
     def _key(self, name: str, side: Side) -> str:
-        metric, network = METRICS[name], self._networks[name]
+        metric, network = METRICS[name], self.networks[name]
         shared = network.name if network is not None and metric.gathers != "pairs" else name
         return f"{shared}/{metric.gathers}/{side}"
 
@@ -211,7 +211,7 @@ class Measurement:
         memory: dict[Any, Any] = {}
         rows = []
         for name in self.metrics:
-            metric, network, row = METRICS[name], self._networks[name], replace(self.source.row, metric=name)
+            metric, network, row = METRICS[name], self.networks[name], replace(self.source.row, metric=name)
             if metric.gathers == "logits":  # no reference
                 row = replace(row, reference=None, n_reference=None)
             if network is not None:

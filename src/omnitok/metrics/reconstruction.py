@@ -174,25 +174,6 @@ def evaluate_reconstruction(
     return results
 
 
-@torch.no_grad()
-def reconstruct_frame(
-    model: EvaluatedModel, file: Path, modality: Modality, config: EvaluationConfig
-) -> tuple[Tensor, Tensor]:
-    """A file and what the tokenizer makes of it, (3, H, W) in [-1, 1] each; of a video the middle frame."""
-    original = load_sample(file, modality, config.protocol, config.side(modality), config.video_frames)
-    encoding = model.tokenizer.encode(original[None].to(model.tokenizer.device))
-    result = model.tokenizer.decode(encoding.latents, encoding.size)[0].float().clamp(-1, 1).cpu()
-    if modality == "image":
-        return original, result
-    return original[:, original.shape[1] // 2], result[:, result.shape[1] // 2]
-
-
-def side_by_side(images: Sequence[Tensor], gap: int = 4) -> Tensor:
-    """Images (3, H, W) in [-1, 1] from left to right, with `gap` white pixels between them."""
-    white = torch.ones(3, images[0].shape[1], gap)
-    return torch.cat([part for image in images for part in (white, image)][1:], dim=2)
-
-
 class Reconstructions(Source):
     """Files of one modality beside what a tokenizer makes of them."""
 
@@ -235,11 +216,15 @@ class Reconstructions(Source):
         for part in batches(own, self.config.batch_size if row.modality == "image" else 1):
             yield self._reconstruct(torch.stack([next(loaded) for _ in part]), part)
 
+    def code(self, pixels: Tensor, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """What the coder makes of a batch."""
+        return self.coder.reconstruct(pixels, indices, self.config)
+
     @torch.no_grad()
     def _reconstruct(self, pixels: Tensor, indices: Sequence[int]) -> Batch:
         """Samples (b, 3, H, W) or (b, 3, T, H, W) in [-1, 1] as the protocol's metrics see them and their results."""
         protocol, paths = self.config.protocol, [self.files[i] for i in indices]
-        result, codes = self.coder.reconstruct(pixels, indices, self.config)
+        result, codes = self.code(pixels, indices)
         if not torch.isfinite(result).all():
             raise OmnitokError(f"{paths[0]}: the model {self.coder.name} answers NaN or infinite pixels")
         result = result.float().clamp(-1, 1).cpu()

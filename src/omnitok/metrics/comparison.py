@@ -1,0 +1,408 @@
+"""The same files through several tokenizers: figures, images and videos side by side, a rate-distortion plot, a page.
+
+One pass per model, each freed before the next is loaded. JPEG, and for videos H.264 and AV1, at several rates are drawn
+as references.
+"""
+
+import gc
+import math
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from omnitok.data.image import write_image
+from omnitok.data.modality import Modality
+from omnitok.data.video_reader import VideoReader
+from omnitok.data.video_writer import VideoWriter
+from omnitok.errors import MediaError, MissingWeightsError, OmnitokError
+from omnitok.files import Paths
+from omnitok.metrics.codecs import RATES, Codec
+from omnitok.metrics.drawing import Plot, side_by_side, write_plots
+from omnitok.metrics.evaluate import EvaluationConfig, Side, measured
+from omnitok.metrics.frechet import GaussianStatistics
+from omnitok.metrics.networks import Network, WeightsDir, load_networks, require_weights
+from omnitok.metrics.psnr import psnr
+from omnitok.metrics.reconstruction import (
+    Coder,
+    EvaluatedModel,
+    Files,
+    Reconstructions,
+    check_frames,
+    check_reconstruction,
+)
+from omnitok.metrics.registry import METRICS, check_metrics, networks_for
+from omnitok.metrics.samples import files_by_modality, to_uint8
+
+PLOT, PICTURES = "rate-distortion.png", "pictures"
+_IF_WEIGHTS_ARE_THERE = ("lpips", "fd_mobilenet_v2", "fd_mobilenet_v2_video")
+
+
+@dataclass
+class FileFigures:
+    """What came back of one file. `tokens` are None for a codec."""
+
+    input: str
+    width: int
+    height: int
+    frames: int
+    tokens: int | None
+    bits: float
+    psnr: float
+    seconds: float
+
+    @property
+    def pixels(self) -> int:
+        """Of all frames."""
+        return self.frames * self.height * self.width
+
+
+@dataclass
+class Comparison:
+    """What one tokenizer, or one codec at one setting, made of all images or of all videos.
+
+    Attributes:
+        name: short, for tables; `model` is as it was given.
+        codec: "JPEG", "H.264" or "AV1" of a reference; None for a tokenizer.
+        values: metric -> number over the set.
+        parameters: of the tokenizer.
+        peak_memory: bytes while the tokenizer worked, itself included: of the process, or on a GPU of what torch held.
+        error: why it could not, in one sentence; there are no figures then.
+    """
+
+    model: str
+    name: str
+    modality: Modality
+    model_sha256: str = ""
+    codec: str | None = None
+    files: list[FileFigures] = field(default_factory=list)
+    values: dict[str, float] = field(default_factory=dict)
+    parameters: int | None = None
+    peak_memory: int | None = None
+    error: str | None = None
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Of all files together."""
+        return sum(file.bits for file in self.files) / sum(file.pixels for file in self.files)
+
+    def row(self) -> dict[str, Any]:
+        """Plain JSON values; means are over files."""
+        row: dict[str, Any] = {"model": self.model, "codec": self.codec, "modality": self.modality}
+        if self.error is not None:
+            return row | {"error": self.error}
+        row |= {"model_sha256": self.model_sha256 or None, "n": len(self.files), "tokens": self.mean_tokens}
+        row |= {"bits_per_pixel": round(self.bits_per_pixel, 6)}
+        row |= {name: value if math.isfinite(value) else None for name, value in self.values.items()}
+        row |= {"seconds": self.mean_seconds, "peak_memory": self.peak_memory, "parameters": self.parameters}
+        files = []
+        for file in self.files:
+            decibels = round(file.psnr, 4) if math.isfinite(file.psnr) else None
+            figures = {"bits_per_pixel": round(file.bits / file.pixels, 6), "psnr": decibels, "seconds": file.seconds}
+            size = {"width": file.width, "height": file.height, "frames": file.frames, "tokens": file.tokens}
+            files.append({"input": file.input, **size, **figures})
+        return row | {"files": files}
+
+    @property
+    def mean_tokens(self) -> float | None:
+        """Per file."""
+        counts = [file.tokens for file in self.files if file.tokens is not None]
+        return sum(counts) / len(counts) if counts else None
+
+    @property
+    def mean_seconds(self) -> float:
+        """Encoding and decoding, per file."""
+        return round(sum(file.seconds for file in self.files) / len(self.files), 4)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A file beside what all tokenizers made of it: an image (.png), or a video (.mp4)."""
+
+    path: Path
+    modality: Modality
+    title: str
+
+
+def table(comparisons: Sequence[Comparison], modality: Modality) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the tokenizers over one modality."""
+    own = [c for c in comparisons if c.modality == modality and c.codec is None]
+    metrics = list(dict.fromkeys(name for c in own for name in c.values))
+    titles = [f"model ({modality}s)", "bits/pixel", "tokens", *metrics, "seconds", "peak MB", "parameters"]
+    rows = []
+    for c in own:
+        if c.error is not None:
+            rows.append([c.name, *["-"] * (len(titles) - 1)])
+            continue
+        figures = [f"{c.values[name]:.4g}" if name in c.values else "-" for name in metrics]
+        memory = "-" if c.peak_memory is None else f"{c.peak_memory / 1e6:.0f}"
+        parameters = "-" if c.parameters is None else f"{c.parameters / 1e6:.1f} M"
+        rows.append([c.name, f"{c.bits_per_pixel:.4f}", f"{c.mean_tokens:.0f}", *figures, f"{c.mean_seconds:.2f}"])
+        rows[-1] += [memory, parameters]
+    return titles, rows
+
+
+def compare(
+    inputs: Paths,
+    models: Mapping[str, str],
+    load: Callable[[str], EvaluatedModel],
+    out: Path,
+    metrics: Sequence[str] | None = None,
+    config: EvaluationConfig | None = None,
+    *,
+    weights_dir: WeightsDir = None,
+    device: torch.device | str = "cpu",
+    references: bool = True,
+    shown: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Comparison], list[Shown]]:
+    """Measure tokenizers, and codecs at several rates, on the same files.
+
+    Args:
+        inputs: images and videos, folders and lists of them.
+        models: what `load` takes -> a short name.
+        out: folder for the plot (`PLOT`) and for `PICTURES`.
+        metrics: of `METRICS` (default: psnr, ssim, and LPIPS and the distance of MobileNetV2's features where their
+            weights are found).
+        config: protocol, frames, seed; files keep their size where `resolution` is None.
+        references: whether codecs are measured too.
+        shown: so many images, and as many videos, are shown side by side.
+        progress: told how many passes over the files are done, and of how many.
+
+    Raises:
+        OmnitokError: a file that cannot be read, or nothing to measure. What one model cannot do is its `error`.
+        ValueError: a metric that there is not, or videos that are too short for one.
+    """
+    device = torch.device(device)
+    files = files_by_modality(inputs)
+    with tempfile.TemporaryDirectory() as scratch:
+        passes = _Passes(files, metrics, config or EvaluationConfig(), weights_dir, device, shown, Path(scratch))
+        codecs = [
+            Codec(kind, setting)
+            for modality in (files if references else ())
+            for kind, settings in RATES[modality].items()
+            for setting in settings
+        ]
+        steps = len(models) + len(codecs)
+        for number, (model, name) in enumerate(models.items(), start=1):
+            passes.run_model(model, name, load)
+            if progress is not None:
+                progress(number, steps)
+        for number, codec in enumerate(codecs, start=len(models) + 1):
+            passes.run(codec, codec.name, codec.name, codec.modality)
+            if progress is not None:
+                progress(number, steps)
+        write_plots(passes.plots(), out / PLOT)
+        return passes.found, passes.show(out / PICTURES)
+
+
+class _Passes:
+    """Passes over the same files, one coder after another."""
+
+    def __init__(
+        self,
+        files: Files,
+        metrics: Sequence[str] | None,
+        config: EvaluationConfig,
+        weights_dir: WeightsDir,
+        device: torch.device,
+        shown: int,
+        scratch: Path,
+    ) -> None:
+        self.files, self.shown, self.found = files, shown, list[Comparison]()
+        self._device, self._scratch = device, scratch
+        if metrics is None:
+            metrics = ["psnr", "ssim", *_with_weights(files, config, weights_dir)]
+        self.metrics = check_metrics(metrics, "reconstruction")
+        check_frames(self.metrics, config)
+        check_reconstruction(self.metrics, config, files, discrete=True, data="inputs")
+        self.networks = load_networks(networks_for(self.metrics, config.protocol), weights_dir, device)
+        # Files of different sizes make no batches.
+        self.config = config if config.resolution is not None else replace(config, batch_size=1)
+        self._seen: dict[str, GaussianStatistics] = {}
+
+    def run_model(self, model: str, name: str, load: Callable[[str], EvaluatedModel]) -> None:
+        """The passes of one tokenizer, which is freed afterwards."""
+        _forget_peak(self._device)
+        try:
+            coder = load(model)
+        except OmnitokError as error:
+            self.found += [Comparison(model, name, modality, error=str(error)) for modality in self.files]
+            return
+        made = [self.run(coder, model, name, modality) for modality in self.files]
+        for comparison in made:
+            comparison.peak_memory = _peak(self._device)
+            if isinstance(coder.tokenizer, nn.Module):
+                comparison.parameters = sum(parameter.numel() for parameter in coder.tokenizer.parameters())
+        del coder
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def run(self, coder: EvaluatedModel | Codec, model: str, name: str, modality: Modality) -> Comparison:
+        """One pass over the files of one modality."""
+        codec = coder if isinstance(coder, Codec) else None
+        comparison = Comparison(model, name, modality, coder.sha256, codec.kind if codec else None)
+        self.found.append(comparison)
+        paths, metrics = self.files[modality], self.metrics
+        if not coder.vocab_size:
+            metrics = tuple(name for name in metrics if METRICS[name].gathers != "codes")
+        source = _Watched(coder, paths, modality, self.config)
+        source.seen = self._seen
+        if codec is None:
+            source.keep = lambda index, *pair: self._keep(comparison, index, *pair)
+        try:
+            with measured(source, metrics, self.config, self.networks, None, "", None) as measurement:
+                comparison.values = {result.metric: result.value for result in measurement.results()}
+                for metric, network in measurement.networks.items():
+                    if network is not None and METRICS[metric].gathers == "moments":
+                        self._seen[network.name] = measurement.compute(metric, "real")
+        except MediaError:
+            raise
+        except (OmnitokError, ValueError) as error:
+            comparison.error = str(error)
+            return comparison
+        for index, path in enumerate(paths):
+            frames, height, width = size = source.sizes[index]
+            tokens, bits = None, 0.0
+            if isinstance(coder, Codec):
+                bits = coder.bits[index]
+            else:
+                tokens = math.prod(coder.tokenizer.latent_shape(*size))
+                bits = tokens * coder.tokenizer.bits_per_token
+            seconds = round(source.seconds[index], 4)
+            figures = FileFigures(str(path), width, height, frames, tokens, bits, source.decibels[index], seconds)
+            comparison.files.append(figures)
+        return comparison
+
+    def _path(self, index: int, comparison: Comparison | None, modality: Modality) -> Path:
+        number = "original" if comparison is None else self.found.index(comparison)
+        return self._scratch / f"{modality}-{index}-{number}.npy"
+
+    def _keep(self, comparison: Comparison, index: int, original: Tensor, result: Tensor) -> None:
+        """What will be shown goes to the disk as bytes."""
+        if index < self.shown:
+            for pixels, whose in ((original, None), (result, comparison)):
+                np.save(self._path(index, whose, comparison.modality), to_uint8(pixels).numpy())
+
+    def show(self, folder: Path) -> list[Shown]:
+        """Write the first files side by side with their results."""
+        shown = []
+        for modality, paths in self.files.items():
+            able = [c for c in self.found if c.codec is None and c.modality == modality and c.error is None]
+            for index, path in enumerate(paths[: self.shown] if able else ()):
+                arrays = [np.load(self._path(index, whose, modality), mmap_mode="r") for whose in (None, *able)]
+                size = f"{arrays[0].shape[-1]} x {arrays[0].shape[-2]}"
+                captions = [f"{path.name}\n{size}"]
+                for comparison in able:
+                    file = comparison.files[index]
+                    captions.append(f"{comparison.name}\n{file.psnr:.2f} dB, {file.bits / file.pixels:.3f} bits/pixel")
+                name = f"{modality}-{index:03d}-{path.stem}"
+                if modality == "image":
+                    target = folder / f"{name}.png"
+                    pixels = [torch.from_numpy(np.array(array))[:, None] for array in arrays]
+                    write_image(target, side_by_side(pixels[0], pixels[1:], captions)[:, 0])
+                else:
+                    target = folder / f"{name}.mp4"
+                    _write_side_by_side(target, arrays, captions, path)
+                shown.append(Shown(target, modality, path.name))
+        return shown
+
+    def plots(self) -> list[Plot]:
+        """One per modality and metric that codecs have too."""
+        plots = []
+        for modality, paths in self.files.items():
+            able = [c for c in self.found if c.modality == modality and c.error is None]
+            for metric in self.metrics:
+                measured_by = [c for c in able if metric in c.values and METRICS[metric].gathers != "codes"]
+                curves: dict[str, list[tuple[float, float]]] = {}
+                for c in measured_by:
+                    if c.codec is not None:
+                        curves.setdefault(c.codec, []).append((c.bits_per_pixel, c.values[metric]))
+                points = {c.name: (c.bits_per_pixel, c.values[metric]) for c in measured_by if c.codec is None}
+                if points:
+                    of = modality if len(paths) == 1 else f"{len(paths)} {modality}s"
+                    plots.append(Plot(f"{metric} of {of}", curves, points))
+        return plots
+
+
+class _Watched(Reconstructions):
+    """Reconstructions that are timed and noted; of originals that may have been seen before."""
+
+    seen: Mapping[str, GaussianStatistics] = {}
+    keep: Callable[[int, Tensor, Tensor], None] | None = None
+
+    def __init__(self, coder: Coder, files: Sequence[Path], modality: Modality, config: EvaluationConfig) -> None:
+        super().__init__(coder, files, modality, config.resolution, config, "inputs", self._note)
+        self.seconds: list[float] = []
+        self.decibels: list[float] = []
+        self.sizes: list[tuple[int, int, int]] = []  # frames, height, width
+
+    def code(self, pixels: Tensor, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        started = time.perf_counter()
+        result, codes = super().code(pixels, indices)
+        result = result.cpu()  # a GPU has then finished
+        self.seconds += [(time.perf_counter() - started) / len(indices)] * len(indices)
+        return result, codes
+
+    def _note(self, originals: Tensor, results: Tensor) -> None:
+        for original, result in zip(originals, results, strict=True):
+            if self.keep is not None:
+                self.keep(len(self.decibels), original, result)
+            self.decibels.append(psnr(original[None], result[None]))
+            self.sizes.append((*(original.shape[1:-2] or (1,)), *original.shape[-2:]))
+
+    def statistics(self, side: Side, network: Network) -> GaussianStatistics | None:
+        return self.seen.get(network.name) if side == "real" else None
+
+
+def _with_weights(files: Files, config: EvaluationConfig, weights_dir: WeightsDir) -> list[str]:
+    """The metrics of `_IF_WEIGHTS_ARE_THERE` that can be measured."""
+    names = []
+    for name in _IF_WEIGHTS_ARE_THERE:
+        counts = [len(paths) for modality, paths in files.items() if modality in METRICS[name].modalities]
+        if counts and min(counts) >= METRICS[name].minimum(config.protocol):
+            with suppress(MissingWeightsError):
+                require_weights(networks_for([name], config.protocol), weights_dir)
+                names.append(name)
+    return names
+
+
+def _write_side_by_side(path: Path, arrays: Sequence[np.ndarray], captions: Sequence[str], source: Path) -> None:
+    """Frame by frame, at the rate of the source; arrays are uint8 (3, T, H, W)."""
+    with VideoReader(source) as reader:
+        fps = reader.fps
+    writer: VideoWriter | None = None
+    with ExitStack() as stack:
+        for number in range(arrays[0].shape[1]):
+            pixels = [torch.from_numpy(np.array(array[:, number : number + 1])) for array in arrays]
+            frame = side_by_side(pixels[0], pixels[1:], captions)
+            if writer is None:
+                writer = stack.enter_context(VideoWriter(path, fps, frame.shape[-1], frame.shape[-2]))
+            writer.write(frame)
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # Linux alone; elsewhere it is the peak so far
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, StopIteration), open("/proc/self/status", encoding="ascii") as file:
+        return 1024 * int(next(line for line in file if line.startswith("VmHWM:")).split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
