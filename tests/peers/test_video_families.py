@@ -16,6 +16,7 @@ from torch import Tensor
 import omnitok
 from helpers.seeded_weights import seeded_weights
 from helpers.video_peers import VIDEO_PEERS, build_video_peer
+from omnitok import peers
 from omnitok.errors import CheckpointError, OmnitokError
 from omnitok.peers import vidtok
 from omnitok.peers.base import PeerTokenizer
@@ -348,6 +349,27 @@ def _as_diffusers(weights: dict[str, Tensor], decoder_levels: int) -> dict[str, 
 # ------------------------------------------------------------------------------------------------------------ files
 
 
+@pytest.mark.parametrize("name", VIDEO_PEERS)
+def test_one_family_claims_a_file(name: str) -> None:
+    tokenizer = build_video_peer(name)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tokenizer.state_dict().items()}
+    assert [family.build for family in peers.FAMILIES if family.recognises(shapes)] == [type(tokenizer)]
+
+
+@pytest.mark.parametrize("name", VIDEO_PEERS)
+def test_bfloat16(name: str) -> None:
+    """The quantizers compute in float32 all the same: codes decode to what their latents do."""
+    tokenizer = VIDEO_PEERS[name][0](VIDEO_PEERS[name][1])
+    tokenizer.load_state_dict(build_video_peer(name).state_dict())
+    tokenizer.to(torch.bfloat16).eval()
+    encoding = tokenizer.encode(video(5, 8, 8))
+    decoded = tokenizer.decode(encoding.latents, encoding.size)
+    assert decoded.dtype == torch.bfloat16
+    assert decoded.shape == (2, 3, 5, 8, 8)
+    if encoding.codes is not None:
+        assert torch.equal(tokenizer.decode_codes(encoding.codes, encoding.size), decoded)
+
+
 FLAGS: dict[str, dict[str, Any]] = {
     "tats_4x8x8": {"downsample": [4, 8, 8], "norm_type": "batch", "padding_type": "replicate"},
     "cosmos_dv": {
@@ -379,6 +401,44 @@ def test_a_file_with_flags_a_folder_and_back(name: str, tmp_path: Path) -> None:
     x = video(5, 8, 8)
     assert torch.equal(again.encode(x).tokens, tokenizer.encode(x).tokens)
     assert again.latent_shape(9, 17, 16) == tokenizer.latent_shape(9, 17, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("vidtok_kl", '"blocks": 1', '"blocks": 2000000000', "blocks must be at most 64, found 2000000000"),
+        (
+            "vidtok_kl",
+            '"latent_channels": 4',
+            '"latent_channels": 5',
+            r"conv_out\.conv\.weight is \(8, .* instead of \(10,",
+        ),
+        ("cosmos_dv", '"width": 4', '"width": 4, "height": 4', "height is not a known field"),
+        (
+            "cosmos_dv",
+            '"downsample_space": 8',
+            '"downsample_space": 32',
+            "downsample_space must be 4, 8 or 16, found 32",
+        ),
+        ("tats_4x8x8", '"codebook_size": 128', '"codebook_size": 999999999', "instead of .999999999, 16"),
+    ],
+)
+def test_an_edited_folder_is_one_sentence(name: str, old: str, new: str, message: str, tmp_path: Path) -> None:
+    tokenizer = build_video_peer(name)
+    family = next(family for family in peers.FAMILIES if family.build is type(tokenizer))
+    loaded = family.build(VIDEO_PEERS[name][1])
+    loaded.load_state_dict(tokenizer.state_dict())
+    loaded.family = family.name
+    loaded.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    fields = json.loads(config.read_text())
+    text = json.dumps(({"downsample_space": 8} if name == "cosmos_dv" else {}) | fields["config"])
+    assert old in text
+    fields["config"] = json.loads(text.replace(old, new))
+    config.write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}.*{message}") as error:
+        omnitok.load_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_lightning_checkpoint_of_tats(tmp_path: Path) -> None:
@@ -495,6 +555,11 @@ def test_vidtok_with_its_yaml_beside_it(tmp_path: Path) -> None:
         ),
         ("cosmos_dv", {}, "keep the published name"),
         ("cosmos_dv", FLAGS["cosmos_dv"] | {"formulation": "VAE"}, "flag formulation is 'VAE'; only 'AE' can be"),
+        (
+            "cosmos_dv",
+            FLAGS["cosmos_dv"] | {"levels": [8, 8]},
+            "fsq_levels must have 6 entries, one per channel, found 2",
+        ),
         ("cosmos_dv", FLAGS["cosmos_dv"] | {"spatial_compression": 5}, "downsample_space must be 4, 8 or 16, found 5"),
         ("tats_4x8x8", {"downsample": [4, 8, 6]}, "downsample must be powers of two"),
         ("tats_4x8x8", {"downsample": [2, 4, 4]}, "the weights have 3 steps"),

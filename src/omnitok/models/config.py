@@ -8,6 +8,7 @@ _LARGEST = 2**31 - 1  # of a size: beyond it torch overflows
 
 Count = Annotated[int, Field(ge=0, le=_LARGEST, strict=True)]
 Size = Annotated[int, Field(ge=1, le=_LARGEST, strict=True)]
+Depth = Annotated[int, Field(ge=1, le=64, strict=True)]
 Widths = Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

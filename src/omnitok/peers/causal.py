@@ -29,6 +29,12 @@ def after_past(layer: nn.Module, x: Tensor, frames: int, memory: Memory | None) 
     return x
 
 
+def check_levels(fsq_levels: tuple[int, ...] | None, latent_channels: int) -> None:
+    """Refuse (ValueError) other than one number of levels per latent channel."""
+    if fsq_levels is not None and len(fsq_levels) != latent_channels:
+        raise ValueError(f"fsq_levels must have {latent_channels} entries, one per channel, found {len(fsq_levels)}")
+
+
 class CausalBlock(ResidualBlock):
     """A residual block whose convolutions see the past."""
 

@@ -13,14 +13,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.errors import CheckpointError
 from omnitok.hub.released.flags import Flags
-from omnitok.models.config import Count, Size, Widths
+from omnitok.models.config import Count, Depth, Size, Widths
 from omnitok.peers.blocks import Attention
-from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past
+from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past, check_levels
 from omnitok.peers.family import Shapes, count, shape_of
 
 PATCH = 4
@@ -42,12 +43,17 @@ class CosmosConfig:
     width: Size = 128
     widths: Widths = (256, 512, 512)
     decoder_widths: Widths = (256, 512, 512)
-    blocks: Size = 2
+    blocks: Depth = 2
     z_channels: Size = 16
     latent_channels: Size = 16
     downsample_time: Literal[4, 8, 16] = 8
     downsample_space: Literal[4, 8, 16] = 8
     fsq_levels: tuple[Count, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "CosmosConfig":
+        check_levels(self.fsq_levels, self.latent_channels)
+        return self
 
     @property
     def halvings(self) -> tuple[int, int]:
@@ -216,12 +222,12 @@ class Halving(nn.Module):
         if not (self.time or self.space):
             return x
         if self.space:
-            x = F.pad(x, (0, 1, 0, 1))
-            x = self.conv1(x) + F.avg_pool3d(x, (1, 2, 2))
+            average = x.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).mean((4, 6))
+            x = self.conv1(F.pad(x, (0, 1, 0, 1))) + average
         if self.time:
             if begins(self.conv2, memory):
                 x = torch.cat([x[:, :, :1], x], dim=2)
-            x = self.conv2(x, memory) + F.avg_pool3d(x, (2, 1, 1))
+            x = self.conv2(x, memory) + x.unflatten(2, (-1, 2)).mean(3)
         return self.conv3(x)
 
 

@@ -12,15 +12,15 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.errors import CheckpointError, describe
 from omnitok.hub.released.flags import Flags
-from omnitok.models.config import Count, Size, Widths
+from omnitok.models.config import Count, Depth, Size, Widths
 from omnitok.peers.blocks import Attention, Downsample, ResidualBlock, Upsample
-from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past
+from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past, check_levels
 from omnitok.peers.family import Shapes, count, shape_of
 
 Levels = tuple[Count, ...]
@@ -39,13 +39,18 @@ class VidTokConfig:
     """
 
     widths: Widths = (128, 256, 512, 512)
-    blocks: Size = 2
+    blocks: Depth = 2
     halve_space: Levels = (0, 1, 2)
     halve_time: Levels = (1, 2)
     double_space: Levels = (1, 2, 3)
     double_time: Levels = (1, 2)
     latent_channels: Size = 5
     fsq_levels: tuple[Annotated[int, Field(ge=3, le=1000)], ...] | None = (8, 8, 8, 8, 8)
+
+    @model_validator(mode="after")
+    def _check(self) -> "VidTokConfig":
+        check_levels(self.fsq_levels, self.latent_channels)
+        return self
 
 
 class ChannelNorm(nn.Module):
@@ -95,7 +100,8 @@ class HalveTime(nn.Module):
     def forward(self, x: Tensor, memory: Memory | None, ends: bool) -> Tensor:
         """(b, c, t, h, w), t even -> (b, c, t / 2, h, w)."""
         share = self.mix_factor.sigmoid()
-        average = F.avg_pool3d(after_past(self, x, 1, memory), (3, 1, 1), (2, 1, 1))
+        before = after_past(self, x, 1, memory)
+        average = (before[:, :, :-2:2] + before[:, :, 1:-1:2] + before[:, :, 2::2]) / 3
         return share * average + (1 - share) * self.conv(x, memory)
 
 
@@ -335,7 +341,10 @@ def convert(state_dict: dict[str, Tensor], flags: Mapping[str, object]) -> tuple
 def _check_version(weights: Mapping[str, Tensor], flags: Mapping[str, object]) -> None:
     """Refuse what is not causal or of version 1.0. Nothing but flags or names tells the versions apart."""
     if "encoder.conv_in.weight" in weights:
-        raise CheckpointError("is a VidTok model that is not causal; accepted are causal models of VidTok 1.1")
+        raise CheckpointError(
+            "is a VidTok model that is not causal; accepted are causal models of VidTok 1.1 (diffusers has the others: "
+            "AutoencoderVidTok, --model diffusers:FOLDER)"
+        )
     for part in ("encoder_config", "decoder_config"):
         given = flags.get(part)
         if not isinstance(given, dict):
