@@ -22,7 +22,7 @@ MAX_BLOCKS = 2048
 LARGEST_GROUP = 2**29
 """Groups of more bytes of pixels do not travel: the actor that encodes them reads them itself, batch by batch."""
 
-RESTARTS = 3
+RESTARTS = 1
 """So often per actor a process that died is replaced before a group is finished. Ray would go on forever: a file may be
 what ends the processes."""
 
