@@ -30,6 +30,7 @@ FRAMES_SUFFIX = ".frames"
 
 _URL = re.compile(r"([a-z][a-z0-9]+):/{1,2}([^/].*)", re.DOTALL)
 _SCHEMES = {"http", "https", "s3", "gs", "gcs", "hf", "az", "abfs", "memory"}
+_BUCKETS = {"s3", "gs", "gcs", "az", "abfs"}  # which nobody makes by writing to them
 _TIMEOUT = 60  # seconds without an answer
 _KEPT_COPIES = 64  # of files elsewhere, per process
 _BLOCK = 2**20
@@ -231,6 +232,9 @@ class Elsewhere:
         self.url = url
         with reading(url, MediaError, "place elsewhere"):
             self._system, self._inside = _file_system(url)
+            bucket = self._inside.partition("/")[0]
+            if url.partition(":")[0] in _BUCKETS and not self._system.exists(bucket):
+                raise MediaError(f"{url}: there is no bucket {bucket!r}, or no access to it")
 
     def files(self) -> list[str]:
         """Names of the files below it, hidden ones left out; none where it is itself a file, or nothing."""
