@@ -81,7 +81,7 @@ def test_a_file_is_recognised_converted_saved_and_loaded(released: Path, tmp_pat
     assert isinstance(tokenizer, Tokenizer)
     assert isinstance(tokenizer, Blocks)
     assert not tokenizer.training
-    assert (tokenizer.vocab_size, tokenizer.bits_per_token, tokenizer.causal) == (16, 4.0, False)
+    assert (tokenizer.vocab_size, tokenizer.bits_per_token, tokenizer.causal) == (16, 4.0, True)
     assert "Blocks" in repr(tokenizer)
     again = omnitok.load_tokenizer(tokenizer.save_pretrained(tmp_path / "folder"))
     assert again.fingerprint == tokenizer.fingerprint == fingerprint(tokenizer)
@@ -129,6 +129,20 @@ def test_images_go_alone_and_videos_frame_by_frame(shape: tuple[int, ...], relea
         torch.testing.assert_close(encoding.codes[:, -1], image)
 
 
+@torch.inference_mode()
+def test_a_tokenizer_of_images_streams_frame_by_frame(released: Path) -> None:
+    tokenizer = omnitok.load_tokenizer(released)
+    x = torch.rand(2, 3, 4, 7, 9, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    whole, encoder, decoder = tokenizer.encode(x), tokenizer.encoder_stream(), tokenizer.decoder_stream((4, 7, 9))
+    pieces = [encoder.push(x[:, :, :0]), encoder.push(x[:, :, :1]), encoder.push(x[:, :, 1:]), encoder.flush()]
+    codes = [piece.codes for piece in pieces if piece.codes is not None]
+    assert [code.shape[1] for code in codes] == [0, 1, 3, 0]
+    assert whole.codes is not None
+    assert torch.equal(torch.cat(codes, dim=1), whole.codes)
+    frames = [*map(decoder.push, codes), decoder.flush()]
+    assert torch.equal(torch.cat(frames, dim=2), tokenizer.decode_codes(whole.codes, whole.size))
+
+
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("frames", [1, 2, 5, 6])
 def test_frames_are_padded_to_whole_latent_frames(first: bool, frames: int) -> None:
@@ -153,8 +167,8 @@ def test_an_image_is_the_first_frame_of_a_video() -> None:
 def test_what_a_peer_cannot_do_is_one_sentence(released: Path) -> None:
     tokenizer, pairs = omnitok.load_tokenizer(released), Pairs({"first": False})
     x = torch.zeros(1, 3, 8, 8)
-    for stream in (tokenizer.encoder_stream, tokenizer.decoder_stream):
-        with pytest.raises(OmnitokError, match="Blocks cannot stream"):
+    for stream in (pairs.encoder_stream, pairs.decoder_stream):
+        with pytest.raises(OmnitokError, match="Pairs cannot stream"):
             stream()
     with pytest.raises(OmnitokError, match="Pairs takes videos only, 2 frames at a time"):
         pairs.encode(x)

@@ -8,6 +8,7 @@ import torch
 from helpers.small import SMALL
 from omnitok.models.bottlenecks import KLConfig
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.peers.vidtok import VidTok
 from omnitok.tokenization.coding import bits_per_pixel, decode_video, encode_video, frames_at_once, token_count
 from omnitok.tokenization.files import _HeldFrames
 
@@ -44,6 +45,18 @@ def test_a_model_that_cannot_stream_takes_the_whole() -> None:
     assert len(pieces) == 1
     frames = torch.cat(list(decode_video(model, iter(pieces), (40, 40), None)), dim=1)
     torch.testing.assert_close(frames[:, :6], model(clip[None])[0].clamp(-1, 1), atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_frames_that_wait_for_the_next_latent_frame_come_at_the_end() -> None:
+    torch.manual_seed(0)
+    config = {"widths": [8, 8, 8, 8], "blocks": 1, "latent_channels": 3, "fsq_levels": [8, 8, 8]}
+    model = VidTok(config).eval()
+    video = torch.rand(3, 9, 16, 16) * 2 - 1
+    pieces = list(encode_video(model, video.split(4, dim=1), None))
+    frames = torch.cat(list(decode_video(model, iter(pieces), (16, 16), None)), dim=1)
+    assert frames.shape == video.shape
+    torch.testing.assert_close(frames, model(video[None])[0].clamp(-1, 1), atol=1e-4, rtol=0)
 
 
 def test_pieces_are_whole_latent_frames_and_smaller_for_larger_frames() -> None:

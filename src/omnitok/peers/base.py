@@ -46,6 +46,7 @@ from omnitok.models.encoding import (
     describe_model,
 )
 from omnitok.models.protocol import DecoderStream, EncoderStream, LatentStatistics, fingerprint
+from omnitok.peers.frames import FrameDecoder, FrameEncoder
 from omnitok.version import VERSION
 
 PEER = "PeerTokenizer"
@@ -95,7 +96,7 @@ class Coded:
 class PeerTokenizer(nn.Module):
     """A tokenizer of another project behind the `Tokenizer` protocol; see the top of this file.
 
-    It does not stream: `encode` takes a video whole.
+    Here a tokenizer of images streams and one of videos does not; see `CausalPeer` for one that does.
     """
 
     family: str | None = None  # the name of its row, once it was loaded from a file or folder of ours
@@ -176,8 +177,8 @@ class PeerTokenizer(nn.Module):
 
     @property
     def causal(self) -> bool:
-        """Whether videos can be streamed: not here."""
-        return False
+        """Whether videos can be streamed: a tokenizer of images codes each frame by itself."""
+        return not self.traits.is_video_model
 
     @property
     def tile_unit(self) -> int | None:
@@ -329,20 +330,22 @@ class PeerTokenizer(nn.Module):
         )
 
     def encoder_stream(self) -> EncoderStream:
-        """None of the peers streams.
+        """A stream over the frames of a video.
 
         Raises:
-            OmnitokError: always.
+            OmnitokError: a tokenizer of videos, where its subclass has no streams.
         """
-        raise OmnitokError(f"{self.traits.name} cannot stream here: encode and decode the whole video")
+        self._check_streams()
+        return FrameEncoder(self)
 
     def decoder_stream(self, size: tuple[int, int, int] | None = None) -> DecoderStream:
-        """None of the peers streams.
+        """A stream over the latent frames of a video; otherwise as `encoder_stream`."""
+        self._check_streams()
+        return FrameDecoder(self, size)
 
-        Raises:
-            OmnitokError: always.
-        """
-        raise OmnitokError(f"{self.traits.name} cannot stream here: encode and decode the whole video")
+    def _check_streams(self) -> None:
+        if not self.causal:
+            raise OmnitokError(f"{self.traits.name} cannot stream here: encode and decode the whole video")
 
     def _tiles(self, tile: int | None, size: tuple[int, int, int]) -> contextlib.AbstractContextManager[None]:
         if tile is None or tile >= max(size[1:]):

@@ -140,7 +140,13 @@ def decode_video(
         return
     streams: list[DecoderStream] = []
     for piece in pieces:
-        yield _finished(_push_tiles(tokenizer, streams, piece, tile), size)[0]
+        frames = _finished(_push_tiles(tokenizer, streams, piece, tile), size)[0]
+        if frames.shape[1]:
+            yield frames
+    if tile is None and streams:  # of ours, which alone have tiles here, no frame waits
+        frames = _finished(streams[0].flush(), size)[0]
+        if frames.shape[1]:
+            yield frames
 
 
 def time_axis(tokens: Tensor) -> int:
