@@ -28,7 +28,7 @@ from fuzz.mutants import (
     mutate_zip,
 )
 from helpers.small import SMALL
-from omnitok.data import TokenShards, VideoReader, read_image, write_video
+from omnitok.data import TokenShards, VideoReader, read_image, read_image_array, write_video
 from omnitok.data.index import build_index
 from omnitok.data.samples import sample_file
 from omnitok.data.shard_format import FileFailure, TokenFormat, TokenRecord, read_json, write_json
@@ -129,6 +129,13 @@ def build_images(folder: Path) -> None:
         frames[0].save(folder / f"animated.{suffix}", save_all=True, append_images=frames[1:], duration=100)
     Image.fromarray(levels[0, ..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
     frames[0].quantize(16).save(folder / "palette.png")
+
+
+def build_bands(folder: Path) -> None:
+    bands = ((waves(1, 24, 40) + 1) * 127.5).byte().permute(1, 2, 3, 0).numpy()[0]
+    np.save(folder / "a.npy", np.concatenate([bands, bands[..., :2]], axis=2))
+    for name, compression in (("a", None), ("b", "tiff_deflate")):
+        Image.fromarray(bands).save(folder / f"{name}.tif", compression=compression)
 
 
 def build_videos(folder: Path) -> None:
@@ -391,6 +398,7 @@ def read_log(path: Path) -> None:
 
 READERS = {
     "images": Reader(build_images, read_image),
+    "bands": Reader(build_bands, read_image_array),
     "videos": Reader(build_videos, read_whole_video, count=200),
     "shards": Reader(
         build_shards, read_shards, is_folder=True, mutators={".json": mutate_stamped_json}, finish=restamp_sizes

@@ -1,5 +1,6 @@
 """Images and videos read and written, indexes of them, batches and token shards."""
 
+from omnitok.data.arrays import read_image_array, read_video_array
 from omnitok.data.image import IMAGE_SUFFIXES, WRITTEN_IMAGE_SUFFIXES, read_image, write_image
 from omnitok.data.index import list_media
 from omnitok.data.modality import detect_modality
@@ -22,7 +23,9 @@ __all__ = [
     "detect_modality",
     "list_media",
     "read_image",
+    "read_image_array",
     "read_video",
+    "read_video_array",
     "to_pil",
     "to_pixels",
     "write_image",

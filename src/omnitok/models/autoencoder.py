@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.models.bottlenecks import BottleneckConfig, VQConfig, bottleneck_fields
-from omnitok.models.config import Count, Positive, Size
+from omnitok.models.config import Channels, Count, Positive, Size
 from omnitok.models.transformer import (
     Block,
     BlockCache,
@@ -99,6 +99,7 @@ class TokenizerConfig:
         bottleneck: its configuration, whose `type` says which it is. Older files and settings name the type alone and
             have the bottleneck's fields beside the others; they are read too.
         pixel_scale: the networks see pixels * pixel_scale; 0.5 for released weights, trained on [-0.5, 0.5].
+        channels: of pixels: 3 for colour, 1 for grey or depth, 4 with alpha, any number for other bands.
     """
 
     patch_size: Size = 8
@@ -125,6 +126,7 @@ class TokenizerConfig:
     block_limits: tuple[Positive, ...] | None = None
     bottleneck: BottleneckConfig = VQConfig()
     pixel_scale: Positive = 1.0
+    channels: Channels = 3
 
     @model_validator(mode="before")
     @classmethod
@@ -244,7 +246,7 @@ class Encoder(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        image_patch = 3 * config.patch_size**2
+        image_patch = config.channels * config.patch_size**2
         self.embed_image = self._embedding(image_patch)
         self.embed_video = self._embedding(image_patch * config.temporal_patch_size)
         self.spatial = _spatial_stack(config, config.encoder_blocks, config.limits_of(0))
@@ -263,7 +265,7 @@ class Encoder(nn.Module):
         return StreamCache(self.spatial.new_cache(), self.temporal.new_cache())
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
-        """x (b, 3, T, H, W) in [-1, 1], H and W multiples of p -> features (b, t', H/p, W/p, width).
+        """x (b, channels, T, H, W) in [-1, 1], H and W multiples of p -> features (b, t', H/p, W/p, width).
 
         T is 1 + k * t for the start of a video, k * t for a piece that continues from `cache`, updated in place.
         """
@@ -291,7 +293,7 @@ class Decoder(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        image_patch = 3 * config.patch_size**2
+        image_patch = config.channels * config.patch_size**2
         self.temporal = _temporal_stack(config, config.decoder_temporal_blocks, config.limits_of(2))
         self.spatial = _spatial_stack(config, config.decoder_blocks, config.limits_of(3))
         self.to_image = nn.Linear(config.width, image_patch)
@@ -304,9 +306,10 @@ class Decoder(nn.Module):
         return StreamCache(self.spatial.new_cache(), self.temporal.new_cache())
 
     def forward(self, tokens: Tensor, cache: StreamCache | None = None) -> Tensor:
-        """Features (b, t', h, w, width) -> pixels (b, 3, T, h p, w p), T = 1 + (t' - 1) t at the start of a video.
+        """Features (b, t', h, w, width) -> pixels (b, channels, T, h p, w p).
 
-        A piece that continues from `cache`, which is updated in place, gives t' t frames. Pixels are not clamped.
+        T is 1 + (t' - 1) t at the start of a video; a piece that continues from `cache`, which is updated in place,
+        gives t' t frames. Pixels are not clamped.
         """
         p, s = self.config.patch_size, self.config.temporal_patch_size
         tokens = self.temporal(tokens, None if cache is None else cache.temporal)

@@ -131,16 +131,16 @@ def check_crop(size: tuple[int, int, int] | None, full: tuple[int, int, int], is
     return crop
 
 
-def check_pixels(x: Tensor, check_range: bool = True) -> None:
-    """Refuse what cannot be pixels in [-1, 1].
+def check_pixels(x: Tensor, check_range: bool = True, channels: int = 3) -> None:
+    """Refuse what cannot be pixels of so many channels in [-1, 1].
 
     Raises:
         ValueError: one sentence with what was found and what is accepted.
     """
-    accepted = "accepted are float images (b, 3, H, W) or videos (b, 3, T, H, W) in [-1, 1]"
+    accepted = f"accepted are float images (b, {channels}, H, W) or videos (b, {channels}, T, H, W) in [-1, 1]"
     if not isinstance(x, Tensor):
         raise ValueError(f"pixels must be a torch.Tensor, found {type(x).__name__}; {accepted}")
-    if x.ndim not in (4, 5) or x.shape[1] != 3:
+    if x.ndim not in (4, 5) or x.shape[1] != channels:
         raise ValueError(f"pixels have shape {tuple(x.shape)}; {accepted}")
     if x.numel() == 0:
         raise ValueError(f"pixels are empty, shape {tuple(x.shape)}; {accepted}")

@@ -38,11 +38,12 @@ class FramesIn(ABC):
 
     Args:
         frames: per latent frame.
+        channels: of the pixels.
     """
 
-    def __init__(self, frames: int) -> None:
-        self._per_latent = frames
-        self._waiting: Tensor | None = None  # (b, 3, < frames, H, W)
+    def __init__(self, frames: int, channels: int = 3) -> None:
+        self._per_latent, self._channels = frames, channels
+        self._waiting: Tensor | None = None  # (b, channels, < frames, H, W)
         self._started = self._finished = False
 
     @abstractmethod
@@ -65,15 +66,17 @@ class FramesIn(ABC):
         if self._finished:
             raise ValueError("this stream was flushed; open a new one for another video")
         if not isinstance(frames, Tensor):
-            raise ValueError(f"a stream takes a torch.Tensor of frames (b, 3, n, H, W), found {type(frames).__name__}")
+            raise ValueError(
+                f"a stream takes a torch.Tensor of frames (b, {self._channels}, n, H, W), found {type(frames).__name__}"
+            )
         if frames.ndim != 5:
-            raise ValueError(f"a stream takes frames (b, 3, n, H, W), found {tuple(frames.shape)}")
+            raise ValueError(f"a stream takes frames (b, {self._channels}, n, H, W), found {tuple(frames.shape)}")
         if frames.shape[2]:
-            check_pixels(frames, check_range=False)
+            check_pixels(frames, check_range=False, channels=self._channels)
         waiting = self._waiting
         if waiting is not None and (waiting.shape[:2], waiting.shape[3:]) != (frames.shape[:2], frames.shape[3:]):
             raise ValueError(
-                f"frames (b, 3, n, H, W) changed from {tuple(waiting.shape)} to {tuple(frames.shape)} within one stream"
+                f"frames (b, c, n, H, W) changed from {tuple(waiting.shape)} to {tuple(frames.shape)} within one stream"
             )
         frames = frames if waiting is None else torch.cat([waiting, frames], dim=2)
         return self._take(frames, self._complete(frames.shape[2]))
@@ -127,7 +130,7 @@ class EncoderStream(FramesIn):
     def __init__(self, tokenizer: "OmniTokenizer") -> None:
         _check_streamable(tokenizer)
         tokenizer.warn_if_untrained_on_videos()
-        super().__init__(tokenizer.config.temporal_patch_size)
+        super().__init__(tokenizer.config.temporal_patch_size, tokenizer.config.channels)
         self._tokenizer = tokenizer
         self._cache = tokenizer.encoder.new_cache()
 
@@ -244,7 +247,8 @@ class DecoderStream(LatentsIn):
         tokenizer, p = self._tokenizer, self._tokenizer.config.patch_size
         b, _, t, h, w = latents.shape
         if t == 0:
-            return torch.empty(b, 3, 0, h * p, w * p, device=tokenizer.device, dtype=tokenizer.dtype)
+            channels = tokenizer.config.channels
+            return torch.empty(b, channels, 0, h * p, w * p, device=tokenizer.device, dtype=tokenizer.dtype)
         features = tokenizer.bottleneck.decode(latents.movedim(1, -1).to(tokenizer.device)).to(tokenizer.dtype)
         pixels = tokenizer.decoder(features, self._cache)
         check_finite(pixels, "decoded pixels", DECODED_WHY)

@@ -52,8 +52,9 @@ class OmniTokenizer(nn.Module):
         encoder, decoder: built from the same `TokenizerConfig`.
         bottleneck: `VectorQuantizer` (codes), `DiagonalGaussian` (latents) or another one.
 
-    Pixels are float in [-1, 1], an image (b, 3, H, W), a video (b, 3, T, H, W), of any size and length. Rank is
-    preserved. It is a `Tokenizer` (see `omnitok.models.protocol`).
+    Pixels are float in [-1, 1], an image (b, 3, H, W), a video (b, 3, T, H, W), of any size and length; where the
+    architecture has other `channels`, that many stand in place of 3. Rank is preserved. It is a `Tokenizer` (see
+    `omnitok.models.protocol`).
 
     Attributes:
         config: the architecture.
@@ -237,7 +238,7 @@ class OmniTokenizer(nn.Module):
             ValueError: wrong rank, channels, dtype or range.
             NotFiniteError: pixels, or what the encoder makes of them, hold NaN or infinity.
         """
-        check_pixels(x, check_range)
+        check_pixels(x, check_range, self.config.channels)
         is_image = x.ndim == 4
         video = x.unsqueeze(2) if is_image else x
         size = (video.shape[2], video.shape[3], video.shape[4])
@@ -322,7 +323,7 @@ class OmniTokenizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of x, of x's own shape, with the checks of `encode`."""
-        check_pixels(x)
+        check_pixels(x, channels=self.config.channels)
         return self.autoencode(x).reconstruction
 
     def autoencode(self, x: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> Autoencoding:

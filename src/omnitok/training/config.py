@@ -273,6 +273,11 @@ class TrainConfig(RunConfig):
             raise ValueError("weights gives no loss a weight other than 0")
         if unknown := [name for name in self.weights if name not in LOSS_NAMES]:
             raise ValueError(f"weights has no loss {describe(unknown[0])!r}; known are {', '.join(LOSS_NAMES)}")
+        if self.model.channels != 3:
+            raise ValueError(
+                f"model.channels must be 3, because files are read in colour, found {self.model.channels}; train on "
+                "tensors of your own through OmniTokenizer.autoencode"
+            )
         bottleneck = self.model.bottleneck
         for name, weight in self.weights.items():
             if weight and name in ADVERSARIAL_LOSSES and not self.is_adversarial:

@@ -26,7 +26,7 @@ def forward_flops(config: TokenizerConfig, shape: tuple[int, ...]) -> int:
     t, h, w = config.latent_shape(shape[2] if len(shape) == 5 else 1, *shape[-2:])
     p = config.patch_size
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        Decoder(config)(Encoder(config)(torch.empty(shape[0], 3, config.num_frames(t), h * p, w * p)))
+        Decoder(config)(Encoder(config)(torch.empty(shape[0], config.channels, config.num_frames(t), h * p, w * p)))
     return counter.get_total_flops()
 
 

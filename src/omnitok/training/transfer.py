@@ -35,18 +35,18 @@ def inflate_video_patches(tokenizer: OmniTokenizer) -> None:
     applied pixel by pixel, so there is nothing to divide); each of the s output frames gets the weights of the
     image's.
     """
-    s = tokenizer.config.temporal_patch_size
+    c, s = tokenizer.config.channels, tokenizer.config.temporal_patch_size
     for image, video in zip(tokenizer.encoder.embed_image, tokenizer.encoder.embed_video, strict=True):
         if isinstance(image, nn.Linear):
-            weights = {"weight": _repeat_frames(image.weight, s, dim=1) / s, "bias": image.bias}
+            weights = {"weight": _repeat_frames(image.weight, c, s, dim=1) / s, "bias": image.bias}
         elif image.state_dict()["weight"].shape == video.state_dict()["weight"].shape:  # the norm over the features
             weights = image.state_dict()
         else:  # the norm over the patch
-            weights = {name: _repeat_frames(value, s, dim=0) for name, value in image.state_dict().items()}
+            weights = {name: _repeat_frames(value, c, s, dim=0) for name, value in image.state_dict().items()}
         video.load_state_dict(weights)
     to_image, to_video = tokenizer.decoder.to_image, tokenizer.decoder.to_video
-    to_video.weight.copy_(_repeat_frames(to_image.weight, s, dim=0))
-    to_video.bias.copy_(_repeat_frames(to_image.bias, s, dim=0))
+    to_video.weight.copy_(_repeat_frames(to_image.weight, c, s, dim=0))
+    to_video.bias.copy_(_repeat_frames(to_image.bias, c, s, dim=0))
 
 
 @torch.no_grad()
@@ -85,10 +85,45 @@ def expand_depth(tokenizer: OmniTokenizer, target: TokenizerConfig) -> OmniToken
     return grown
 
 
-def _repeat_frames(x: torch.Tensor, s: int, dim: int) -> torch.Tensor:
+def _repeat_frames(x: torch.Tensor, channels: int, s: int, dim: int) -> torch.Tensor:
     """Dimension `dim` from (c p q) to (c s p q)."""
-    channels = x.unflatten(dim, (3, -1))  # c (p q)
-    return channels.repeat_interleave(s, dim=dim).flatten(dim, dim + 1)
+    return x.unflatten(dim, (channels, -1)).repeat_interleave(s, dim=dim).flatten(dim, dim + 1)
+
+
+@torch.no_grad()
+def convert_channels(tokenizer: OmniTokenizer, channels: int) -> OmniTokenizer:
+    """A tokenizer of pixels of `channels` channels that begins with what `tokenizer` knows.
+
+    More channels: the first ones are embedded and given back as before; the others have no part in the embedding at
+    first (zero weights, which learn), and come out as the mean of the old ones. One channel: an image of it is embedded
+    as the image that has it in each of the old channels, and comes out as their mean. Where patches are normalised,
+    their norm spans the channels, so that other channels do change what it gives.
+
+    Raises:
+        OmnitokError: neither more channels nor one.
+    """
+    old = tokenizer.config.channels
+    if channels < old and channels != 1:
+        raise OmnitokError(f"channels must be 1, or {old} or more, to start from this model, found {channels}")
+    converted = OmniTokenizer.from_config(dataclasses.replace(tokenizer.config, channels=channels))
+    converted = converted.to(tokenizer.device)
+    own, given = converted.state_dict(), tokenizer.state_dict()
+    for name, tensor in own.items():
+        source = given[name]
+        if source.shape == tensor.shape:
+            tensor.copy_(source)
+            continue
+        dim = next(d for d in range(tensor.ndim) if tensor.shape[d] != source.shape[d])
+        parts = source.unflatten(dim, (old, -1))
+        mean = parts.mean(dim, keepdim=True)
+        is_input = name.startswith("encoder.") and tensor.ndim == 2
+        if channels == 1:
+            parts = mean * old if is_input else mean
+        else:
+            others = torch.zeros_like(mean) if is_input else mean
+            parts = torch.cat([parts, *[others] * (channels - old)], dim=dim)
+        tensor.copy_(parts.flatten(dim, dim + 1))
+    return converted
 
 
 @torch.no_grad()

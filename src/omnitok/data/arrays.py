@@ -1,0 +1,154 @@
+"""Images and videos of any number of channels: multi-band TIFF, and arrays of numpy.
+
+Values have no range of their own here: each channel's range, given by the user, is mapped to [-1, 1].
+"""
+
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from torch import Tensor
+
+from omnitok.errors import MediaError, reading
+from omnitok.limits import MAX_PIXELS
+
+ARRAY_SUFFIXES = frozenset({".npy", ".tif", ".tiff"})
+
+Ranges = Sequence[tuple[float, float]]
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _STRIPS, _SAMPLES, _ROWS, _STRIP_SIZES = 256, 257, 258, 259, 273, 277, 278, 279
+_PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_SIZES, _FORMAT = 284, 317, 322, 323, 324, 325, 339
+_KINDS = {1: "u", 2: "i", 3: "f"}
+_NOT_COMPRESSED, _DEFLATE = (1,), (8, 32946)
+
+
+def read_image_array(path: str | os.PathLike[str], ranges: Ranges | None = None) -> Tensor:
+    """An image of any number of channels, (c, H, W) float32 in [-1, 1].
+
+    Args:
+        path: a `.npy` array (H, W, c) or (H, W); a TIFF of whole or floating-point samples with one image, uncompressed
+            or deflated.
+        ranges: (low, high) of each channel, or one for all; they become -1 and 1, and what lies beyond is clamped.
+            None takes all that whole numbers of the file's type can say, 0 to 255 or 0 to 65535.
+
+    Raises:
+        MediaError: a file that is missing, damaged, of another kind, or of more than 3 times `OMNITOK_MAX_PIXELS`
+            values; NaN.
+        ValueError: ranges that do not fit the channels, or none where the file has floating-point numbers.
+    """
+    path = Path(path)
+    with reading(path, MediaError, "image"):
+        array = _read_npy(path, (2, 3), "(H, W, c)") if path.suffix.lower() == ".npy" else _read_tiff(path)
+    array = array[..., None] if array.ndim == 2 else array
+    return _scaled(path, array, ranges).permute(2, 0, 1).contiguous()
+
+
+def read_video_array(path: str | os.PathLike[str], ranges: Ranges | None = None) -> Tensor:
+    """A video of any number of channels, (c, T, H, W) float32 in [-1, 1], from a `.npy` array (T, H, W, c).
+
+    Other arguments and errors are those of `read_image_array`.
+    """
+    path = Path(path)
+    with reading(path, MediaError, "video"):
+        array = _read_npy(path, (4,), "(T, H, W, c)")
+    return _scaled(path, array, ranges).permute(3, 0, 1, 2).contiguous()
+
+
+def _read_npy(path: Path, ranks: tuple[int, ...], shape: str) -> np.ndarray[Any, Any]:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim not in ranks or array.dtype.kind not in "uif" or 0 in array.shape:
+        raise MediaError(f"{path}: must be an array {shape} of numbers, found {array.dtype} {array.shape}")
+    _check_size(path, array.shape)
+    return array
+
+
+def _check_size(path: Path, shape: tuple[int, ...]) -> None:
+    MAX_PIXELS.check(math.prod(shape), f"{path}: {math.prod(shape)} values, {shape},", MediaError, times=3)
+
+
+def _read_tiff(path: Path) -> np.ndarray[Any, Any]:
+    """(H, W, c) of the first image of a TIFF: strips or tiles, bands beside one another or one after the other."""
+    with path.open("rb") as file:
+        header = file.read(8)
+        if header[:4] not in (b"II*\0", b"MM\0*"):
+            raise MediaError(f"{path}: is no TIFF (BigTIFF is not read)")
+        order = "<" if header[:2] == b"II" else ">"
+        tags = ImageFileDirectory_v2(header)
+        file.seek(int.from_bytes(header[4:8], "little" if order == "<" else "big"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is missing is told below
+            tags.load(file)
+        height, width, bands = int(tags[_HEIGHT]), int(tags[_WIDTH]), int(tags.get(_SAMPLES, 1))
+        bits, kinds = set(tags.get(_BITS, (1,))), set(tags.get(_FORMAT, (1,)))
+        if len(bits) != 1 or len(kinds) != 1 or not bits <= {8, 16, 32, 64} or not kinds <= set(_KINDS):
+            raise MediaError(f"{path}: bands must all have 8, 16, 32 or 64 bits of one type, found {sorted(bits)} bits")
+        if tags.get(_COMPRESSION, 1) not in (*_NOT_COMPRESSED, *_DEFLATE):
+            raise MediaError(
+                f"{path}: must be uncompressed or deflated, found compression {tags.get(_COMPRESSION)}: write it again "
+                "without, or as .npy"
+            )
+        _check_size(path, (height, width, bands))
+        dtype = np.dtype(f"{order}{_KINDS[kinds.pop()]}{bits.pop() // 8}")
+        return _assemble(file, tags, (height, width, bands), dtype)
+
+
+def _assemble(
+    file: BinaryIO, tags: ImageFileDirectory_v2, shape: tuple[int, int, int], dtype: np.dtype[Any]
+) -> np.ndarray[Any, Any]:
+    height, width, bands = shape
+    is_tiled = _TILES in tags
+    tile_w = int(tags[_TILE_WIDTH]) if is_tiled else width
+    tile_h = int(tags[_TILE_HEIGHT]) if is_tiled else min(int(tags.get(_ROWS, height)), height)
+    offsets, sizes = (tags[_TILES], tags[_TILE_SIZES]) if is_tiled else (tags[_STRIPS], tags[_STRIP_SIZES])
+    is_planar = tags.get(_PLANAR, 1) == 2
+    depth = 1 if is_planar else bands
+    _check_size(Path(file.name), (tile_h, tile_w, depth))
+    across, down = -(-width // tile_w), -(-height // tile_h)
+    if len(offsets) != len(sizes) or len(offsets) != across * down * (bands if is_planar else 1):
+        raise ValueError(f"{across} x {down} parts of its pixels are needed, found {len(offsets)}")
+    image = np.empty(shape, dtype.newbyteorder("="))
+    for number, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+        band, place = divmod(number, across * down)
+        top, left = place // across * tile_h, place % across * tile_w
+        rows = tile_h if is_tiled else min(tile_h, height - top)
+        file.seek(offset)
+        data = file.read(size)
+        expected = rows * tile_w * depth * dtype.itemsize
+        if tags.get(_COMPRESSION, 1) in _DEFLATE:
+            data = zlib.decompressobj().decompress(data, expected)
+        part = np.frombuffer(data, dtype, rows * tile_w * depth).reshape(rows, tile_w, depth)
+        if tags.get(_PREDICTOR, 1) == 2:
+            part = np.cumsum(part, axis=1, dtype=dtype.newbyteorder("="))
+        elif tags.get(_PREDICTOR, 1) != 1:
+            raise ValueError("its predictor for floating-point numbers is not read")
+        part = part[: height - top, : width - left]
+        target = image[top : top + len(part), left : left + part.shape[1]]
+        target[..., slice(band, band + 1) if is_planar else slice(None)] = part
+    return image
+
+
+def _scaled(path: Path, array: np.ndarray[Any, Any], ranges: Ranges | None) -> Tensor:
+    """Values (..., c) of any type as float32 in [-1, 1]."""
+    channels = array.shape[-1]
+    if ranges is None:
+        if array.dtype.kind == "f":
+            raise ValueError(f"{path}: holds {array.dtype} numbers, so the range (low, high) of its channels is needed")
+        limits = np.iinfo(array.dtype)
+        ranges = [(float(limits.min), float(limits.max))]
+    if len(ranges) not in (1, channels):
+        raise ValueError(f"{path}: has {channels} channels, so 1 or {channels} ranges are needed, found {len(ranges)}")
+    for low, high in ranges:
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"a range must be (low, high) with low < high, found {(low, high)}")
+    low, high = np.asarray(ranges, dtype=np.float64).T
+    scaled = np.clip((array - low) * (2 / (high - low)) - 1, -1, 1).astype(np.float32)
+    if not np.isfinite(scaled).all():
+        raise MediaError(f"{path}: holds NaN")
+    return torch.from_numpy(scaled)
