@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+import omnitok
 from helpers.processes import kill_at
 from helpers.runs import assert_same_run, rows
 from helpers.training import ALONE, learn, train
@@ -27,6 +29,7 @@ from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.models.bottlenecks import VectorQuantizer
 from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.models.transformer import Block
 from omnitok.training.config import AdversarialConfig, InitConfig, TrainConfig, ValidationConfig
 from omnitok.training.data import build_dataset
 from omnitok.training.settings import read_config
@@ -85,6 +88,24 @@ def test_the_time_limit_ends_with_a_checkpoint(small_config: TrainConfig, tmp_pa
     assert 0 < result.steps < 100_000
     assert time.monotonic() - began < 60
     assert (tmp_path / "checkpoints" / f"step-{result.steps:09d}").is_dir()
+
+
+def test_six_frames_lead_from_fit_to_the_first_block(
+    small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `main` and `run` of the command line: the eight that a newcomer has to read."""
+    package = str(Path(omnitok.__file__).parent)
+    walks: list[list[str]] = []
+
+    def look(self: Block, *args: Any) -> None:
+        walks.append([frame.name for frame in traceback.extract_stack() if frame.filename.startswith(package)])
+        raise OmnitokError("seen")
+
+    monkeypatch.setattr(Block, "forward", look)
+    with pytest.raises(OmnitokError, match="seen"):
+        train(small_config, tmp_path)
+    assert walks[0][0] == "fit"
+    assert len(walks[0]) <= 6
 
 
 def test_what_lies_in_out(small_config: TrainConfig, tmp_path: Path, media: Path) -> None:

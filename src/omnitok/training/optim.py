@@ -84,11 +84,6 @@ class NamedOptimizer:
                     state.setdefault(parameter, {})[key] = blank
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> NamedOptimizer:
-    """The configured optimizer of a model."""
-    return NamedOptimizer(module, config, matrices=matrices_of_blocks(module) if config.name == "muon" else ())
-
-
 def matrices_of_blocks(module: nn.Module) -> list[str]:
     """Names of the weights of linear maps between hidden features: those inside the lists of blocks.
 

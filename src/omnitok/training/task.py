@@ -12,7 +12,7 @@ from omnitok.data.loader import Batch
 from omnitok.data.modality import Modality
 from omnitok.distributed import Processes
 from omnitok.training.config import AnyConfig
-from omnitok.training.optim import NamedOptimizer, build_optimizer
+from omnitok.training.optim import NamedOptimizer, matrices_of_blocks
 from omnitok.training.parallel import autocast, parallelize, prepare_blocks
 from omnitok.training.settings import to_plain
 
@@ -66,7 +66,10 @@ class Task(ABC):
         self.model = model
         prepare_blocks(model, self.config.engine)
         self.module = parallelize(objective.to(self.processes.device), self.processes, self.config.engine.parallel)
-        self.optimizer = build_optimizer(model, self.config.optimizer)
+        chosen = self.config.optimizer
+        self.optimizer = NamedOptimizer(
+            model, chosen, matrices=matrices_of_blocks(model) if chosen.name == "muon" else ()
+        )
 
     @abstractmethod
     def blank_copy(self) -> nn.Module:
@@ -93,12 +96,13 @@ class Task(ABC):
         """This process's batches of steps start, ..., stop - 1."""
 
     @abstractmethod
-    def split(self, batch: Batch) -> list[Any]:
-        """The parts of a batch, each computed at a time; their gradients are averaged."""
+    def split(self, batch: Batch) -> list[tuple[tuple[Any, ...], Any]]:
+        """The parts of a batch, each computed at a time, whose gradients are averaged: the arguments of `module`, and
+        what `learn` needs of the part besides."""
 
     @abstractmethod
-    def learn(self, part: Any, step: int, parts: int) -> dict[str, Tensor]:
-        """Add the gradients of a part, one of `parts`, by one forward pass.
+    def learn(self, outputs: Any, part: Any, step: int, parts: int) -> dict[str, Tensor]:
+        """Add the gradients of a part, one of `parts`, from what `module` gave for it.
 
         Returns:
             "loss", which was minimised, and what else is logged: unweighted losses and statistics.

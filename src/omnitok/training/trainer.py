@@ -121,9 +121,11 @@ class Trainer:
                     # Gradients: one forward per part of the batch, from which both sides of a game learn.
                     parts = task.split(batch)
                     means: dict[str, Tensor] = {}  # of what is logged, over the parts
-                    for number, part in enumerate(parts, 1):
+                    for number, (inputs, part) in enumerate(parts, 1):
                         with gradient_sync(task.module, enabled=number == len(parts)):
-                            for name, value in task.learn(part, batch.step, len(parts)).items():
+                            with task.autocast():
+                                outputs = task.module(*inputs)
+                            for name, value in task.learn(outputs, part, batch.step, len(parts)).items():
                                 means[name] = means.get(name, 0.0) + value.detach() / len(parts)
                     means |= (norms := task.clip_gradients())
 

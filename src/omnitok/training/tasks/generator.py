@@ -205,17 +205,16 @@ class GeneratorTask(Task):
         tokens = encoding.tokens  # as in shards
         return dataclasses.replace(batch, inputs=tokens.float() if tokens.is_floating_point() else tokens)
 
-    def split(self, batch: Batch) -> list[Draws]:
+    def split(self, batch: Batch) -> list[tuple[Draws, None]]:
         """(tokens, labels, which labels are dropped, the objective's random numbers) of each part."""
         draws = _draw(self._objective, batch, self.config, self.processes)
         whole = [x.to(self.processes.device, non_blocking=True) for x in (batch.inputs, batch.labels, *draws)]
-        return list(zip(*(x.chunk(self.config.optimizer.accumulation) for x in whole), strict=True))
+        chunks = (x.chunk(self.config.optimizer.accumulation) for x in whole)
+        return [(inputs, None) for inputs in zip(*chunks, strict=True)]
 
-    def learn(self, part: Draws, step: int, parts: int) -> dict[str, Tensor]:
-        with self.autocast():
-            losses: dict[str, Tensor] = self.module(*part)
-        (losses["loss"] / parts).backward()
-        return losses
+    def learn(self, outputs: dict[str, Tensor], part: None, step: int, parts: int) -> dict[str, Tensor]:
+        (outputs["loss"] / parts).backward()
+        return outputs
 
     def forward_flops(self, shape: tuple[int, ...]) -> int:
         grid = self.tokenizer.latent_shape(shape[2] if len(shape) == 5 else 1, *shape[-2:])

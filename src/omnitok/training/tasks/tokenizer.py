@@ -45,13 +45,11 @@ class Part:
     Attributes:
         real: pixels (b, 3, H, W) or (b, 3, T, H, W).
         frames: (b,), the frame of each video that the image discriminator and the perceptual loss see; None of images.
-        latent_seeds: one per sample, of its noise and of its part in restarts of codes.
         noise_seeds: one per sample, of the noise of the discriminators.
     """
 
     real: Tensor
     frames: Tensor | None
-    latent_seeds: Sequence[int]
     noise_seeds: Sequence[int]
 
 
@@ -161,8 +159,11 @@ class TokenizerTask(Task):
         pin_memory = self.processes.device.type == "cuda"
         return load_batches(self.dataset, start, stop, workers=self.config.data.workers, pin_memory=pin_memory)
 
-    def split(self, batch: Batch) -> list[Part]:
-        """Parts of this process's share. Nothing random about a sample depends on the process that has it."""
+    def split(self, batch: Batch) -> list[tuple[tuple[Any, ...], Part]]:
+        """Parts of this process's share: pixels, whether they are quantized yet, seeds of the noise and restarts.
+
+        Nothing random about a sample depends on the process that has it.
+        """
         seed, step = self.config.seed, batch.step
         self._codes = []
         pixels = batch.inputs.to(self.processes.device, non_blocking=True)
@@ -174,13 +175,17 @@ class TokenizerTask(Task):
             frames = frame_indices(everywhere, pixels.shape[2], seed, step)[rank::world_size]
         latents, noise = (sample_seeds(seed, step, places, use) for use in (1, 2))
         size = -(-len(pixels) // self.config.optimizer.accumulation)
-        cuts = (slice(start, start + size) for start in range(0, len(pixels), size))
-        return [Part(pixels[cut], None if frames is None else frames[cut], latents[cut], noise[cut]) for cut in cuts]
+        quantize = step >= self.config.quantizer_warmup_steps
+        parts = []
+        for start in range(0, len(pixels), size):
+            cut = slice(start, start + size)
+            part = Part(pixels[cut], None if frames is None else frames[cut], noise[cut])
+            parts.append(((part.real, quantize, latents[cut]), part))
+        return parts
 
-    def learn(self, part: Part, step: int, parts: int) -> dict[str, Tensor]:
+    def learn(self, outputs: Any, part: Part, step: int, parts: int) -> dict[str, Tensor]:
         """Both players learn from the same reconstruction."""
         with self.autocast():
-            outputs = self.module(part.real, step >= self.config.quantizer_warmup_steps, part.latent_seeds)
             total, scalars, views = self._losses(outputs, part, step)
         (total / parts).backward()
         if self.adversary is not None:
