@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from omnitok.atomic import atomic_path
 from omnitok.data.transforms import Box, center_square, crop, resize
-from omnitok.errors import MediaError, reading
+from omnitok.errors import MediaError, OmnitokError, reading
 from omnitok.files import localize, require_regular
 from omnitok.limits import MAX_ANIMATION_PIXELS, MAX_PIXELS, Limit
 
@@ -150,7 +150,7 @@ class ImageReader:
             self._check(1 if whole else _REDUCED_TIMES)
             with reading(self.path, MediaError, "image"):
                 self._turn = _orientation(self._image)
-        except MediaError:
+        except OmnitokError:
             self._image.close()
             raise
         self.width, self.height = (height, width) if self._turn[1] else (width, height)

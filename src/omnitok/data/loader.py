@@ -327,8 +327,8 @@ def naming_dead_workers() -> Iterator[None]:
     """Say in a sentence that a worker is gone, which torch raises wherever the program happens to be."""
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith(_WORKER_DEATH):
+    except (RuntimeError, ConnectionError) as error:  # the latter where it died while its batch was on the way
+        if isinstance(error, RuntimeError) and not str(error).startswith(_WORKER_DEATH):
             raise
         raise OmnitokError(
             "a process that reads data was ended from outside; if memory ran short, fewer workers take less"
