@@ -16,6 +16,7 @@ from tests.helpers.seeded_weights import seeded_weights
 from torch import Tensor
 
 import omnitok
+from omnitok.cli import main
 from omnitok.errors import CheckpointError, OmnitokError
 from omnitok.peers.base import PeerTokenizer
 from omnitok.peers.open_magvit2 import OpenMAGVIT2
@@ -229,6 +230,20 @@ def test_authors_containers(peers: dict[str, PeerTokenizer], tmp_path: Path) -> 
     save_file(ema, tmp_path / "model.safetensors")  # as the hub's own mixin writes it, beside a config of theirs
     (tmp_path / "config.json").write_text('{"codebook_size": 512}')
     assert omnitok.load_tokenizer(tmp_path).fingerprint == peers["llamagen"].fingerprint
+
+
+@pytest.mark.parametrize("peer", ["vqgan", "open_magvit2_video"])
+def test_convert(
+    peer: str, peers: dict[str, PeerTokenizer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder = write(tmp_path / "x.safetensors", peer), tmp_path / "folder"
+    assert main(["convert", str(file), str(folder), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["output"], row["kind"]) == (str(folder), "tokenizer (VQ)")
+    assert row["parameters"] == sum(each.numel() for each in released(peer).values())
+    assert omnitok.load_tokenizer(folder).fingerprint == peers[peer].fingerprint
+    assert main(["convert", str(folder), str(tmp_path / "again")]) == 1
+    assert f"{folder}: is a folder; FILE must be a released checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("peer", ["ibq", "open_magvit2"])

@@ -15,7 +15,7 @@ from omnitok.cli.report import Column, Report, cell
 from omnitok.errors import CheckpointError, OmnitokError
 
 if TYPE_CHECKING:
-    from omnitok.models.tokenizer import OmniTokenizer
+    from omnitok.models.protocol import Tokenizer
 
 COLUMNS = (
     Column("model", cell("kind")),
@@ -29,11 +29,11 @@ class Convert(CommonOptions):
     """Read a released checkpoint and write config.json, model.safetensors and a model card.
 
     Nothing inside the checkpoint's pickle is executed. The written folder is loaded again and must give, for a random
-    image (--seed) on --device, exactly what the checkpoint gives.
+    image or video (--seed) on --device, exactly what the checkpoint gives.
     """
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """The released .ckpt, or reference .safetensors."""
+    """The released .ckpt, .pt, .jit or .safetensors of a tokenizer, OmniTokenizer's or another project's."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to write."""
 
@@ -42,16 +42,16 @@ class Convert(CommonOptions):
         self.check_common()
         _require_free(self.out)
         require_paths(self.file)
-        from omnitok.hub.released import convert_checkpoint
-        from omnitok.models.tokenizer import OmniTokenizer
+        if self.file.is_dir():
+            raise OmnitokError(f"{self.file}: is a folder; FILE must be a released checkpoint")
+        from torch import nn
+
+        from omnitok.peers import load_tokenizer
 
         started = time.perf_counter()
         device = resolve_device(self.device)
-        model = convert_checkpoint(self.file).eval()
-        if not isinstance(model, OmniTokenizer):
-            raise OmnitokError(
-                f"{self.file}: holds a {type(model).__name__}, which this version cannot write as a folder"
-            )
+        model = load_tokenizer(self.file)
+        assert isinstance(model, nn.Module)
         model.save_pretrained(self.out)
         self._verify(model.to(device))
         report = Report(COLUMNS, self.json)
@@ -66,20 +66,21 @@ class Convert(CommonOptions):
         )
         return report.finish(f"The model is in {self.out}; use it with --model {self.out}")
 
-    def _verify(self, model: OmniTokenizer) -> None:
+    def _verify(self, model: Tokenizer) -> None:
         import torch
 
-        from omnitok.hub.folder import load_tokenizer
+        from omnitok.peers import load_tokenizer
 
-        side = 2 * model.config.patch_size * model.config.window_size
-        generator = torch.Generator().manual_seed(self.seed)
-        image = torch.rand(1, 3, side, side, generator=generator) * 2 - 1
+        frames, (_, h, w) = model.num_frames(1), model.downsample
+        shape = (1, 3, 8 * h, 8 * w) if frames == 1 else (1, 3, frames, 8 * h, 8 * w)
+        pixels = torch.rand(shape, generator=torch.Generator().manual_seed(self.seed)) * 2 - 1
         written = load_tokenizer(self.out, device=model.device, dtype=model.dtype)
         with torch.inference_mode():
-            if not torch.equal(model(image.to(model.device)), written(image.to(model.device))):
-                raise CheckpointError(
-                    f"{self.out}: gives other pixels than {self.file}; do not use it, and please report it"
-                )
+            first, second = (each.decode(each.encode(pixels).latents) for each in (model, written))
+        if not torch.equal(first, second):
+            raise CheckpointError(
+                f"{self.out}: gives other pixels than {self.file}; do not use it, and please report it"
+            )
 
 
 def _require_free(out: Path) -> None:
