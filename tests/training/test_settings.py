@@ -121,6 +121,7 @@ def test_changes_replace_by_dotted_name() -> None:
 def test_every_name_can_be_set_to_what_it_is() -> None:
     names = setting_names()
     assert {"optimizer.lr", "weights.l1", "model.width", "adversarial.video.channels", "init.model"} <= set(names)
+    assert not {"_", "model.bottleneck.is_discrete", "model.bottleneck.losses"} & set(names)
 
 
 def test_hostile_files_are_one_short_sentence(tmp_path: Path) -> None:

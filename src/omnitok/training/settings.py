@@ -192,13 +192,15 @@ def apply_settings(config: Config, settings: Sequence[str], changes: Mapping[str
 def setting_names(kind: Any = TrainConfig, prefix: str = "") -> list[str]:
     """Every key that `--set` takes."""
     names: list[str] = []
-    for name, annotation in get_type_hints(kind).items():
+    hints = get_type_hints(kind)
+    for name in (field.name for field in dataclasses.fields(kind)):
+        annotation = hints[name]
         if parts := _parts(annotation):
             inside = [key for part in parts for key in setting_names(part, f"{prefix}{name}.")]
             names += dict.fromkeys([f"{prefix}{name}", *inside])
         elif get_origin(annotation) is dict:
             names += [f"{prefix}{name}", *(f"{prefix}{name}.{loss}" for loss in LOSS_NAMES)]
-        elif name != "_":
+        else:
             names.append(f"{prefix}{name}")
     return names
 
