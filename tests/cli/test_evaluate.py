@@ -26,7 +26,7 @@ FLAGS = {
     "reconstruction": [*MEASURING, "--metrics", "--out", "--model", "--data"],
     "fidelity": [*MEASURING, "--metrics", "--out", "--video", "--samples", "--real", "--fake"],
     "statistics": [*MEASURING, "--video", "--samples", "--data", "--metric", "--out", "--state-dir"],
-    "compare": [*MEASURING, "--metrics", "--out", "--data", "--pictures"],
+    "compare": [*MEASURING, "--metrics", "--out", "--models", "--data", "--pictures", "--no-references"],
     "protocols": COMMON,
 }
 
