@@ -132,9 +132,21 @@ class Quantizer(Bottleneck):
 
     Latents are the code vectors; in training they equal them too, with the gradient of z (straight through: Bengio et
     al., 2013). The loss "commitment", where the configuration has it, draws z towards its code vectors.
+
+    Args:
+        width: channels of the features.
+        config: has `latent_channels`.
+        vocab_size: number of codes.
     """
 
     vocab_size: int
+
+    def __init__(self, width: int, config: Any, vocab_size: int) -> None:
+        super().__init__()
+        self.config, self.latent_channels, self.vocab_size = config, config.latent_channels, vocab_size
+        self.bits_per_token = math.log2(vocab_size)
+        self.project_in = nn.Linear(width, config.latent_channels)
+        self.project_out = nn.Linear(config.latent_channels, width)
 
     def project(self, features: Tensor) -> Tensor:
         """features (b, t, h, w, width) -> z (b, t, h, w, c), which is to be quantized; float32, with gradients."""

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnitok.checked import checked
 from omnitok.models.bottlenecks.base import Quantizer, check_code_count, digits, from_digits
@@ -63,12 +63,7 @@ class FiniteScalarQuantizer(Quantizer):
     config: FSQConfig
 
     def __init__(self, width: int, config: FSQConfig = FSQConfig()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config, self.latent_channels = config, config.latent_channels
-        self.vocab_size = math.prod(config.levels)
-        self.bits_per_token = math.log2(self.vocab_size)
-        self.project_in = nn.Linear(width, self.latent_channels)
-        self.project_out = nn.Linear(self.latent_channels, width)
+        super().__init__(width, config, math.prod(config.levels))
 
     def _levels(self, like: Tensor) -> Tensor:
         return torch.tensor(self.config.levels, device=like.device)  # (c,); no state, so no buffer

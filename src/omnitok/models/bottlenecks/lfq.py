@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnitok.checked import checked
 from omnitok.models.bottlenecks.base import Quantizer, digits, from_digits
@@ -49,11 +49,7 @@ class LookupFreeQuantizer(Quantizer):
     """
 
     def __init__(self, width: int, config: Any = LFQConfig()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config, self.latent_channels = config, config.latent_channels
-        self.vocab_size, self.bits_per_token = 2**config.bits, float(config.bits)
-        self.project_in = nn.Linear(width, config.bits)
-        self.project_out = nn.Linear(config.bits, width)
+        super().__init__(width, config, 2**config.bits)
 
     @property
     def scale(self) -> float:

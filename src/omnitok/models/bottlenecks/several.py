@@ -31,12 +31,7 @@ class SeveralCodebooks(Quantizer):
     books: Sequence[Codebook]
 
     def __init__(self, width: int, config: Any, make_book: Callable[[int, int], Codebook]) -> None:
-        super().__init__()
-        self.config, self.latent_channels = config, config.latent_channels
-        self.vocab_size = math.prod(config.codebook_sizes)
-        self.bits_per_token = math.log2(self.vocab_size)
-        self.project_in = nn.Linear(width, config.latent_channels)
-        self.project_out = nn.Linear(config.latent_channels, width)
+        super().__init__(width, config, math.prod(config.codebook_sizes))
         books = [make_book(number, size) for number, size in enumerate(config.codebook_sizes)]
         self.books = cast("Sequence[Codebook]", nn.ModuleList(books))
 

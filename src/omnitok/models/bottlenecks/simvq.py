@@ -1,6 +1,5 @@
 """SimVQ (Zhu et al., 2024, arXiv 2411.02038): a random codebook that stays, seen through a linear map that learns."""
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -46,11 +45,7 @@ class SimpleVectorQuantizer(Quantizer):
     frozen_codebook: Tensor
 
     def __init__(self, width: int, config: SimVQConfig = SimVQConfig()) -> None:  # noqa: B008 (frozen)
-        super().__init__()
-        self.config, self.latent_channels, self.vocab_size = config, config.latent_channels, config.codebook_size
-        self.bits_per_token = math.log2(config.codebook_size)
-        self.project_in = nn.Linear(width, config.latent_channels)
-        self.project_out = nn.Linear(config.latent_channels, width)
+        super().__init__(width, config, config.codebook_size)
         self.code_map = nn.Linear(config.latent_channels, config.latent_channels, bias=False)
         deviation = config.latent_channels**-0.5
         self.register_buffer("frozen_codebook", torch.randn(config.codebook_size, config.latent_channels) * deviation)

@@ -54,7 +54,7 @@ class VectorQuantizer(Quantizer, Codebook):
     def __init__(self, width: int, config: VQConfig = VQConfig()) -> None:  # noqa: B008 (frozen)
         project_in, project_out = nn.Linear(width, config.latent_channels), nn.Linear(config.latent_channels, width)
         table = random_directions(config.codebook_size, config.latent_channels)
-        super().__init__(table, is_spherical=True, normalize_codes=config.normalize_codes)
+        Codebook.__init__(self, table, is_spherical=True, normalize_codes=config.normalize_codes)
         self.config, self.latent_channels, self.vocab_size = config, config.latent_channels, config.codebook_size
         self.bits_per_token = math.log2(config.codebook_size)
         self.project_in, self.project_out = project_in, project_out
