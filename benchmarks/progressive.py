@@ -46,7 +46,7 @@ def config_of(regime: str, arguments: argparse.Namespace, steps: int, init: Init
         resolutions=FIXED if resolutions == "fixed" else MULTI,
         image_batch=8,
         video_batch=2,
-        balance_domains=medium != "image",
+        balance_sources=medium != "image",
     )
     return replace(
         TINY_IMAGE,
