@@ -4,8 +4,9 @@ Every run starts from the one before, in runs/NAME-N; `omnitok recipes omnitok-t
 that ship were trained while the recipes grew, so a chain gives a model of the same kind, not the same bits. What was
 done between runs: the encoder of `omnitok-tiny-vae` is three quarters of the run with seed 83 and one of that before
 (`mean.py` in its card) and then one step at a rate of 1e-12, which measures the statistics of its latents; its decoder
-is the mean of the two runs over drawn images after that; views of shards are made by the `omnitok tokenize` commands of
-the cards, into folders of these names.
+is the mean of the two runs over drawn images after that, as is that of `omnitok-tiny-vq`; the decoder of
+`omnitok-tiny-vq-perceptual` is three tenths of the run with seed 21 and seven of the last one. Views of shards are
+made by the `omnitok tokenize` commands of the cards, into folders of these names.
 """
 
 from omnitok.recipes.recipe import Recipe, changed
@@ -32,6 +33,7 @@ _WIDE_ON = f"{_OLD_JOINT} {_LATER} {_WIDE} optimizer={{lr: 3e-4, warmup_steps: 2
 _BEFORE = (
     "data.resolutions=64,64,128 data.video_batch=3 data.video_share=0.3 data.image_policy=random_resized_crop seed=4"
 )
+_DRAWN = "init.freeze_encoder=true data.drawn=0.3 data.video_share=0.12"
 _NEAR = "optimizer.warmup_steps=20 optimizer.lr=6e-4 data.video_share=0.1"
 
 CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
@@ -57,18 +59,16 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
             (TINY_VAE, "seed=83 steps=8600 data.video_share=0.12 optimizer.lr=1.1e-3"),
             (
                 TINY_VAE,
-                "init.freeze_encoder=true data.drawn=0.3 data.video_share=0.12 data.resolutions=128 seed=97 steps=3000 "
-                "optimizer.lr=6e-4 optimizer.warmup_steps=100",
+                f"{_DRAWN} data.resolutions=128 seed=97 steps=3000 optimizer.lr=6e-4 optimizer.warmup_steps=100",
             ),
             (
                 TINY_VAE,
-                "init.freeze_encoder=true data.drawn=0.3 data.video_share=0.12 data.resolutions=128 seed=103 steps=600 "
-                "optimizer.lr=3e-4 optimizer.warmup_steps=30",
+                f"{_DRAWN} data.resolutions=128 seed=103 steps=600 optimizer.lr=3e-4 optimizer.warmup_steps=30",
             ),
         ),
     ),
     "omnitok-tiny-vq": (
-        "26.01 dB on images at 256, 24.88 dB on videos at 128 pixels",
+        "26.04 dB on images at 256, 24.88 dB on videos at 128 pixels",
         (
             (TINY_IMAGE, f"{_OLD_MODEL} {_OLD_WEIGHTS} optimizer={{lr: 1e-3, warmup_steps: 200}} steps=3500"),
             (
@@ -109,10 +109,20 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
                 f"{_LATER} model.bottleneck.decay=0.999 data.video_share=0.12 seed=67 steps=1000 "
                 "optimizer.lr=5e-4 optimizer.warmup_steps=20",
             ),
+            (
+                TINY_JOINT,
+                f"{_LATER} {_DRAWN} data.resolutions=128 seed=97 steps=3000 "
+                "optimizer.lr=6e-4 optimizer.warmup_steps=60",
+            ),
+            (
+                TINY_JOINT,
+                f"{_LATER} {_DRAWN} data.resolutions=128 seed=103 steps=700 "
+                "optimizer.lr=3e-4 optimizer.warmup_steps=60",
+            ),
         ),
     ),
     "omnitok-tiny-vae-perceptual": (
-        "27.22 dB and 25.04 dB; classifier accuracies in its card",
+        "27.35 dB and 25.04 dB; classifier accuracies in its card",
         (
             (
                 TINY_VAE_PERCEPTUAL,
@@ -130,10 +140,14 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
                 "optimizer.warmup_steps=30",
             ),
             (TINY_VAE_PERCEPTUAL, "optimizer.warmup_steps=30 seed=35 steps=900"),
+            (
+                TINY_VAE_PERCEPTUAL,
+                f"{_DRAWN} data.video_share=0.3 seed=99 steps=2200 optimizer.lr=6e-4 optimizer.warmup_steps=60",
+            ),
         ),
     ),
     "omnitok-tiny-vq-perceptual": (
-        "classifier accuracies in its card",
+        "23.30 dB and 22.10 dB; classifier accuracies in its card",
         (
             (TINY_VQ_PERCEPTUAL, "weights.perceptual=1 seed=3 steps=2000 | --max-steps 1000"),
             (TINY_VQ_PERCEPTUAL, "seed=5 steps=1300"),
@@ -141,6 +155,11 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
                 TINY_VQ_PERCEPTUAL,
                 "init.freeze_encoder=true weights={log_l2: 0.25, perceptual: 8.0} data.resolutions=64 "
                 "data.image_policy=center_crop data.video_share=0.15 seed=21 steps=1300 optimizer.warmup_steps=30",
+            ),
+            (
+                TINY_VQ_PERCEPTUAL,
+                f"{_DRAWN} weights={{log_l2: 0.25, perceptual: 8.0}} data.resolutions=64 data.image_policy=center_crop "
+                "seed=98 steps=2500 optimizer.lr=6e-4 optimizer.warmup_steps=60",
             ),
         ),
     ),
