@@ -255,6 +255,8 @@ def test_files_that_are_wrong_are_one_sentence(folder: Path, tmp_path: Path) -> 
     (tmp_path / "model_index.json").write_text("{}")
     refused(str(tmp_path), f"is a pipeline, .*: diffusers:{tmp_path}#vae")
     refused(str(tmp_path / "nowhere"), "must be a folder, or a hub id")
+    with pytest.raises(CheckpointError, match=f"holds a model of diffusers; say diffusers:{folder}$"):
+        omnitok.load_tokenizer(folder)
     shutil.copy(folder / "config.json", tmp_path)
     refused(str(tmp_path), f"holds no {WEIGHTS}")
     torch.save({"a": Hostile()}, tmp_path / "diffusion_pytorch_model.bin")

@@ -21,7 +21,9 @@ COLUMNS = (
 class Models(CommonOptions):
     """List the models that can be given by name: those of the package, and the authors' (downloaded when used).
 
-    Tokenizers are for --model, language models and diffusion models for `omnitok generate`.
+    Tokenizers are for --model, language models and diffusion models for `omnitok generate`. --model also takes folders,
+    hub ids, released files of other projects (VQGAN, LlamaGen, IBQ, Open-MAGVIT2, TATS, Cosmos, VidTok) and
+    autoencoders of diffusers, as diffusers:FOLDER_OR_HUB_ID.
 
     A token stands for a patch of frames x height x width pixels, in the first frame for height x width. Bits are log2
     of the codebook's size, or 16 for each number of a VAE's latents; bits per pixel are those of an image. Reads no

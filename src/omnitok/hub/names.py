@@ -17,6 +17,7 @@ from omnitok.hub.header import (
     WEIGHTS_NAME,
     first_sentence,
     read_architecture,
+    read_json,
     read_shapes,
 )
 
@@ -151,7 +152,8 @@ def _unknown_name(name: str) -> str:
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return (
         f"{name}: no such model, folder or file; {hint}known names are {', '.join(known)}; also accepted are a folder "
-        f"with {CONFIG_NAME} and {WEIGHTS_NAME}, a hub id (owner/name), and a released .ckpt or reference .safetensors"
+        f"with {CONFIG_NAME} and {WEIGHTS_NAME}, a hub id (owner/name), a released .ckpt or reference .safetensors, "
+        f"and {DIFFUSERS_PREFIX}FOLDER_OR_HUB_ID"
     )
 
 
@@ -202,6 +204,8 @@ def _files_in(folder: Path) -> Files:
         folder = folder / "model"
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
+            if name == WEIGHTS_NAME and "_class_name" in read_json(folder / CONFIG_NAME):
+                raise CheckpointError(f"{folder}: holds a model of diffusers; say {DIFFUSERS_PREFIX}{folder}")
             raise CheckpointError(
                 f"{folder}: holds no {name}; a model is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, and the folder "
                 "of a run has one in its subfolder model"
