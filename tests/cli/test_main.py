@@ -112,6 +112,8 @@ FLAGS = {
         "--resolution",
         "--frames",
         "--pictures",
+        "--models",
+        "--no-references",
     ],
 }
 

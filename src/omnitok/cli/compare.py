@@ -31,8 +31,9 @@ class Compare(MetricsOptions):
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")] = ()
     """Images, videos, or folders and lists of them."""
-    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL")] = ()
-    """Tokenizers: names that `omnitok models` lists, folders, or released checkpoints."""
+    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...")] = ()
+    """Tokenizers: names that `omnitok models` lists, folders, released checkpoints (also of other projects), or
+    diffusers:FOLDER."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The older spelling: `omnitok compare MODEL... --data DIR`."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("omnitok-comparison")
@@ -40,7 +41,7 @@ class Compare(MetricsOptions):
     pictures: Annotated[int, tyro.conf.arg(metavar="N")] = 8
     """How many images, and how many videos, to show side by side."""
     no_references: bool = False
-    """Leave out JPEG, H.264 and AV1, which take most of the time where the tokenizers are small."""
+    """Leave out JPEG, H.264 and AV1."""
 
     def run(self) -> int:
         """Measure, draw and write; the exit code."""
