@@ -26,7 +26,7 @@ from omnitok.models.positions import sincos_1d, sincos_2d
 from omnitok.models.presets import preset
 
 CONFIG = DiffusionTransformerConfig(width=256, depth=8, heads=4, num_classes=10, temporal=True)
-LATENTS = (4, 8, 5, 16, 16)  # clips of 17 x 128 x 128 pixels
+LATENTS = (4, 8, 5, 16, 16)  # videos of 17 x 128 x 128 pixels
 SAMPLES, STEPS = 2, 10
 
 
@@ -119,20 +119,20 @@ def main() -> None:
     def row(work: str, **figures: float) -> None:
         print(json.dumps({"work": work, **{name: round(value, 3) for name, value in figures.items()}}), flush=True)
 
-    clips = LATENTS[0]
+    videos = LATENTS[0]
     step = medians({"plain": lambda: train(plain, latents), "ours": lambda: train(ours, latents)}, arguments.repeats)
-    row("training step", clips_per_second_plain=clips / step["plain"], clips_per_second=clips / step["ours"],
+    row("training step", videos_per_second_plain=videos / step["plain"], videos_per_second=videos / step["ours"],
         speedup=step["plain"] / step["ours"])  # fmt: skip
     sampling = medians(
         {"plain": sample_plain, "ours": sample_ours, "interval": lambda: sample_ours((0, 500))}, arguments.repeats
     )
-    row("sampling, 10 steps, guided", clips_per_second_plain=SAMPLES / sampling["plain"],
-        clips_per_second=SAMPLES / sampling["ours"], speedup=sampling["plain"] / sampling["ours"])  # fmt: skip
-    row("the same, guided in half the steps", clips_per_second=SAMPLES / sampling["interval"],
+    row("sampling, 10 steps, guided", videos_per_second_plain=SAMPLES / sampling["plain"],
+        videos_per_second=SAMPLES / sampling["ours"], speedup=sampling["plain"] / sampling["ours"])  # fmt: skip
+    row("the same, guided in half the steps", videos_per_second=SAMPLES / sampling["interval"],
         speedup=sampling["plain"] / sampling["interval"])  # fmt: skip
 
     tokenizer = OmniTokenizer.from_config(replace(preset("tiny"), bottleneck="kl")).eval()
-    pixels = torch.rand(clips, 3, 17, 128, 128) * 2 - 1
+    pixels = torch.rand(videos, 3, 17, 128, 128) * 2 - 1
 
     def on_the_fly() -> None:
         with torch.no_grad():
@@ -141,8 +141,8 @@ def main() -> None:
         train(ours, posterior.sample())
 
     cached = medians({"cached": lambda: train(ours, latents), "on the fly": on_the_fly}, arguments.repeats)
-    row("training step, latents cached or encoded on the fly", clips_per_second=clips / cached["cached"],
-        clips_per_second_on_the_fly=clips / cached["on the fly"],
+    row("training step, latents cached or encoded on the fly", videos_per_second=videos / cached["cached"],
+        videos_per_second_on_the_fly=videos / cached["on the fly"],
         speedup=cached["on the fly"] / cached["cached"])  # fmt: skip
 
 

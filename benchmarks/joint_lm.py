@@ -1,13 +1,13 @@
-"""One language model for pictures and clips, against one for each, at equal steps on each medium.
+"""One language model for images and videos, against one for each, at equal steps on each modality.
 
-The recipe `tiny-lm` is trained three times from the same seed: on pictures and clips mixed, and on either alone for as
+The recipe `tiny-lm` is trained three times from the same seed: on images and videos mixed, and on either alone for as
 many steps as the mixed training spent on it. Every eighth file of each class is kept back; told is the mean
 cross-entropy of the kept codes, in nats a code (lower is better), as a table of Markdown. Resumable: finished trainings
 and shards are not made again.
 
-    python benchmarks/joint_lm.py --images PICTURES --videos CLIPS --out runs/joint-lm [--steps 640] [--share 0.3]
+    python benchmarks/joint_lm.py --images IMAGES --videos VIDEOS --out runs/joint-lm [--steps 640] [--share 0.3]
 
-PICTURES and CLIPS hold a folder a class; clips have at least 17 frames.
+IMAGES and VIDEOS hold a folder a class; videos have at least 17 frames.
 """
 
 import argparse
@@ -53,33 +53,33 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/joint-lm"))
     parser.add_argument("--steps", type=int, default=640, help="of the mixed training; a multiple of 64")
-    parser.add_argument("--share", type=float, default=0.3, help="of the steps that are of clips")
+    parser.add_argument("--share", type=float, default=0.3, help="of the steps that are of videos")
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--views", type=int, default=4)
     arguments = parser.parse_args()
     out: Path = arguments.out
     shards = {}
-    for medium, source in (("image", arguments.images), ("video", arguments.videos)):
+    for modality, source in (("image", arguments.images), ("video", arguments.videos)):
         for part, folder in split(source, out).items():
-            shards[medium, part] = tokenize(
+            shards[modality, part] = tokenize(
                 folder, out, arguments.resolution, arguments.views if part == "train" else 1
             )
     classes = sum(1 for source in (arguments.images, arguments.videos) for path in source.iterdir() if path.is_dir())
-    clip_steps = round(arguments.share * arguments.steps)
+    video_steps = round(arguments.share * arguments.steps)
     runs = {
-        "pictures and clips": (("image", "video"), arguments.steps),
-        "pictures only": (("image",), arguments.steps - clip_steps),
-        "clips only": (("video",), clip_steps),
+        "images and videos": (("image", "video"), arguments.steps),
+        "images only": (("image",), arguments.steps - video_steps),
+        "videos only": (("video",), video_steps),
     }
-    print("| trained on | steps on pictures | steps on clips | held-out pictures | held-out clips |")
+    print("| trained on | steps on images | steps on videos | held-out images | held-out videos |")
     print("|---|---|---|---|---|")
-    for name, (media, steps) in runs.items():
+    for name, (modalities, steps) in runs.items():
         config = apply_settings(
             replace(TINY_LM, name=f"joint-lm {name}"),
             [],
             {
-                "shards": [shards[medium, "train"] for medium in media],
-                "validation_shards": [shards[medium, "held"] for medium in media],
+                "shards": [shards[modality, "train"] for modality in modalities],
+                "validation_shards": [shards[modality, "held"] for modality in modalities],
                 "validation_batches": 1000,
                 "model.num_classes": classes,  # as many weights in all three
                 "data.video_share": arguments.share,
@@ -88,9 +88,9 @@ def main() -> None:
             },
         )
         result = Trainer(GeneratorTask(config), config, out / name.replace(" ", "-"), resume=True).fit()
-        spent = [str(steps), "0"] if media == ("image",) else ["0", str(steps)]
-        if len(media) == 2:
-            spent = [str(steps - clip_steps), str(clip_steps)]
+        spent = [str(steps), "0"] if modalities == ("image",) else ["0", str(steps)]
+        if len(modalities) == 2:
+            spent = [str(steps - video_steps), str(video_steps)]
         losses = [
             f"{result.validation[f'{m}_loss']:.4f}" if f"{m}_loss" in result.validation else ""
             for m in ("image", "video")

@@ -1,18 +1,18 @@
-"""Are samples of their class? A classifier trained on real pictures, and Fréchet distances class by class.
+"""Are samples of their class? A classifier trained on real images, and Fréchet distances class by class.
 
-Real pictures (and clips) are cut to their largest centred square and brought to the samples' size first. The classifier
-is logistic regression on standardised features of MobileNetV2 (of clips: mean and motion features), trained on four
+Real images (and videos) are cut to their largest centred square and brought to the samples' size first. The classifier
+is logistic regression on standardised features of MobileNetV2 (of videos: mean and motion features), trained on four
 fifths of the real ones; told is its accuracy on the last fifth and on the samples. `fd_mobilenet_v2` is given for every
 pair of a real and a sampled class, over fewer samples than dimensions: the numbers order classes and mean nothing else.
-Tokenizers may have been trained with a loss over MobileNetV2, so a second classifier of pictures ("plain") judges that
+Tokenizers may have been trained with a loss over MobileNetV2, so a second classifier of images ("plain") judges that
 knows no network: logistic regression on histograms of oriented gradients and mean colours of 8 x 8 cells.
-For clips, the motion (mean absolute difference of neighbouring frames' features) is compared with that of real ones.
+For videos, the motion (mean absolute difference of neighbouring frames' features) is compared with that of real ones.
 
     omnitok generate MODEL --labels apple carton ... --count 64 -o SAMPLES
-    python benchmarks/judge_generator.py --samples SAMPLES --real PICTURES --weights-dir WEIGHTS [--json result.json]
+    python benchmarks/judge_generator.py --samples SAMPLES --real IMAGES --weights-dir WEIGHTS [--json result.json]
 
-SAMPLES is a folder that `omnitok generate` wrote, of pictures or of clips; PICTURES (or clips) holds a folder a class.
-With --tokenizer NAME ... real held-out pictures are judged after encoding and decoding too: the most that a generator
+SAMPLES is a folder that `omnitok generate` wrote, of images or of videos; IMAGES (or videos) holds a folder a class.
+With --tokenizer NAME ... real held-out images are judged after encoding and decoding too: the most that a generator
 over its tokens can reach.
 """
 
@@ -54,9 +54,9 @@ def features_of(samples: Sequence[Tensor], network: torch.nn.Module) -> Tensor:
     return torch.cat([network(torch.stack(list(samples[i : i + 16]))) for i in range(0, len(samples), 16)]).double()
 
 
-def plain_features(pictures: Sequence[Tensor]) -> Tensor:
+def plain_features(images: Sequence[Tensor]) -> Tensor:
     """(n, 64 * 12): 9 orientations of gradients (Dalal and Triggs, 2005) and the mean colour of 8 x 8 cells."""
-    x = torch.stack(list(pictures)).double()
+    x = torch.stack(list(images)).double()
     grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     dx, dy = grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2], grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1]
     bins = (torch.atan2(dy, dx).remainder(torch.pi) * (9 / torch.pi)).long().clamp(max=8)
@@ -141,7 +141,7 @@ def main() -> None:
     held_pixels: list[Tensor] = []
     for label, name in enumerate(names):
         pixels = [load(path, frames, size) for path in list_media([arguments.real / name])[: arguments.limit]]
-        pixels = [clip for clip in pixels if frames is None or clip.shape[1] == frames]
+        pixels = [video for video in pixels if frames is None or video.shape[1] == frames]
         for prefix, sight in sights.items():
             seen[prefix].append(sight(pixels))
         real_y += [label] * len(pixels)

@@ -1,11 +1,11 @@
 """The progressive claim of Table 7 at small scale: what is trained on, at equal numbers of steps.
 
 Every regime trains the VQ tokenizer of the tiny recipes for the same number of steps from random weights; `progressive`
-spends the first half on pictures and the second on pictures and clips, as the paper's stages do. Measured are PSNR and
+spends the first half on images and the second on images and videos, as the paper's stages do. Measured are PSNR and
 the Fréchet distance over MobileNetV2 features between originals and reconstructions (lower is better; not FID), on
-held-out pictures and clips, in one table of Markdown.
+held-out images and videos, in one table of Markdown.
 
-    python benchmarks/progressive.py --images PICTURES --videos CLIPS --eval-images PICTURES --eval-videos CLIPS \\
+    python benchmarks/progressive.py --images IMAGES --videos VIDEOS --eval-images IMAGES --eval-videos VIDEOS \\
         --weights-dir WEIGHTS --out runs/progressive [--steps 600] [--regimes image-multi video-multi joint-multi]
 """
 
@@ -37,16 +37,16 @@ REGIMES = ("image-fixed", "image-multi", "video-fixed", "video-multi", "joint-fi
 
 
 def config_of(regime: str, arguments: argparse.Namespace, steps: int, init: InitConfig) -> TrainConfig:
-    """The tiny recipe at the resolutions and on the media of a regime."""
-    medium, _, resolutions = regime.partition("-")
+    """The tiny recipe at the resolutions and on the modalities of a regime."""
+    modality, _, resolutions = regime.partition("-")
     data = replace(
         TINY_IMAGE.data,
-        images=() if medium == "video" else (str(arguments.images),),
-        videos=() if medium == "image" else (str(arguments.videos),),
+        images=() if modality == "video" else (str(arguments.images),),
+        videos=() if modality == "image" else (str(arguments.videos),),
         resolutions=FIXED if resolutions == "fixed" else MULTI,
         image_batch=8,
         video_batch=2,
-        balance_sources=medium != "image",
+        balance_sources=modality != "image",
     )
     return replace(
         TINY_IMAGE,
@@ -81,17 +81,17 @@ def train(config: TrainConfig, out: Path) -> Path:
 
 @torch.inference_mode()
 def measure(model: Path, arguments: argparse.Namespace) -> list[float]:
-    """PSNR and Fréchet distance on pictures at 128 pixels, then on clips of 17 frames at 64."""
+    """PSNR and Fréchet distance on images at 128 pixels, then on videos of 17 frames at 64."""
     tokenizer = OmniTokenizer.from_pretrained(model)
     network = load_mobilenet_v2(arguments.weights_dir)
     figures = []
-    for medium in ("image", "video"):
-        files = list_media([arguments.eval_images if medium == "image" else arguments.eval_videos])
-        features = MobileNetImageFeatures(network) if medium == "image" else MobileNetVideoFeatures(network)
+    for modality in ("image", "video"):
+        files = list_media([arguments.eval_images if modality == "image" else arguments.eval_videos])
+        features = MobileNetImageFeatures(network) if modality == "image" else MobileNetVideoFeatures(network)
         real, fake = FrechetAccumulator(features.dimension), FrechetAccumulator(features.dimension)
         psnr = []
         for path in files[:: arguments.every]:
-            if medium == "image":
+            if modality == "image":
                 x = load_training_image(path, 128, "center_crop", flip=False, seed=0)
             else:
                 x = load_training_video(path, WindowSampling(17, start="center"), 64, "center_crop", flip=False, seed=0)
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="measure on every n-th file")
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES))
     arguments = parser.parse_args()
-    print("| regime | pictures PSNR dB | pictures fd_mobilenet_v2 | clips PSNR dB | clips fd_mobilenet_v2_video |")
+    print("| regime | images PSNR dB | images fd_mobilenet_v2 | videos PSNR dB | videos fd_mobilenet_v2_video |")
     print("|---|---|---|---|---|", flush=True)
     for regime in arguments.regimes:
         figures = measure(train_regime(regime, arguments), arguments)

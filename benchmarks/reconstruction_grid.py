@@ -1,8 +1,8 @@
-"""A picture of what tokenizers give back, from public-domain pictures that come with scikit-image.
+"""An image of what tokenizers give back, from public-domain images that come with scikit-image.
 
     python benchmarks/reconstruction_grid.py -o docs/images/reconstructions.jpg [--models omnitok-tiny-vq ...]
 
-A row a model: four photographs at 256 x 256 pixels, and the first, the ninth and the last frame of a clip of 17 frames
+A row a model: four photographs at 256 x 256 pixels, and the first, the ninth and the last frame of a video of 17 frames
 at 128 x 128, a window that moves over one of them. `--originals` puts a first row of originals above. PSNR of each is
 printed.
 """
@@ -20,8 +20,8 @@ from omnitok.data import write_image
 from omnitok.data.transforms import fit_square
 from omnitok.metrics.psnr import psnr_per_frame
 
-PICTURES = ("astronaut", "chelsea", "coffee", "rocket")  # NASA; CC0; CC0; SpaceX, CC0
-SIZE, CLIP_SIZE, FRAMES = 256, 128, 17
+IMAGES = ("astronaut", "chelsea", "coffee", "rocket")  # NASA; CC0; CC0; SpaceX, CC0
+SIZE, VIDEO_SIZE, FRAMES = 256, 128, 17
 
 
 def load(name: str) -> Tensor:
@@ -30,16 +30,16 @@ def load(name: str) -> Tensor:
     return fit_square(pixels[:, None] / 127.5 - 1, SIZE, "center_crop")[:, 0]
 
 
-def moving(picture: Tensor) -> Tensor:
+def moving(image: Tensor) -> Tensor:
     """(3, 17, 128, 128): a window that moves 2 pixels to the right and 1 down with every frame."""
-    windows = [picture[:, 40 + i : 40 + i + CLIP_SIZE, 50 + 2 * i : 50 + 2 * i + CLIP_SIZE] for i in range(FRAMES)]
+    windows = [image[:, 40 + i : 40 + i + VIDEO_SIZE, 50 + 2 * i : 50 + 2 * i + VIDEO_SIZE] for i in range(FRAMES)]
     return torch.stack(windows, dim=1)
 
 
-def row_of(pictures: list[Tensor], clip: Tensor) -> Tensor:
-    """(3, 256, width): pictures, then three frames of the clip, each at twice its size."""
-    frames = [clip[:, i].repeat_interleave(2, 1).repeat_interleave(2, 2) for i in (0, FRAMES // 2, FRAMES - 1)]
-    return torch.cat([*pictures, *frames], dim=2)
+def row_of(images: list[Tensor], video: Tensor) -> Tensor:
+    """(3, 256, width): images, then three frames of the video, each at twice its size."""
+    frames = [video[:, i].repeat_interleave(2, 1).repeat_interleave(2, 2) for i in (0, FRAMES // 2, FRAMES - 1)]
+    return torch.cat([*images, *frames], dim=2)
 
 
 @torch.inference_mode()
@@ -49,17 +49,17 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["omnitok-tiny-vq", "omnitok-tiny-vae"])
     parser.add_argument("--originals", action="store_true")
     arguments = parser.parse_args()
-    pictures = [load(name) for name in PICTURES]
-    clip = moving(pictures[0])
-    rows = [row_of(pictures, clip)] if arguments.originals else []
+    images = [load(name) for name in IMAGES]
+    video = moving(images[0])
+    rows = [row_of(images, video)] if arguments.originals else []
     for name in arguments.models:
         tokenizer = OmniTokenizer.from_pretrained(name)
-        decoded = [tokenizer(picture[None])[0].clamp(-1, 1) for picture in pictures]
-        decoded_clip = tokenizer(clip[None])[0].clamp(-1, 1)
-        figures = [float(psnr_per_frame(x[None], y[None]).mean()) for x, y in zip(pictures, decoded, strict=True)]
-        figures.append(float(psnr_per_frame(clip[None], decoded_clip[None]).mean()))
-        print(name, ", ".join(f"{of} {dB:.2f} dB" for of, dB in zip((*PICTURES, "clip"), figures, strict=True)))
-        rows.append(row_of(decoded, decoded_clip))
+        decoded = [tokenizer(image[None])[0].clamp(-1, 1) for image in images]
+        decoded_video = tokenizer(video[None])[0].clamp(-1, 1)
+        figures = [float(psnr_per_frame(x[None], y[None]).mean()) for x, y in zip(images, decoded, strict=True)]
+        figures.append(float(psnr_per_frame(video[None], decoded_video[None]).mean()))
+        print(name, ", ".join(f"{of} {dB:.2f} dB" for of, dB in zip((*IMAGES, "video"), figures, strict=True)))
+        rows.append(row_of(decoded, decoded_video))
     write_image(arguments.out, torch.cat(rows, dim=1))
     print(f"{arguments.out}: {len(rows)} rows")
 

@@ -1,7 +1,7 @@
-"""Encode + decode of a 256x256 picture and a 17x256x256 clip, in units of one 2048x2048x2048 float32 matrix product.
+"""Encode + decode of a 256x256 image and a 17x256x256 video, in units of one 2048x2048x2048 float32 matrix product.
 
 The product is timed in the same run with the same threads, so that figures of different machines can be compared. The
-authors' code takes 11.1 units for the picture and 60.7 for the clip (float32, 2 threads, released configuration).
+authors' code takes 11.1 units for the image and 60.7 for the video (float32, 2 threads, released configuration).
 
     python benchmarks/speed.py [--preset released] [--threads 2] [--repeats 5]
 """

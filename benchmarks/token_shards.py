@@ -1,11 +1,11 @@
 """Tokenizing in bulk: share of the encoder's own speed, memory over the size of a collection, and random reads.
 
-    python benchmarks/token_shards.py throughput [--pictures 256] [--resolution 128] [--repeats 3]
+    python benchmarks/token_shards.py throughput [--images 256] [--resolution 128] [--repeats 3]
     python benchmarks/token_shards.py memory [--counts 1000 4000]
     python benchmarks/token_shards.py reads [--items 100000] [--reads 50000]
 
 Each prints one JSON object. `throughput` alternates between the encoder alone, on tensors in memory, and the whole of
-reading, encoding and writing as many pictures with one reading process: `share` compares them by the clock (give the
+reading, encoding and writing as many images with one reading process: `share` compares them by the clock (give the
 two processes a core each), `cpu_share` by the CPU time of the process that encodes, which other work on the machine
 does not touch.
 """
@@ -38,7 +38,7 @@ from omnitok.tokenization.settings import TokenizeSettings
 MODEL = "omnitok-tiny-vq"
 
 
-def make_pictures(folder: Path, count: int, side: int, different: int = 16) -> None:
+def make_images(folder: Path, count: int, side: int, different: int = 16) -> None:
     """So many JPEG files of smooth colours; only `different` of them differ, the others are links."""
     folder.mkdir()
     for i in range(min(count, different)):
@@ -54,28 +54,28 @@ def plan_of(folder: Path, tokenizer: OmniTokenizer, resolution: int) -> Plan:
     return make_plan(build_index([folder], labels="auto"), settings, tokenizer, MODEL, fingerprint(tokenizer))
 
 
-def throughput(pictures: int, resolution: int, repeats: int) -> dict[str, object]:
-    """Pictures a second, alone and as a whole."""
+def throughput(images: int, resolution: int, repeats: int) -> dict[str, object]:
+    """Images a second, alone and as a whole."""
     tokenizer = OmniTokenizer.from_pretrained(MODEL)
     with tempfile.TemporaryDirectory() as temporary:
-        make_pictures(Path(temporary) / "in", pictures, resolution)
+        make_images(Path(temporary) / "in", images, resolution)
         plan = plan_of(Path(temporary) / "in", tokenizer, resolution)
         batch = plan.settings.batch_size
         pixels = torch.rand(batch, 3, resolution, resolution) * 2 - 1
         encode(tokenizer, pixels)
-        pictures = pictures // batch * batch
+        images = images // batch * batch
         alone, whole, cpu, stages = [], [], [], []
         for repeat in range(repeats):
             start, start_cpu = time.perf_counter(), time.process_time()
-            for _ in range(pictures // batch):
+            for _ in range(images // batch):
                 encode(tokenizer, pixels)
-            alone.append(pictures / (time.perf_counter() - start))
+            alone.append(images / (time.perf_counter() - start))
             alone_cpu = time.process_time() - start_cpu
             work = TokenizeJob(plan, Path(temporary) / f"out{repeat}")
             start, start_cpu = time.perf_counter(), time.process_time()
             tokenize_here(work, tokenizer, workers=1)
             work.finish()
-            whole.append(pictures / (time.perf_counter() - start))
+            whole.append(images / (time.perf_counter() - start))
             cpu.append(alone_cpu / (time.process_time() - start_cpu))
             stages.append(work.summary.limiting_stage)
     return {
@@ -89,12 +89,12 @@ def throughput(pictures: int, resolution: int, repeats: int) -> dict[str, object
 
 
 def peak_of(count: int) -> dict[str, object]:
-    """Peak memory of tokenizing `count` small pictures in this process and one that reads."""
+    """Peak memory of tokenizing `count` small images in this process and one that reads."""
     import resource
 
     tokenizer = OmniTokenizer.from_pretrained(MODEL)
     with tempfile.TemporaryDirectory() as temporary:
-        make_pictures(Path(temporary) / "in", count, 32)
+        make_images(Path(temporary) / "in", count, 32)
         work = TokenizeJob(plan_of(Path(temporary) / "in", tokenizer, 32), Path(temporary) / "out")
         tokenize_here(work, tokenizer, workers=1)
         work.finish()
@@ -154,7 +154,7 @@ def reads(items: int, count: int, repeats: int = 5) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["throughput", "memory", "reads", "peak"])
-    parser.add_argument("--pictures", type=int, default=256)
+    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 4000])
@@ -164,7 +164,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     work: dict[str, Callable[[], dict[str, object]]] = {
-        "throughput": lambda: throughput(arguments.pictures, arguments.resolution, arguments.repeats),
+        "throughput": lambda: throughput(arguments.images, arguments.resolution, arguments.repeats),
         "memory": lambda: memory(arguments.counts),
         "reads": lambda: reads(arguments.items, arguments.reads),
         "peak": lambda: peak_of(arguments.count),

@@ -1,6 +1,6 @@
 """Forward and backward pass of a tokenizer on a CPU, with a learnt attention bias by torch's own attention and by ours.
 
-CPU seconds of a batch of pictures, the two in turn, and the ratio of their medians.
+CPU seconds of a batch of images, the two in turn, and the ratio of their medians.
 
     python benchmarks/training_step.py [--model omnitok-tiny-vae] [--batch 8] [--resolution 128] [--repeats 10]
 """
