@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers.small import SMALL
+from helpers.video_peers import build_video_peer
 from omnitok.models.bottlenecks import KLConfig
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.peers.vidtok import VidTok
@@ -35,6 +36,22 @@ def test_pieces_equal_the_whole(bottleneck: str, tile: int | None, at_once: int)
     frames = torch.cat(list(decode_video(model, iter(pieces), (75, 106), tile)), dim=1)
     assert frames.shape[1] == 13  # 10 frames fill 4 latent frames, which stand for 13
     torch.testing.assert_close(frames[:, :10], decoded, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["vidtok_fsq", "vidtok_kl", "cosmos_dv", "tats_4x8x8"])
+@torch.inference_mode()
+def test_peers_in_pieces(name: str) -> None:
+    """Also where frames wait for the next latent frame, none is lost; and TATS takes the whole."""
+    model = build_video_peer(name)
+    clip = torch.rand(3, 10, 9, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    encoding = model.encode(clip[None])
+    pieces = list(encode_video(model, clip.split(3, dim=1), None))
+    tokens = torch.cat(pieces, dim=1 if model.is_discrete else 2)
+    torch.testing.assert_close(tokens, encoding.tokens, atol=1e-5, rtol=0)
+    frames = torch.cat(list(decode_video(model, iter(pieces), (9, 16), None)), dim=1)
+    assert frames.shape[1] == model.num_frames(model.latent_shape(10, 9, 16)[0])
+    expected = model.decode(encoding.latents, encoding.size)[0].clamp(-1, 1)
+    torch.testing.assert_close(frames[:, :10], expected, atol=5e-5, rtol=0)
 
 
 @torch.inference_mode()

@@ -113,7 +113,9 @@ def reconstruct_file(
         done = 0
         with VideoWriter(output, reader.fps, written_width, height, audio_from=sound) as writer:
             for result in decode_video(tokenizer, tokens, (height, width), tile):
-                original = originals.take(result.shape[1])  # fewer where the last patch was filled up
+                if len(originals) == 0:  # what is left fills up the last latent frame
+                    break
+                original = originals.take(result.shape[1])  # fewer where it was filled up
                 count = original.shape[1]
                 writer.write(compare(original, result[:, :count]), reader.durations[done : done + count])
                 done += count
@@ -258,6 +260,9 @@ class _HeldFrames:
         for piece in self._pieces:  # (3, n, H, W)
             self._held.extend(piece.unbind(1))
             yield piece
+
+    def __len__(self) -> int:
+        return len(self._held)
 
     def take(self, n: int) -> Tensor:
         """The next n frames (3, n, H, W), or as many as were let through."""
