@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from omnitok.cli.options import ModelOptions, Output, TokenFiles, any_exists, require_models, require_some
+from omnitok.cli.options import ModelOptions, Output, TokenFiles
 from omnitok.cli.report import Column, Report, Row, cell
-from omnitok.memory import prepare_for_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,13 +40,9 @@ class Decode(ModelOptions):
 
     def run(self) -> int:
         """Do all of it; the exit code."""
-        require_some(self.inputs, "token file or folder of them")
-        self.check_model_options()
         report = Report(COLUMNS, self.json)
-        if not any_exists(self.inputs, report):
+        if not self.can_begin(self.inputs, "token file or folder of them", report):
             return report.finish()
-        require_models(self.model or None)
-        prepare_for_streams()
         from omnitok.cli.jobs import note_if_whole, run_jobs
         from omnitok.cli.loading import load_model
         from omnitok.cli.naming import plan_jobs

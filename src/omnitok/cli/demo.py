@@ -32,7 +32,7 @@ class Demo(ModelOptions):
 
     def run(self) -> int:
         """Do all of it; the exit code."""
-        self.check_model_options()
+        self.check_common()
         inputs = self.inputs or (write_demo_media(self.out / "originals", self.seed),)
         return Reconstruct(
             device=self.device,

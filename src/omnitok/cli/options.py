@@ -15,6 +15,7 @@ from omnitok.cli.report import Report
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.files import expand
 from omnitok.hub.names import find_files
+from omnitok.memory import prepare_for_streams
 
 if TYPE_CHECKING:
     import torch
@@ -60,37 +61,38 @@ class ModelOptions(CommonOptions):
     """Work in square tiles of about this many pixels (at least one attention window, 64 for the models that ship), each
     with a halo: memory is then bounded by the tile, for images and videos. Above 4 megapixels without it: 1024."""
 
-    def check_model_options(self) -> None:
-        """Raise UsageError where the options alone make no sense."""
+    def can_begin(self, inputs: tuple[Path, ...], what: str, report: Report, fps: float | None = None) -> bool:
+        """Check the options, the model's name and the inputs before torch is imported, and prepare for videos.
+
+        Args:
+            what: the inputs are, for messages.
+            report: gets a failed row for each of the inputs where none of them exists; then the answer is False.
+
+        Raises:
+            UsageError: options that make no sense, or no inputs.
+            CheckpointError: no such model.
+        """
+        if not inputs:
+            raise UsageError(f"give at least one {what}; --help shows the options")
         self.check_common()
         if self.tile is not None and self.tile < 1:
             raise UsageError(f"--tile must be a positive number of pixels, found {self.tile}")
-
-
-def check_rate(fps: float | None) -> None:
-    """Raise UsageError unless --fps is a sensible number."""
-    if fps is not None and not (math.isfinite(fps) and 0 < fps <= 1000):
-        raise UsageError(f"--fps must be a number above 0 and at most 1000, found {fps}")
-
-
-def require_some(paths: tuple[Path, ...], what: str) -> None:
-    """Raise UsageError for an empty list of inputs."""
-    if not paths:
-        raise UsageError(f"give at least one {what}; --help shows the options")
-
-
-def any_exists(paths: tuple[Path, ...], report: Report) -> bool:
-    """Look, before torch is imported, whether any of the inputs exists; where none does, each is a failed row."""
-    problems = {}
-    for path in paths:
-        try:
-            expand(path)
-            return True
-        except MediaError as error:
-            problems[str(path)] = str(error)
-    for source, problem in problems.items():
-        report.fail(source, problem)
-    return False
+        if fps is not None and not (math.isfinite(fps) and 0 < fps <= 1000):
+            raise UsageError(f"--fps must be a number above 0 and at most 1000, found {fps}")
+        problems = {}
+        for path in inputs:
+            try:
+                expand(path)
+                break
+            except MediaError as error:
+                problems[str(path)] = str(error)
+        else:
+            for source, problem in problems.items():
+                report.fail(source, problem)
+            return False
+        require_models(self.model or None)
+        prepare_for_streams()
+        return True
 
 
 def require_least(options: object, **least: int) -> None:

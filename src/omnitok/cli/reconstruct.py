@@ -6,18 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnitok.cli.options import (
-    FrameRate,
-    MediaInputs,
-    ModelOptions,
-    Output,
-    any_exists,
-    check_rate,
-    require_models,
-    require_some,
-)
+from omnitok.cli.options import FrameRate, MediaInputs, ModelOptions, Output
 from omnitok.cli.report import Column, Report, Row, cell, number
-from omnitok.memory import prepare_for_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,14 +48,9 @@ class Reconstruct(ModelOptions):
 
     def run(self) -> int:
         """Do all of it; the exit code."""
-        require_some(self.inputs, "image, video or folder")
-        self.check_model_options()
-        check_rate(self.fps)
         report = Report(COLUMNS, self.json)
-        if not any_exists(self.inputs, report):
+        if not self.can_begin(self.inputs, "image, video or folder", report, self.fps):
             return report.finish()
-        require_models(self.model)
-        prepare_for_streams()
         from omnitok.cli.jobs import note_if_whole, run_jobs
         from omnitok.cli.loading import load_model
         from omnitok.cli.naming import plan_jobs, result_suffix

@@ -17,7 +17,6 @@ from omnitok.cli.options import (
     require_least,
     require_models,
     require_paths,
-    require_some,
     resolve_device,
 )
 from omnitok.cli.report import progress_bar, say
@@ -86,7 +85,8 @@ class Tokenize(CommonOptions):
 
     def run(self) -> int:
         """Do all of it; the exit code."""
-        require_some(self.data, "folder, list or tar of images and videos")
+        if not self.data:
+            raise UsageError("give at least one folder, list or tar of images and videos; --help shows the options")
         self.check_common()
         self._check_engine()
         part, parts = parse_part(self.shard)
