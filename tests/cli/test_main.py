@@ -107,6 +107,8 @@ FLAGS = {
         "--weights-dir",
         "--batch-size",
         "--data",
+        "--models",
+        "--no-references",
         "--out",
         "--metrics",
         "--resolution",
