@@ -290,7 +290,7 @@ def test_streams_of_any_length(name: str, method: str, given: int):
 def test_a_stream_whose_decoder_waits_for_the_next_latent_frame(given: int):
     """VidTok doubles frames with their neighbours: no frame is lost or shown twice."""
     tokenizer = VidTok({"widths": (8, 8, 16, 16), "blocks": 1, "latent_channels": 2, "fsq_levels": (5, 4)})
-    tokenizer.load_state_dict(seeded_weights(tokenizer, {}))
+    tokenizer.load_state_dict(seeded_weights(tokenizer.state_dict(), {}))
     g = LanguageModelGenerator(GENERATORS["default"].model, tokenizer.eval(), SETTINGS)
     frames = clip(given) if given else None
     pieces = list(g.stream_video([0, 2], 9, frames=frames, method="ring", seed=4))

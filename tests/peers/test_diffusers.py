@@ -138,6 +138,18 @@ def test_tiles_are_theirs(name: str, tmp_path: Path) -> None:
         assert torch.equal(decoded, model.decode(encoding.latents).sample)
 
 
+@torch.inference_mode()
+def test_a_call_that_failed_leaves_nothing_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = omnitok.load_tokenizer(save(tmp_path, "AutoencoderKLMagvit"))
+    x = pixels(1, 3, 5, 16, 16)
+    expected = tokenizer.encode(x).latents
+    with monkeypatch.context() as within:
+        within.setattr(tokenizer.model.quant_conv, "forward", lambda z: torch.zeros(2**60))  # type: ignore[attr-defined]
+        with pytest.raises(RuntimeError):
+            tokenizer.encode(x)
+    assert torch.equal(tokenizer.encode(x).latents, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "mean", "std"),
     [

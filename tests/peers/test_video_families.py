@@ -468,7 +468,7 @@ def test_the_published_name_stands_for_flags(name: str, tmp_path: Path) -> None:
 
 def test_tats_with_group_norm(tmp_path: Path) -> None:
     tokenizer = TATS({"width": 16, "downsample": (2, 2, 1), "latent_channels": 4, "codebook_size": 8, "norm": "group"})
-    tokenizer.load_state_dict(seeded_weights(tokenizer, {"embeddings": 0.2}))
+    tokenizer.load_state_dict(seeded_weights(tokenizer.state_dict(), {"embeddings": 0.2}))
     save_file(tokenizer.state_dict(), tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="the weights have 1 steps"):  # without flags it would be 4, 8, 8
         omnitok.load_tokenizer(tmp_path / "a.safetensors")

@@ -169,6 +169,8 @@ class DiffusersTokenizer(PeerTokenizer):
         if self.traits.name == "AutoencoderVidTok" and self.traits.first_frame_alone:  # as its `forward` does
             pixels = F.pad(pixels, (0, 0, 0, 0, self.downsample[0] - 1, 0), mode="replicate")
         folded = self.traits.name == "AutoencoderKLTemporalDecoder"  # encodes images, decodes videos
+        if self.traits.name == "AutoencoderKLMagvit":  # it keeps frames of a call that failed
+            self.model._clear_conv_cache()
         out = self.model.encode(pixels.transpose(1, 2).flatten(0, 1) if folded else pixels)
         coded = self._read(out)
         if folded:
@@ -207,6 +209,8 @@ class DiffusersTokenizer(PeerTokenizer):
                 model.post_quant_conv(latents), latents if model.config.norm_type == "spatial" else None
             )
         arguments = self._asks.arguments(model, latents)
+        if self.traits.name == "AutoencoderKLMagvit":
+            model._clear_conv_cache()
         folded = self.traits.name == "AutoencoderKLTemporalDecoder"
         out = model.decode(latents.transpose(1, 2).flatten(0, 1) if folded else latents, **arguments)
         pixels = out if isinstance(out, Tensor) else out.sample
