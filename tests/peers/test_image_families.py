@@ -14,11 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.helpers.seeded_weights import seeded_weights
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import omnitok
 from omnitok.cli import main
 from omnitok.errors import CheckpointError, OmnitokError
+from omnitok.models.protocol import fingerprint
 from omnitok.peers.base import PeerTokenizer
+from omnitok.peers.blocks import Attention
 from omnitok.peers.open_magvit2 import OpenMAGVIT2
 from omnitok.peers.vqgan import VQGAN
 
@@ -135,6 +138,19 @@ def test_reference_files(file: str, answers: str | None) -> None:
             torch.testing.assert_close(encoding.latents, expected[f"{modality}.quantized"], **TOLERANCE)
             pixels = tokenizer.decode_codes(expected[f"{modality}.indices"], encoding.size)
             torch.testing.assert_close(pixels, expected[f"{modality}.reconstruction"], **TOLERANCE)
+
+
+def test_the_same_weights_under_another_rule_are_another_tokenizer(peers: dict[str, PeerTokenizer]) -> None:
+    vqgan, ibq = peers["vqgan"], peers["ibq"]
+    assert fingerprint(vqgan) == fingerprint(ibq)
+    assert vqgan.fingerprint != ibq.fingerprint
+
+
+def test_attention_never_holds_the_scores_of_all_positions() -> None:
+    attention, x = Attention(32), noise(1, 32, 8, 8)
+    expected = attention(x)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), torch.no_grad():  # raises where that kernel cannot be used
+        torch.testing.assert_close(attention(x), expected)
 
 
 # --------------------------------------------------------------------------------------------- what they say, and sizes

@@ -74,7 +74,9 @@ class Attention(nn.Module):
         """Features -> features of the same shape."""
         h = self.norm(x)
         q, k, v = (rearrange(part(h), f"{self.axes} -> {self.sequences}") for part in (self.q, self.k, self.v))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # scores times channels^-0.5
+        # with an axis of heads and channels that lie together, the scores are never held at once
+        q, k, v = (part.unsqueeze(1).contiguous() for part in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).squeeze(1)  # scores times channels^-0.5
         return x + self.proj_out(rearrange(mixed, f"{self.sequences} -> {self.axes}", **parse_shape(x, self.axes)))
 
 

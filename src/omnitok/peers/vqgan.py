@@ -3,6 +3,7 @@
 """
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -186,6 +187,11 @@ class VQGAN(PeerTokenizer):
         self.quant_conv = conv2d(shape.z_channels, shape.latent_channels, 1)
         self.post_quant_conv = conv2d(shape.latent_channels, shape.z_channels, 1)
         self.quantize = Codebook(shape)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights and of the rule by which latents find their codes: IBQ's may have VQGAN's weights."""
+        return hashlib.sha256(f"{super().fingerprint} {self.quantize.lookup}".encode()).hexdigest()
 
     def encode_pixels(self, pixels: Tensor) -> Coded:
         """Codes and their vectors."""
