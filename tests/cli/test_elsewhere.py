@@ -1,6 +1,7 @@
 """Results behind a URL: what is finished is there at the end, under the names and in the words of a folder here."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def test_what_cannot_be_copied_is_kept_here(
     assert "memory://file/below: cannot be written (" in message
     kept = Path(message.split("the results are in ")[1].strip())
     assert (kept / "sub/a.png").exists()
+    shutil.rmtree(kept.parent)
 
 
 @pytest.mark.parametrize(
