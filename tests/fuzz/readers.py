@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
 from fuzz.mutants import (
     Mutate,
@@ -28,6 +29,7 @@ from fuzz.mutants import (
     mutate_zip,
 )
 from helpers.small import SMALL
+from omnitok import peers
 from omnitok.data import TokenShards, VideoReader, read_image, read_image_array, write_video
 from omnitok.data.index import build_index
 from omnitok.data.samples import sample_file
@@ -46,6 +48,7 @@ from omnitok.metrics.sample_sets import open_samples
 from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.peers.vqgan import VQGAN
 from omnitok.recipes import RECIPES
 from omnitok.training.checkpoint import Checkpoints
 from omnitok.training.checkpoint_reader import CHECKSUMS, write_checksums
@@ -231,6 +234,15 @@ def build_released(folder: Path) -> None:
     torch.save(weights, folder / "old.pt", _use_new_zipfile_serialization=False)
 
 
+def build_peer(folder: Path) -> None:
+    """A file of another project, and one older than torch 1.6 of the same."""
+    shape = {"width": 32, "widths": [32, 32], "blocks": 1, "attention": [1]}
+    weights = VQGAN(shape | {"z_channels": 4, "latent_channels": 4, "codebook_size": 8}).state_dict()
+    zeros = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    save_file(zeros, folder / "vqgan.safetensors")
+    torch.save({"state_dict": zeros}, folder / "vqgan.pt", _use_new_zipfile_serialization=False)
+
+
 def mutate_safetensors(data: bytes, rng: random.Random) -> bytes:
     """The JSON header with a right length before it, or the bytes."""
     size = int.from_bytes(data[:8], "little")
@@ -405,6 +417,7 @@ READERS = {
     ),
     "tokenizer": Reader(build_tokenizer, read_tokenizer, is_folder=True, count=200),
     "released": Reader(build_released, convert_checkpoint, count=200),
+    "peer": Reader(build_peer, peers.load_tokenizer, count=100),
     "config": Reader(build_config, read_config, count=200),
     "generator": Reader(build_generator, read_generator, is_folder=True, count=200),
     "checkpoints": Reader(build_checkpoints, read_checkpoints, is_folder=True, count=200, finish=reseal),
