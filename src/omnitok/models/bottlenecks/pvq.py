@@ -4,7 +4,7 @@ As the bottleneck of an autoencoder: Baevski et al., 2020 (vq-wav2vec, arXiv 191
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,34 +12,18 @@ from pydantic import model_validator
 from torch import Tensor
 
 from omnitok.checked import checked
-from omnitok.models.bottlenecks.base import check_code_count
 from omnitok.models.bottlenecks.codebook import Codebook, random_directions
-from omnitok.models.bottlenecks.several import SeveralCodebooks, Sizes
-from omnitok.models.config import NotNegative, Share, Size
+from omnitok.models.bottlenecks.several import SeveralCodebooks, SeveralCodebooksConfig
 
 
 @checked
-class PVQConfig:
-    """As many groups as `codebook_sizes` has entries; `latent_channels` are shared out among them equally.
-
-    Attributes:
-        decay: of the moving averages.
-        restart_threshold: rows used less than this share of the mean use are restarted; 0 switches it off.
-    """
-
-    is_discrete: ClassVar[bool] = True
-    losses: ClassVar[tuple[str, ...]] = ("commitment", "entropy")
-    learning: ClassVar[tuple[str, ...]] = ("decay", "restart_threshold")
+class PVQConfig(SeveralCodebooksConfig):
+    """As many groups as `codebook_sizes` has entries; `latent_channels` are shared out among them equally."""
 
     type: Literal["pvq"] = "pvq"
-    latent_channels: Size = 8
-    codebook_sizes: Sizes = (128, 64)
-    decay: Share = 0.99
-    restart_threshold: NotNegative = 0.1
 
     @model_validator(mode="after")
-    def _check(self) -> "PVQConfig":
-        check_code_count(self.codebook_sizes, "codebook_sizes")
+    def _check_groups(self) -> "PVQConfig":
         groups = len(self.codebook_sizes)
         if self.latent_channels % groups:
             raise ValueError(

@@ -5,42 +5,21 @@ Zeghidour et al., 2021 (SoundStream, arXiv 2107.03312, algorithm 1); Lee et al.,
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch.nn.functional as F
-from pydantic import model_validator
 from torch import Tensor
 
 from omnitok.checked import checked
-from omnitok.models.bottlenecks.base import check_code_count
 from omnitok.models.bottlenecks.codebook import Codebook, random_directions
-from omnitok.models.bottlenecks.several import SeveralCodebooks, Sizes
-from omnitok.models.config import NotNegative, Share, Size
+from omnitok.models.bottlenecks.several import SeveralCodebooks, SeveralCodebooksConfig
 
 
 @checked
-class RVQConfig:
-    """Codebooks of `codebook_sizes` codes of `latent_channels` channels, from coarse to fine, and how they learn.
-
-    Attributes:
-        decay: of the moving averages.
-        restart_threshold: rows used less than this share of the mean use are restarted; 0 switches it off.
-    """
-
-    is_discrete: ClassVar[bool] = True
-    losses: ClassVar[tuple[str, ...]] = ("commitment", "entropy")
-    learning: ClassVar[tuple[str, ...]] = ("decay", "restart_threshold")
+class RVQConfig(SeveralCodebooksConfig):
+    """Codebooks of `codebook_sizes` codes of `latent_channels` channels, from coarse to fine, and how they learn."""
 
     type: Literal["rvq"] = "rvq"
-    latent_channels: Size = 8
-    codebook_sizes: Sizes = (128, 64)
-    decay: Share = 0.99
-    restart_threshold: NotNegative = 0.1
-
-    @model_validator(mode="after")
-    def _check(self) -> "RVQConfig":
-        check_code_count(self.codebook_sizes, "codebook_sizes")
-        return self
 
 
 class ResidualVectorQuantizer(SeveralCodebooks):

@@ -2,17 +2,43 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from omnitok.models.bottlenecks.base import Quantizer, digits, from_digits, sample_generators
+from omnitok.checked import checked
+from omnitok.models.bottlenecks.base import Quantizer, check_code_count, digits, from_digits, sample_generators
 from omnitok.models.bottlenecks.codebook import Codebook
-from omnitok.models.config import Size
+from omnitok.models.config import NotNegative, Share, Size
 
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
+
+
+@checked
+class SeveralCodebooksConfig:
+    """What residual and product quantization configure alike.
+
+    Attributes:
+        codebook_sizes: codes of each codebook; their product is the number of codes.
+        decay: of the moving averages.
+        restart_threshold: rows used less than this share of the mean use are restarted; 0 switches it off.
+    """
+
+    is_discrete: ClassVar[bool] = True
+    losses: ClassVar[tuple[str, ...]] = ("commitment", "entropy")
+    learning: ClassVar[tuple[str, ...]] = ("decay", "restart_threshold")
+
+    latent_channels: Size = 8
+    codebook_sizes: Sizes = (128, 64)
+    decay: Share = 0.99
+    restart_threshold: NotNegative = 0.1
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "SeveralCodebooksConfig":
+        check_code_count(self.codebook_sizes, "codebook_sizes")
+        return self
 
 
 class SeveralCodebooks(Quantizer):
