@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.omnitok-setup
+DOCS_STAMP := $(VENV)/.omnitok-docs
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 FILES ?=
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check format bench wheel clean
+.PHONY: help setup demo test check format docs bench wheel clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -21,6 +22,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt torch==2.13.0
 	$(PIP) install -c constraints.txt -e '.[dev,demo]'
+	touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(PIP) install -c constraints.txt -e '.[docs]'
 	touch $@
 
 demo: $(STAMP) ## reconstruct real pictures and clips; your own: make demo FILES="a.jpg b.mp4"
@@ -39,6 +44,10 @@ check: $(STAMP) ## format, lint, types, import rules
 format: $(STAMP) ## rewrite the files in the format `check` wants
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(DOCS_STAMP) ## the documentation site, in build/site; a warning is an error
+	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/doctrees docs build/site
+	@echo open build/site/index.html
 
 bench: $(STAMP) ## speed of encode + decode in units of one matrix product
 	$(BIN)/python benchmarks/speed.py

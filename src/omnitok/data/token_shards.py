@@ -203,7 +203,7 @@ class TokenShards:
         return TokenItem(None, self._unpack(mapped.values[row]), label, i, self)
 
     def read(self, indices: Sequence[int] | np.ndarray, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Several items of one grid: codes int64 (b, *grid) or latents float32 (b, c, *grid), and labels int64 (b,).
+        """Several items of one grid: codes int64 `(b, *grid)` or latents float32 `(b, c, *grid)`; labels int64 (b,).
 
         Raises:
             ValueError: an item of another grid.

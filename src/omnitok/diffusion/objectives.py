@@ -53,7 +53,7 @@ def diffusion_losses(
 def epsilon_losses(
     model: Network, latents: Tensor, labels: Tensor | None, t: Tensor, noise: Tensor, schedule: NoiseSchedule
 ) -> dict[str, Tensor]:
-    """|ε - ε_θ|² and, where the network has 2c outputs, the variational bound of its variance with the mean frozen.
+    """`|ε - ε_θ|²` and, where the network has 2c outputs, the variational bound of its variance with the mean frozen.
 
     L_simple + L_vlb of Improved DDPM (Nichol & Dhariwal, 2021, section 3.1) with the weights of DiT: 1 and 1, the bound
     in bits per dimension of one step.
@@ -102,7 +102,7 @@ def variational_bound(
 
 
 def flow_losses(model: Network, latents: Tensor, labels: Tensor | None, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
-    """|v - v_θ|² with v = noise - latents, the velocity of x_t = (1 - t) latents + t noise (Lipman et al., 2023).
+    """`|v - v_θ|²` with v = noise - latents, the velocity of x_t = (1 - t) latents + t noise (Lipman et al., 2023).
 
     Returns:
         "mse" (b,).

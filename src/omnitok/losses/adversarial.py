@@ -111,7 +111,7 @@ def adaptive_weight(
 ) -> Tensor:
     """Weight that makes the adversarial gradient as long as the other one (Esser et al., arXiv 2012.09841, eq. 7).
 
-    |grad reconstruction| / (|grad adversarial| + epsilon) at the decoder's last layer, clamped to [0, maximum].
+    `|grad reconstruction| / (|grad adversarial| + epsilon)` at the decoder's last layer, clamped to [0, maximum].
 
     Args:
         reconstruction_loss, adversarial_loss: scalars with a graph, which is kept for the backward pass that follows.

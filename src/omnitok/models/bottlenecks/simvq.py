@@ -35,7 +35,7 @@ class SimpleVectorQuantizer(Quantizer):
     """Nearest neighbour among the rows of C W, of which C is drawn once and never changes and W learns by gradient.
 
     A step of W moves all codes, also those that nothing was assigned to, so that none falls out of use. The loss
-    "commitment", which must have a weight, is |sg(z) - e|^2 + feature_share |z - sg(e)|^2, each a mean over numbers.
+    "commitment", which must have a weight, is `|sg(z) - e|^2 + feature_share |z - sg(e)|^2`, each a mean over numbers.
 
     Args:
         width: channels of the features.
