@@ -3,13 +3,14 @@
 import errno
 import json
 import os
+import pickle
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from omnitok.errors import LONGEST_QUOTE, MediaError, OmnitokError, describe, reading
+from omnitok.errors import LONGEST_QUOTE, MediaError, MissingExtraError, OmnitokError, describe, reading
 
 
 def fail(error: BaseException) -> Callable[[], object]:
@@ -69,3 +70,11 @@ def test_quoted_values_are_bounded_and_printable() -> None:
     assert len(describe(bomb)) <= LONGEST_QUOTE
     assert describe(10**5000) == "a huge int"
     describe("\udce9").encode()
+
+
+def test_a_missing_package_is_told_once_by_a_worker_too() -> None:
+    """What comes from a process is pickled, and PyTorch's workers build the error anew from its message."""
+    error = MissingExtraError.of("ray", "ray[data]")
+    assert str(error).startswith("this needs the package 'ray', which is not installed: ")
+    for again in (pickle.loads(pickle.dumps(error)), MissingExtraError(str(error))):
+        assert str(again) == str(error)

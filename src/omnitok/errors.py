@@ -5,7 +5,7 @@ import errno
 import os
 import reprlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 LONGEST_QUOTE = 200
 """Characters of a foreign value or message that one of ours quotes."""
@@ -36,17 +36,19 @@ class MissingWeightsError(OmnitokError):
 
 
 class MissingExtraError(OmnitokError, ImportError):
-    """An optional package that is not installed; the message says the `pip install` that mends it.
+    """An optional package that is not installed; the message says the `pip install` that mends it."""
 
-    Args:
-        package: what is imported.
-        requirement: what pip is to install, where it is called otherwise.
-    """
+    @classmethod
+    def of(cls, package: str, requirement: str | None = None) -> Self:
+        """The error for a package; it is made of its message alone elsewhere, as when it comes from another process.
 
-    def __init__(self, package: str, requirement: str | None = None) -> None:
+        Args:
+            package: what is imported.
+            requirement: what pip is to install, where it is called otherwise.
+        """
         # Not `omnitok[extra]`: that would send whoever runs a checkout to an index that may not have omnitok.
         install = requirement or package
-        super().__init__(f"this needs the package {package!r}, which is not installed: pip install {install!r}")
+        return cls(f"this needs the package {package!r}, which is not installed: pip install {install!r}")
 
 
 class ShardError(OmnitokError):

@@ -270,7 +270,7 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         import fsspec.core
     except ImportError as error:
-        raise MissingExtraError("fsspec") from error
+        raise MissingExtraError.of("fsspec") from error
     try:
         system, inside = fsspec.core.url_to_fs(url)
     except ImportError as error:  # of the scheme's own package

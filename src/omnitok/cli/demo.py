@@ -56,7 +56,7 @@ def write_demo_media(folder: Path, seed: int) -> Path:
     try:
         import skimage.data
     except ImportError as error:
-        raise MissingExtraError("scikit-image") from error
+        raise MissingExtraError.of("scikit-image") from error
     import torch
 
     from omnitok.data import write_image, write_video

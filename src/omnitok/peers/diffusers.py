@@ -255,7 +255,7 @@ def _build(name: str, config: Mapping[str, Any]) -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise MissingExtraError("diffusers") from error
+        raise MissingExtraError.of("diffusers") from error
     kind = getattr(diffusers, name, None)
     if kind is None:
         raise CheckpointError(f"diffusers {diffusers.__version__}, which is installed, has no {name}; a newer one may")

@@ -56,7 +56,7 @@ def tokenize_on_ray(
         import ray
         import ray.data as ray_data
     except ImportError as error:
-        raise MissingExtraError("ray", "ray[data]") from error
+        raise MissingExtraError.of("ray", "ray[data]") from error
     data: Any = ray_data  # whose types know functions of one argument only
     groups = job.groups
     if not groups:

@@ -50,7 +50,7 @@ class JsonlLogger:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise MissingExtraError("tensorboard") from error
+                raise MissingExtraError.of("tensorboard") from error
             self._events = SummaryWriter(str(out / "tensorboard"), purge_step=step)
 
     def _drop_rows_after(self, step: int) -> None:
