@@ -103,6 +103,12 @@ def test_a_file_without_flags_in_any_layout(layout: str, released: Path, tmp_pat
     assert omnitok.load_tokenizer(path).fingerprint == expected
 
 
+def test_a_file_of_no_family_says_what_is_accepted(released: Path, tmp_path: Path) -> None:
+    save_file({"conv1.weight": torch.zeros(2)}, tmp_path / "resnet.safetensors")
+    with pytest.raises(CheckpointError, match=r"resnet\.safetensors: .*OmniTokenizer's .* of blocks .*conv1\.weight"):
+        omnitok.load_tokenizer(tmp_path / "resnet.safetensors")
+
+
 def test_ours_are_loaded_as_before(released: Path) -> None:
     tokenizer = omnitok.load_tokenizer("omnitok-tiny-vq")
     assert isinstance(tokenizer, OmniTokenizer)

@@ -4,10 +4,13 @@ import os
 
 import torch
 
+from omnitok.errors import CheckpointError
+from omnitok.hub.architectures import listed
 from omnitok.hub.folder import check_dtype, released_tokenizer
 from omnitok.hub.folder import load_tokenizer as load_own_tokenizer
 from omnitok.hub.header import read_json
 from omnitok.hub.names import DIFFUSERS_PREFIX, find_files
+from omnitok.hub.released import kind_of
 from omnitok.hub.released.reader import read_released_checkpoint
 from omnitok.models.protocol import Tokenizer
 from omnitok.peers import cosmos, open_magvit2, tats, vidtok, vqgan
@@ -59,4 +62,11 @@ def load_tokenizer(
         return peer.to(device, dtype).eval()
     if files.config is not None:
         return load_own_tokenizer(name_or_path, device, dtype)
+    if kind_of(checkpoint.state_dict) is None:
+        families = ", ".join(family.name for family in FAMILIES if family is not DIFFUSERS)
+        raise CheckpointError(
+            f"{files.weights}: holds no released model that is known: accepted are OmniTokenizer's and those of "
+            f"{families} (a model of diffusers is {DIFFUSERS_PREFIX}FOLDER_OR_HUB_ID); its weights are "
+            f"{listed(list(checkpoint.state_dict))}"
+        )
     return released_tokenizer(files.weights, checkpoint).to(device, dtype).eval()
