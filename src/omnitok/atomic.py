@@ -1,4 +1,5 @@
-"""Files whose final name only ever holds a complete file, folders that one process at a time writes to, and scratch."""
+"""Files whose final name only ever holds a complete file, folders that one process at a time writes to, scratch and
+hashes."""
 
 import contextlib
 import errno
@@ -193,3 +194,9 @@ def _owner(note: Path) -> str:
         return f"{describe(owner['command'])} (process {process} on {machine})"
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return "another process"
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

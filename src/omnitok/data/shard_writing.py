@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnitok.atomic import atomic_path
+from omnitok.atomic import atomic_path, sha256_of
 from omnitok.data.samples import NO_LABEL
 from omnitok.data.shard_format import (
     ENCODING,
@@ -32,7 +32,6 @@ from omnitok.data.shard_format import (
     TokenFormat,
     TokenRecord,
     read_json,
-    sha256_of,
     to_utf8,
     write_json,
 )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from omnitok.atomic import sha256_of
 from omnitok.data.loader import Batch, load_batches
 from omnitok.data.sampler import EpochOrder, Sampler
 from omnitok.data.samples import NO_LABEL
@@ -29,7 +30,6 @@ from omnitok.data.shard_format import (
     map_array,
     map_bytes,
     read_index,
-    sha256_of,
 )
 from omnitok.errors import ShardError, reading
 

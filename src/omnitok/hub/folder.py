@@ -1,7 +1,6 @@
 """Models by name or folder: load and save. All is checked before anything large is allocated."""
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from omnitok.atomic import atomic_path
+from omnitok.atomic import atomic_path, sha256_of
 from omnitok.data.modality import Modality
 from omnitok.errors import CheckpointError, OmnitokError, reading, reason
 from omnitok.hub.architectures import (
@@ -258,12 +257,6 @@ def _load(files: Files, description: ModelDescription) -> Any:
     check_sha256(files.weights, description.weights_sha256)
     model.load_state_dict(read_weights(files.weights, model.state_dict()), assign=True)
     return model
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_sha256(path: Path, expected: str | None) -> None:

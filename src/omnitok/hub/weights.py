@@ -8,7 +8,6 @@ carry the first eight digits.
 
 import contextlib
 import functools
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from omnitok.atomic import atomic_path
+from omnitok.atomic import atomic_path, sha256_of
 from omnitok.errors import MissingWeightsError, reading
 
 WEIGHTS_VARIABLE = "OMNITOK_WEIGHTS"
@@ -183,11 +182,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _sha256(path: str, size: int, modified: int) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(path)
 
 
 def _missing(weights: WeightsFile, found: str) -> str:

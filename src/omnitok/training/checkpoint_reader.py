@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from omnitok.data.shard_format import sha256_of
+from omnitok.atomic import sha256_of
 from omnitok.errors import CheckpointError, describe
 from omnitok.inert_pickle import InertUnpickler
 
