@@ -127,6 +127,13 @@ def test_flags_are_frozen(verb: str, capsys: pytest.CaptureFixture[str]) -> None
     assert sorted(shown) == sorted(FLAGS[verb])
 
 
+@pytest.mark.parametrize("line", [*VERBS, "evaluate fidelity", "evaluate statistics"])
+def test_help_says_each_default_once(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*line.split(), "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert not re.findall(r"\(default: [^()]*(?:\([^()]*\))?[^()]*\)\.? \(default: [^)]*\)", words)
+
+
 def test_every_verb_is_frozen() -> None:
     assert sorted(VERBS) == sorted(FLAGS)
 

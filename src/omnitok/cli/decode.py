@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from omnitok.cli.options import ModelOptions, Output, TokenFiles
+from omnitok.cli.options import SAID, ModelOptions, Output, TokenFiles
 from omnitok.cli.report import Column, Report, Row, cell
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Decode(ModelOptions):
     """Files that `omnitok encode` wrote, or folders of them."""
     out: Output = Path("omnitok-output")
     """Folder or URL for the results; for one input also a file, such as result.png or result.webm."""
-    model: Annotated[str, tyro.conf.arg(metavar="NAME|DIR|CKPT")] = ""
+    model: Annotated[str, tyro.conf.arg(metavar="NAME|DIR|CKPT"), SAID] = ""
     """The tokenizer (default: the one that each file names, if it is bundled or still where it was)."""
 
     def run(self) -> int:

@@ -11,7 +11,7 @@ import tyro
 import omnitok
 from omnitok.cli.failures import UsageError
 from omnitok.cli.measuring import Count, EvaluateOptions, MetricsOptions, OptionalFolder, parse_names, show_results
-from omnitok.cli.options import require_paths
+from omnitok.cli.options import SAID, require_paths
 from omnitok.cli.report import print_json, renamed
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class _SampleOptions(EvaluateOptions):
 
     video: bool = False
     """Compare videos instead of images."""
-    samples: Count = None
+    samples: Annotated[Count, SAID] = None
     """Use so many of each set, drawn by --seed (default: all; of videos at most the protocol's 2048)."""
 
     @property
@@ -78,7 +78,9 @@ class Statistics(_SampleOptions):
 
     data: Annotated[Path, tyro.conf.arg(metavar="DIR|NPZ")]
     """Folder of images (with --video of videos), or an .npz with samples."""
-    metric: Literal["fid", "fd_mobilenet_v2", "fvd", "fvd_styleganv", "fd_mobilenet_v2_video"] | None = None
+    metric: Annotated[
+        Literal["fid", "fd_mobilenet_v2", "fvd", "fvd_styleganv", "fd_mobilenet_v2_video"] | None, SAID
+    ] = None
     """Which Fréchet distance they are for (default: fid, or with --video fvd)."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="NPZ")] = Path("statistics.npz")
     """The file to write: mu and sigma, as pytorch-fid and ADM name them, with n and the network beside them."""

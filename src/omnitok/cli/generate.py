@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from omnitok.cli.failures import UsageError, explain_for, show_traceback_if_debugging
-from omnitok.cli.options import CommonOptions, Output, parse_part, require_models, require_paths, resolve_device
+from omnitok.cli.options import SAID, CommonOptions, Output, parse_part, require_models, require_paths, resolve_device
 from omnitok.cli.report import Column, Report, Row, cell, progress_bar, say
 from omnitok.cli.sampling import SamplingFlags, check_kind, given_options
 
@@ -31,11 +31,11 @@ class Generate(SamplingFlags, CommonOptions):
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """The generator: a name that `omnitok models` lists, a folder, or a hub id."""
-    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CLASS...")] = ()
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CLASS..."), SAID] = ()
     """Classes by name or number, or "all" (default: samples of any class)."""
     count: Count = 1
     """Samples of each class (with --video: continuations)."""
-    frames: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    frames: Annotated[int | None, tyro.conf.arg(metavar="N"), SAID] = None
     """Frames of a video, including those of --video; memory does not grow beyond the trained length (default: an image,
     or with --video the trained length)."""
     video: Annotated[Path | None, tyro.conf.arg(metavar="VIDEO")] = None

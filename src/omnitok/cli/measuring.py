@@ -14,7 +14,7 @@ import tyro
 import omnitok
 from omnitok.atomic import atomic_path
 from omnitok.cli.failures import UsageError
-from omnitok.cli.options import CommonOptions, resolve_device
+from omnitok.cli.options import SAID, CommonOptions, resolve_device
 from omnitok.cli.report import Column, Report, Row, progress_bar, say
 from omnitok.memory import keep_freed_blocks
 
@@ -36,14 +36,14 @@ class EvaluateOptions(CommonOptions):
     protocol: Literal["official", "clean"] = "clean"
     """How numbers are made: official as the authors' released code, clean as recommended; `omnitok evaluate protocols`
     spells both out. Numbers of different protocols cannot be compared."""
-    weights_dir: OptionalFolder = None
+    weights_dir: Annotated[OptionalFolder, SAID] = None
     """Folder with the weights of LPIPS, Inception, I3D or MobileNetV2 (default: the one OMNITOK_WEIGHTS names)."""
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 8
     """Images at a time."""
-    resolution: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
+    resolution: Annotated[int | None, tyro.conf.arg(metavar="PIXELS"), SAID] = None
     """Resize every sample to this side (default: the protocol's; sets of samples keep their size, which must be the
     same)."""
-    frames: Count = None
+    frames: Annotated[Count, SAID] = None
     """Frames of each video (default: the protocol's 17)."""
 
     def config(self, samples: int | None = None) -> EvaluationConfig:
@@ -92,7 +92,7 @@ class EvaluateOptions(CommonOptions):
 class MetricsOptions(EvaluateOptions):
     """What the ways of evaluating take that choose among metrics."""
 
-    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAMES")] = ()
+    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAMES"), SAID] = ()
     """Which metrics, in this order, with commas or spaces between them (default: those that need no weights; of sets of
     samples fid,is,precision,recall, with --video fvd)."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None

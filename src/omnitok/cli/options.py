@@ -28,6 +28,8 @@ MediaInputs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(me
 TokenFiles = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE...")]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
 TileSide = Annotated[int | None, tyro.conf.arg(metavar="PIXELS")]
+SAID = tyro.conf.arg(help_behavior_hint="")
+"""For an option whose text says what happens without it, which tyro would call "(default: None)" once more."""
 FrameRate = Annotated[float | None, tyro.conf.arg(metavar="RATE")]
 
 

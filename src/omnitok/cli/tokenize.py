@@ -11,6 +11,7 @@ import tyro
 from omnitok.cli.failures import UsageError, naming_options
 from omnitok.cli.options import (
     DEFAULT_MODEL,
+    SAID,
     CommonOptions,
     FrameRate,
     parse_part,
@@ -40,11 +41,11 @@ class Tokenize(CommonOptions):
 
     data: Data = ()
     """Folders of images and videos, lists (.txt, .csv, .jsonl), WebDataset tars; with --inspect, folders of shards."""
-    out: OutFolder = None
+    out: Annotated[OutFolder, SAID] = None
     """Folder or URL for the shards (default: omnitok-shards); with --inspect, the .png for the sample."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIR|CKPT")] = None
+    model: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIR|CKPT"), SAID] = None
     """The tokenizer (default: omnitok-tiny-vq; with --inspect, the one that the shards name)."""
-    resolution: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
+    resolution: Annotated[int | None, tyro.conf.arg(metavar="PIXELS"), SAID] = None
     """Cut out the largest centre square and bring it to this side (default: sizes as they are)."""
     frames: Count = 17
     """Cut videos into windows of so many frames, dropping a shorter rest. 0 keeps videos whole, streaming long ones."""
@@ -52,7 +53,7 @@ class Tokenize(CommonOptions):
     """Sample videos at this many frames per second instead of taking every frame."""
     views: Count = 1
     """Items of each file: the plain one, then random crops (with --resolution), mirror images and first frames."""
-    crop_range: Annotated[float | None, tyro.conf.arg(metavar="RATIO")] = None
+    crop_range: Annotated[float | None, tyro.conf.arg(metavar="RATIO"), SAID] = None
     """How many times as long as the side of a crop a file's short side may be; 1.1 leaves images nearly whole
     (default: crops of --resolution pixels or more)."""
     labels: Literal["auto", "folders", "none"] = "auto"
@@ -66,11 +67,11 @@ class Tokenize(CommonOptions):
     """Do only part I of N, counted from 0."""
     engine: Literal["local", "torchrun", "ray"] = "local"
     """local: this process, or all of torchrun's; torchrun: insist on torchrun; ray: Ray Data, here or on a cluster."""
-    ray_address: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    ray_address: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS"), SAID] = None
     """An existing Ray cluster, such as auto or ray://HOST:10001 (default: start one on this machine)."""
-    actors: OptionalCount = None
+    actors: Annotated[OptionalCount, SAID] = None
     """Tokenizer actors of --engine ray (default: one per GPU, or one per two CPUs)."""
-    workers: OptionalCount = None
+    workers: Annotated[OptionalCount, SAID] = None
     """Processes that read ahead (default: one less than there are CPUs, at most 8)."""
     resume: bool = False
     """Keep the finished shards in the folder and make the others."""

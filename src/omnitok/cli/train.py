@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from omnitok.cli.failures import UsageError, naming_options
-from omnitok.cli.options import require_models, require_paths, resolve_device
+from omnitok.cli.options import SAID, require_models, require_paths, resolve_device
 from omnitok.cli.report import print_json, progress_bar, say
 from omnitok.errors import OmnitokError
 from omnitok.memory import keep_freed_blocks
@@ -30,7 +30,7 @@ class Train:
     with a checkpoint. On several GPUs: torchrun --nproc-per-node 8 -m omnitok train RECIPE ...
     """
 
-    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE|RUN|CONFIG.yaml")] = ""
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE|RUN|CONFIG.yaml"), SAID] = ""
     """A recipe's name (`omnitok recipes` lists them), the folder of a run or its config.yaml (default: that of OUT)."""
     settings: Settings = ()
     """Change one setting of the recipe, such as optimizer.lr=1e-4 or data.resolutions=96,128; may be repeated."""
@@ -40,9 +40,9 @@ class Train:
     """Folder of videos; may be repeated."""
     shards: Folders = ()
     """Folder of token shards (`omnitok tokenize`), in place of images and videos; generators only; may be repeated."""
-    tokenizer: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIR")] = None
+    tokenizer: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIR"), SAID] = None
     """The tokenizer whose tokens a generator learns (default: the one that made the shards)."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR"), SAID] = None
     """Folder of the run (default: runs/ and the recipe's name; for a run or its config.yaml, its folder)."""
     init: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """The trained model to start from: another run (such as the previous stage), a name or a model folder."""
@@ -56,11 +56,11 @@ class Train:
     """Not available: the length of a run is --set steps=N; an epoch is (number of samples / batch size) steps."""
     max_steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Stop after step N of the run; the schedule stays that of the recipe (--set steps=N shortens it)."""
-    checkpoint_every: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    checkpoint_every: Annotated[int | None, tyro.conf.arg(metavar="N"), SAID] = None
     """Steps between checkpoints (default: the recipe's)."""
     time_limit: Annotated[float | None, tyro.conf.arg(metavar="MIN")] = None
     """Stop, with a checkpoint, after this many minutes."""
-    seed: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    seed: Annotated[int | None, tyro.conf.arg(metavar="N"), SAID] = None
     """Seed of weights, order of the data, crops and noise (default: the recipe's)."""
     device: str = "auto"
     """Where to compute: auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""

@@ -9,7 +9,7 @@ import tyro
 
 from omnitok.cli.failures import UsageError
 from omnitok.cli.measuring import OptionalFolder
-from omnitok.cli.options import CommonOptions
+from omnitok.cli.options import SAID, CommonOptions
 from omnitok.cli.report import Column, Report, Row, cell
 from omnitok.errors import MissingWeightsError
 
@@ -25,7 +25,7 @@ class Weights(CommonOptions):
     --seed change nothing here.
     """
 
-    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME...")] = ()
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME..."), SAID] = ()
     """Names of the weights (default: all)."""
     weights_dir: OptionalFolder = None
     """Look, and put what is fetched, in this folder only."""
