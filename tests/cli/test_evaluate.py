@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import omnitok
+from helpers.processes import TIMEOUT
 from omnitok.cli import main
 from omnitok.cli.measuring import short_names
 
@@ -138,7 +139,7 @@ def test_two_processes_equal_one(
         )
         for rank in (0, 1)
     ]
-    outputs = [process.communicate(timeout=300) for process in processes]
+    outputs = [process.communicate(timeout=TIMEOUT) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert outputs[1][0] == b""
     together = documents(outputs[0][0].decode())

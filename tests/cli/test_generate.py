@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import omnitok
+from helpers.processes import TIMEOUT
 from omnitok import load_generator
 from omnitok.atomic import lock_folder
 from omnitok.cli import main
@@ -150,7 +151,7 @@ def test_torchrun_completes_an_interrupted_set_with_exact_counts(lm: str, tmp_pa
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     line = ["-m", "omnitok", "generate", *command, "-o", str(out), "--device", "cpu", "--npz", "--batch-size", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(omnitok.__file__).parents[1])}
-    subprocess.run([sys.executable, *run, *line], env=environment, capture_output=True, check=True, timeout=300)
+    subprocess.run([sys.executable, *run, *line], env=environment, capture_output=True, check=True, timeout=TIMEOUT)
     assert {path.name: path.read_bytes() for path in out.glob("0*.png")} == whole
     assert Counter(name.split("-")[1] for name in whole) == {"cat.png": 7, "big_dog.png": 7}
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.processes import TIMEOUT
 from omnitok.cli import main
 from omnitok.data import VideoReader, read_image, read_video
 from omnitok.models.tokenizer import OmniTokenizer
@@ -288,7 +289,7 @@ def test_what_is_stopped_leaves_nothing_half_written(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit it ignored
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + TIMEOUT
         while (
             not (out.is_dir() and list(out.glob(".*")) and list(out.glob("[!.]*")))
             and process.poll() is None
@@ -296,7 +297,7 @@ def test_what_is_stopped_leaves_nothing_half_written(
         ):
             time.sleep(0.01)
         process.send_signal(number)
-        table, said = process.communicate(timeout=60)
+        table, said = process.communicate(timeout=TIMEOUT)
     finally:
         process.kill()
     assert "Traceback" not in said

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.processes import TIMEOUT
 from omnitok.data import VideoReader, detect_modality, read_image, read_video, write_video
 from omnitok.data.containers import Clock
 from omnitok.errors import MediaError
@@ -244,7 +245,7 @@ def test_large_images_are_made_smaller_as_bytes(tmp_path: Path, policy: str) -> 
     with pytest.raises(MediaError, match=r"a\.png: an image of 8000x16000 pixels is above .* OMNITOK_MAX_PIXELS"):
         read_image(tmp_path / "a.png")
     command = [sys.executable, "-c", PEAK, str(tmp_path / "a.png"), policy]
-    peak, *means = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    peak, *means = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout.split()
     assert int(peak) < 700  # MB; as floats they would be 1536
     assert [float(mean) for mean in means] == pytest.approx([200 / 127.5 - 1, 100 / 127.5 - 1, 50 / 127.5 - 1])
 

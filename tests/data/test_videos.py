@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.processes import TIMEOUT
 from omnitok.data import VideoReader, VideoWriter, detect_modality, read_video, write_image, write_video
 from omnitok.errors import MediaError
 
@@ -578,7 +579,9 @@ except MediaError:
 
 def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
     pytest.importorskip("resource")
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=TIMEOUT
+    )
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -607,7 +610,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
             for _ in range(seconds):
                 writer.write(x)
         command = [sys.executable, "-c", MEMORY, str(source), str(tmp_path / "out.mp4")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
         frames, peak = map(int, done.stdout.split())
         assert frames == seconds * 25
         peaks.append(peak)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 TIMEOUT = 600.0
+"""Seconds that no process takes, however loaded the machine is: it only ends what hangs."""
 
 
 def on_two_processes(function: Callable[[int], Any]) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import omnitok
+from helpers.processes import TIMEOUT
 from omnitok.distributed import shard
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
@@ -23,7 +24,7 @@ def test_two_processes_with_uneven_shares_equal_one(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, str(SCRIPT), str(rank), *arguments], env=environment, stderr=subprocess.PIPE)
         for rank in (0, 1)
     ]
-    errors = [process.communicate(timeout=120)[1].decode() for process in processes]
+    errors = [process.communicate(timeout=TIMEOUT)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
 
     specification = importlib.util.spec_from_file_location("two_processes", SCRIPT)

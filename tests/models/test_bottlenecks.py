@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.processes import TIMEOUT
 from omnitok.models.bottlenecks import (
     DiagonalGaussian,
     GaussianPosterior,
@@ -243,7 +244,7 @@ def test_two_processes_share_their_codebooks(tmp_path: Path) -> None:
         subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)
     ]
     try:
-        errors = [process.communicate(timeout=400)[1] for process in processes]
+        errors = [process.communicate(timeout=TIMEOUT)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

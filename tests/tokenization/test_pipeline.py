@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.processes import TIMEOUT
 from omnitok import atomic
 from omnitok.data import TokenShards, read_image, read_video
 from omnitok.data.shard_format import FileFailure
@@ -297,7 +298,7 @@ def test_too_few_open_files_are_one_sentence(media: Path, tmp_path: Path, count:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count, count)),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

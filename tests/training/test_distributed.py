@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 import torch
 
-from helpers.processes import on_two_processes
+from helpers.processes import TIMEOUT, on_two_processes
 from helpers.runs import assert_same_losses, rows
 from helpers.training import train
 from omnitok.hub.folder import load_generator_model
@@ -167,7 +167,7 @@ def test_torchrun_restarts_from_the_latest_checkpoint(config: TrainConfig, folde
                 time.sleep(0.2)
             children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
             os.kill(int(children[-1]), signal.SIGKILL)
-            assert run.wait(timeout=300) == 0, (folder / "torchrun.txt").read_text()[-2000:]
+            assert run.wait(timeout=TIMEOUT) == 0, (folder / "torchrun.txt").read_text()[-2000:]
         finally:
             run.kill()
             run.wait()
