@@ -114,8 +114,6 @@ FLAGS = {
         "--resolution",
         "--frames",
         "--pictures",
-        "--models",
-        "--no-references",
     ],
 }
 
