@@ -94,6 +94,17 @@ def test_classes_of_both_media_are_one_list(generator_configs: Configs) -> None:
     assert videos == {1, 2}
 
 
+def test_latents_need_no_posterior(generator_configs: Configs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many autoencoders of other projects have latents without a variance; it used to fail."""
+    task = resolved(generator_configs["dit"])
+    expected = next(iter(task.batches(0, 1))).inputs
+    encode = task.tokenizer.encode
+    monkeypatch.setattr(task.tokenizer, "encode", lambda *given, **how: replace(encode(*given, **how), posterior=None))
+    inputs = next(iter(task.batches(0, 1))).inputs
+    assert inputs.dtype == torch.float32
+    assert torch.equal(inputs, expected)
+
+
 def test_labels_can_be_left_out(generator_configs: Configs) -> None:
     ready = resolved(replace(generator_configs["lm"], class_conditional=False))
     assert ready.config.model.num_classes == 0
