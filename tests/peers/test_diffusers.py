@@ -60,7 +60,7 @@ def test_images_equal_theirs(name: str, tmp_path: Path) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("name", [name for name in VIDEOS if name not in ("AutoencoderKLTemporalDecoder",)])
 def test_videos_and_images_equal_theirs(name: str, tmp_path: Path) -> None:
-    tokenizer, model = omnitok.load_tokenizer(save(tmp_path, name)), build(name)
+    tokenizer, model = omnitok.load_tokenizer(save(tmp_path / "v1_1", name)), build(name)
     for x in (pixels(1, 3, 4, 11, 14), pixels(1, 3, 11, 14)):
         video = x if x.ndim == 5 else x.unsqueeze(2)
         full = padded(video, tokenizer)
@@ -104,7 +104,7 @@ def test_codes_are_those_of_the_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("causal", [True, False])
 def test_vidtok_with_codes(causal: bool, tmp_path: Path) -> None:
     changes = {"regularizer": "fsq", "double_z": False, "z_channels": 3, "codebook_size": 512, "is_causal": causal}
-    tokenizer = omnitok.load_tokenizer(save(tmp_path, "AutoencoderVidTok", **changes))
+    tokenizer = omnitok.load_tokenizer(save(tmp_path / "v1_1", "AutoencoderVidTok", **changes))
     model, x = build("AutoencoderVidTok", **changes), pixels(1, 3, 5 if causal else 16, 8, 8)
     encoding = tokenizer.encode(x)
     assert encoding.codes is not None
@@ -289,10 +289,13 @@ def test_a_hub_id_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", ["vidtok_kl_causal_488_4chn", "VidTok-FSQ-causal-488-4096"])
 def test_causal_weights_of_vidtok_1_0_are_refused_by_name(name: str, tmp_path: Path) -> None:
     reference = save(tmp_path / name, "AutoencoderVidTok")
-    with pytest.raises(CheckpointError, match=r"causal weights of VidTok 1\.0, which diffusers decodes wrongly"):
+    with pytest.raises(CheckpointError, match=r"VidTok 1\.0 pads .* would be decoded wrongly"):
         omnitok.load_tokenizer(reference)
     shutil.move(tmp_path / name, tmp_path / f"{name}_v1_1")
     omnitok.load_tokenizer(f"{reference}_v1_1")
+    shutil.move(tmp_path / f"{name}_v1_1", tmp_path / "vae")
+    with pytest.warns(UserWarning, match=r"vae: nothing says if this is VidTok 1\.1, so it is taken for it"):
+        omnitok.load_tokenizer(f"diffusers:{tmp_path / 'vae'}")
 
 
 def test_without_diffusers_it_is_one_sentence(folder: Path) -> None:

@@ -540,14 +540,19 @@ def test_vidtok_with_its_yaml_beside_it(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text(yaml.format("_v1_1"))
     assert omnitok.load_tokenizer(tmp_path / "model.ckpt").downsample == (4, 8, 8)
     (tmp_path / "model.yaml").write_text(yaml.format(""))
-    with pytest.raises(CheckpointError, match=r"model\.ckpt: VidTok 1\.0 pads .* the YAML file beside it is of 1\.0"):
+    with pytest.raises(CheckpointError, match=r"model\.ckpt: VidTok 1\.0 pads .* in the YAML file beside them"):
         omnitok.load_tokenizer(tmp_path / "model.ckpt")
+    (tmp_path / "model.yaml").unlink()
+    with pytest.warns(UserWarning, match=r"model\.ckpt: nothing says if this is VidTok 1\.1, so it is taken for it"):
+        omnitok.load_tokenizer(tmp_path / "model.ckpt")
+    (tmp_path / "model.ckpt").rename(tmp_path / "vidtok_kl_causal_488_4chn.ckpt")
+    with pytest.raises(CheckpointError, match=r"488_4chn\.ckpt: VidTok 1\.0 pads .* files have v1_1 in their name"):
+        omnitok.load_tokenizer(tmp_path / "vidtok_kl_causal_488_4chn.ckpt")
 
 
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("vidtok_kl", {}, r"VidTok 1\.0 pads .* whose files have v1_1 in their name"),
         (
             "vidtok_kl",
             {"encoder_config": {"target": "vidtok.modules.model_3dcausal.EncoderCausal3DPadding"}},

@@ -22,6 +22,7 @@ from omnitok.hub.released.reader import read_released_checkpoint
 from omnitok.models.protocol import LatentStatistics
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.family import Family, assemble
+from omnitok.peers.vidtok import check_version, version_in
 
 MAX_LAYERS = 1000
 """What one field of a configuration may ask for in layers, blocks or levels; released ones stay below 50."""
@@ -364,11 +365,8 @@ def load_diffusers(reference: str) -> PeerTokenizer:
     place, _, subfolder = reference.partition("#")
     config_path = _find(place, subfolder, CONFIG_NAME)
     config = read_json(config_path)
-    named = re.search(r"vidtok\w*(?<!non)causal", reference.lower().replace("-", "_"))
-    if config.get("_class_name") == "AutoencoderVidTok" and named and not re.search(r"v?1[._]1", reference):
-        raise CheckpointError(
-            f"{reference}: causal weights of VidTok 1.0, which diffusers decodes wrongly (it pads as 1.1 does); use 1.1"
-        )
+    if config.get("_class_name") == "AutoencoderVidTok" and config.get("is_causal", True):
+        check_version(version_in(reference), reference)
     paths = _find_weights(place, subfolder)
     weights: dict[str, Tensor] = {}
     for path in paths:

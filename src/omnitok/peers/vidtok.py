@@ -5,6 +5,7 @@ Attributes have the released names, so that weights need no renaming.
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -286,9 +287,9 @@ class VidTok(CausalPeer):
 
 # --------------------------------------------------------------------------------------------------------------- files
 
-_V1_0 = (
-    "VidTok 1.0 pads its convolutions otherwise than 1.1, under the same names, and cannot be loaded; accepted are "
-    "causal models of VidTok 1.1"
+V1_0 = (
+    "VidTok 1.0 pads its convolutions otherwise than 1.1, under the same names, and would be decoded wrongly; accepted "
+    "are causal models of VidTok 1.1"
 )
 _ONLY_VALUE = {
     "in_channels": 3,
@@ -304,15 +305,37 @@ def recognises(shapes: Shapes) -> bool:
     return any(name.startswith(("encoder.down_temporal.", "decoder.up_temporal.")) for name in shapes)
 
 
+def version_in(name: str) -> str | None:
+    """The version that the name of causal weights says, as published: only 1.1 has its number there; else None."""
+    if re.search(r"(?<!\d)v?1[._]1(?!\d)", name):
+        return "1.1"
+    return "1.0" if re.search(r"vidtok\w*(?<!non)causal", name.lower().replace("-", "_")) else None
+
+
+def check_version(version: object, name: object) -> None:
+    """Refuse causal weights of 1.0, and warn of those that may be: nothing in them tells the versions apart.
+
+    Args:
+        version: "1.0", "1.1", or None where nothing says.
+        name: of the file or folder.
+
+    Raises:
+        CheckpointError: weights of 1.0.
+    """
+    if version == "1.0":
+        raise CheckpointError(f"{name}: {V1_0}, whose files have v1_1 in their name, or in the YAML file beside them")
+    if version is None:
+        warnings.warn(f"{name}: nothing says if this is VidTok 1.1, so it is taken for it; {V1_0}", stacklevel=2)
+
+
 def hints(path: Path) -> dict[str, object]:
-    """What tells 1.1 from 1.0 outside of a file without flags: its name, or the YAML of the same name beside it."""
-    if re.search(r"v1_1(?!\d)", path.stem):
-        return {"version": "1.1"}
+    """What tells 1.1 from 1.0 outside of a file without flags: the YAML of the same name beside it, or its name."""
     beside = path.with_suffix(".yaml")
-    if not beside.is_file():
-        return {}
-    with beside.open(encoding="utf-8", errors="replace") as file:
-        return {"version": "1.1" if "model_3dcausal_v1_1." in file.read(2**20) else "1.0"}
+    version = version_in(path.stem)
+    if version != "1.1" and beside.is_file():
+        with beside.open(encoding="utf-8", errors="replace") as file:
+            version = "1.1" if "model_3dcausal_v1_1." in file.read(2**20) else "1.0"
+    return {"version": version, "file": str(path)}
 
 
 def convert(state_dict: dict[str, Tensor], flags: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -339,7 +362,7 @@ def convert(state_dict: dict[str, Tensor], flags: Mapping[str, object]) -> tuple
 
 
 def _check_version(weights: Mapping[str, Tensor], flags: Mapping[str, object]) -> None:
-    """Refuse what is not causal or of version 1.0. Nothing but flags or names tells the versions apart."""
+    """Refuse what is not causal or of version 1.0."""
     if "encoder.conv_in.weight" in weights:
         raise CheckpointError(
             "is a VidTok model that is not causal; accepted are causal models of VidTok 1.1 (diffusers has the others: "
@@ -350,15 +373,10 @@ def _check_version(weights: Mapping[str, Tensor], flags: Mapping[str, object]) -
         if not isinstance(given, dict):
             continue
         if "_v1_1." not in str(given.get("target")):
-            raise CheckpointError(f"{_V1_0}, and {part} names {describe(given.get('target'))}")
+            raise CheckpointError(f"{V1_0}, and {part} names {describe(given.get('target'))}")
         Flags(given.get("params", {})).only(_ONLY_VALUE)
-    version = flags.get("version", "1.1" if "encoder_config" in flags else None)
-    if version == "1.0":
-        raise CheckpointError(f"{_V1_0}, and the YAML file beside it is of 1.0")
-    if version is None:
-        raise CheckpointError(
-            f"{_V1_0}, whose files have v1_1 in their name, or a YAML file of the same name beside them that says so"
-        )
+    if "encoder_config" not in flags:
+        check_version(flags.get("version"), describe(flags.get("file", "the file")))
 
 
 def _steps(weights: Mapping[str, Tensor], pattern: str, levels: int) -> Levels:
