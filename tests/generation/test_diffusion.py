@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.small import TINY
@@ -15,6 +16,7 @@ from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
 from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.peers.base import Coded, PeerTokenizer, Traits
 
 TOKENIZER = dataclasses.replace(TINY, bottleneck="kl", latent_channels=4)
 STATISTICS = LatentStatistics((0.5, -0.5, 0.0, 1.0), (0.5, 1.0, 2.0, 1.5))
@@ -229,6 +231,48 @@ def test_inpaint(generator: DiffusionGenerator, shape: tuple[int, ...]) -> None:
     assert_same(generator.inpaint(hidden, mask, [0, 1]), result)
     assert_same(generator.inpaint(pixels[1:], mask, 1, indices=[1]), result[1:])
     assert torch.equal(generator.inpaint(pixels, torch.zeros_like(mask), 0), pixels)
+
+
+class Pairs(PeerTokenizer):
+    """Means of two frames of 4 x 4 pixels, of sides that are multiples of 8; no frame is a latent frame by itself."""
+
+    def __init__(self) -> None:
+        traits = {"is_video_model": True, "first_frame_alone": False, "multiple": (8, 8)}
+        super().__init__(
+            {}, Traits("Pairs", 3, (2, 4, 4), statistics=LatentStatistics((0.0,) * 3, (1.0,) * 3), **traits)
+        )
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def encode_pixels(self, pixels: Tensor) -> Coded:
+        return Coded(self.gain * F.avg_pool3d(pixels, (2, 4, 4)))
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        return F.interpolate(latents / self.gain, scale_factor=(2, 4, 4))
+
+
+def test_a_tokenizer_whose_first_frame_is_not_alone() -> None:
+    tokenizer = Pairs()
+    like = build(latent_channels=3, tokenizer={"latent_channels": 3}, statistics=tokenizer.latent_statistics)
+    pairs = DiffusionGenerator(like.model, tokenizer, SETTINGS)
+    holes = torch.zeros(1, 1, 5, 12, 8, dtype=torch.bool)
+    holes[0, 0, 1, 0, 0] = holes[0, 0, 4, 11, 7] = True
+    latent = pairs._latent_mask(holes)
+    assert latent.shape == (1, 1, *tokenizer.latent_shape(5, 12, 8))
+    assert latent.nonzero()[:, 2:].tolist() == [[0, 0, 0], [2, 2, 1], [2, 3, 1]]  # the last in padding of the last row
+    video = clip(1, 3, 5, 12, 8)
+    filled = pairs.inpaint(video, holes, 0)
+    assert torch.equal(filled.where(~holes, video), video)
+    assert not torch.equal(filled, video)
+
+    given = video[:, :, :3]
+    longer = pairs.sample(0, 6, 12, 8, prompt_frames=given)
+    assert longer.shape == (1, 3, 6, 12, 8)
+    assert torch.equal(longer[:, :, :3], given)
+    streamed = torch.cat(list(pairs.stream_video(0, 9, 12, 8, frames=given, window=2)), dim=2)
+    assert streamed.shape == (1, 3, 9, 12, 8)
+    assert torch.equal(streamed[:, :, :3], given)
+    with pytest.raises(ValueError, match="1 frames are given, fewer than the 2 that are coded at once"):
+        pairs.continue_video(video[:, :, :1], 6)
 
 
 def test_latent_mask(generator: DiffusionGenerator) -> None:

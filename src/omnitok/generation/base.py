@@ -191,9 +191,8 @@ class Generator(ABC, Generic[Model, Options]):
             labels: labels or class names, one per item, or one for all prompts; None in it or instead of it is "any
                 class".
             num_frames: frames of the result, given ones included; without it 1, or with a prompt the trained length.
-            prompt_frames: (b, 3, T0, H, W) or (b, 3, H, W), which the result begins with, unchanged. Nothing else is
-                encoded: of them, the last 1 + t * k frames (t frames make a latent frame), so that what follows joins
-                on to the very last.
+            prompt_frames: (b, 3, T0, H, W) or (b, 3, H, W), which the result begins with, unchanged. Only they are
+                encoded, as many of the last as make whole latent frames, so that what follows joins on to the last.
             batch_size: items sampled at once; without it all.
             options: the fields of `Run` (seed, indices, progress, compile), and those of `TokenSampling` or
                 `DiffusionSampling`, by the kind of generator.
@@ -379,7 +378,7 @@ class Generator(ABC, Generic[Model, Options]):
 
     def _latent_frames(self, frames: int) -> int:
         """Whole latent frames at the end of `frames` frames."""
-        return (frames - 1) // self.tokenizer.downsample[0] + 1
+        return (frames - self.tokenizer.num_frames(1)) // self.tokenizer.downsample[0] + 1
 
     def _new_latent_frames(self, frames: int, given: int) -> int:
         """Latent frames that bring `given` frames to `frames`."""
@@ -458,7 +457,7 @@ class Generator(ABC, Generic[Model, Options]):
         """(T, H, W) of the result; height and width are those of the settings where they are None.
 
         Raises:
-            ValueError: sizes below 1, given frames of another size, or as many of them as are asked for.
+            ValueError: sizes below 1, given frames of another size, too few, or as many as are asked for.
         """
         height = self.settings.height if height is None else height
         width = self.settings.width if width is None else width
@@ -470,6 +469,8 @@ class Generator(ABC, Generic[Model, Options]):
                     f"the given frames are {given.shape[3]} x {given.shape[4]} pixels, the model's are {height} x "
                     f"{width}: resize them, or say height= and width="
                 )
+            if given.shape[2] < (first := self.tokenizer.num_frames(1)):
+                raise ValueError(f"{given.shape[2]} frames are given, fewer than the {first} that are coded at once")
             if given.shape[2] >= frames:
                 raise ValueError(f"{given.shape[2]} frames are given, so num_frames must be larger, found {frames}")
         return frames, height, width

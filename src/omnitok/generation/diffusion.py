@@ -268,12 +268,14 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
 
     def _latent_mask(self, holes: Tensor) -> Tensor:
         """holes (b, 1, T, H, W) -> which latents (b, 1, t, h, w) hold any of them."""
-        s, p, _ = self.tokenizer.downsample
-        padding = (0, -holes.shape[4] % p, 0, -holes.shape[3] % p, 0, 0)
-        in_space = F.max_pool2d(F.pad(holes.float(), padding).flatten(0, 2)[:, None], p)
-        grid = in_space.unflatten(0, (holes.shape[0], holes.shape[2])).squeeze(2)  # b T h w
-        rest = F.pad(grid[:, 1:], (0, 0, 0, 0, 0, -(grid.shape[1] - 1) % s)).unflatten(1, (-1, s)).amax(2)
-        return torch.cat([grid[:, :1], rest], dim=1)[:, None] > 0
+        patch, tokenizer = self.tokenizer.downsample, self.tokenizer
+        t, h, w = tokenizer.latent_shape(*holes.shape[2:])
+        full = (w * patch[2], h * patch[1], tokenizer.num_frames(t))
+        missing = [n for side, whole in zip(holes.shape[:1:-1], full, strict=True) for n in (0, whole - side)]
+        padded = F.pad(holes.float(), missing, mode="replicate")
+        # The first latent frame may stand for the first frame alone, which then fills it.
+        unseen = padded[:, :, :1].expand(-1, -1, patch[0] - tokenizer.num_frames(1), -1, -1)
+        return F.max_pool3d(torch.cat([unseen, padded], dim=2), patch) > 0
 
     def _complete(self, sampling: DiffusionSampling) -> DiffusionSampling:
         objective = self.model.config.objective
