@@ -1,7 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from helpers.autoencoders import build
+from helpers.video_peers import build_video_peer
 from omnitok import list_models
 from omnitok.cli import main
 
@@ -20,3 +23,23 @@ def test_table_and_json_list_every_model(capsys: pytest.CaptureFixture[str]) -> 
     assert released["source"].startswith("https://huggingface.co/")
     vae = next(row for row in rows if row["name"] == "omnitokenizer-imagenet-ucf-vae")
     assert (vae["bottleneck"], vae["bits_per_token"]) == ("VAE", 8 * 16)
+
+
+def test_any_folder_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    peer = build_video_peer("cosmos_dv")
+    peer.family = "cosmos-video"
+    peer.save_pretrained(tmp_path / "cosmos")
+    build("AutoencoderKL").save_pretrained(tmp_path / "kl")
+    models = ["omnitok-tiny-lm", "omnitok-tiny-vq", str(tmp_path / "cosmos"), f"diffusers:{tmp_path / 'kl'}"]
+    assert main(["models", *models, "--json"]) == 0
+    generator, own, cosmos, kl = json.loads(capsys.readouterr().out)
+    assert (generator["kind"], generator["patch_size"]) == ("language model", None)
+    assert own["bottleneck"] == "VQ"
+    assert (cosmos["bottleneck"], cosmos["temporal_patch_size"]) == ("cosmos-video", peer.downsample[0])
+    assert cosmos["bits_per_token"] == pytest.approx(peer.bits_per_token, abs=1e-3)
+    assert cosmos["parameters"] == sum(weight.numel() for weight in peer.state_dict().values())
+    assert (kl["kind"], kl["bottleneck"], kl["temporal_patch_size"]) == ("tokenizer", "AutoencoderKL", 1)
+    assert main(["models", *models, "nowhere"]) == 1
+    captured = capsys.readouterr()
+    assert "cosmos-video" in captured.out
+    assert "nowhere: no such model, folder or file" in captured.out + captured.err

@@ -19,6 +19,9 @@ TOKENIZER = "OmniTokenizer"
 KINDS = {TOKENIZER: "tokenizer", "LanguageModel": "language model", "DiffusionTransformer": "diffusion"}
 """What the field `architecture` of a configuration stands for."""
 
+PEER = "PeerTokenizer"
+"""What `architecture` says in the `config.json` of a converted tokenizer of another project."""
+
 GENERATORS = tuple(name for name in KINDS if name != TOKENIZER)
 
 MAX_CONFIG_BYTES = 2**20

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from omnitok.errors import CheckpointError, reason
+from omnitok.errors import CheckpointError, describe, reason
 from omnitok.hub.header import (
     CARD_NAME,
     CONFIG_NAME,
     KINDS,
+    PEER,
     TOKENIZER,
     WEIGHTS_NAME,
     first_sentence,
@@ -47,10 +48,11 @@ class ModelInfo:
     name: str
     kind: str  # "tokenizer", "language model" or "diffusion"
     parameters: int | None  # trained weights and codebook
-    bottleneck: str | None  # "vq", "kl", …; None of a generator
+    bottleneck: str | None  # "vq", "kl", …; None of a generator and of other projects' tokenizers
     description: str
     source: str  # "bundled", a folder, or the address the file is loaded from
     tokens: TokenInfo | None = None  # of a tokenizer
+    family: str | None = None  # of another project's tokenizer
 
 
 @dataclass(frozen=True)
@@ -115,22 +117,27 @@ def model_info(name: str) -> ModelInfo:
     if files.config is None:
         raise CheckpointError(f"{name}: is a released checkpoint, whose file says little of itself; convert it first")
     folder = files.config.parent
-    fields = read_architecture(files.config)
+    fields = read_json(files.config)
+    is_peer = fields.get("architecture") == PEER
+    if not is_peer:
+        fields = read_architecture(files.config)
     # The moving averages and the flag of a codebook serve its training only.
     not_counted = (".cluster_size", ".cluster_sum", ".initialised")
     shapes = read_shapes(files.weights)
     parameters = sum(math.prod(shape) for weight, shape in shapes.items() if not weight.endswith(not_counted))
-    kind = KINDS[fields["architecture"]]
+    kind = KINDS[TOKENIZER if is_peer else fields["architecture"]]
     source = "bundled" if name in bundled_models() else str(folder)
     description = first_sentence(folder / CARD_NAME)
-    if fields["architecture"] != TOKENIZER:
+    if kind != KINDS[TOKENIZER]:
         return ModelInfo(name, kind, parameters, None, description, source)
     nested = fields.get("bottleneck", "vq")
     bottleneck = nested.get("type") if isinstance(nested, dict) else nested
     try:
-        tokens = _token_info(fields)
+        tokens = _token_info({"tokens": fields["tokens"]} if is_peer else fields)
     except (TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{files.config}: does not say what its tokens are ({reason(error)})") from error
+    if is_peer:
+        return ModelInfo(name, kind, parameters, None, description, source, tokens, describe(fields.get("family")))
     return ModelInfo(name, kind, parameters, str(bottleneck), description, source, tokens)
 
 

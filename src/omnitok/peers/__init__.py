@@ -8,13 +8,12 @@ from omnitok.errors import CheckpointError
 from omnitok.hub.architectures import listed
 from omnitok.hub.folder import check_dtype, released_tokenizer
 from omnitok.hub.folder import load_tokenizer as load_own_tokenizer
-from omnitok.hub.header import read_json
+from omnitok.hub.header import PEER, read_json
 from omnitok.hub.names import DIFFUSERS_PREFIX, find_files
 from omnitok.hub.released import kind_of
 from omnitok.hub.released.reader import read_released_checkpoint
 from omnitok.models.protocol import Tokenizer
 from omnitok.peers import cosmos, open_magvit2, tats, vidtok, vqgan
-from omnitok.peers.base import PEER
 from omnitok.peers.diffusers import DIFFUSERS, load_diffusers
 from omnitok.peers.family import Family, convert_peer, load_peer_folder
 

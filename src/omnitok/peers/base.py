@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import write_model
+from omnitok.hub.header import PEER
 from omnitok.models.bottlenecks import GaussianPosterior
 from omnitok.models.bottlenecks.kl import LATENT_BITS
 from omnitok.models.encoding import (
@@ -48,9 +49,6 @@ from omnitok.models.encoding import (
 from omnitok.models.protocol import DecoderStream, EncoderStream, LatentStatistics, fingerprint
 from omnitok.peers.frames import FrameDecoder, FrameEncoder
 from omnitok.version import VERSION
-
-PEER = "PeerTokenizer"
-"""What `architecture` says in the `config.json` of a converted peer."""
 
 
 @dataclass(frozen=True)
