@@ -55,11 +55,12 @@ def test_folder_replaces_folder_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["model"]
 
 
-def kill_while_writing(target: Path, code: str = "temporary.write_text('half')") -> None:
+def kill_while_writing(target: Path, code: str = "temporary.write_text('half')", apart: bool = False) -> None:
     """Have another process die in the middle of `atomic_path(target)`."""
     program = (
         "import os, signal, sys; from omnitok.atomic import atomic_path\n"
-        f"with atomic_path(sys.argv[1]) as temporary:\n    {code}\n    os.kill(os.getpid(), signal.SIGKILL)"
+        f"with atomic_path(sys.argv[1], apart={apart}) as temporary:\n    {code}\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(target)]).returncode == -signal.SIGKILL
 
@@ -77,6 +78,18 @@ def test_next_writer_of_a_name_clears_what_a_killed_one_left(tmp_path: Path, nam
     assert len(os.listdir(tmp_path)) == 1
     clear(tmp_path / name)
     assert os.listdir(tmp_path) == [name]
+
+
+def test_what_a_writer_keeps_beside_its_file_is_cleared_too(tmp_path: Path) -> None:
+    """safetensors writes to a temporary name of its own first."""
+    kill_while_writing(tmp_path / "a.safetensors", "temporary.with_name('.tmpX').write_text('half')", apart=True)
+    assert len(os.listdir(tmp_path)) == 1
+    clear(tmp_path / "a.safetensors")
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+    with atomic_path(tmp_path / "b.safetensors", apart=True) as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "b.safetensors").read_text() == "whole"
+    assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "b.safetensors"]
 
 
 def test_other_names_and_living_writers_keep_their_temporary_files(tmp_path: Path) -> None:

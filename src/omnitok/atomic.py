@@ -33,7 +33,7 @@ _LONGEST_NAME = 200  # bytes; file systems allow 255, and the temporary part nee
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], replace: bool = True, apart: bool = False) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` on success, remove it on any failure.
 
     The temporary name keeps the suffix of `path` (writers choose formats by it), starts with a dot and lies in the same
@@ -41,7 +41,8 @@ def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[
     gets the usual permissions, whatever the library that wrote it chose (safetensors: the owner alone).
 
     Without `replace`, a file of that name stays, and FileExistsError is raised: of several processes, one is the first.
-    A full disk is an OSError that names `path`.
+    A full disk is an OSError that names `path`. `apart` puts the temporary file in a temporary folder, for writers that
+    make temporary files of their own beside it (safetensors), which nobody would clear.
 
     What a killed process left behind while it wrote this very `path` is cleared first, and nothing else: temporary
     names carry the machine and the process that made them.
@@ -50,18 +51,21 @@ def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
     temporary = _temporary_name(path, "partial")
+    written = temporary / f"file{path.suffix}" if apart else temporary
     try:
-        yield temporary
-        if temporary.is_dir() and path.is_dir():
+        if apart:
+            temporary.mkdir()
+        yield written
+        if written.is_dir() and path.is_dir():
             retired = _temporary_name(path, "retired")
             os.rename(path, retired)
-            os.rename(temporary, path)
+            os.rename(written, path)
             shutil.rmtree(retired)
         else:
-            if temporary.is_file():
-                temporary.chmod(0o666 & ~_UMASK)
-            if replace or not _link(temporary, path):
-                os.replace(temporary, path)
+            if written.is_file():
+                written.chmod(0o666 & ~_UMASK)
+            if replace or not _link(written, path):
+                os.replace(written, path)
     except Exception as error:
         if is_disk_full(error):  # the writer of a file object knows no name, and the temporary one means nothing
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error

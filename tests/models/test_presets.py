@@ -43,7 +43,7 @@ def test_unknown_name_lists_the_known() -> None:
         ("patch_size", 0, "patch_size must be at least 1, found 0"),
         ("encoder_temporal_blocks", -1, "must be at least 0"),
         ("encoder_blocks", "tx", "must match pattern"),
-        ("bottleneck", "lfq", "'vq', 'kl'"),
+        ("bottleneck", "unheard-of", "'vq', 'kl'"),
         ("head_dim", 6, "multiple of 4"),
         ("temporal_window", 0, "at least 1"),
         ("latent_mean", (0.0,), "latent_mean is not architecture"),

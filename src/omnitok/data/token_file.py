@@ -82,7 +82,7 @@ def write_tokens(
     fields = {name: value for name, value in dataclasses.asdict(header).items() if value is not None}
     metadata = {"format": FORMAT, "version": VERSION, **{name: _text(value) for name, value in fields.items()}}
     try:
-        with atomic_path(path) as temporary:
+        with atomic_path(path, apart=True) as temporary:
             save_file(tensors, temporary, metadata)
     except Exception as error:  # safetensors has exceptions of its own for what the system says
         raise MediaError(f"{describe(os.fspath(path), 4096)}: cannot be written: {reason(error)}") from error

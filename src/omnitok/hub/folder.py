@@ -387,7 +387,7 @@ def write_model(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / WEIGHTS_NAME) as temporary:
+        with atomic_path(folder / WEIGHTS_NAME, apart=True) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
             sha256 = sha256_of(temporary)
             if (folder / WEIGHTS_NAME).exists():  # without a hash both weights load, should all end here

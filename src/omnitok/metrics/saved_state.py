@@ -63,7 +63,7 @@ class SavedState:
             for name, accumulator in accumulators.items()
             for key, value in accumulator.state_dict().items()
         }
-        with atomic_path(self.path) as temporary:
+        with atomic_path(self.path, apart=True) as temporary:
             save_file(tensors, temporary, {"key": self._key, "done": str(done)})
         self._saved_at = time.monotonic()
 
