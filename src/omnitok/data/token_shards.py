@@ -1,10 +1,12 @@
 """Reading token shards through memory maps, item by item and in batches; see `omnitok.data.shard_format`."""
 
+import copy
 import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,7 @@ class TokenShards:
         self.grids: dict[Grid, int] = Counter()
         for bucket in self._buckets:
             self.grids[bucket.grid] += bucket.count
+        self._chosen: np.ndarray | None = None  # bool (n,), of `only`
         self._mapped: dict[int, _Mapped] = {}
         self._tables: dict[Path, tuple[np.ndarray, np.ndarray]] = {}  # items and keys of a shard
         if verify:
@@ -256,7 +259,28 @@ class TokenShards:
     def indices_of(self, grid: Grid) -> np.ndarray:
         """Numbers of the items of one grid, in order: int64 (n,)."""
         ranges = [np.arange(b.first, b.first + b.count) for b in self._buckets if b.grid == grid]
-        return np.concatenate([np.empty(0, dtype=np.int64), *ranges])
+        indices = np.concatenate([np.empty(0, dtype=np.int64), *ranges])
+        return indices if self._chosen is None else indices[self._chosen[indices]]
+
+    @property
+    def files(self) -> np.ndarray:
+        """Which file each item is of, by its key (also across folders), numbered as they are met: int64 (n,)."""
+        numbers: dict[bytes, int] = {}
+        found: list[int] = []
+        for bucket in self._buckets:
+            items, keys = self._table(bucket)
+            ends = items["key_end"][: bucket.row + bucket.count].tolist()
+            places = pairwise([ends[bucket.row - 1] if bucket.row else 0, *ends[bucket.row :]])
+            found += [numbers.setdefault(keys[start:end].tobytes(), len(numbers)) for start, end in places]
+        return np.array(found, dtype=np.int64)
+
+    def only(self, chosen: np.ndarray) -> "TokenShards":
+        """The same items by the same numbers, but `grids` and `indices_of` name only those chosen: bool (n,)."""
+        part = copy.copy(self)
+        part._chosen = chosen
+        counts = {grid: int(chosen[self.indices_of(grid)].sum()) for grid in self.grids}
+        part.grids = {grid: count for grid, count in counts.items() if count}
+        return part
 
     def loader(
         self,
@@ -345,23 +369,26 @@ class TokenShards:
         bucket = self._buckets[number]
         values = map_array(bucket.path, (bucket.count, *self._shape(bucket.grid)), self._dtype)
         self._check_values(values, bucket.path)
+        table, keys = self._table(bucket)
+        labels = table["label"][bucket.row : bucket.row + bucket.count].astype(_INT64)
+        renumbering = self._renumbering[bucket.source]
+        if renumbering is not None and labels.size:
+            if not NO_LABEL <= labels.min() <= labels.max() < len(renumbering) - 1:
+                path = bucket.path.parent / ITEMS_NAME
+                raise ShardError(f"{path}: has a label outside the {len(renumbering) - 1} classes of {INDEX_NAME}")
+            labels = renumbering[labels]  # -1 takes the last entry
+        mapped = self._mapped[number] = _Mapped(values, labels, table, keys)
+        return mapped
+
+    def _table(self, bucket: _Bucket) -> tuple[np.ndarray, np.ndarray]:
+        """Items and keys of the whole shard that an array lies in."""
         shard = bucket.path.parent
         if shard not in self._tables:
             self._tables[shard] = map_array(shard / ITEMS_NAME, None, ITEM_DTYPE), map_bytes(shard / KEYS_NAME)
         table, keys = self._tables[shard]
-        stop = bucket.row + bucket.count
-        if len(table) < stop:
+        if len(table) < bucket.row + bucket.count:
             raise ShardError(f"{shard / ITEMS_NAME}: holds {len(table)} items, fewer than the index says")
-        labels = table["label"][bucket.row : stop].astype(_INT64)
-        renumbering = self._renumbering[bucket.source]
-        if renumbering is not None and labels.size:
-            if not NO_LABEL <= labels.min() <= labels.max() < len(renumbering) - 1:
-                raise ShardError(
-                    f"{shard / ITEMS_NAME}: has a label outside the {len(renumbering) - 1} classes of {INDEX_NAME}"
-                )
-            labels = renumbering[labels]  # -1 takes the last entry
-        mapped = self._mapped[number] = _Mapped(values, labels, table, keys)
-        return mapped
+        return table, keys
 
     def _check_values(self, values: np.ndarray, path: Path) -> None:
         if self._is_codes and (highest := int(values.max(initial=0))) >= self.size:

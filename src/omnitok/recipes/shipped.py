@@ -215,6 +215,8 @@ def _chain(model: str, expected: str, runs: tuple[Run, ...]) -> list[Recipe]:
         is_tokenizer = isinstance(config, TrainConfig)
         if number > 1:
             text += f" {'init.model' if is_tokenizer else 'init'}=runs/{model}-{number - 1}"
+        if not is_tokenizer:
+            text += " held_out=0"  # what ships learnt from all items
         config = changed(config, f"{model}-{number}", text)
         given = "--images IMAGES" if config.name.endswith(("-vae-1", "-vq-1")) else "--images IMAGES --videos VIDEOS"
         arguments = " ".join(filter(None, (given if is_tokenizer else "", arguments)))

@@ -40,7 +40,7 @@ _Count = Annotated[int, Field(ge=1)]
 _Natural = Annotated[int, Field(ge=0)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
-_Decay = Annotated[float, Field(ge=0, lt=1)]
+_BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 @checked
@@ -57,14 +57,14 @@ class OptimizerConfig:
 
     name: Literal["adamw", "muon"] = "adamw"
     lr: _Positive = 1e-3
-    betas: tuple[_Decay, _Decay] = (0.9, 0.99)
+    betas: tuple[_BelowOne, _BelowOne] = (0.9, 0.99)
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warmup_steps: _Natural = 200
     schedule: Literal["cosine", "constant"] = "cosine"
     clip_norm: _Positive = 1.0
     matrix_lr_factor: _Positive = 1.0
     accumulation: _Count = 1
-    ema_decay: _Decay | None = None
+    ema_decay: _BelowOne | None = None
 
 
 @checked
@@ -104,7 +104,7 @@ class AdversarialConfig:
     image: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     video: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     lr_factor: _Positive = 0.1
-    betas: tuple[_Decay, _Decay] = (0.5, 0.9)
+    betas: tuple[_BelowOne, _BelowOne] = (0.5, 0.9)
     start_step: _Natural = 0
     ramp_steps: _Natural = 0
     adaptive: bool = False
@@ -218,6 +218,9 @@ class RunConfig:
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many of the latest stay.
         max_failures: share of samples that may be unreadable (and are replaced by others) before the run stops.
+        held_out: share of the source files of each modality that is kept from training, with everything made from them,
+            and validated on, where no others are named for that (`validation`, `validation_shards`); 0 holds nothing
+            out. At most `validation.samples` files for a tokenizer, 256 for a generator; of pixels none of tars.
         max_skipped: the run ends when this many steps in a row were skipped because a loss or a gradient was not
             finite; the last checkpoint and model from before stay.
     """
@@ -233,6 +236,7 @@ class RunConfig:
     checkpoint_every: _Count = 500
     keep_checkpoints: _Count = 2
     max_failures: _Fraction = 0.05
+    held_out: _BelowOne = 0.02
     max_skipped: _Count = 10
 
 
@@ -247,8 +251,6 @@ class TrainConfig(RunConfig):
             sizes and lengths want "pixel": pixel losses are means, so the sum would pull harder on larger samples.
         entropy_temperature: of the softmax over codes in the loss "entropy".
         quantizer_warmup_steps: steps at the start during which latents pass unquantized.
-        held_out: share of the files that is kept from training and validated on, where `validation` names no files;
-            at most `validation.samples` of each modality, and none of tars. 0 holds nothing out.
         limit_room: at the end tokens are bounded to so many times the longest one after each block over the first
             batches of the training (`TokenizerConfig.block_limits`), which keeps a decoder from breaking up over what
             it was never shown; None leaves the limits of the start, if there are any.
@@ -264,7 +266,6 @@ class TrainConfig(RunConfig):
     quantizer_warmup_steps: _Natural = 0
     limit_room: Annotated[float | None, Field(ge=1)] = None
     init: InitConfig = field(default_factory=InitConfig)
-    held_out: _Fraction = 0.02
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     @model_validator(mode="after")
@@ -309,7 +310,8 @@ class GeneratorTrainConfig(RunConfig):
             `data`. Where `model.num_classes` is 0, it becomes the number of classes found.
         label_dropout: share of the labels replaced by the null class, each drawn for itself; guidance needs some.
         data: batch sizes and the share of videos; for pixels also how they are read.
-        validation_shards: of held-out samples, whose loss is logged at `log.validate_every` and at the end.
+        validation_shards: of other samples, whose loss is logged at `log.validate_every` and at the end in place of
+            that of what is held out; a run that begins with them holds nothing out.
         validation_batches: at most this many batches of each grid.
     """
 

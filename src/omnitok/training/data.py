@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -24,6 +25,9 @@ from omnitok.errors import MediaError, OmnitokError
 from omnitok.models.protocol import Tokenizer
 from omnitok.training.config import AnyGeneratorConfig
 
+MOST_HELD_OUT = 256
+"""Files of each modality that a generator's training keeps back at most."""
+
 
 @dataclass(frozen=True)
 class GeneratorData:
@@ -36,6 +40,7 @@ class GeneratorData:
         fps: frames per second of the videos, where it is known.
         classes: names of the classes in the order of their labels; empty where they have no names.
         class_count: number of classes; 0 without labels.
+        held_out: what is kept from training by `config.held_out`: shards or files; None where that is nothing.
     """
 
     dataset: Dataset[Batch]
@@ -44,6 +49,7 @@ class GeneratorData:
     fps: float | None
     classes: tuple[str, ...] = ()
     class_count: int = 0
+    held_out: TokenShards | Index | None = None
 
 
 def build_dataset(
@@ -106,8 +112,7 @@ def hold_out(index: Index, share: float, most: int, frames: int) -> tuple[Index,
     for modality in MODALITIES:
         samples = index[modality]
         count = min(int(share * len(samples)), most)
-        places = [(2 * i + 1) * len(samples) // (2 * count) for i in range(count)]
-        places = [place for place in places if is_usable(samples[place])]
+        places = [place for place in _spread(count, len(samples)) if is_usable(samples[place])]
         kept[modality] = samples.select(places)
         others = sorted(set(range(len(samples))) - set(places)) if places else None
         rest[modality] = samples if others is None else samples.select(others)
@@ -115,6 +120,27 @@ def hold_out(index: Index, share: float, most: int, frames: int) -> tuple[Index,
         dataclasses.replace(index, images=rest["image"], videos=rest["video"]),
         dataclasses.replace(index, images=kept["image"], videos=kept["video"]),
     )
+
+
+def hold_out_items(shards: TokenShards, share: float) -> tuple[TokenShards, TokenShards]:
+    """Every n-th source file of each modality kept from training, with all its views, crops and windows.
+
+    Returns:
+        The shards to train on, and those kept back: together all items, and no key in both.
+    """
+    files = shards.files
+    held = np.zeros(int(files.max(initial=-1)) + 1, dtype=bool)
+    for rank in (2, 3):
+        items = [shards.indices_of(grid) for grid in shards.grids if len(grid) == rank]
+        found = np.unique(files[np.concatenate([np.empty(0, dtype=np.int64), *items])])
+        held[found[_spread(min(int(share * len(found)), MOST_HELD_OUT), len(found))]] = True
+    kept = held[files]
+    return shards.only(~kept), shards.only(kept)
+
+
+def _spread(count: int, n: int) -> np.ndarray:
+    """So many of the places 0 to n - 1, evenly apart: int64 (count,)."""
+    return (2 * np.arange(count) + 1) * n // max(1, 2 * count)
 
 
 def check_length(path: Path, frames: int) -> None:
@@ -192,23 +218,26 @@ def _shard_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Pro
     if not shards.grids:
         raise OmnitokError(f"{config.shards[0]}: the shards hold no items")
     data, labelled = config.data, config.class_conditional
-    images, videos = ({grid: n for grid, n in shards.grids.items() if len(grid) == rank} for rank in (2, 3))
+    part, held_out = hold_out_items(shards, config.held_out) if config.held_out else (shards, None)
+    images, videos = ({grid: n for grid, n in part.grids.items() if len(grid) == rank} for rank in (2, 3))
     sampler = Sampler(images, videos, data, config.seed)
     records = [shards.record(int(shards.indices_of(grid)[0])) for grid in shards.grids]
     frames, height, width = (max(record.size[axis] for record in records) for axis in range(3))
     return GeneratorData(
-        TokenDataset(shards, sampler, processes.rank, processes.world_size, labelled),
+        TokenDataset(part, sampler, processes.rank, processes.world_size, labelled),
         sampler.counts,
         (frames, height, width),
         next((record.fps for record in records if record.fps), None),
-        *((shards.classes, shards.class_count) if labelled else ()),
+        *((shards.classes, shards.class_count) if labelled else ((), 0)),
+        held_out if held_out and held_out.grids else None,
     )
 
 
 def _pixel_data(config: AnyGeneratorConfig, processes: Processes) -> GeneratorData:
     data, labelled = config.data, config.class_conditional
-    dataset = build_dataset(data, config.optimizer.accumulation, config.seed, processes, labelled)
-    samples = dataset.samples
+    samples = list_samples(data, labelled)
+    part, held_out = hold_out(samples, config.held_out, MOST_HELD_OUT, data.frames)
+    dataset = build_dataset(data, config.optimizer.accumulation, config.seed, processes, labelled, part)
     of_videos = data.video_resolutions or data.resolutions
     resolution = max((*(data.resolutions if samples.images else ()), *(of_videos if samples.videos else ())))
     return GeneratorData(
@@ -216,12 +245,16 @@ def _pixel_data(config: AnyGeneratorConfig, processes: Processes) -> GeneratorDa
         dataset.sampler.counts,
         (data.frames if samples.videos else 1, resolution, resolution),
         data.fps,
-        *((samples.classes, samples.class_count) if labelled else ()),
+        *((samples.classes, samples.class_count) if labelled else ((), 0)),
+        held_out if len(held_out) else None,
     )
 
 
-def held_out_batches(shards: TokenShards, config: AnyGeneratorConfig, classes: tuple[str, ...]) -> Iterator[Batch]:
-    """The first `config.validation_batches` batches of each grid, in order.
+def held_out_batches(
+    source: TokenShards | Index, config: AnyGeneratorConfig, classes: tuple[str, ...]
+) -> Iterator[Batch]:
+    """Tokens of shards, or pixels of files: up to `config.validation_batches` batches of each grid or modality, the
+    same at every call. Of `config.validation_shards` these are the first, of what training kept back they are spread.
 
     Args:
         classes: names of the training data's classes, by whose numbers labels are given.
@@ -229,13 +262,37 @@ def held_out_batches(shards: TokenShards, config: AnyGeneratorConfig, classes: t
     Raises:
         OmnitokError: a class that the training data do not have.
     """
+    return _pixel_batches(source, config) if isinstance(source, Index) else _token_batches(source, config, classes)
+
+
+def _pixel_batches(files: Index, config: AnyGeneratorConfig) -> Iterator[Batch]:
+    """Each file at most once, cropped as in training."""
+    none = files.images.select([])
+    for modality in MODALITIES:
+        if not (count := len(files[modality])):
+            continue
+        size = min(_batch_size(config, modality), count)
+        data = dataclasses.replace(
+            config.data, image_batch=size, video_batch=size, balance_sources=False, ken_burns=0.0, drawn=0.0
+        )
+        images, videos = (files.images, none) if modality == "image" else (none, files.videos)
+        samples = dataclasses.replace(files, images=images, videos=videos)
+        dataset = build_dataset(
+            data, 1, config.seed, Processes(0, 1, torch.device("cpu")), config.class_conditional, samples
+        )
+        yield from (dataset[step] for step in range(min(config.validation_batches, count // size)))
+
+
+def _token_batches(shards: TokenShards, config: AnyGeneratorConfig, classes: tuple[str, ...]) -> Iterator[Batch]:
     if unknown := [name for name in shards.classes if classes and name not in classes]:
         raise OmnitokError(f"{shards.folders[0]}: has the class {unknown[0]!r}, which the training data do not have")
     table = torch.tensor([*(classes.index(name) for name in shards.classes if classes), NO_LABEL])
     for grid in shards.grids:
         modality: Modality = "image" if len(grid) == 2 else "video"
-        size = config.data.image_batch if modality == "image" else config.data.video_batch
-        indices = shards.indices_of(grid)[: size * config.validation_batches]
+        size = _batch_size(config, modality)
+        indices = shards.indices_of(grid)
+        count = min(len(indices), size * config.validation_batches)
+        indices = indices[:count] if config.validation_shards else indices[_spread(count, len(indices))]
         for first in range(0, len(indices), size):
             tokens, labels = shards.read(indices[first : first + size], grid)
             if not config.class_conditional:
@@ -243,3 +300,7 @@ def held_out_batches(shards: TokenShards, config: AnyGeneratorConfig, classes: t
             elif len(table) > 1:
                 labels = table[labels]
             yield Batch(first, modality, tokens, labels)
+
+
+def _batch_size(config: AnyGeneratorConfig, modality: Modality) -> int:
+    return config.data.image_batch if modality == "image" else config.data.video_batch

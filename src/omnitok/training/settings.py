@@ -123,8 +123,8 @@ def read_config(path: str | os.PathLike[str], absent: Mapping[str, Any] | None =
     """Read what `write_config` wrote, of whichever kind it is, or the whole of what `omnitok train --dry-run` prints.
 
     Args:
-        absent: of a tokenizer's training, values of keys that the file does not have, in place of their defaults: runs
-            of omnitok 0.1 must go on as they began.
+        absent: values of keys that the file does not have, in place of their defaults: runs of older versions must go
+            on as they began.
 
     Raises:
         OmnitokError: the file is missing, no YAML, or no training configuration.
@@ -145,7 +145,7 @@ def read_config(path: str | os.PathLike[str], absent: Mapping[str, Any] | None =
     if not isinstance(kind, str | None) or kind not in CONFIG_KINDS:
         known = ", ".join(map(repr, filter(None, CONFIG_KINDS)))
         raise OmnitokError(f"{path}: kind is {describe(kind)}; known are {known}, or none for a tokenizer")
-    return from_plain({**(absent or {}), **plain} if kind is None else plain, CONFIG_KINDS[kind], str(path))
+    return from_plain({**(absent or {}), **plain}, CONFIG_KINDS[kind], str(path))
 
 
 def read_run(folder: Path) -> AnyConfig:

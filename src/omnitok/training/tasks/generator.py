@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from omnitok.data.loader import Batch, load_batches
+from omnitok.data.samples import Index
 from omnitok.data.token_shards import TokenShards
 from omnitok.diffusion import diffusion_losses, draw_times
 from omnitok.distributed import Processes
@@ -147,7 +148,14 @@ class GeneratorTask(Task):
         sha256 = tokenizer.fingerprint
         self.tokenizer = tokenizer.to(processes.device).requires_grad_(False)
         config = dataclasses.replace(config, tokenizer=name)
+        if config.validation_shards:  # then nothing is held out, unless the run began without them
+            config = dataclasses.replace(config, held_out=0.0 if saved is None else saved.held_out)
         self.data = data = open_data(config, self.tokenizer, processes)
+        if config.held_out and data.held_out is None:
+            say(
+                f"nothing is validated: held_out={config.held_out:g} of so few files is none, nor is it of tars; "
+                "--set validation_shards=DIR names other samples"
+            )
         if saved is None and config.init is not None:
             self._source = load_source(config.init)
             config = with_architecture(config, self._source)
@@ -251,21 +259,25 @@ class GeneratorTask(Task):
 
     @torch.no_grad()
     def validate(self, snapshot: Snapshot) -> Mapping[str, float]:
-        """ "image_loss" and "video_loss", those that are there, over the shards kept back from training.
+        """ "image_loss" and "video_loss", those that are there, over `validation_shards` or what is held out.
 
         Every label is kept, and what is random is the same at every call.
         """
-        model = snapshot(False) if self.config.validation_shards else None
+        source = self.data.held_out
+        model = snapshot(False) if self.config.validation_shards or source is not None else None
         if model is None:
             return {}
         config = dataclasses.replace(self.config, label_dropout=0.0)
         device = next(model.parameters()).device
         alone = Processes(0, 1, device)
-        shards = open_shards(config.validation_shards, self.tokenizer, config.tokenizer or "")
+        if config.validation_shards:
+            source = open_shards(config.validation_shards, self.tokenizer, config.tokenizer or "")
+        assert source is not None
+        batches = held_out_batches(source, config, self.data.classes)
         objective = build_objective(model, self.tokenizer.latent_statistics).to(device)
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
-        for batch in held_out_batches(shards, config, self.data.classes):
+        for batch in map(self._encode, batches) if isinstance(source, Index) else batches:
             draws = _draw(objective, batch, config, alone)
             tensors = [tensor.to(device) for tensor in (batch.inputs, batch.labels, *draws)]
             name = f"{batch.modality}_loss"
