@@ -106,7 +106,9 @@ def test_latents_need_no_posterior(generator_configs: Configs, monkeypatch: pyte
 
 
 def test_labels_can_be_left_out(generator_configs: Configs) -> None:
-    ready = resolved(replace(generator_configs["lm"], class_conditional=False))
+    config = apply_settings(generator_configs["lm"], ["sampling.guidance_scale=3", "class_conditional=false"])
+    ready = resolved(config)
+    assert ready.settings.sampling.guidance_scale == 1, "a model without classes cannot be guided"
     assert ready.config.model.num_classes == 0
     assert ready.settings.classes == ()
     assert all((batch.labels == -1).all() for batch in ready.batches(0, 2))

@@ -170,7 +170,7 @@ class GeneratorTask(Task):
             height=height,
             width=width,
             num_frames=frames,
-            sampling=config.sampling,
+            sampling=config.sampling if config.model.num_classes else _unguided(config.sampling),
             fps=data.fps,
         )
 
@@ -316,6 +316,11 @@ def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: Tokeni
         changes |= {"latent_channels": tokenizer.latent_channels}
     model: Any = dataclasses.replace(config.model, **changes)
     return dataclasses.replace(config, model=model)
+
+
+def _unguided(sampling: Any) -> Any:
+    """A recipe's defaults of sampling for a model without classes, which has nothing to be guided by."""
+    return dataclasses.replace(sampling, guidance_scale=1.0, video_guidance_scale=None)
 
 
 def _draw(objective: Objective, batch: Batch, config: AnyGeneratorConfig, processes: Processes) -> Draws:
