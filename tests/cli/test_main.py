@@ -25,6 +25,7 @@ FLAGS = {
     "encode": [*MODEL, "--out", "--fps", "--latent-dtype"],
     "decode": [*MODEL, "--out"],
     "convert": COMMON,
+    "export": ["--help", "--out", "--format", "--size", "--frames", "--seed", "--json"],
     "models": COMMON,
     "demo": [*MODEL, "--out"],
     "tokenize": [

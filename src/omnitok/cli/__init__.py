@@ -30,6 +30,7 @@ VERBS = {
     "encode": "Turn images and videos into files of tokens.",
     "decode": "Turn files of tokens back into images and videos.",
     "convert": "Turn a released checkpoint into a model folder.",
+    "export": "Write encoder and decoder of a tokenizer as graphs that run without omnitok.",
     "models": "List the models that can be given by name.",
     "demo": "Reconstruct images and videos that need no download.",
     "tokenize": "Turn a collection of images and videos into token shards for training.",

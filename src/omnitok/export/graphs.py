@@ -1,0 +1,93 @@
+"""What is exported of a tokenizer: two graphs of tensors, pixels to tokens and tokens to pixels."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from omnitok.models.encoding import make_encoding
+from omnitok.models.tokenizer import OmniTokenizer
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The pixels that a graph is for: any number of images (frames = 1) or videos.
+
+    Args:
+        frames: of every video, 1 + a multiple of the temporal patch.
+        size: (height, width), multiples of the patch. Windows are cut otherwise for other sizes, so a graph has one.
+    """
+
+    frames: int
+    size: tuple[int, int]
+
+    def check(self, tokenizer: OmniTokenizer) -> None:
+        """Raise ValueError for a shape that is not whole patches: "frames ..." or "size ..."."""
+        t, p, _ = tokenizer.downsample
+        if self.frames < 1 or (self.frames - 1) % t:
+            raise ValueError(f"frames must be 1 for images, or 1 plus a multiple of {t}, found {self.frames}")
+        if any(side < p or side % p for side in self.size):
+            height, width = self.size
+            raise ValueError(f"size must be multiples of {p}, found {height}x{width}")
+
+    def pixels(self, tokenizer: OmniTokenizer, batch: int, seed: int) -> Tensor:
+        """Noise in [-1, 1], every second sample smooth."""
+        generator = torch.Generator().manual_seed(seed)
+        pixels = torch.rand(batch, tokenizer.config.channels, self.frames, *self.size, generator=generator) * 2 - 1
+        coarse = pixels[1::2, :, :, ::8, ::8]
+        if len(coarse):
+            pixels[1::2] = nn.functional.interpolate(coarse, pixels.shape[2:], mode="trilinear")
+        return pixels if self.frames > 1 else pixels.squeeze(2)
+
+    def metadata(self, tokenizer: OmniTokenizer, part: str) -> dict[str, object]:
+        """What the graph takes and gives, for its file; None in a shape is the batch, of any size."""
+        t, p, _ = tokenizer.downsample
+        inner = [] if self.frames == 1 else [self.frames]
+        grid = [] if self.frames == 1 else [1 + (self.frames - 1) // t]
+        coarse = [side // p for side in self.size]
+        pixels = [None, tokenizer.config.channels, *inner, *self.size]
+        tokens = [None, *([] if tokenizer.is_discrete else [tokenizer.latent_channels]), *grid, *coarse]
+        shapes = (pixels, tokens) if part == "encoder" else (tokens, pixels)
+        return {
+            "part": part,
+            "tokens": "codes, int64" if tokenizer.is_discrete else "latents, float32",
+            "pixels": "float32 in [-1, 1]",
+            "input_shape": shapes[0],
+            "output_shape": shapes[1],
+            "patch": [t, p, p],
+            "fingerprint": tokenizer.fingerprint,
+            "config": asdict(tokenizer.config),
+        }
+
+
+class EncoderGraph(nn.Module):
+    """Pixels (b, 3, H, W) or (b, 3, T, H, W) of whole patches -> `Encoding.tokens`, without its checks of values."""
+
+    def __init__(self, tokenizer: OmniTokenizer) -> None:
+        super().__init__()
+        self.encoder, self.bottleneck = tokenizer.encoder, tokenizer.bottleneck
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Codes (b, h, w), (b, t, h, w), or latents (b, c, h, w), (b, c, t, h, w)."""
+        is_image = pixels.ndim == 4
+        video = pixels.unsqueeze(2) if is_image else pixels
+        out = self.bottleneck.encode(self.encoder(video))
+        return make_encoding(out, (video.shape[2], video.shape[3], video.shape[4]), is_image).tokens
+
+
+class DecoderGraph(nn.Module):
+    """Tokens -> pixels, not clamped: what `decode_codes` or `decode` gives, without its checks of values."""
+
+    def __init__(self, tokenizer: OmniTokenizer) -> None:
+        super().__init__()
+        self.decoder, self.bottleneck, self.is_discrete = tokenizer.decoder, tokenizer.bottleneck, tokenizer.is_discrete
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Pixels (b, 3, H, W) or (b, 3, T, H, W)."""
+        is_image = tokens.ndim == (3 if self.is_discrete else 4)
+        if self.is_discrete:
+            grid = self.bottleneck.lookup(tokens.unsqueeze(1) if is_image else tokens)
+        else:
+            grid = (tokens.unsqueeze(2) if is_image else tokens).permute(0, 2, 3, 4, 1)
+        pixels = self.decoder(self.bottleneck.decode(grid))
+        return pixels.squeeze(2) if is_image else pixels
