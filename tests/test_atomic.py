@@ -80,6 +80,18 @@ def test_next_writer_of_a_name_clears_what_a_killed_one_left(tmp_path: Path, nam
     assert os.listdir(tmp_path) == [name]
 
 
+def test_a_first_writer_killed_with_both_names_leaves_none_behind(tmp_path: Path) -> None:
+    """As `generate` is when it has named its note and not yet removed the temporary name."""
+    target = tmp_path / "note.json"
+    kill_while_writing(target, "temporary.write_text('first'); os.link(temporary, sys.argv[1])")
+    assert len(os.listdir(tmp_path)) == 2
+    atomic._leftovers.cache_clear()
+    with pytest.raises(FileExistsError), atomic_path(target, replace=False) as temporary:
+        temporary.write_text("second")
+    assert os.listdir(tmp_path) == ["note.json"]
+    assert target.read_text() == "first"
+
+
 def test_what_a_writer_keeps_beside_its_file_is_cleared_too(tmp_path: Path) -> None:
     """safetensors writes to a temporary name of its own first."""
     kill_while_writing(tmp_path / "a.safetensors", "temporary.with_name('.tmpX').write_text('half')", apart=True)

@@ -135,13 +135,12 @@ def hold_folder(
 def _note(folder: Path, settings: dict[str, Any]) -> None:
     settings = json.loads(json.dumps(settings))  # as it will be read: lists for tuples
     path = folder / SAMPLE_NOTE
-    if not path.exists():
-        try:
-            with atomic_path(path, replace=False) as temporary:
-                temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            return
-        except FileExistsError:
-            pass  # another process was first
+    try:  # also where it is there already: what a killed process left of it is cleared so
+        with atomic_path(path, replace=False) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        return
+    except FileExistsError:
+        pass  # another run, or another process of this one, was first
     with reading(path, what="note of samples"):
         noted = dict(json.loads(path.read_text(encoding="utf-8")))
     for name in settings.keys() | noted.keys():
