@@ -57,6 +57,17 @@ def test_unfinished_folders_do_not_count_and_are_removed(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
 
 
+def test_what_a_killed_process_did_not_come_to_remove_goes(tmp_path: Path) -> None:
+    """Killed between the rename of the last checkpoint and the removal of the one before it."""
+    checkpoints = Checkpoints(tmp_path, 3, ALONE)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state(step))
+    checkpoints.finish()
+    again = Checkpoints(tmp_path, 2, ALONE)
+    again.clear_partial()
+    assert again.steps() == [2, 3]
+
+
 def test_a_failed_write_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, 2, ALONE)
     checkpoints.save(1, state(1))

@@ -64,10 +64,11 @@ class Checkpoints:
         return None if step < 0 else step
 
     def clear_partial(self) -> None:
-        """Remove what a killed process left half-written."""
+        """Remove what a killed process left half-written, and the checkpoints that it did not come to remove."""
         if self.processes.is_main and self.folder.is_dir():
             for path in self.folder.glob(".step-*"):
                 shutil.rmtree(path, ignore_errors=True)
+            self._discard_old()
         self.processes.barrier()
 
     def save(self, step: int, state: Mapping[str, Tensor]) -> None:
@@ -133,8 +134,11 @@ class Checkpoints:
             raise self._failed(step, error) from error
         if self.processes.is_main:
             os.rename(self._partial(step), self.folder / _name(step))
-            for old in self.steps()[: -self.keep]:
-                self.discard(old)
+            self._discard_old()
+
+    def _discard_old(self) -> None:
+        for old in self.steps()[: -self.keep]:
+            self.discard(old)
 
     def discard(self, step: int) -> None:
         """Remove the checkpoint of a step; on the first process."""
