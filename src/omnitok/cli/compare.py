@@ -14,7 +14,7 @@ from omnitok.atomic import atomic_path
 from omnitok.cli.failures import UsageError
 from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, short_names
 from omnitok.cli.options import require_models, require_paths, resolve_device
-from omnitok.cli.report import print_table, progress_bar, say
+from omnitok.cli.report import print_json, print_table, progress_bar, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Compare(MetricsOptions):
         for item in failed:
             say(f"error: {item.name}: {item.error}")
         if self.json:
-            print(json.dumps(rows, indent=2))
+            print_json(rows)
         else:
             for modality in dict.fromkeys(item.modality for item in found):
                 print_table(*comparison.table(found, modality))

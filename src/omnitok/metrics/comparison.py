@@ -65,6 +65,11 @@ class FileFigures:
         """Of all frames."""
         return self.frames * self.height * self.width
 
+    @property
+    def bits_per_pixel(self) -> float:
+        """Of all frames."""
+        return self.bits / self.pixels
+
 
 @dataclass
 class Comparison:
@@ -107,7 +112,7 @@ class Comparison:
         files = []
         for file in self.files:
             decibels = round(file.psnr, 4) if math.isfinite(file.psnr) else None
-            figures = {"bits_per_pixel": round(file.bits / file.pixels, 6), "psnr": decibels, "seconds": file.seconds}
+            figures = {"bits_per_pixel": round(file.bits_per_pixel, 6), "psnr": decibels, "seconds": file.seconds}
             size = {"width": file.width, "height": file.height, "frames": file.frames, "tokens": file.tokens}
             files.append({"input": file.input, **size, **figures})
         return row | {"files": files}
@@ -305,7 +310,7 @@ class _Passes:
                 captions = [f"{path.name}\n{size}"]
                 for comparison in able:
                     file = comparison.files[index]
-                    captions.append(f"{comparison.name}\n{file.psnr:.2f} dB, {file.bits / file.pixels:.3f} bits/pixel")
+                    captions.append(f"{comparison.name}\n{file.psnr:.2f} dB, {file.bits_per_pixel:.3f} bits/pixel")
                 name = f"{modality}-{index:03d}-{path.stem}"
                 if modality == "image":
                     target = folder / f"{name}.png"
