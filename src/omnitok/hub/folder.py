@@ -164,10 +164,21 @@ def load_tokenizer(
     if files.config is None:
         tokenizer = released_tokenizer(files.weights, read_released_checkpoint(files.weights))
     else:
-        description = read_description(files.config, (TOKENIZER,))
-        tokenizer = _load(files, description)
-        description.tell(tokenizer)
+        tokenizer = tokenizer_of(files)
     return tokenizer.to(device, dtype).eval()
+
+
+def tokenizer_of(files: Files) -> OmniTokenizer:
+    """The tokenizer of a folder of ours whose files were found already.
+
+    Raises:
+        CheckpointError: another model, or damaged files.
+    """
+    assert files.config is not None
+    description = read_description(files.config, (TOKENIZER,))
+    tokenizer: OmniTokenizer = _load(files, description)
+    description.tell(tokenizer)
+    return tokenizer
 
 
 def released_tokenizer(path: Path, checkpoint: ReleasedCheckpoint) -> OmniTokenizer:
@@ -327,18 +338,23 @@ def save_tokenizer(tokenizer: OmniTokenizer, folder: str | os.PathLike[str]) -> 
     """
     statistics = tokenizer.latent_statistics
     beside = {
-        "tokens": {
-            "vocab_size": tokenizer.vocab_size,
-            "latent_channels": tokenizer.latent_channels,
-            "bits_per_token": tokenizer.bits_per_token,
-            "downsample": list(tokenizer.downsample),
-        },  # for whoever reads the file without building the model
+        "tokens": token_facts(tokenizer),
         "latent_statistics": None if statistics is None else dataclasses.asdict(statistics),
         "compatible_tokenizers": list(tokenizer.compatible_tokenizers),
         "trained_on": list(tokenizer.trained_on),
     }
     config = dataclasses.asdict(tokenizer.config) | beside
     return write_model(folder, TOKENIZER, config, tokenizer.state_dict(), lambda name: tokenizer_card(tokenizer, name))
+
+
+def token_facts(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What `config.json` says of the tokens, for whoever reads it without building the model."""
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "latent_channels": tokenizer.latent_channels,
+        "bits_per_token": tokenizer.bits_per_token,
+        "downsample": list(tokenizer.downsample),
+    }
 
 
 def save_generator(

@@ -6,8 +6,7 @@ import torch
 
 from omnitok.errors import CheckpointError
 from omnitok.hub.architectures import listed
-from omnitok.hub.folder import check_dtype, released_tokenizer
-from omnitok.hub.folder import load_tokenizer as load_own_tokenizer
+from omnitok.hub.folder import check_dtype, released_tokenizer, tokenizer_of
 from omnitok.hub.header import PEER, read_json
 from omnitok.hub.names import DIFFUSERS_PREFIX, find_files
 from omnitok.hub.released import kind_of
@@ -46,21 +45,24 @@ def load_tokenizer(
         ValueError: a dtype that is not floating point.
     """
     check_dtype(dtype)
-    name = os.fspath(name_or_path)
+    return _load(os.fspath(name_or_path)).to(device, dtype).eval()
+
+
+def _load(name: str) -> Tokenizer:
     if name.startswith(DIFFUSERS_PREFIX):
-        return load_diffusers(name.removeprefix(DIFFUSERS_PREFIX)).to(device, dtype).eval()
-    files = find_files(name_or_path)
+        return load_diffusers(name.removeprefix(DIFFUSERS_PREFIX))
+    files = find_files(name)
     architecture = None if files.config is None else read_json(files.config).get("architecture")
     if files.config is not None and architecture == PEER:
-        return load_peer_folder(files.config, files.weights, FAMILIES).to(device, dtype).eval()
+        return load_peer_folder(files.config, files.weights, FAMILIES)
     if architecture is not None:
-        return load_own_tokenizer(name_or_path, device, dtype)
+        return tokenizer_of(files)
     checkpoint = read_released_checkpoint(files.weights)  # the config.json beside it, if there is one, is not ours
     peer = convert_peer(files.weights, checkpoint, FAMILIES)
     if peer is not None:
-        return peer.to(device, dtype).eval()
+        return peer
     if files.config is not None:
-        return load_own_tokenizer(name_or_path, device, dtype)
+        return tokenizer_of(files)
     if kind_of(checkpoint.state_dict) is None:
         families = ", ".join(family.name for family in FAMILIES if family is not DIFFUSERS)
         raise CheckpointError(
@@ -68,4 +70,4 @@ def load_tokenizer(
             f"{families} (a model of diffusers is {DIFFUSERS_PREFIX}FOLDER_OR_HUB_ID); its weights are "
             f"{listed(list(checkpoint.state_dict))}"
         )
-    return released_tokenizer(files.weights, checkpoint).to(device, dtype).eval()
+    return released_tokenizer(files.weights, checkpoint)

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.errors import OmnitokError
-from omnitok.hub.folder import write_model
+from omnitok.hub.folder import token_facts, write_model
 from omnitok.hub.header import PEER
 from omnitok.models.bottlenecks import GaussianPosterior
 from omnitok.models.bottlenecks.kl import LATENT_BITS
@@ -308,16 +308,7 @@ class PeerTokenizer(nn.Module):
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        fields = {
-            "family": self.family,
-            "config": self.config,
-            "tokens": {
-                "vocab_size": self.vocab_size,
-                "latent_channels": self.latent_channels,
-                "bits_per_token": self.bits_per_token,
-                "downsample": list(self.downsample),
-            },  # for whoever reads the file without building the model
-        }
+        fields = {"family": self.family, "config": self.config, "tokens": token_facts(self)}
         return write_model(folder, PEER, fields, self.state_dict(), self._card)
 
     def _card(self, name: str) -> str:
