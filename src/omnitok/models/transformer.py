@@ -26,9 +26,8 @@ class BlockCache:
     """What one block must remember of earlier frames. Owned by the caller; a block reads and replaces the tensors."""
 
     frames: Tensor | None = None  # (b, <= 2, h, w, d): input of the positional convolution
-    keys: Tensor | None = (
-        None  # of < temporal_window frames: (b, h*w*heads, n, head_dim), joint (b, n, heads, h*w, head_dim)
-    )
+    # of < temporal_window frames: (b, h*w*heads, n, head_dim), of joint attention (b, n, heads, h*w, head_dim)
+    keys: Tensor | None = None
     values: Tensor | None = None
 
     def tensors(self) -> Iterator[Tensor]:

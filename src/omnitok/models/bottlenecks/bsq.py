@@ -1,35 +1,21 @@
 """Binary spherical quantization (Zhao et al., 2024, arXiv 2406.07548): signs of a point of the unit sphere."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from omnitok.checked import checked
-from omnitok.models.bottlenecks.lfq import Bits, GroupBits, LookupFreeQuantizer
+from omnitok.models.bottlenecks.lfq import LookupFreeQuantizer, SignsConfig
 
 
 @checked
-class BSQConfig:
-    """`bits` channels, each of which becomes -1 or 1 over the square root of `bits`: 2^bits codes. The paper has 18.
-
-    Attributes:
-        group_bits: channels that the loss "entropy" takes together at most, as in `LFQConfig`; 1 is the paper's
-            approximation (eq. 12), which takes the bits of the mean for independent.
+class BSQConfig(SignsConfig):
+    """`bits` channels, each of which becomes -1 or 1 over the square root of `bits`. The paper has 18, and takes the
+    bits of the mean for independent (eq. 12), which is `group_bits` = 1.
     """
 
-    is_discrete: ClassVar[bool] = True
-    losses: ClassVar[tuple[str, ...]] = ("commitment", "entropy")
-    learning: ClassVar[tuple[str, ...]] = ("group_bits",)
-
     type: Literal["bsq"] = "bsq"
-    bits: Bits = 13
-    group_bits: GroupBits = 9
-
-    @property
-    def latent_channels(self) -> int:
-        """One per bit."""
-        return self.bits
 
 
 class BinarySphericalQuantizer(LookupFreeQuantizer):

@@ -1,6 +1,6 @@
 """Lookup-free quantization (Yu et al., 2023, MAGVIT-v2, arXiv 2310.05737): the code is the signs of the channels."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,8 +14,8 @@ GroupBits = Annotated[int, Field(ge=1, le=16, strict=True)]
 
 
 @checked
-class LFQConfig:
-    """`bits` channels, each of which becomes -1 or 1: 2^bits codes. The paper has 18.
+class SignsConfig:
+    """What the quantizers configure alike whose codes are the signs of `bits` channels: 2^bits codes.
 
     Attributes:
         group_bits: the loss "entropy" takes at most so many channels together, at a cost of 2^group_bits scores for
@@ -27,7 +27,6 @@ class LFQConfig:
     losses: ClassVar[tuple[str, ...]] = ("commitment", "entropy")
     learning: ClassVar[tuple[str, ...]] = ("group_bits",)
 
-    type: Literal["lfq"] = "lfq"
     bits: Bits = 13
     group_bits: GroupBits = 9
 
@@ -35,6 +34,13 @@ class LFQConfig:
     def latent_channels(self) -> int:
         """One per bit."""
         return self.bits
+
+
+@checked
+class LFQConfig(SignsConfig):
+    """`bits` channels, each of which becomes -1 or 1. The paper has 18."""
+
+    type: Literal["lfq"] = "lfq"
 
 
 class LookupFreeQuantizer(Quantizer):
@@ -45,10 +51,9 @@ class LookupFreeQuantizer(Quantizer):
 
     Args:
         width: channels of the features.
-        config: an `LFQConfig`, or what a subclass has in its place.
     """
 
-    def __init__(self, width: int, config: Any = LFQConfig()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, width: int, config: SignsConfig = LFQConfig()) -> None:  # noqa: B008 (frozen)
         super().__init__(width, config, 2**config.bits)
 
     @property
