@@ -2,15 +2,11 @@
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from einops import parse_shape, rearrange
 from torch import Tensor, nn
 
 from omnitok.models.bottlenecks import FiniteScalarQuantizer, FSQConfig
-
-MOST_SCORES = 2**24
-"""Scores of latents with codes that are held at once."""
 
 Norm = Callable[[int], nn.Module]
 """Channels -> a normalisation."""
@@ -72,26 +68,26 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features -> features of the same shape."""
+        return self.attend(x, *self.queries_keys_values(x), is_causal=self.causal)
+
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features -> (sequences, 1, positions, c) each."""
         h = self.norm(x)
         q, k, v = (rearrange(part(h), f"{self.axes} -> {self.sequences}") for part in (self.q, self.k, self.v))
         # with an axis of heads and channels that lie together, the scores are never held at once
-        q, k, v = (part.unsqueeze(1).contiguous() for part in (q, k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).squeeze(1)  # scores times channels^-0.5
+        return q.unsqueeze(1).contiguous(), k.unsqueeze(1).contiguous(), v.unsqueeze(1).contiguous()
+
+    def attend(
+        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        """Features, and what `queries_keys_values` gives for them and maybe for earlier ones -> features."""
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal).squeeze(1)  # scores * channels^-0.5
         return x + self.proj_out(rearrange(mixed, f"{self.sequences} -> {self.axes}", **parse_shape(x, self.axes)))
 
 
-def best_codes(z: Tensor, scores: Callable[[Tensor], Tensor], codes: int) -> Tensor:
-    """For each latent z (n, c) the number (n,) of the code with the largest score.
-
-    Args:
-        scores: (m, c) -> (m, codes), for so few latents at a time that memory stays bounded.
-    """
-    return torch.cat([scores(piece).argmax(1) for piece in z.split(max(1, MOST_SCORES // codes))])
-
-
-def closeness(z: Tensor, table: Tensor) -> Tensor:
-    """Scores (n, codes) of z (n, c) with the rows of a table: the larger, the smaller their Euclidean distance."""
-    return 2 * z @ table.T - table.square().sum(1)  # the negative squared distance, but for |z|^2
+def each_frame(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer of images over the frames (b, c, t, h, w)."""
+    return rearrange(layer(rearrange(x, "b c t h w -> (b t) c h w")), "(b t) c h w -> b c t h w", b=len(x))
 
 
 class Downsample(nn.Module):

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from pydantic import model_validator
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from omnitok.checked import checked
 from omnitok.errors import CheckpointError
 from omnitok.hub.released.flags import Flags
 from omnitok.models.config import Count, Depth, Size, Widths
-from omnitok.peers.blocks import Attention
+from omnitok.peers.blocks import Attention, each_frame
 from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past, check_levels
 from omnitok.peers.family import Shapes, count, shape_of
 
@@ -119,7 +118,7 @@ class FrameNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, t, h, w) -> (b, c, t, h, w)."""
-        return rearrange(self.norm(rearrange(x, "b c t h w -> (b t) c h w")), "(b t) c h w -> b c t h w", b=len(x))
+        return each_frame(self.norm, x)
 
 
 class Convolution(nn.Module):
@@ -181,15 +180,13 @@ class TimeAttention(Attention):
         """Features -> features of the same shape."""
         if memory is None:
             return super().forward(x)
-        b, _, t, h, w = x.shape
-        normalised = self.norm(x)
-        q, k, v = (rearrange(part(normalised), "b c t h w -> (b h w) t c") for part in (self.q, self.k, self.v))
+        q, k, v = self.queries_keys_values(x)
         for part, new in ((self.k, k), (self.v, v)):
-            memory[part] = torch.cat([memory[part], new], dim=1) if part in memory else new
+            memory[part] = torch.cat([memory[part], new], dim=2) if part in memory else new
         k, v = memory[self.k], memory[self.v]
-        past = torch.ones(t, k.shape[1], dtype=torch.bool, device=x.device).tril(k.shape[1] - t)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=past)
-        return x + self.proj_out(rearrange(mixed, "(b h w) t c -> b c t h w", b=b, h=h, w=w))
+        given, seen = q.shape[2], k.shape[2]
+        past = torch.ones(given, seen, dtype=torch.bool, device=x.device).tril(seen - given)
+        return self.attend(x, q, k, v, past)
 
 
 class Middle(nn.Module):

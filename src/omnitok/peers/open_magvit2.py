@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from omnitok.checked import checked
 from omnitok.errors import OmnitokError
 from omnitok.hub.released.flags import Flags
-from omnitok.models.config import Size
+from omnitok.models.bottlenecks.base import digits, from_digits
+from omnitok.models.config import Depth, Size, Widths
 from omnitok.models.encoding import FEATURES_WHY, check_finite
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.blocks import ResidualBlock
@@ -36,8 +37,8 @@ class OpenMAGVIT2Config:
 
     video: bool = False
     width: Size = 128
-    widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)] = (128, 128, 256, 256, 512)
-    blocks: Annotated[int, Field(ge=1, le=64, strict=True)] = 4
+    widths: Widths = (128, 128, 256, 256, 512)
+    blocks: Depth = 4
     latent_channels: Annotated[int, Field(ge=1, le=62, strict=True)] = 18
     groups: Size = 32
 
@@ -203,8 +204,7 @@ class OpenMAGVIT2(PeerTokenizer):
         """Code vectors of -1 and 1; bit i of a code says whether channel i is positive."""
         z = self.encoder(pixels)
         check_finite(z, "features", FEATURES_WHY)
-        bits = 2 ** torch.arange(z.shape[1], device=z.device)
-        codes = ((z > 0).movedim(1, -1) * bits).sum(dim=-1)
+        codes = from_digits((z > 0).movedim(1, -1), [2] * z.shape[1])
         return Coded(self.lookup(codes).movedim(-1, 1), codes)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -221,8 +221,7 @@ class OpenMAGVIT2(PeerTokenizer):
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Code vectors of -1 and 1."""
-        bits = torch.arange(self.latent_channels, device=codes.device)
-        return (codes.unsqueeze(-1) >> bits & 1).to(self.dtype) * 2 - 1
+        return digits(codes, [2] * self.latent_channels).to(self.dtype) * 2 - 1
 
 
 # ------------------------------------------------------------------------------------------------------ released files

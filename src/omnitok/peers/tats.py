@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.errors import CheckpointError
+from omnitok.models.bottlenecks.codebook import nearest_rows
 from omnitok.models.config import Size
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
-from omnitok.peers.blocks import best_codes, closeness
+from omnitok.peers.blocks import ResidualBlock
 from omnitok.peers.family import Shapes, shape_of
 
 Padding = Literal["replicate", "reflect", "circular", "constant"]
@@ -100,17 +101,9 @@ class TransposedConvolution(nn.Module):
         return self.convt(F.pad(x, self.borders, "replicate"))
 
 
-class Residual(nn.Module):
-    """Twice normalisation, swish and a convolution, plus the input."""
-
-    def __init__(self, config: TATSConfig, channels: int) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = config.normalisation(channels), Convolution(channels, channels, 3)
-        self.norm2, self.conv2 = config.normalisation(channels), Convolution(channels, channels, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, c, t, h, w) -> (b, c, t, h, w)."""
-        return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+def residual(config: TATSConfig, channels: int) -> ResidualBlock:
+    """A residual block that keeps the width."""
+    return ResidualBlock(channels, channels, config.normalisation, Convolution)
 
 
 class EncoderStep(nn.Module):
@@ -119,7 +112,7 @@ class EncoderStep(nn.Module):
     def __init__(self, config: TATSConfig, channels: int, stride: tuple[int, int, int]) -> None:
         super().__init__()
         self.down = Convolution(channels, 2 * channels, 4, stride, config.padding)
-        self.res = Residual(config, 2 * channels)
+        self.res = residual(config, 2 * channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, t, h, w) -> (b, 2c, t', h', w')."""
@@ -132,7 +125,7 @@ class DecoderStep(nn.Module):
     def __init__(self, config: TATSConfig, inputs: int, outputs: int, stride: tuple[int, int, int]) -> None:
         super().__init__()
         self.up = TransposedConvolution(inputs, outputs, stride)
-        self.res1, self.res2 = Residual(config, outputs), Residual(config, outputs)
+        self.res1, self.res2 = residual(config, outputs), residual(config, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, inputs, t, h, w) -> (b, outputs, t', h', w')."""
@@ -182,8 +175,7 @@ class Codebook(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """The nearest rows (n,) of z (n, c)."""
-        table = self.embeddings.float()
-        return best_codes(z.float(), lambda piece: closeness(piece, table), len(table))
+        return nearest_rows(z.float(), self.embeddings.float())
 
 
 class TATS(PeerTokenizer):

@@ -20,7 +20,7 @@ from omnitok.checked import checked
 from omnitok.errors import CheckpointError, describe
 from omnitok.hub.released.flags import Flags
 from omnitok.models.config import Count, Depth, Size, Widths
-from omnitok.peers.blocks import Attention, Downsample, ResidualBlock, Upsample
+from omnitok.peers.blocks import Attention, Downsample, ResidualBlock, Upsample, each_frame
 from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past, check_levels
 from omnitok.peers.family import Shapes, count, shape_of
 
@@ -150,11 +150,6 @@ def _interpolate(x: Tensor) -> Tensor:
     before = torch.cat([x[:, :, :1], x[:, :, :-1]], dim=2)
     after = torch.cat([x[:, :, 1:], x[:, :, -1:]], dim=2)
     return torch.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], dim=3).flatten(2, 3)
-
-
-def each_frame(layer: nn.Module, x: Tensor) -> Tensor:
-    """A layer of images over the frames (b, c, t, h, w)."""
-    return rearrange(layer(rearrange(x, "b c t h w -> (b t) c h w")), "(b t) c h w -> b c t h w", b=len(x))
 
 
 def each_place(layer: nn.Module, x: Tensor, memory: Memory | None) -> Tensor:

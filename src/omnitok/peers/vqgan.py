@@ -7,16 +7,17 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.errors import CheckpointError
 from omnitok.hub.released.flags import Flags
-from omnitok.models.config import Count, Size
+from omnitok.models.bottlenecks.codebook import nearest_rows
+from omnitok.models.config import Count, Depth, Size, Widths
 from omnitok.models.encoding import FEATURES_WHY, check_finite
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.blocks import (
@@ -24,8 +25,6 @@ from omnitok.peers.blocks import (
     Downsample,
     ResidualBlock,
     Upsample,
-    best_codes,
-    closeness,
     conv2d,
     group_norm,
 )
@@ -38,6 +37,10 @@ NAMES: dict[Lookup, str] = {
     "cosine": "LlamaGen",
     "inner product": "IBQ",
 }
+
+
+MOST_SCORES = 2**24
+"""Scores of latents with codes that are held at once."""
 
 
 @checked
@@ -55,8 +58,8 @@ class VQGANConfig:
     """
 
     width: Size = 128
-    widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)] = (128, 128, 256, 256, 512)
-    blocks: Annotated[int, Field(ge=1, le=64, strict=True)] = 2
+    widths: Widths = (128, 128, 256, 256, 512)
+    blocks: Depth = 2
     attention: tuple[Count, ...] = (4,)
     z_channels: Size = 256
     latent_channels: Size = 256
@@ -163,16 +166,16 @@ class Codebook(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Latents (n, c) -> codes (n,)."""
-        return best_codes(z.float(), self._scores, len(self.vectors()))
+        z, vectors = z.float(), self.vectors().float()
+        if self.lookup in ("euclidean", "cosine"):
+            return nearest_rows(F.normalize(z, dim=1) if self.lookup == "cosine" else z, vectors)
+        pieces = z.split(max(1, MOST_SCORES // len(vectors)))
+        return torch.cat([self._scores(piece, vectors).argmax(1) for piece in pieces])
 
-    def _scores(self, z: Tensor) -> Tensor:
+    def _scores(self, z: Tensor, vectors: Tensor) -> Tensor:
         if self.lookup == "gumbel":
             return self.proj(z.to(self.proj.weight.dtype)[:, :, None, None]).flatten(1)
-        vectors = self.vectors().float()
-        if self.lookup == "inner product":
-            return z @ vectors.T
-        z = F.normalize(z, dim=1) if self.lookup == "cosine" else z
-        return closeness(z, vectors)
+        return z @ vectors.T
 
 
 class VQGAN(PeerTokenizer):
