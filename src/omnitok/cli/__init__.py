@@ -14,11 +14,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import tyro
 
 import omnitok
+from omnitok.cli import completion
 from omnitok.cli.elsewhere import writing_elsewhere
 from omnitok.cli.failures import UsageError, explain, show_traceback_if_debugging
 from omnitok.cli.report import renamed
@@ -42,6 +43,9 @@ VERBS = {
     "weights": "Say which weights of feature networks are there, and fetch those that are not.",
 }
 """Verb -> what it does; `omnitok.cli.VERB` holds the dataclass of its options, named like the verb."""
+
+_HOW: dict[str, Any] = {"config": (tyro.conf.FlagCreatePairsOff,), "use_underscores": False}
+"""Options of `tyro.cli`."""
 
 
 class Verb(Protocol):
@@ -95,6 +99,9 @@ def _parse(arguments: list[str]) -> Verb | None:
     if verb == "--version":
         print(f"omnitok {omnitok.__version__}")
         return None
+    if verb in completion.FLAGS:
+        completion.complete(arguments, VERBS, **_HOW)
+        return None
     if verb not in VERBS:
         raise UsageError(_unknown(verb))
     options: type[Verb] = getattr(import_module(f"omnitok.cli.{verb}"), verb.capitalize())
@@ -102,8 +109,7 @@ def _parse(arguments: list[str]) -> Verb | None:
         options,
         prog=f"omnitok {verb}",
         args=[argument.removeprefix("file://") for argument in arguments[1:]],
-        config=(tyro.conf.FlagCreatePairsOff,),
-        use_underscores=False,
+        **_HOW,
     )
     verb_of_verb: Verb = getattr(parsed, "action", parsed)  # `evaluate` has verbs of its own
     return verb_of_verb
@@ -115,7 +121,8 @@ def _overview() -> str:
     return (
         "usage: omnitok VERB ...\n\n"
         "Images and videos to tokens or latents and back (OmniTokenizer).\n\n"
-        f"{verbs}\n\n`omnitok VERB --help` shows the options of a verb, `omnitok --version` the version."
+        f"{verbs}\n\n`omnitok VERB --help` shows the options of a verb, `omnitok --version` the version.\n"
+        "`omnitok --tyro-print-completion bash` (zsh, fish) prints a script that completes command lines."
     )
 
 
