@@ -2,7 +2,7 @@
 
 A step of sampling multiplies every weight of the model by one row a sequence. That takes at least as long as the
 weights take to come from memory, but `x @ W.T`, whose kernels are made for many rows, takes up to three times as long.
-Which layout is fast depends on the number of rows; docs/generation.md has the measurements.
+Which layout is fast depends on the number of rows; docs/benchmarks.md has the measurements.
 """
 
 import copy
