@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,25 +7,26 @@ import pytest
 import torch
 
 from helpers.small import TINY
-from omnitok.errors import OmnitokError
-from omnitok.export import files
-from omnitok.export.files import METADATA, export_part
-from omnitok.export.graphs import Shape
-from omnitok.models.bottlenecks import KLConfig
+from omnitok.errors import MissingExtraError, OmnitokError
+from omnitok.export import graphs
+from omnitok.export.files import NOTE, export_graph
+from omnitok.export.graphs import Shape, tokenizer_graphs
+from omnitok.export.onnx_file import load_onnx, require_onnx
+from omnitok.models.bottlenecks import FSQConfig, KLConfig
 from omnitok.models.tokenizer import OmniTokenizer
 
 
 def tiny(kind: str) -> OmniTokenizer:
     torch.manual_seed(0)
-    config = TINY if kind == "vq" else replace(TINY, bottleneck=KLConfig(latent_channels=4))
-    return OmniTokenizer.from_config(config).eval()
+    bottleneck = {"vq": TINY.bottleneck, "vae": KLConfig(latent_channels=4), "fsq": FSQConfig(levels=(5, 4, 3))}[kind]
+    return OmniTokenizer.from_config(replace(TINY, bottleneck=bottleneck)).eval()
 
 
 def test_a_vae_of_videos(tmp_path: Path) -> None:
-    tokenizer, shape = tiny("vae"), Shape(5, (12, 16))
-    for part in ("encoder", "decoder"):
-        export_part(tokenizer, part, shape, tmp_path / f"{part}.pt2")
-    notes = {METADATA: ""}
+    tokenizer = tiny("vae")
+    for graph in tokenizer_graphs(tokenizer, Shape(5, (12, 16))):
+        export_graph(graph, tmp_path / f"{graph.name}.pt2")
+    notes = {NOTE: ""}
     encoder = torch.export.load(tmp_path / "encoder.pt2", extra_files=notes).module()
     decoder = torch.export.load(tmp_path / "decoder.pt2").module()
     pixels = torch.rand(4, 3, 5, 12, 16) * 2 - 1
@@ -34,27 +36,57 @@ def test_a_vae_of_videos(tmp_path: Path) -> None:
         torch.testing.assert_close(decoder(latents), tokenizer.decode(latents), atol=1e-5, rtol=0)
         with pytest.raises((AssertionError, RuntimeError)):
             encoder(pixels[..., :12])
-    note = json.loads(notes[METADATA])
+    note = json.loads(notes[NOTE])
     assert note["input_shape"] == [None, 3, 5, 12, 16]
     assert note["output_shape"] == [None, 4, *latents.shape[2:]]
     assert note["fingerprint"] == tokenizer.fingerprint
 
 
+@pytest.mark.parametrize("kind, frames", [("vae", 5), ("fsq", 1)])
+def test_models_of_onnx(kind: str, frames: int, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    tokenizer = tiny(kind)
+    tokenizer.limit_blocks([3.0] * sum(tokenizer.config.stack_depths))  # lengths limited and pixels bent, as shipped
+    encoder, decoder = tokenizer_graphs(tokenizer, Shape(frames, (12, 16)))
+    done = [export_graph(graph, tmp_path / f"{graph.name}.onnx") for graph in (encoder, decoder)]
+    assert max(each.max_error for each in done) < 1e-5
+    pixels = torch.rand(4, 3, 12, 16) * 2 - 1  # a batch not yet tried
+    pixels = pixels if frames == 1 else pixels.unsqueeze(2).expand(-1, -1, frames, -1, -1)
+    with torch.no_grad():
+        (tokens,) = load_onnx(tmp_path / "encoder.onnx")(pixels)
+        torch.testing.assert_close(tokens, tokenizer.encode(pixels).tokens, atol=1e-5, rtol=0)
+        (decoded,) = load_onnx(tmp_path / "decoder.onnx")(tokens)
+        decode = tokenizer.decode_codes if tokenizer.is_discrete else tokenizer.decode
+        torch.testing.assert_close(decoded, decode(tokens), atol=1e-5, rtol=0)
+    model = onnx.load(tmp_path / "decoder.onnx")
+    assert [each.name for each in model.graph.input] == ["codes" if tokenizer.is_discrete else "latents"]
+    assert [each.name for each in model.graph.output] == ["pixels"]
+    note = json.loads({entry.key: entry.value for entry in model.metadata_props}[NOTE])
+    assert note["output_shape"] == [None, 3, *decoded.shape[2:]]
+
+
+def test_the_extra_of_onnx_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"'onnxruntime'.*pip install 'onnx onnxscript onnxruntime'"):
+        require_onnx()
+
+
 @pytest.mark.parametrize(
     "shape, said", [(Shape(2, (8, 8)), "frames must"), (Shape(1, (12, 17)), "size must be multiples of 4")]
 )
-def test_shapes_that_are_no_whole_patches(shape: Shape, said: str, tmp_path: Path) -> None:
+def test_shapes_that_are_no_whole_patches(shape: Shape, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        export_part(tiny("vq"), "encoder", shape, tmp_path / "encoder.pt2")
-    assert not list(tmp_path.iterdir())
+        tokenizer_graphs(tiny("vq"), shape)
 
 
 def test_a_graph_that_is_wrong_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong(files.EncoderGraph):
+    class Wrong(graphs.EncoderGraph):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             return super().forward(pixels.flip(-1))
 
-    monkeypatch.setattr(files, "EncoderGraph", Wrong)
-    with pytest.raises(OmnitokError, match="codes are others than the tokenizer's"):
-        export_part(tiny("vq"), "encoder", Shape(1, (8, 8)), tmp_path / "encoder.pt2")
+    monkeypatch.setattr(graphs, "EncoderGraph", Wrong)
+    encoder, _ = tokenizer_graphs(tiny("vq"), Shape(1, (8, 8)))
+    with pytest.raises(OmnitokError, match="codes are others than the library's"):
+        export_graph(encoder, tmp_path / "encoder.pt2")
     assert not list(tmp_path.iterdir())

@@ -25,19 +25,20 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write encoder.pt2 and decoder.pt2 of a tokenizer: pixels in [-1, 1] to codes or latents, and back.
+    """Write encoder and decoder of a tokenizer: pixels in [-1, 1] to codes or latents, and back.
 
     The graphs take any number of images or videos of one size and length. Each file is loaded again and must give what
     the tokenizer gives, for several batches, before it gets its name; the largest error, tied codes, size and speed are
-    told. `torch.export.load` reads the files, whose extra file omnitok.json says what the graph takes and gives.
+    told. `torch.export.load` reads .pt2 files, any runtime of ONNX .onnx files; omnitok.json, an extra file of the
+    former and an entry in the metadata of the latter, says what the graph takes and gives.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """An OmniTokenizer: a name that `omnitok models` lists, a folder, or a released checkpoint."""
     out: Output
     """Folder or URL for the two files."""
-    format: Literal["torch"] = "torch"
-    """torch: programs of `torch.export`."""
+    format: Literal["torch", "onnx"] = "torch"
+    """torch: programs of `torch.export` (.pt2). onnx: ONNX models, tried in onnxruntime."""
     size: Annotated[str, tyro.conf.arg(metavar="HxW")] = "256x256"
     """Height and width that the graphs take, in whole patches."""
     frames: int = 1
@@ -58,10 +59,13 @@ class Export:
         import torch
 
         from omnitok.cli.loading import load_named
-        from omnitok.export.files import PARTS, export_part
-        from omnitok.export.graphs import Shape
+        from omnitok.export.files import SUFFIXES, export_graph
+        from omnitok.export.graphs import Shape, tokenizer_graphs
+        from omnitok.export.onnx_file import require_onnx
         from omnitok.models.tokenizer import OmniTokenizer
 
+        if self.format == "onnx":
+            require_onnx()
         tokenizer = load_named(self.model, torch.device("cpu"), "float32").tokenizer
         if not isinstance(tokenizer, OmniTokenizer):
             raise OmnitokError(f"{self.model}: is a {type(tokenizer).__name__}; only an OmniTokenizer can be exported")
@@ -69,8 +73,8 @@ class Export:
         with naming_options():
             shape.check(tokenizer)
         report = Report(COLUMNS, self.json, name_key="output")
-        for part in PARTS:
-            done = export_part(tokenizer, part, shape, self.out / f"{part}.pt2", self.seed)
+        for graph in tokenizer_graphs(tokenizer, shape, self.seed):
+            done = export_graph(graph, self.out / f"{graph.name}{SUFFIXES[self.format]}")
             report.add({"input": self.model, "output": str(done.path)} | _rounded(asdict(done)))
         return report.finish(f"The graphs are in {self.out}")
 

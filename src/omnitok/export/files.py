@@ -1,4 +1,4 @@
-"""Graphs as files: `torch.export` programs (.pt2), which run without omnitok."""
+"""Graphs as files that run without omnitok: `torch.export` programs (.pt2) and ONNX models (.onnx)."""
 
 import io
 import json
@@ -8,24 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnitok.atomic import atomic_path
 from omnitok.errors import OmnitokError
-from omnitok.export.graphs import DecoderGraph, EncoderGraph, Shape
-from omnitok.models.bottlenecks.base import Quantizer
-from omnitok.models.tokenizer import OmniTokenizer
+from omnitok.export.graphs import Graph, Tensors
+from omnitok.export.onnx_file import load_onnx, write_onnx
 
-METADATA = "omnitok.json"
-"""Name of the metadata among the extra files of a .pt2."""
+NOTE = "omnitok.json"
+"""Name of a graph's note among the extra files of a .pt2; an .onnx has it among its metadata."""
 
 LARGEST_ERROR = 1e-4
 """Of pixels or latents beside eager torch; codes whose distances to the features differ by less are tied."""
 
-BATCHES = (2, 1, 3)
-"""Samples that a graph is tried on: the first are traced."""
-
-PARTS = ("encoder", "decoder")
+SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
 
 
 @dataclass(frozen=True)
@@ -42,75 +38,63 @@ class Exported:
     eager_milliseconds: float
 
 
-def export_part(tokenizer: OmniTokenizer, part: str, shape: Shape, path: Path, seed: int = 0) -> Exported:
-    """Write the "encoder" or "decoder" of a float32 tokenizer in `eval` mode on the CPU to `path`, a .pt2.
+@torch.no_grad()
+def export_graph(graph: Graph, path: Path) -> Exported:
+    """Write a graph to `path`, whose suffix says how: .pt2 for `torch.export`, .onnx for ONNX.
 
-    The file is loaded again and compared with the tokenizer on several batches before it gets its name.
+    The file is loaded again, an ONNX model into onnxruntime, and compared with eager torch on all examples before it
+    gets its name.
 
     Raises:
-        ValueError: a shape that is not whole patches.
-        OmnitokError: what was written gives other results than the tokenizer.
+        OmnitokError: what was written gives other results than the library itself.
+        MissingExtraError: the packages of ONNX are not installed.
     """
-    shape.check(tokenizer)
-    examples = [shape.pixels(tokenizer, batch, seed + batch) for batch in BATCHES]
-    graph: nn.Module = EncoderGraph(tokenizer) if part == "encoder" else DecoderGraph(tokenizer)
-    with torch.no_grad():
-        if part == "decoder":
-            examples = [tokenizer.encode(pixels, check_range=False).tokens.contiguous() for pixels in examples]
-        axes = {0: torch.export.Dim.DYNAMIC}
-        program = torch.export.export(graph, (examples[0],), dynamic_shapes=(axes,), strict=False)
-        program.example_inputs = None  # else they are saved: of videos nearly as large as the weights
-        with atomic_path(path) as temporary:
-            note = json.dumps(shape.metadata(tokenizer, part))
-            torch.export.save(program, temporary, extra_files={METADATA: note})
-            written = torch.export.load(io.BytesIO(temporary.read_bytes())).module()
-            measured = _compare(tokenizer, part, written, examples, path)
-            return Exported(part, path, temporary.stat().st_size, *measured)
+    program = torch.export.export(graph.module, graph.examples[0], dynamic_shapes=graph.free, strict=False)
+    program.example_inputs = None  # else they are saved: of videos nearly as large as the weights
+    note = json.dumps(graph.note)
+    with atomic_path(path) as temporary:
+        if path.suffix == ".onnx":
+            write_onnx(program, temporary, graph.inputs, graph.outputs, {NOTE: note})
+            written = load_onnx(temporary)
+        else:
+            torch.export.save(program, temporary, extra_files={NOTE: note})
+            loaded = torch.export.load(io.BytesIO(temporary.read_bytes())).module()
+            written = lambda *inputs: _as_tuple(loaded(*inputs))  # noqa: E731
+        error, codes, ties = _compare(graph, written, path)
+        times = [_fastest(run, graph.examples[0]) for run in (written, graph.eager)]
+        return Exported(graph.name, path, temporary.stat().st_size, error, codes, ties, *times)
 
 
-def _compare(
-    tokenizer: OmniTokenizer, part: str, written: Callable[[Tensor], Tensor], examples: list[Tensor], path: Path
-) -> tuple[float, int, int, float, float]:
-    """Largest error, codes compared, ties, milliseconds of the graph and of eager torch."""
+def _as_tuple(result: Tensor | Tensors) -> Tensors:
+    return (result,) if isinstance(result, Tensor) else tuple(result)
 
-    def eager(x: Tensor) -> Tensor:
-        if part == "encoder":
-            return tokenizer.encode(x, check_range=False).tokens
-        return tokenizer.decode_codes(x) if tokenizer.is_discrete else tokenizer.decode(x)
 
+def _compare(graph: Graph, written: Callable[..., Tensors], path: Path) -> tuple[float, int, int]:
+    """Largest error, codes compared, ties."""
     error, codes, ties = 0.0, 0, 0
-    for example in examples:
-        wanted, found = eager(example), written(example)
-        if found.shape != wanted.shape or found.dtype != wanted.dtype:
-            gives = f"{found.dtype} {tuple(found.shape)}"
-            raise OmnitokError(f"{path}: gives {gives} for {tuple(example.shape)}, not {tuple(wanted.shape)}")
-        if wanted.is_floating_point():
-            error = max(error, float((found - wanted).abs().max()))
-            continue
-        codes += wanted.numel()
-        if differs := int((found != wanted).sum()):
-            if _gap(tokenizer, example, wanted, found) > LARGEST_ERROR:
-                raise OmnitokError(f"{path}: {differs} of {wanted.numel()} codes are others than the tokenizer's")
-            ties += differs
+    for inputs in graph.examples:
+        for name, wanted, found in zip(graph.outputs, graph.eager(*inputs), written(*inputs), strict=True):
+            if found.shape != wanted.shape or found.dtype != wanted.dtype:
+                given = ", ".join(str(tuple(each.shape)) for each in inputs)
+                gives = f"{name} of {found.dtype} {tuple(found.shape)}"
+                raise OmnitokError(f"{path}: gives {gives} for {given}, not {wanted.dtype} {tuple(wanted.shape)}")
+            if wanted.is_floating_point():
+                error = max(error, float((found - wanted).abs().max()))
+                continue
+            codes += wanted.numel()
+            if differs := int((found != wanted).sum()):
+                if graph.gap is None or graph.gap(inputs, wanted, found) > LARGEST_ERROR:
+                    raise OmnitokError(f"{path}: {differs} of {wanted.numel()} {name} are others than the library's")
+                ties += differs
     if not error <= LARGEST_ERROR:
-        raise OmnitokError(f"{path}: differs from the tokenizer by {error:.2g}, more than {LARGEST_ERROR:.0e}")
-    return error, codes, ties, _fastest(written, examples[0]), _fastest(eager, examples[0])
+        raise OmnitokError(f"{path}: differs from the library by {error:.2g}, more than {LARGEST_ERROR:.0e}")
+    return error, codes, ties
 
 
-def _gap(tokenizer: OmniTokenizer, pixels: Tensor, wanted: Tensor, found: Tensor) -> float:
-    """How much farther from the features the codes that were found are than those that were wanted, at most."""
-    bottleneck = tokenizer.bottleneck
-    assert isinstance(bottleneck, Quantizer)
-    video = pixels.unsqueeze(2) if pixels.ndim == 4 else pixels
-    z = bottleneck.project(tokenizer.encoder(video)).reshape(-1, tokenizer.latent_channels)
-    far, near = ((bottleneck.lookup(each.reshape(-1)) - z).norm(dim=-1) for each in (found, wanted))
-    return float((far - near).max())
-
-
-def _fastest(run: Callable[[Tensor], Tensor], example: Tensor) -> float:
+def _fastest(run: Callable[..., Tensors], inputs: Tensors) -> float:
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        run(example)
+        run(*inputs)
         times.append(1000 * (time.perf_counter() - started))
     return min(times)

@@ -1,12 +1,47 @@
 """What is exported of a tokenizer: two graphs of tensors, pixels to tokens and tokens to pixels."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from omnitok.models.bottlenecks.base import Quantizer
 from omnitok.models.encoding import make_encoding
 from omnitok.models.tokenizer import OmniTokenizer
+
+BATCHES = (2, 1, 3)
+"""Samples that a graph is tried on: the first are traced."""
+
+Tensors = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module of tensors that is to be written, and what it is tried on.
+
+    Attributes:
+        name: of its file, without the suffix.
+        module: in `eval` mode; it takes and gives as many tensors as are named.
+        inputs, outputs: names of the tensors.
+        free: for each input its axes of any length, with what `torch.export` is to know about them.
+        examples: inputs; the first are traced, and with all of them the file must give what `eager` gives.
+        eager: what the graph stands for, as the library itself computes it.
+        gap: for a first output of codes: how much farther from the features those that were found (third argument) are
+            than those that were wanted (second), given the inputs.
+        note: what the graph takes and gives, for its file; it can be written as JSON.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    free: tuple[dict[int, Any], ...]
+    examples: Sequence[Tensors]
+    eager: Callable[..., Tensors]
+    gap: Callable[[Tensors, Tensor, Tensor], float] | None = None
+    note: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,7 +74,7 @@ class Shape:
             pixels[1::2] = nn.functional.interpolate(coarse, pixels.shape[2:], mode="trilinear")
         return pixels if self.frames > 1 else pixels.squeeze(2)
 
-    def metadata(self, tokenizer: OmniTokenizer, part: str) -> dict[str, object]:
+    def note(self, tokenizer: OmniTokenizer, part: str) -> dict[str, object]:
         """What the graph takes and gives, for its file; None in a shape is the batch, of any size."""
         t, p, _ = tokenizer.downsample
         inner = [] if self.frames == 1 else [self.frames]
@@ -91,3 +126,56 @@ class DecoderGraph(nn.Module):
             grid = (tokens.unsqueeze(2) if is_image else tokens).permute(0, 2, 3, 4, 1)
         pixels = self.decoder(self.bottleneck.decode(grid))
         return pixels.squeeze(2) if is_image else pixels
+
+
+@torch.no_grad()
+def tokenizer_graphs(tokenizer: OmniTokenizer, shape: Shape, seed: int = 0) -> tuple[Graph, Graph]:
+    """Encoder and decoder of a float32 tokenizer in `eval` mode on the CPU, tried on pixels drawn from `seed`.
+
+    Raises:
+        ValueError: a shape that is not whole patches.
+    """
+    shape.check(tokenizer)
+    tokens_name = "codes" if tokenizer.is_discrete else "latents"
+    pixels = [shape.pixels(tokenizer, batch, seed + batch) for batch in BATCHES]
+    tokens = [tokenizer.encode(each, check_range=False).tokens.contiguous() for each in pixels]
+    free = ({0: torch.export.Dim.DYNAMIC},)
+
+    def encode(x: Tensor) -> Tensors:
+        return (tokenizer.encode(x, check_range=False).tokens,)
+
+    def decode(x: Tensor) -> Tensors:
+        return (tokenizer.decode_codes(x) if tokenizer.is_discrete else tokenizer.decode(x),)
+
+    encoder = Graph(
+        name="encoder",
+        module=EncoderGraph(tokenizer).eval(),
+        inputs=("pixels",),
+        outputs=(tokens_name,),
+        free=free,
+        examples=[(each,) for each in pixels],
+        eager=encode,
+        gap=lambda inputs, wanted, found: gap_of_codes(tokenizer, inputs[0], wanted, found),
+        note=shape.note(tokenizer, "encoder"),
+    )
+    decoder = Graph(
+        name="decoder",
+        module=DecoderGraph(tokenizer).eval(),
+        inputs=(tokens_name,),
+        outputs=("pixels",),
+        free=free,
+        examples=[(each,) for each in tokens],
+        eager=decode,
+        note=shape.note(tokenizer, "decoder"),
+    )
+    return encoder, decoder
+
+
+def gap_of_codes(tokenizer: OmniTokenizer, pixels: Tensor, wanted: Tensor, found: Tensor) -> float:
+    """How much farther from the features the codes that were found are than those that were wanted, at most."""
+    bottleneck = tokenizer.bottleneck
+    assert isinstance(bottleneck, Quantizer)
+    video = pixels.unsqueeze(2) if pixels.ndim == 4 else pixels
+    z = bottleneck.project(tokenizer.encoder(video)).reshape(-1, tokenizer.latent_channels)
+    far, near = ((bottleneck.lookup(each.reshape(-1)) - z).norm(dim=-1) for each in (found, wanted))
+    return float((far - near).max())

@@ -385,8 +385,8 @@ def saturate(pixels: Tensor) -> Tensor:
     """
     start, end = SATURATION
     beyond = (pixels.abs() - start).clamp_min(0) / (end - start)
-    bent = (start + (end - start) * beyond / (1 + beyond)).copysign(pixels)
-    return torch.where(beyond > 0, bent, pixels)
+    bent = start + (end - start) * beyond / (1 + beyond)
+    return torch.where(beyond > 0, torch.where(pixels < 0, -bent, bent), pixels)
 
 
 class Stack(nn.Module):

@@ -39,11 +39,10 @@ def nearest_rows(z: Tensor, table: Tensor, chunk: int | None = None) -> Tensor:
         chunk: rows of z at a time; None takes as many as suit the device. On a CPU their scores stay in the caches.
     """
     chunk = chunk or (CPU_CHUNK if z.device.type == "cpu" else ACCELERATOR_CHUNK)
-    if _is_exporting():  # a graph has as many operations for any number of rows
-        chunk = z.shape[0]
+    pieces = (z,) if _is_exporting() else z.split(chunk)  # a graph has as many operations for any number of rows
     half_norms = 0.5 * table.square().sum(dim=-1)  # |z - e|^2 / 2 = |z|^2 / 2 - z.e + |e|^2 / 2
     columns = table.t().contiguous()
-    parts = [_first_smallest(torch.addmm(half_norms, rows, columns, alpha=-1.0)) for rows in z.split(chunk)]
+    parts = [_first_smallest(torch.addmm(half_norms, rows, columns, alpha=-1.0)) for rows in pieces]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=z.device)
 
 
