@@ -17,8 +17,8 @@ if _SOURCE not in _sys.path:
 
 from omnitok import load_generator as generator  # noqa: E402 (found only now)
 from omnitok import load_tokenizer as tokenizer  # noqa: E402
-from omnitok.hub.names import bundled_models as _bundled_models  # noqa: E402
 from omnitok.hub.names import model_info as _model_info  # noqa: E402
+from omnitok.hub.names import pretrained_models as _pretrained_models  # noqa: E402
 
 
 def _entry_point(name: str) -> _Callable[..., _Any]:
@@ -32,6 +32,6 @@ def _entry_point(name: str) -> _Callable[..., _Any]:
     return entry_point
 
 
-globals().update({name.replace("-", "_"): _entry_point(name) for name in _bundled_models()})
+globals().update({name.replace("-", "_"): _entry_point(name) for name in _pretrained_models()})
 
 __all__ = ["dependencies", "generator", "tokenizer"]

@@ -4,7 +4,8 @@
     python .ci/check_wheel.py python3.12      # these
 
 Nothing is pinned but torch, so a release of a dependency that breaks omnitok fails here before a user meets it. The
-package is used outside the checkout and without a network: what it needs must be in the wheel.
+package is used outside the checkout and without a network: what it needs must be in the wheel, but for a generator
+whose weights the wheel leaves out, which are given by OMNITOK_MODELS. The wheel may have 60 MB.
 """
 
 import os
@@ -18,11 +19,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TORCH = "torch==2.13.0"
 VERSIONS = ("3.11", "3.12", "3.13")
-LARGEST_WHEEL = 100e6  # bytes: what PyPI takes
+LARGEST_WHEEL = 60e6  # bytes
 
 # Runs in the new environment: files of its own, through every kind of container the README promises.
 USE = """
-import subprocess, sys, pathlib, torch, omnitok
+import os, subprocess, sys, pathlib, torch, omnitok
 from omnitok.data import read_image, read_video, write_image, write_video
 torch.manual_seed(0)
 video = torch.nn.functional.interpolate(torch.rand(1, 3, 3, 4, 6), (17, 48, 72), mode="trilinear")[0] * 2 - 1
@@ -40,7 +41,12 @@ verb("reconstruct", *files, "-o", "again")
 verb("encode", *files, "-o", "tokens")
 verb("decode", *map(str, sorted(pathlib.Path("tokens").iterdir())), "-o", "decoded")
 verb("tokenize", "image.png", "video.mp4", "-o", "shards", "--resolution", "32")
-verb("generate", "omnitok-tiny-lm", "--count", "1", "-o", "samples")
+generate = ("generate", "omnitok-tiny-lm", "--count", "1", "-o", "samples")
+refused = subprocess.run([sys.executable, "-m", "omnitok", *generate], capture_output=True, text=True)
+said = refused.stderr
+assert refused.returncode == 1 and "OMNITOK_MODELS" in said and said.count("\\n") == 1, said
+os.environ["OMNITOK_MODELS"] = sys.argv[1]
+verb(*generate)
 import av, numpy, PIL, pydantic
 print(f"torch {torch.__version__}, av {av.__version__}, numpy {numpy.__version__}, Pillow {PIL.__version__}")
 """
@@ -88,7 +94,7 @@ def check(interpreter: str, wheel: Path, folder: Path) -> str:
     installed = run(python, "-c", "import omnitok; print(omnitok.__version__, omnitok.__file__)", cwd=work).split()
     assert installed[0] == declared[1], installed
     assert Path(installed[1]).is_relative_to(folder), installed
-    return run(python, "-c", USE, cwd=work).strip()
+    return run(python, "-c", USE, ROOT / "src/omnitok/pretrained_models", cwd=work).strip()
 
 
 def main() -> None:
@@ -103,7 +109,7 @@ def main() -> None:
         size = wheel.stat().st_size
         print(f"{wheel.name}: {size / 1e6:.1f} MB", flush=True)
         if size > LARGEST_WHEEL:
-            sys.exit(f"the wheel is larger than {LARGEST_WHEEL / 1e6:.0f} MB")
+            sys.exit(f"more than {LARGEST_WHEEL / 1e6:.0f} MB: leave weights out (exclude in pyproject.toml)")
         for version, interpreter in chosen.items():
             print(f"Python {version}: {check(interpreter, wheel, folder / version.replace('/', '_'))}", flush=True)
             shutil.rmtree(folder / version.replace("/", "_"))

@@ -14,7 +14,7 @@ import torch
 import omnitok
 from omnitok import cli
 from omnitok.data import write_image, write_video
-from omnitok.hub.names import bundled_models
+from omnitok.hub.names import pretrained_models
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -78,7 +78,7 @@ def test_every_page_is_in_the_site() -> None:
         trees = "\n".join(re.findall(r"^```\{toctree\}\n(.*?)^```$", index, re.MULTILINE | re.DOTALL))
         shown = {line for line in trees.splitlines() if re.fullmatch(r"[\w-]+", line)}
         assert shown == {page.stem for page in folder.glob("*.md")} - {"index"}, folder
-    assert {page.stem for page in (DOCS / "models").glob("*.md")} - {"index"} == set(bundled_models())
+    assert {page.stem for page in (DOCS / "models").glob("*.md")} - {"index"} == set(pretrained_models())
 
 
 @pytest.mark.parametrize("page", [*DOCS.glob("*.md"), *(DOCS / "models").glob("*.md")], ids=lambda page: page.stem)

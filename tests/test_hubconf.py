@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import omnitok
-from omnitok.hub.names import bundled_models, model_info
+from omnitok.hub.names import model_info, pretrained_models
 from omnitok.models.protocol import fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,8 +22,8 @@ def entry_point(name: str) -> str:
 def test_models_are_listed_and_nothing_else() -> None:
     found = runpy.run_path(str(ROOT / "hubconf.py"))  # `torch.hub.list` takes addresses of GitHub only
     listed = {name: value for name, value in found.items() if callable(value) and not name.startswith("_")}
-    assert set(listed) == {*map(entry_point, bundled_models()), "generator", "tokenizer"}
-    for name in bundled_models():
+    assert set(listed) == {*map(entry_point, pretrained_models()), "generator", "tokenizer"}
+    for name in pretrained_models():
         assert model_info(name).description in listed[entry_point(name)].__doc__
 
 

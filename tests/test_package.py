@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 import omnitok
+from omnitok.atomic import sha256_of
+from omnitok.cli.options import DEFAULT_MODEL
+from omnitok.hub.names import pretrained_models
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,6 +80,24 @@ def test_type_information_ships():
     assert spec is not None
     assert spec.origin is not None
     assert (Path(spec.origin).parent / "py.typed").is_file()
+
+
+def test_the_wheel_is_small_and_holds_what_is_often_needed():
+    """Without compression, which saves a fourteenth; `make wheel` measures the wheel itself."""
+    excluded = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["exclude"]
+    assert all((ROOT / path).is_file() for path in excluded)
+    files = {str(path.relative_to(ROOT)): path for path in (ROOT / "src/omnitok").rglob("*") if path.is_file()}
+    held = {name: path.stat().st_size for name, path in files.items() if "__pycache__" not in name}
+    assert sum(size for name, size in held.items() if name not in excluded) < 60e6
+    defaults = {DEFAULT_MODEL, "omnitok-tiny-vq-perceptual"}  # of the command line, and of the generators
+    for name in defaults:
+        assert f"src/omnitok/pretrained_models/{name}/model.safetensors" in held.keys() - set(excluded)
+
+
+@pytest.mark.parametrize("name", pretrained_models())
+def test_the_package_pins_the_weights_of_its_models(name: str):
+    folder = pretrained_models()[name]
+    assert json.loads((folder / "config.json").read_text())["weights_sha256"] == sha256_of(folder / "model.safetensors")
 
 
 def test_every_extra_has_a_feature_that_imports_it():

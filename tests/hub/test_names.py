@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -128,6 +129,65 @@ def test_bundled_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = load_tokenizer(folder)
     assert info.parameters == sum(p.numel() for p in tokenizer.parameters()) + tokenizer.bottleneck.codebook.numel()
     assert info.description.startswith("A joint image-video tokenizer")
+
+
+@pytest.fixture
+def left_out(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package's folder of models with one named "model", whose weights lie in another folder instead."""
+    package = tmp_path / "package"
+    shutil.copytree(folder, package / "model", ignore=shutil.ignore_patterns("model.safetensors"))
+    monkeypatch.setattr(names, "BUNDLED_FOLDER", package)
+    monkeypatch.delenv("OMNITOK_MODELS", raising=False)
+    return folder.parent
+
+
+def test_weights_left_out_are_found_where_the_user_says(left_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = model_info("model")
+    assert (before.parameters, before.source) == (None, "https://huggingface.co/omnitok/model")
+    assert before.description.startswith("A joint image-video tokenizer")
+    monkeypatch.setenv("OMNITOK_MODELS", str(left_out))
+    assert fingerprint(load_tokenizer("model")) == fingerprint(load_tokenizer(left_out / "model"))
+    after = model_info("model")
+    assert (after.source, after.tokens) == (str(left_out / "model"), before.tokens)
+    assert after.parameters is not None
+
+
+def test_weights_left_out_are_fetched_from_the_hub(left_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(repository: str, filename: str, **_: object) -> str:
+        asked.append((repository, filename))
+        return str(left_out / "model" / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert fingerprint(omnitok.load_tokenizer("model")) == fingerprint(load_tokenizer(left_out / "model"))
+    assert asked == [("omnitok/model", "model.safetensors")]  # config.json, which pins it, is the package's
+
+
+@pytest.mark.parametrize("source", ("folder", "hub"))
+def test_other_weights_than_those_left_out_are_refused(
+    left_out: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = left_out / "model/model.safetensors"
+    save_file({name: value * 2 for name, value in load_file(weights).items()}, weights)
+    if source == "folder":
+        monkeypatch.setenv("OMNITOK_MODELS", str(left_out))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(weights))
+    for load in (load_tokenizer, names.find_files):
+        with pytest.raises(
+            CheckpointError, match=r"^model: needs the model\.safetensors .* has the SHA-256 [0-9a-f]{64}"
+        ):
+            load("model")
+
+
+def test_weights_left_out_and_no_network_are_one_sentence(left_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(left_out / "cache"))
+    with pytest.raises(CheckpointError) as caught:
+        load_tokenizer("model")
+    said, sha256 = str(caught.value), json.loads((left_out / "model/config.json").read_text())["weights_sha256"]
+    assert all(part in said for part in (sha256, "src/omnitok/pretrained_models/model", "OMNITOK_MODELS", "hub"))
+    assert "\n" not in said
 
 
 def test_every_listed_name_has_a_row() -> None:

@@ -15,7 +15,7 @@ from omnitok import OmniTokenizer, load_generator
 from omnitok.data import VideoReader, list_media
 from omnitok.data.loader import load_training_image
 from omnitok.data.transforms import fit_square
-from omnitok.hub.names import BUNDLED_FOLDER, bundled_models, model_info
+from omnitok.hub.names import BUNDLED_FOLDER, model_info, pretrained_models
 from omnitok.metrics import psnr
 from omnitok.metrics.drawn import measure_drawn
 from omnitok.models.protocol import fingerprint
@@ -42,7 +42,7 @@ def picture(name: str) -> Tensor:
     return (torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1) / 127.5 - 1)[None]
 
 
-@pytest.mark.parametrize("name", sorted(bundled_models()))
+@pytest.mark.parametrize("name", sorted(pretrained_models()))
 def test_card_names_the_weights_it_describes(name: str) -> None:
     card = (BUNDLED_FOLDER / name / "README.md").read_text()
     info = model_info(name)

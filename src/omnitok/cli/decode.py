@@ -36,7 +36,7 @@ class Decode(ModelOptions):
     out: Output = Path("omnitok-output")
     """Folder or URL for the results; for one input also a file, such as result.png or result.webm."""
     model: Annotated[str, tyro.conf.arg(metavar="NAME|DIR|CKPT"), SAID] = ""
-    """The tokenizer (default: the one that each file names, if it is bundled or still where it was)."""
+    """The tokenizer (default: the one that each file names, if that is on this machine)."""
 
     def run(self) -> int:
         """Do all of it; the exit code."""
@@ -74,15 +74,15 @@ def _named_model(path: Path) -> str:
     """The model that a token file names. Anybody may have written the file, so nothing is fetched for it.
 
     Raises:
-        OmnitokError: it is neither bundled nor where it was.
+        OmnitokError: it is neither on this machine by that name nor where it was.
     """
     from omnitok.data.token_file import open_tokens
     from omnitok.errors import OmnitokError, describe
-    from omnitok.hub.names import bundled_models
+    from omnitok.hub.names import local_weights
 
     with open_tokens(path) as file:
         name = file.header.model
-    if name not in bundled_models() and not Path(name).exists():
+    if local_weights(name) is None and not Path(name).exists():
         raise OmnitokError(f"{path}: its model {describe(name)!r} is not here: give it with --model")
     return name
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from omnitok.atomic import sha256_of
 from omnitok.errors import CheckpointError, describe, reason
 from omnitok.hub.header import (
     CARD_NAME,
@@ -23,6 +24,12 @@ from omnitok.hub.header import (
 )
 
 BUNDLED_FOLDER = Path(__file__).parents[1] / "pretrained_models"
+
+HUB_OWNER = "omnitok"
+"""Whose repositories on the hub hold the weights that the wheel leaves out, each under the model's name."""
+
+MODELS_VARIABLE = "OMNITOK_MODELS"
+"""Names a folder that holds such weights as NAME/model.safetensors."""
 
 _PATIENCE = 5.0  # seconds for the hub to answer
 DIFFUSERS_PREFIX = "diffusers:"
@@ -50,7 +57,7 @@ class ModelInfo:
     parameters: int | None  # trained weights and codebook
     bottleneck: str | None  # "vq", "kl", …; None of a generator and of other projects' tokenizers
     description: str
-    source: str  # "bundled", a folder, or the address the file is loaded from
+    source: str  # "bundled" (in the package), a folder, or the address the file is loaded from
     tokens: TokenInfo | None = None  # of a tokenizer
     family: str | None = None  # of another project's tokenizer
 
@@ -86,16 +93,24 @@ RELEASED_FILES: dict[str, ReleasedFile] = {
 # ------------------------------------------------------------------------------------------------------------ names
 
 
-def bundled_models() -> dict[str, Path]:
-    """Names and folders of the models that ship with the package."""
+def pretrained_models() -> dict[str, Path]:
+    """Names and folders of the models of the package; the weights of those seldom needed are not in its wheel."""
     if not BUNDLED_FOLDER.is_dir():
         return {}
     return {path.name: path for path in sorted(BUNDLED_FOLDER.iterdir()) if (path / CONFIG_NAME).is_file()}
 
 
+def local_weights(name: str) -> Path | None:
+    """The weights of a model of the package where they are on this machine: in it, or where OMNITOK_MODELS says."""
+    named = os.environ.get(MODELS_VARIABLE)
+    folders = [BUNDLED_FOLDER, *([Path(named)] if named else [])]
+    paths = [folder / name / WEIGHTS_NAME for folder in folders] if name in pretrained_models() else []
+    return next((path for path in paths if path.is_file()), None)
+
+
 def list_models() -> list[str]:
-    """Names that `from_pretrained` takes: bundled models, then the authors' (downloaded when first used)."""
-    return [*bundled_models(), *RELEASED_FILES]
+    """Names that `from_pretrained` takes: the package's models, then the authors' (downloaded when first used)."""
+    return [*pretrained_models(), *RELEASED_FILES]
 
 
 def model_info(name: str) -> ModelInfo:
@@ -113,20 +128,24 @@ def model_info(name: str) -> ModelInfo:
         source = f"https://huggingface.co/{released.repository}/resolve/main/{released.filename}"
         tokens = _token_info({"bottleneck": released.bottleneck})
         return ModelInfo(name, "tokenizer", None, released.bottleneck, description, source, tokens)
-    files = find_files(name, download=False)
-    if files.config is None:
-        raise CheckpointError(f"{name}: is a released checkpoint, whose file says little of itself; convert it first")
-    folder = files.config.parent
-    fields = read_json(files.config)
+    if name in pretrained_models():
+        config, weights = BUNDLED_FOLDER / name / CONFIG_NAME, local_weights(name)
+        is_bundled = weights is not None and weights.parent == config.parent
+        source = "bundled" if is_bundled else _hub_page(name) if weights is None else str(weights.parent)
+    else:
+        files = find_files(name, download=False)
+        if files.config is None:
+            raise CheckpointError(
+                f"{name}: is a released checkpoint, whose file says little of itself; convert it first"
+            )
+        config, weights, source = files.config, files.weights, str(files.config.parent)
+    folder = config.parent
+    fields = read_json(config)
     is_peer = fields.get("architecture") == PEER
     if not is_peer:
-        fields = read_architecture(files.config)
-    # The moving averages and the flag of a codebook serve its training only.
-    not_counted = (".cluster_size", ".cluster_sum", ".initialised")
-    shapes = read_shapes(files.weights)
-    parameters = sum(math.prod(shape) for weight, shape in shapes.items() if not weight.endswith(not_counted))
+        fields = read_architecture(config)
+    parameters = None if weights is None else _count_parameters(weights)
     kind = KINDS[TOKENIZER if is_peer else fields["architecture"]]
-    source = "bundled" if name in bundled_models() else str(folder)
     description = first_sentence(folder / CARD_NAME)
     if kind != KINDS[TOKENIZER]:
         return ModelInfo(name, kind, parameters, None, description, source)
@@ -135,10 +154,16 @@ def model_info(name: str) -> ModelInfo:
     try:
         tokens = _token_info({"tokens": fields["tokens"]} if is_peer else fields)
     except (TypeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{files.config}: does not say what its tokens are ({reason(error)})") from error
+        raise CheckpointError(f"{config}: does not say what its tokens are ({reason(error)})") from error
     if is_peer:
         return ModelInfo(name, kind, parameters, None, description, source, tokens, describe(fields.get("family")))
     return ModelInfo(name, kind, parameters, str(bottleneck), description, source, tokens)
+
+
+def _count_parameters(weights: Path) -> int:
+    # The moving averages and the flag of a codebook serve its training only.
+    not_counted = (".cluster_size", ".cluster_sum", ".initialised")
+    return sum(math.prod(shape) for name, shape in read_shapes(weights).items() if not name.endswith(not_counted))
 
 
 def _token_info(fields: dict[str, Any]) -> TokenInfo:
@@ -179,15 +204,14 @@ def find_files(name_or_path: str | os.PathLike[str], download: bool = True) -> F
     """The files behind a name, folder, file or hub id.
 
     Args:
-        download: get the authors' files and hub ids where they are not on this machine.
+        download: get what is on the hub and not on this machine.
 
     Raises:
         CheckpointError: there are none.
     """
     name, path = os.fspath(name_or_path), Path(name_or_path)
-    bundled = bundled_models()
-    if name in bundled:
-        return _files_in(bundled[name])
+    if name in pretrained_models():
+        return _pretrained_files(BUNDLED_FOLDER / name, download)
     if path.is_dir():
         return _files_in(path)
     if path.is_file():
@@ -203,6 +227,35 @@ def find_files(name_or_path: str | os.PathLike[str], download: bool = True) -> F
     if download and HUB_ID.fullmatch(name):
         return Files(*(from_hub(name, filename) for filename in (CONFIG_NAME, WEIGHTS_NAME)))
     raise CheckpointError(_unknown_name(name))
+
+
+def _pretrained_files(folder: Path, download: bool) -> Files:
+    """Of a model of the package, whose `config.json` pins the weights that come from elsewhere by their SHA-256.
+
+    Raises:
+        CheckpointError: other weights, or none.
+    """
+    name, expected = folder.name, read_json(folder / CONFIG_NAME).get("weights_sha256")
+    wanted = (
+        f"needs the {WEIGHTS_NAME} with the SHA-256 {expected}, which this installation leaves out; get it from "
+        f"src/omnitok/pretrained_models/{name} of omnitok's repository, and give that folder in place of the name, or "
+        f"put it in FOLDER/{name} and name FOLDER with {MODELS_VARIABLE}"
+    )
+    weights = local_weights(name)
+    if weights is None and not download:
+        raise CheckpointError(f"{name}: {wanted}")
+    if weights is None:
+        try:
+            weights = from_hub(f"{HUB_OWNER}/{name}", WEIGHTS_NAME)
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}: {wanted} ({error})") from error
+    if weights.parent != folder and (found := sha256_of(weights)) != expected:
+        raise CheckpointError(f"{name}: {wanted} ({weights} has the SHA-256 {found})")
+    return Files(folder / CONFIG_NAME, weights)
+
+
+def _hub_page(name: str) -> str:
+    return f"https://huggingface.co/{HUB_OWNER}/{name}"
 
 
 def _files_in(folder: Path) -> Files:
