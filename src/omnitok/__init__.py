@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from omnitok.hub.names import list_models
     from omnitok.hub.released import convert_checkpoint
     from omnitok.models.bottlenecks import DiagonalGaussian, VectorQuantizer
-    from omnitok.models.code_sequence import LanguageModelConfig
+    from omnitok.models.code_sequence import LanguageModelConfig, MaskedModelConfig
     from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
     from omnitok.models.language_model import LanguageModel
+    from omnitok.models.masked_model import MaskedModel
     from omnitok.models.tokenizer import Encoding, OmniTokenizer, TokenizerConfig
     from omnitok.peers import load_tokenizer
 
@@ -33,6 +34,8 @@ __all__ = [
     "Encoding",
     "LanguageModel",
     "LanguageModelConfig",
+    "MaskedModel",
+    "MaskedModelConfig",
     "OmniTokenizer",
     "TokenizerConfig",
     "VectorQuantizer",
@@ -50,6 +53,8 @@ _HOME_OF = {
     "Encoding": "omnitok.models.tokenizer",
     "LanguageModel": "omnitok.models.language_model",
     "LanguageModelConfig": "omnitok.models.code_sequence",
+    "MaskedModel": "omnitok.models.masked_model",
+    "MaskedModelConfig": "omnitok.models.code_sequence",
     "OmniTokenizer": "omnitok.models.tokenizer",
     "TokenizerConfig": "omnitok.models.tokenizer",
     "VectorQuantizer": "omnitok.models.bottlenecks",

@@ -28,12 +28,13 @@ from omnitok.hub.folder import load_tokenizer, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.bottlenecks import KLConfig
 from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.code_transformer import CodeBlock
 from omnitok.models.diffusion_transformer import (
     DiffusionBlock,
     DiffusionTransformer,
     DiffusionTransformerConfig,
 )
-from omnitok.models.language_model import LanguageModel, LanguageModelBlock
+from omnitok.models.language_model import LanguageModel
 from omnitok.models.protocol import LatentStatistics, fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 
@@ -277,7 +278,7 @@ def test_parts_with_different_seeds_that_begin_at_once(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["generate.json"]
 
 
-@pytest.mark.parametrize("kind, block", [("lm", LanguageModelBlock), ("dit", DiffusionBlock)])
+@pytest.mark.parametrize("kind, block", [("lm", CodeBlock), ("dit", DiffusionBlock)])
 def test_the_walk_to_the_first_block_is_short(
     kind: str, block: type, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -376,7 +376,7 @@ def test_models_without_what_is_asked_for():
 def test_parts_that_do_not_belong_together():
     g = GENERATORS["default"]
     other = LanguageModel(LanguageModelConfig(codebook_size=21, width=32, heads=2, depth=1))
-    with pytest.raises(OmnitokError, match="20 codes, the language model was trained on 21"):
+    with pytest.raises(OmnitokError, match="20 codes, the model was trained on 21"):
         LanguageModelGenerator(other, g.tokenizer, SETTINGS)
     with pytest.raises(OmnitokError, match="name 2 classes, the model has 3"):
         LanguageModelGenerator(g.model, g.tokenizer, GeneratorSettings("none", classes=("a", "b")))

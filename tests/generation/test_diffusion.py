@@ -257,8 +257,8 @@ def test_a_tokenizer_whose_first_frame_is_not_alone() -> None:
     holes = torch.zeros(1, 1, 5, 12, 8, dtype=torch.bool)
     holes[0, 0, 1, 0, 0] = holes[0, 0, 4, 11, 7] = True
     latent = pairs._latent_mask(holes)
-    assert latent.shape == (1, 1, *tokenizer.latent_shape(5, 12, 8))
-    assert latent.nonzero()[:, 2:].tolist() == [[0, 0, 0], [2, 2, 1], [2, 3, 1]]  # the last in padding of the last row
+    assert latent.shape == (1, *tokenizer.latent_shape(5, 12, 8))
+    assert latent.nonzero()[:, 1:].tolist() == [[0, 0, 0], [2, 2, 1], [2, 3, 1]]  # the last in padding of the last row
     video = clip(1, 3, 5, 12, 8)
     filled = pairs.inpaint(video, holes, 0)
     assert torch.equal(filled.where(~holes, video), video)
@@ -279,8 +279,8 @@ def test_latent_mask(generator: DiffusionGenerator) -> None:
     holes = torch.zeros(1, 1, 6, 9, 8, dtype=torch.bool)
     holes[0, 0, 2, 8, 0] = holes[0, 0, 0, 0, 7] = holes[0, 0, 5, 3, 3] = True
     latent = generator._latent_mask(holes)
-    assert latent.shape == (1, 1, 4, 3, 2)  # frames 0 | 1 2 | 3 4 | 5
-    assert latent[0, 0].nonzero().tolist() == [[0, 0, 1], [1, 2, 0], [3, 0, 0]]
+    assert latent.shape == (1, 4, 3, 2)  # frames 0 | 1 2 | 3 4 | 5
+    assert latent[0].nonzero().tolist() == [[0, 0, 1], [1, 2, 0], [3, 0, 0]]
 
 
 # ------------------------------------------------------------------------------------------------------- long video

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnitok.models.code_sequence import LanguageModelConfig, prefix_ids, sequence_ids
+from omnitok.models.code_transformer import CODE_LENGTHS, start_from_codebook
 from omnitok.models.kv_cache import KVCache
-from omnitok.models.language_model import CODE_LENGTHS, LanguageModel, language_model_losses, start_from_codebook
+from omnitok.models.language_model import LanguageModel, language_model_losses
 
 SMALL = {
     "codebook_size": 20,

@@ -8,9 +8,9 @@ import tyro
 from pydantic.fields import FieldInfo
 
 from omnitok.cli.failures import UsageError
-from omnitok.models.sampling import DiffusionSampling, TokenSampling
+from omnitok.models.sampling import DiffusionSampling, MaskedSampling, TokenSampling
 
-KINDS = {"language model": TokenSampling, "diffusion model": DiffusionSampling}
+KINDS = {"language model": TokenSampling, "masked model": MaskedSampling, "diffusion model": DiffusionSampling}
 _FLAGS = {"guidance_scale": "guidance"}
 _NO_FLAGS = {"video_guidance_scale"}  # one command makes images or videos, so --guidance is enough
 _METAVARS = {int: "N", int | None: "N", float: "X", tuple[float, float]: "LOW HIGH"}
@@ -22,20 +22,23 @@ def _flag(name: str) -> str:
 
 def _fields() -> dict[str, Any]:
     """Field -> its annotation as a flag, None where it is not given."""
-    found: dict[str, Any] = {}
+    kinds: dict[str, dict[str, str]] = {}  # field -> what it is for -> the kinds that take it so
+    types: dict[str, Any] = {}
     for kind, options in KINDS.items():
         plain, declared = get_type_hints(options), get_type_hints(options, include_extras=True)
         for field in dataclasses.fields(options):
-            if field.name in _NO_FLAGS or field.name in found:
+            if field.name in _NO_FLAGS:
                 continue
             help_ = next(part.description for part in get_args(declared[field.name])[1:] if isinstance(part, FieldInfo))
-            is_shared = all(field.name in get_type_hints(other) for other in KINDS.values())
-            argument = tyro.conf.arg(
-                name=_flag(field.name),
-                help=help_ if is_shared else f"{kind.capitalize()}s: {help_}",
-                metavar=_METAVARS.get(plain[field.name]),
-            )
-            found[field.name] = Annotated[plain[field.name] | None, argument]
+            texts = kinds.setdefault(field.name, {})
+            texts[help_ or ""] = f"{texts[help_ or '']} and {kind}s" if help_ in texts else f"{kind}s"
+            types.setdefault(field.name, plain[field.name])
+    found: dict[str, Any] = {}
+    for name, texts in kinds.items():
+        everywhere = all(name in get_type_hints(options) for options in KINDS.values()) and len(texts) == 1
+        help_ = " ".join(text if everywhere else f"{of.capitalize()}: {text}" for text, of in texts.items())
+        argument = tyro.conf.arg(name=_flag(name), help=help_, metavar=_METAVARS.get(types[name]))
+        found[name] = Annotated[types[name] | None, argument]
     return found
 
 

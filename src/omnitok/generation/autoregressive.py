@@ -4,13 +4,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from omnitok.errors import OmnitokError
-from omnitok.generation.base import ENDLESS, Generator, Grid, Labels, ProgressTracker, Request
+from omnitok.generation.base import ENDLESS, Grid, ProgressTracker, Request
+from omnitok.generation.filling import CodeGenerator
 from omnitok.generation.memory import available_bytes, memory_guard
 from omnitok.generation.random import hashed_gumbel, item_keys
 from omnitok.models.code_sequence import LanguageModelConfig, prefix_ids
@@ -71,6 +70,7 @@ class CodeSampler:
         position: of the first sampled code in its item's sequence: what its random numbers depend on.
         step: a faster way through the model for one token per sequence; None: the model's own.
         advance: called after each step.
+        begun: (b, n) codes that the first sampled latent frame begins with.
     """
 
     def __init__(
@@ -84,18 +84,21 @@ class CodeSampler:
         position: int = 0,
         step: Step | None = None,
         advance: Callable[[], None] = lambda: None,
+        begun: Tensor | None = None,
     ) -> None:
         self._config, self._step = model.config, model if step is None else step
         self._keys, self._sampling, self._position, self._advance = keys, sampling, position, advance
         self._grid, self._prompt = (prompt.shape[2], prompt.shape[3]), prompt
+        self._begun = prompt.new_empty(len(prompt), 0) if begun is None else begun
+        known = torch.cat([prompt.flatten(1), self._begun], dim=1)
         if sampling.is_guided:
-            labels, prompt = torch.cat([labels, torch.full_like(labels, -1)]), torch.cat([prompt, prompt])
+            labels, known = torch.cat([labels, torch.full_like(labels, -1)]), torch.cat([known, known])
         ids, hidden = _prefix(self._config, labels)
         self._cache = model.new_cache(len(labels), self._grid, window)
         if hidden is not None:
             self._cache.hide_first(hidden)
         # The last token of the prompt is left for the first step, which then is a step like all others.
-        tokens = torch.cat([ids, prompt.flatten(1) + self._config.code_offset], dim=1)
+        tokens = torch.cat([ids, known + self._config.code_offset], dim=1)
         self._model, self._unread = model, tokens[:, :-1]
         self._next = tokens[:, -1:].contiguous()  # as in all later steps, or a compiled step is compiled twice
 
@@ -114,8 +117,9 @@ class CodeSampler:
 
     def _frame(self) -> Tensor:
         height, width = self._grid
-        codes = []
-        for index in range(height * width):
+        codes = list(self._begun.unbind(1))
+        self._begun = self._begun[:, :0]
+        for index in range(len(codes), height * width):
             logits = self._step(self._next, self._cache)[:, -1, self._config.code_offset :].float()
             if self._cache.length == self._cache.keys.shape[3]:  # the frame before this one is complete
                 self._cache.slide()
@@ -165,7 +169,9 @@ class _CodeDraw:
     def __init__(self, model: LanguageModel, request: Request[TokenSampling], step: Step, tracker: ProgressTracker):
         self._model, self._request, self._step, self._tracker = model, request, step, tracker
 
-    def sampler(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> CodeSampler:
+    def sampler(
+        self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int, begun: Tensor | None = None
+    ) -> CodeSampler:
         """What goes on from known codes (b, t, h, w), with a cache of the grid's latent frames."""
         request, device = self._request, self._model.device
         labels = request.labels[batch]
@@ -178,61 +184,43 @@ class _CodeDraw:
             item_keys(request.seed, request.indices[batch], device),
             request.sampling,
             grid[0],
-            first_frame * grid[1] * grid[2],
+            first_frame * grid[1] * grid[2] + (0 if begun is None else begun.shape[1]),
             self._step,
             lambda: self._tracker.add(len(labels)),
+            begun,
         )
 
     def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:
         count = grid[0] - (0 if known is None else known.shape[1])
         return partial(self.sampler(batch, known, grid, first_frame).codes, count, with_prompt=True)
 
+    def fill(self, batch: slice, codes: Tensor, hidden: Tensor) -> Tensor:
+        """The codes (b, t, h, w), those that are hidden sampled.
 
-class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
-    """Images and videos from a language model over the codes of a tokenizer; see `Generator`."""
+        Raises:
+            ValueError: known codes come after hidden ones, or differ from item to item.
+        """
+        grid = (codes.shape[1], codes.shape[2], codes.shape[3])
+        rows = hidden.flatten(1)
+        known = int((~rows[0]).sum())
+        if rows[:, :known].any() or not rows[:, known:].all():
+            raise ValueError(
+                "a language model sees what comes before alone, so it fills holes only where everything that is known "
+                "comes before them, row by row, in all items alike; use a masked or a diffusion model"
+            )
+        frames, begun = divmod(known, grid[1] * grid[2])
+        start = codes.flatten(1)[:, known - begun : known]
+        return self.sampler(batch, codes[:, :frames], grid, frames, start).codes(grid[0] - frames, with_prompt=True)
+
+
+class LanguageModelGenerator(CodeGenerator[LanguageModel, TokenSampling]):
+    """Images and videos from a language model over the codes of a tokenizer; see `Generator`.
+
+    A language model sees what comes before alone, so of `inpaint` and `outpaint` it does what has its holes after
+    everything that is known, row by row: the lower part of an image, the end of a video.
+    """
 
     sampling_type = TokenSampling
-    any_class = -1
-
-    def _check_parts(self) -> None:
-        tokenizer = self.tokenizer
-        if not tokenizer.is_discrete:
-            raise OmnitokError("the tokenizer is a VAE, which has no codes for a language model")
-        if tokenizer.vocab_size != self.model.config.codebook_size:
-            raise OmnitokError(
-                f"the tokenizer has {tokenizer.vocab_size} codes, the language model was trained on "
-                f"{self.model.config.codebook_size}: they do not belong together"
-            )
-
-    @torch.inference_mode()
-    def sample_codes(
-        self,
-        labels: Labels = None,
-        grid: Grid | None = None,
-        *,
-        prompt_codes: Tensor | None = None,
-        batch_size: int | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """Sample codes (b, t, h, w); other arguments and errors as in `sample`.
-
-        Args:
-            grid: (t, h, w) of the result; without it one latent frame of the trained size.
-            prompt_codes: (b, t0, h, w) that the result begins with.
-        """
-        size = (1, self.settings.height, self.settings.width)
-        grid = self.tokenizer.latent_shape(*size) if grid is None else grid
-        prompts, known = (None, 0) if prompt_codes is None else prompt_codes.shape[:2]
-        request = self._request(labels, size, batch_size, options, prompts=prompts, is_video=grid[0] > 1)
-        if prompt_codes is not None and prompt_codes.shape[2:] != grid[1:]:
-            raise ValueError(f"prompt codes are {tuple(prompt_codes.shape[2:])}, asked for is a grid of {grid[1:]}")
-        self._check_grid(grid, known, None)
-        draw = self._begin(request, grid, len(request.batches), grid[0] - known)
-
-        def make(batch: slice) -> Tensor:
-            return draw(batch, None if prompt_codes is None else prompt_codes[batch].to(self.device), grid, known)()
-
-        return self._in_batches(request, grid, make)
 
     def _begin(
         self, request: Request[TokenSampling], grid: Grid, draws: int | None, latent_frames: int | None
@@ -249,6 +237,9 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
             step = pack_linears(self.model, 2 * items if request.sampling.is_guided else items)
         return _CodeDraw(self.model, request, step, ProgressTracker(request.progress, total))
 
+    def _fill(self, draw: _CodeDraw, batch: slice, tokens: Tensor, hidden: Tensor) -> Tensor:
+        return draw.fill(batch, tokens, hidden)
+
     def _check_grid(self, grid: Grid, known: int, num_frames: int | None) -> None:
         most = self.model.config.max_frames(*grid[1:])
         if known >= most:
@@ -261,14 +252,6 @@ class LanguageModelGenerator(Generator[LanguageModel, TokenSampling]):
         if grid[0] > most:
             asked = f"{grid[0]} latent frames" if num_frames is None else f"{num_frames} frames ({grid[0]} latent ones)"
             raise ValueError(f"{asked} are more than the {most} latent frames of the context; use stream_video")
-
-    def _encode(self, frames: Tensor) -> Tensor:
-        codes = self.tokenizer.encode(frames).codes
-        assert codes is not None
-        return codes.to(self.device)
-
-    def _decode(self, tokens: Tensor, size: tuple[int, int, int]) -> Tensor:
-        return self.tokenizer.decode_codes(tokens, size)
 
     def _bytes_per_item(self, grid: tuple[int, ...], sampling: TokenSampling) -> int:
         """The cache, which is nearly all; activations and the decoder are left to the allocator."""

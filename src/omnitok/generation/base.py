@@ -18,6 +18,7 @@ from omnitok.generation.memory import memory_guard
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel
+from omnitok.models.masked_model import MaskedModel
 from omnitok.models.protocol import Tokenizer
 from omnitok.models.sampling import Sampling, choose_sampling, narrow
 
@@ -33,7 +34,7 @@ Grid = tuple[int, int, int]
 ENDLESS = 2**62
 """Frames of a stream that never ends."""
 
-Model = TypeVar("Model", LanguageModel, DiffusionTransformer)
+Model = TypeVar("Model", LanguageModel, MaskedModel, DiffusionTransformer)
 Options = TypeVar("Options", bound=Sampling)
 
 
@@ -203,7 +204,7 @@ class Generator(ABC, Generic[Model, Options]):
         """
         if num_frames is None:
             num_frames = 1 if prompt_frames is None else self.settings.num_frames
-        video = None if prompt_frames is None else _as_video(prompt_frames)
+        video = None if prompt_frames is None else as_video(prompt_frames)
         size = self._size(num_frames, height, width, video)
         request = self._request(labels, size, batch_size, options, prompt=video)
         known, grid = self._grid(request.size, request.prompt)
@@ -231,7 +232,7 @@ class Generator(ABC, Generic[Model, Options]):
         The same as `sample(labels, num_frames, prompt_frames=frames)`, which says the other arguments and errors, but
         height and width are the frames' own. For more frames than the model was trained on, see `stream_video`.
         """
-        video = _as_video(frames)
+        video = as_video(frames)
         height = video.shape[3] if height is None else height
         width = video.shape[4] if width is None else width
         return self.sample(labels, num_frames, height, width, prompt_frames=video, **options)
@@ -261,7 +262,7 @@ class Generator(ABC, Generic[Model, Options]):
 
         Other arguments and errors as in `sample`; the arguments are checked at once, not with the first piece.
         """
-        video = None if frames is None else _as_video(frames)
+        video = None if frames is None else as_video(frames)
         size = self._size(ENDLESS if num_frames is None else num_frames, height, width, video)
         request = self._request(labels, size, None, options, prompt=video)
         _, h, w = self.tokenizer.latent_shape(1, *request.size[1:])
@@ -298,9 +299,8 @@ class Generator(ABC, Generic[Model, Options]):
         if given:
             first += given - tokenizer.num_frames(min(self._latent_frames(given), limit))
         more = tokenizer.num_frames(grid[0]) - tokenizer.num_frames(grid[0] // 2)
-        is_endless = end == ENDLESS
-        draws = None if is_endless else 1 + max(0, -(-(end - first) // more))
-        draw = self._begin(request, grid, draws, None if is_endless else self._new_latent_frames(end, given))
+        draws = None if end == ENDLESS else 1 + max(0, -(-(end - first) // more))
+        draw = self._begin(request, grid, draws, None if draws is None else self._new_latent_frames(end, given))
         return self._windows(draw, request, grid, limit)
 
     @torch.inference_mode()
@@ -488,7 +488,7 @@ def split_batches(count: int, batch_size: int | None) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _as_video(frames: Tensor) -> Tensor:
+def as_video(frames: Tensor) -> Tensor:
     """(b, 3, T, H, W) of images or videos.
 
     Raises:

@@ -24,7 +24,8 @@ from omnitok.diffusion import (
     with_known,
 )
 from omnitok.errors import OmnitokError
-from omnitok.generation.base import Generator, Grid, Labels, ProgressTracker, Request
+from omnitok.generation.base import Grid, Labels, ProgressTracker, Request
+from omnitok.generation.filling import Filler
 from omnitok.generation.random import item_generators, item_noise
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
@@ -94,11 +95,11 @@ class _LatentDraw:
         return partial(dpm_solver_2m, denoise, x, schedule, report)
 
 
-class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
+class DiffusionGenerator(Filler[DiffusionTransformer, DiffusionSampling]):
     """Images and videos from a diffusion transformer over the latents of a KL tokenizer; see `Generator`.
 
-    Prompts are held at every step of the sampler (see `omnitok.diffusion.with_known`); the model need not have been
-    trained for it.
+    Prompts, and what surrounds a hole, are held at every step of the sampler (see `omnitok.diffusion.with_known`); the
+    model need not have been trained for it.
     """
 
     sampling_type = DiffusionSampling
@@ -190,55 +191,6 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
 
         return self.denormalize(self._in_batches(request, shape[1:], make))
 
-    # ------------------------------------------------------------------------------------------------------- pixels
-
-    @torch.inference_mode()
-    def inpaint(
-        self,
-        pixels: Tensor,
-        mask: Tensor,
-        labels: Labels = None,
-        *,
-        batch_size: int | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """Fill holes in images (b, 3, H, W) or videos (b, 3, T, H, W) in [-1, 1]; the rest comes back unchanged.
-
-        Args:
-            mask: bool, (b or 1, 1, …) over the pixels' own height, width and frames: True where to fill. What lies
-                there does not matter. A latent is sampled anew where any of its pixels is to be filled.
-
-        Returns:
-            The pixels' own shape. Other arguments and errors as in `sample`.
-        """
-        if not isinstance(pixels, Tensor) or pixels.ndim not in (4, 5) or pixels.shape[1] != 3:
-            found = str(tuple(pixels.shape)) if isinstance(pixels, Tensor) else type(pixels).__name__
-            raise ValueError(f"pixels must be (b, 3, H, W) or (b, 3, T, H, W), found {found}")
-        is_image = pixels.ndim == 4
-        accepted = (1, *pixels.shape[2:])
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape[1:]) != accepted:
-            found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-            raise ValueError(f"the mask must be boolean of shape (b, {', '.join(map(str, accepted))}), found {found}")
-        if mask.shape[0] not in (1, len(pixels)):
-            raise ValueError(f"{len(pixels)} items and {mask.shape[0]} masks do not match")
-        mask = mask.expand(len(pixels), *accepted)
-        holes = mask.unsqueeze(2) if is_image else mask
-        size = (holes.shape[2], holes.shape[3], holes.shape[4])
-        request = self._request(labels, size, batch_size, options, prompts=len(pixels))
-        grid = self.tokenizer.latent_shape(*size)
-        draw = self._begin(request, grid, len(request.batches), grid[0])
-        hidden = _without(pixels, mask)  # so that nothing of what lies in the holes gets into the latents around them
-
-        def make(batch: slice) -> Tensor:
-            known = self._encode(hidden[batch])
-            kept = ~self._latent_mask(holes[batch]).to(self.device)
-            kept = (kept.squeeze(2) if is_image else kept).expand(known.shape)
-            tokens = draw.latents(batch, tuple(known.shape[1:]), (known, kept))()
-            return self._decode(tokens, size).float().clamp(-1, 1)
-
-        filled = self._in_batches(request, grid, make)
-        return torch.where(mask.to(filled.device), filled, pixels.to(filled))
-
     # --------------------------------------------------------------------------------------------------------- parts
 
     def _begin(
@@ -247,6 +199,10 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
         if request.size[0] > 1 and not self.model.config.temporal:
             raise ValueError(f"this model makes images only, so num_frames must be 1, found {request.size[0]}")
         return _LatentDraw(self.model, request, draws)
+
+    def _fill(self, draw: _LatentDraw, batch: slice, tokens: Tensor, hidden: Tensor) -> Tensor:
+        kept = (~hidden)[:, None].expand(tokens.shape)
+        return draw.latents(batch, tuple(tokens.shape[1:]), (tokens, kept))()
 
     def _encode(self, frames: Tensor) -> Tensor:
         latents = self.tokenizer.encode(frames, check_range=False).latents
@@ -266,17 +222,6 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
         channels = round(config.width * (5 + 2 * config.feedforward_multiple))
         return rows * tokens * channels * self.model.dtype.itemsize
 
-    def _latent_mask(self, holes: Tensor) -> Tensor:
-        """holes (b, 1, T, H, W) -> which latents (b, 1, t, h, w) hold any of them."""
-        patch, tokenizer = self.tokenizer.downsample, self.tokenizer
-        t, h, w = tokenizer.latent_shape(*holes.shape[2:])
-        full = (w * patch[2], h * patch[1], tokenizer.num_frames(t))
-        missing = [n for side, whole in zip(holes.shape[:1:-1], full, strict=True) for n in (0, whole - side)]
-        padded = F.pad(holes.float(), missing, mode="replicate")
-        # The first latent frame may stand for the first frame alone, which then fills it.
-        unseen = padded[:, :, :1].expand(-1, -1, patch[0] - tokenizer.num_frames(1), -1, -1)
-        return F.max_pool3d(torch.cat([unseen, padded], dim=2), patch) > 0
-
     def _complete(self, sampling: DiffusionSampling) -> DiffusionSampling:
         objective = self.model.config.objective
         sampler = sampling.sampler or _DEFAULT_SAMPLER[objective]
@@ -292,11 +237,3 @@ class DiffusionGenerator(Generator[DiffusionTransformer, DiffusionSampling]):
                 f"{sampling.guided_channels}"
             )
         return dataclasses.replace(sampling, sampler=sampler, steps=sampling.steps or _DEFAULT_STEPS[sampler])
-
-
-def _without(pixels: Tensor, mask: Tensor) -> Tensor:
-    """Pixels with the holes painted in the mean colour of the rest of their image or video."""
-    rest = torch.where(mask, torch.zeros_like(pixels), pixels)  # whatever is there, NaN included
-    count = (~mask).flatten(1).sum(1).clamp_min(1)[:, None]  # b 1
-    mean = rest.flatten(2).sum(2) / count  # b 3
-    return torch.where(mask, mean.reshape(*mean.shape, *[1] * (pixels.ndim - 2)), rest)

@@ -7,18 +7,20 @@ import torch
 from omnitok.errors import CheckpointError
 from omnitok.generation.autoregressive import LanguageModelGenerator
 from omnitok.generation.diffusion import DiffusionGenerator
+from omnitok.generation.masked import MaskedGenerator
 from omnitok.hub.folder import load_generator_model
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel
+from omnitok.models.masked_model import MaskedModel
 from omnitok.models.protocol import Tokenizer
 from omnitok.peers import load_tokenizer
 
-AnyGenerator = LanguageModelGenerator | DiffusionGenerator
+AnyGenerator = LanguageModelGenerator | MaskedGenerator | DiffusionGenerator
 
 
 def make_generator(
-    model: LanguageModel | DiffusionTransformer, tokenizer: Tokenizer, settings: GeneratorSettings
+    model: LanguageModel | MaskedModel | DiffusionTransformer, tokenizer: Tokenizer, settings: GeneratorSettings
 ) -> AnyGenerator:
     """The generator of this kind of model.
 
@@ -27,6 +29,8 @@ def make_generator(
     """
     if isinstance(model, LanguageModel):
         return LanguageModelGenerator(model, tokenizer, settings)
+    if isinstance(model, MaskedModel):
+        return MaskedGenerator(model, tokenizer, settings)
     return DiffusionGenerator(model, tokenizer, settings)
 
 

@@ -8,17 +8,19 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from omnitok.errors import CheckpointError, reason
-from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.code_sequence import LanguageModelConfig, MaskedModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
 from omnitok.models.language_model import LanguageModel
+from omnitok.models.masked_model import MaskedModel
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 
-Config = TokenizerConfig | LanguageModelConfig | DiffusionTransformerConfig
-Generator = LanguageModel | DiffusionTransformer
+Config = TokenizerConfig | LanguageModelConfig | MaskedModelConfig | DiffusionTransformerConfig
+Generator = LanguageModel | MaskedModel | DiffusionTransformer
 
 ARCHITECTURES: dict[str, tuple[type, Callable[[Any], nn.Module]]] = {
     "OmniTokenizer": (TokenizerConfig, OmniTokenizer.from_config),
     "LanguageModel": (LanguageModelConfig, LanguageModel),
+    "MaskedModel": (MaskedModelConfig, MaskedModel),
     "DiffusionTransformer": (DiffusionTransformerConfig, DiffusionTransformer),
 }
 """Name in `config.json` -> class of the configuration, and what builds the model with fresh weights."""

@@ -1,8 +1,9 @@
 """Model cards: the README.md that is written beside a model."""
 
+from omnitok.hub.architectures import Generator
 from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.hub.header import KINDS
 from omnitok.models.diffusion_transformer import DiffusionTransformer
-from omnitok.models.language_model import LanguageModel
 from omnitok.models.tokenizer import OmniTokenizer
 
 
@@ -39,11 +40,11 @@ Training data, recipe, licence and figures are not written down yet: whoever pub
 """
 
 
-def generator_card(model: LanguageModel | DiffusionTransformer, settings: GeneratorSettings, name: str) -> str:
+def generator_card(model: Generator, settings: GeneratorSettings, name: str) -> str:
     """The card of a generator of that name."""
     config = model.config
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    kind = "language model" if isinstance(model, LanguageModel) else "diffusion transformer"
+    kind = "diffusion transformer" if isinstance(model, DiffusionTransformer) else KINDS[type(model).__name__]
     media = "images" if settings.num_frames == 1 else f"images and videos of up to {settings.num_frames} frames"
     classes = ", ".join(settings.classes[:20]) + (" …" if len(settings.classes) > 20 else "")
     sampling = ", ".join(f"{key} {value}" for key, value in settings.sampling.chosen().items())

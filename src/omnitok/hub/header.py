@@ -16,7 +16,12 @@ from omnitok.errors import CheckpointError, describe, reading
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
 
 TOKENIZER = "OmniTokenizer"
-KINDS = {TOKENIZER: "tokenizer", "LanguageModel": "language model", "DiffusionTransformer": "diffusion"}
+KINDS = {
+    TOKENIZER: "tokenizer",
+    "LanguageModel": "language model",
+    "MaskedModel": "masked model",
+    "DiffusionTransformer": "diffusion",
+}
 """What the field `architecture` of a configuration stands for."""
 
 PEER = "PeerTokenizer"

@@ -1,4 +1,4 @@
-"""Sequences of a language model over codes: which ids mean what, and how long they are.
+"""Sequences of codes as language models and masked models have them: which ids mean what, and how long they are.
 
 A sequence is a prefix (start token, class token) and then the codes in raster order (t, h, w). An image is a video of
 one latent frame, so it is a prefix of every video that starts with it.
@@ -17,27 +17,17 @@ Prefix = Literal["start class", "class start", "start", "class"]
 
 
 @checked
-class LanguageModelConfig:
-    """Architecture and vocabulary of a language model.
-
-    Ids are laid out as start (0), classes, null class, codes; what a model lacks takes no id. The released layouts are
-    the same with `null_class=False` ("with a start token 0 = start, 1..C = classes, then codes").
+class CodeModelConfig:
+    """Architecture of a transformer over codes, and what it is over.
 
     Attributes:
         codebook_size: codes of the tokenizer.
         num_classes: 0 for an unconditional model.
-        null_class: whether there is an id for "any class", learned by class dropout and used for guidance.
-        prefix: the tokens before the codes, in order. The released models: "class start" (ImageNet), "start class"
-            (UCF-101), "start" (Kinetics-600), "class" (trained without a start token).
-        has_bos: whether the start token has an id of its own; the released unconditional model has not: it starts
-            with id 0, its first code.
         latent_frames, latent_height, latent_width: the largest grid, in latent positions; also the trained length, over
             which a window slides in long videos.
         width, depth, heads: of the transformer.
         feedforward_multiple: hidden width of the feed-forward: multiple * width for GELU, int(multiple * 2/3 * width) a
             branch for SwiGLU (as many weights).
-        positions: "rotary" (factorised over time, rows and columns) or "learned" (a table over the sequence).
-        context: rows of that table, if they are not just enough for the largest grid; learned positions only.
         norm, activation, bias: "rms" and "swiglu" without biases, or "layer" and "gelu" with biases as released.
         dropout: of embeddings and of what each branch adds, in training.
         rotary_base: slowest wavelength of the rotary positions, over 2 pi.
@@ -45,9 +35,6 @@ class LanguageModelConfig:
 
     codebook_size: Size = 8192
     num_classes: Count = 0
-    null_class: bool = True
-    prefix: Prefix = "start class"
-    has_bos: bool = True
     latent_frames: Size = 5
     latent_height: Size = 32
     latent_width: Size = 32
@@ -55,13 +42,81 @@ class LanguageModelConfig:
     depth: Size = 12
     heads: Size = 12
     feedforward_multiple: Positive = 4.0
-    positions: Literal["rotary", "learned"] = "rotary"
-    context: Size | None = None
     norm: Literal["rms", "layer"] = "rms"
     activation: Literal["swiglu", "gelu"] = "swiglu"
     bias: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     rotary_base: Positive = 100.0
+
+    @model_validator(mode="after")
+    def _check_width(self) -> "CodeModelConfig":
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"width must be an even multiple of heads, found {self.width} and {self.heads}")
+        if self.is_rotary and self.head_dim < 6:
+            raise ValueError(f"rotary positions need width / heads of at least 6, found {self.head_dim}")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.width // self.heads
+
+    @property
+    def is_rotary(self) -> bool:
+        """Whether positions are rotary, over (t, h, w)."""
+        return True
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens before the first code."""
+        raise NotImplementedError
+
+    @property
+    def code_offset(self) -> int:
+        """Id of code 0."""
+        raise NotImplementedError
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of ids."""
+        return self.code_offset + self.codebook_size
+
+    def max_tokens(self, height: int, width: int) -> int:
+        """Tokens of the longest sequence over frames of `height` x `width` latent positions, prefix included.
+
+        Raises:
+            ValueError: larger than the model's largest grid.
+        """
+        if not (1 <= height <= self.latent_height and 1 <= width <= self.latent_width):
+            largest = (self.latent_height, self.latent_width)
+            raise ValueError(
+                f"latent frames of {height} x {width} are outside this model's 1 x 1 to {largest[0]} x {largest[1]}"
+            )
+        return self.prefix_length + self.latent_frames * height * width
+
+
+@checked
+class LanguageModelConfig(CodeModelConfig):
+    """Architecture and vocabulary of a language model.
+
+    Ids are laid out as start (0), classes, null class, codes; what a model lacks takes no id. The released layouts are
+    the same with `null_class=False` ("with a start token 0 = start, 1..C = classes, then codes").
+
+    Attributes:
+        null_class: whether there is an id for "any class", learned by class dropout and used for guidance.
+        prefix: the tokens before the codes, in order. The released models: "class start" (ImageNet), "start class"
+            (UCF-101), "start" (Kinetics-600), "class" (trained without a start token).
+        has_bos: whether the start token has an id of its own; the released unconditional model has not: it starts
+            with id 0, its first code.
+        positions: "rotary" (factorised over time, rows and columns) or "learned" (a table over the sequence).
+        context: rows of that table, if they are not just enough for the largest grid; learned positions only.
+    """
+
+    null_class: bool = True
+    prefix: Prefix = "start class"
+    has_bos: bool = True
+    positions: Literal["rotary", "learned"] = "rotary"
+    context: Size | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -76,18 +131,14 @@ class LanguageModelConfig:
             )
         if not self.num_classes and self.has_class and not self.null_class:
             raise ValueError("a prefix with 'class' needs num_classes of at least 1 or null_class=True")
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(f"width must be an even multiple of heads, found {self.width} and {self.heads}")
-        if self.positions == "rotary" and self.head_dim < 6:
-            raise ValueError(f"rotary positions need width / heads of at least 6, found {self.head_dim}")
         if self.context is not None and self.positions == "rotary":
             raise ValueError(f"context must be None for rotary positions, found {self.context}")
         return self
 
     @property
-    def head_dim(self) -> int:
-        """Channels of a head."""
-        return self.width // self.heads
+    def is_rotary(self) -> bool:
+        """Whether positions are rotary, over (t, h, w)."""
+        return self.positions == "rotary"
 
     @property
     def has_class(self) -> bool:
@@ -114,26 +165,17 @@ class LanguageModelConfig:
         """Id of code 0."""
         return self.class_offset + self.num_classes + (self.null_id is not None)
 
-    @property
-    def vocabulary(self) -> int:
-        """Number of ids."""
-        return self.code_offset + self.codebook_size
-
     def max_tokens(self, height: int, width: int) -> int:
-        """Tokens of the longest sequence over frames of `height` x `width` latent positions, prefix included.
-
-        Raises:
-            ValueError: larger than the model's largest grid (rotary positions), or than the table of learned ones.
-        """
+        """As of every code model; learned positions hold as many as their table has rows, whatever the grid."""
         if self.positions == "learned":
             rows = self.context or self.prefix_length + self.latent_frames * self.latent_height * self.latent_width
             return rows
-        if not (1 <= height <= self.latent_height and 1 <= width <= self.latent_width):
-            largest = (self.latent_height, self.latent_width)
-            raise ValueError(
-                f"latent frames of {height} x {width} are outside this model's 1 x 1 to {largest[0]} x {largest[1]}"
-            )
-        return self.prefix_length + self.latent_frames * height * width
+        return super().max_tokens(height, width)
+
+    @property
+    def head_offset(self) -> int:
+        """Row of the head that predicts code 0."""
+        return self.code_offset
 
     def max_frames(self, height: int, width: int) -> int:
         """Latent frames of `height` x `width` that the context holds; the last code needs no place in it.
@@ -148,7 +190,56 @@ class LanguageModelConfig:
         return frames
 
 
-def prefix_ids(config: LanguageModelConfig, labels: Tensor) -> Tensor:
+@checked
+class MaskedModelConfig(CodeModelConfig):
+    """Architecture and vocabulary of a masked model: ids are classes, null class, mask, codes, and a sequence is the
+    class token and then the codes; positions are rotary."""
+
+    @property
+    def prefix(self) -> Prefix:
+        """The tokens before the codes."""
+        return "class"
+
+    @property
+    def has_class(self) -> bool:
+        """Whether sequences hold a class token."""
+        return True
+
+    @property
+    def null_id(self) -> int:
+        """Id of the null class, learned by class dropout and used for guidance."""
+        return self.num_classes
+
+    @property
+    def class_offset(self) -> int:
+        """Id of class 0."""
+        return 0
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens before the first code."""
+        return 1
+
+    @property
+    def mask_id(self) -> int:
+        """Id of a code that is not known."""
+        return self.num_classes + 1
+
+    @property
+    def head_offset(self) -> int:
+        """Row of the head that predicts code 0."""
+        return 0
+
+    @property
+    def code_offset(self) -> int:
+        """Id of code 0."""
+        return self.num_classes + 2
+
+
+SequenceConfig = LanguageModelConfig | MaskedModelConfig
+
+
+def prefix_ids(config: SequenceConfig, labels: Tensor) -> Tensor:
     """Ids before the codes: (b, prefix_length) for labels (b,), -1 being the null class.
 
     Raises:
@@ -157,6 +248,8 @@ def prefix_ids(config: LanguageModelConfig, labels: Tensor) -> Tensor:
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(f"labels must be whole numbers (b,), found {labels.dtype} {tuple(labels.shape)}")
     start = torch.zeros_like(labels)
+    if not config.num_classes and labels.numel() and int(labels.max()) >= 0:
+        raise ValueError("this model has no classes, so it takes no labels")
     if config.has_class:
         low, high = (int(v) for v in labels.aminmax()) if labels.numel() else (0, 0)
         if low < -1 or high >= config.num_classes:
@@ -167,13 +260,11 @@ def prefix_ids(config: LanguageModelConfig, labels: Tensor) -> Tensor:
         of_class = labels + config.class_offset
         if config.null_id is not None:
             of_class = torch.where(labels < 0, config.null_id, of_class)
-    elif labels.numel() and int(labels.max()) >= 0:
-        raise ValueError("this model has no classes, so it takes no labels")
     parts = [start if part == "start" else of_class for part in config.prefix.split()]
     return torch.stack(parts, dim=1)
 
 
-def sequence_ids(config: LanguageModelConfig, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+def sequence_ids(config: SequenceConfig, codes: Tensor, labels: Tensor | None = None) -> Tensor:
     """Ids of whole sequences: (b, prefix_length + t * h * w).
 
     Args:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.code_sequence import CodeModelConfig, LanguageModelConfig
 from omnitok.models.positions import rotary_3d, rotate
 
 
@@ -83,7 +83,7 @@ class KVCache:
 
 
 def rotary_tables(
-    config: LanguageModelConfig,
+    config: CodeModelConfig,
     tokens: int,
     grid: tuple[int, int],
     device: torch.device,

@@ -5,130 +5,16 @@ one latent frame, so it is a prefix of every video that starts with it, and clas
 prediction are the same next-token prediction.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.models.code_sequence import LanguageModelConfig, sequence_ids
+from omnitok.models.code_transformer import CodeBlock, Past, build_norm, initialise
 from omnitok.models.encoding import describe_model
 from omnitok.models.kv_cache import KVCache, rotary_tables, visible
-from omnitok.models.positions import rotate
-
-CODE_LENGTHS = (1.0, 0.5, 0.25)
-"""Distances over which the embeddings of codes are alike at first, see `start_from_codebook`; of code vectors that are
-about 1 long."""
-
-_EMBEDDING_STD = 0.02
-
-
-# -------------------------------------------------------------------------------------------------------------- blocks
-
-
-@dataclass
-class _Past:
-    """What one attention layer reads and writes of a cache: its slots, where the new tokens go, who sees whom."""
-
-    keys: Tensor  # (b, heads, slots, head_dim)
-    values: Tensor
-    slot: int | Tensor  # of the first new token; a tensor (1,) in a compiled step, which reads all slots under a mask
-
-
-class CausalAttention(nn.Module):
-    """Multi-head causal self-attention with a fused projection [q | k | v]."""
-
-    def __init__(self, config: LanguageModelConfig) -> None:
-        super().__init__()
-        self.heads, self.head_dim = config.heads, config.head_dim
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
-        self.out = nn.Linear(config.width, config.width, bias=config.bias)
-
-    def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, past: _Past | None, mask: Tensor | None
-    ) -> Tensor:
-        """x (b, n, d) -> same shape; with `past`, new keys and values are written to it and all of them are seen."""
-        qkv = self.qkv(x).unflatten(-1, (3 * self.heads, self.head_dim))  # b n 3*heads head_dim
-        if rotation is not None:
-            qk, v = qkv.split([2 * self.heads, self.heads], dim=2)
-            q, k = rotate(qk, *rotation).chunk(2, dim=2)
-        else:
-            q, k, v = qkv.chunk(3, dim=2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # b heads n head_dim
-        if past is not None:
-            k, v = _remember(past, k, v)
-        causal = mask is None and x.shape[1] > 1
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        return self.out(y.transpose(1, 2).flatten(2))
-
-
-def _remember(past: _Past, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Write k, v (b, heads, n, head_dim) and give what the new tokens may see."""
-    if isinstance(past.slot, Tensor):
-        past.keys.index_copy_(2, past.slot, k)
-        past.values.index_copy_(2, past.slot, v)
-        return past.keys, past.values
-    end = past.slot + k.shape[2]
-    past.keys[:, :, past.slot : end] = k
-    past.values[:, :, past.slot : end] = v
-    return past.keys[:, :, :end], past.values[:, :, :end]
-
-
-class GatedFeedForward(nn.Module):
-    """SwiGLU (Shazeer, 2020): project(silu(gate) * value)."""
-
-    def __init__(self, config: LanguageModelConfig) -> None:
-        super().__init__()
-        hidden = int(config.feedforward_multiple * (2 / 3) * config.width)
-        self.expand = nn.Linear(config.width, 2 * hidden, bias=config.bias)
-        self.project = nn.Linear(hidden, config.width, bias=config.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.expand(x).chunk(2, dim=-1)
-        return self.project(F.silu(gate) * value)
-
-
-class PlainFeedForward(nn.Module):
-    """Linear, exact GELU, Linear."""
-
-    def __init__(self, config: LanguageModelConfig) -> None:
-        super().__init__()
-        hidden = int(config.feedforward_multiple * config.width)
-        self.expand = nn.Linear(config.width, hidden, bias=config.bias)
-        self.project = nn.Linear(hidden, config.width, bias=config.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.project(F.gelu(self.expand(x)))
-
-
-def _norm(config: LanguageModelConfig) -> nn.Module:
-    if config.norm == "rms":
-        return nn.RMSNorm(config.width, eps=1e-6)
-    return nn.LayerNorm(config.width, bias=config.bias)
-
-
-class LanguageModelBlock(nn.Module):
-    """Pre-norm attention and feed-forward, each added to its input."""
-
-    def __init__(self, config: LanguageModelConfig) -> None:
-        super().__init__()
-        self.attention_norm = _norm(config)
-        self.attention = CausalAttention(config)
-        self.feedforward_norm = _norm(config)
-        self.feedforward = GatedFeedForward(config) if config.activation == "swiglu" else PlainFeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, past: _Past | None, mask: Tensor | None
-    ) -> Tensor:
-        """x (b, n, d) -> same shape."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, past, mask))
-        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
-
-
-# --------------------------------------------------------------------------------------------------------------- model
 
 
 class LanguageModel(nn.Module):
@@ -143,20 +29,10 @@ class LanguageModel(nn.Module):
             rows = config.max_tokens(config.latent_height, config.latent_width)
             self.position_embedding = nn.Parameter(torch.empty(rows, config.width))
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(LanguageModelBlock(config) for _ in range(config.depth))
-        self.norm = _norm(config)
+        self.blocks = nn.ModuleList(CodeBlock(config, causal=True) for _ in range(config.depth))
+        self.norm = build_norm(config)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Normal with 0.02; what is added to the residual stream is smaller, by the root of the number of additions."""
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                is_added = name.endswith((".out.weight", ".project.weight"))
-                std = _EMBEDDING_STD / (2 * self.config.depth) ** 0.5 if is_added else _EMBEDDING_STD
-                nn.init.normal_(parameter, std=std)
-            elif name.endswith(".bias"):
-                nn.init.zeros_(parameter)
+        initialise(self, config.depth)
 
     @property
     def device(self) -> torch.device:
@@ -273,40 +149,9 @@ class LanguageModel(nn.Module):
         mask: Tensor | None,
     ) -> Tensor:
         for i, block in enumerate(self.blocks):
-            past = None if cache is None else _Past(cache.keys[i], cache.values[i], slot)
+            past = None if cache is None else Past(cache.keys[i], cache.values[i], slot)
             x = block(x, rotation, past, mask)
         return self.norm(x)
-
-
-@torch.no_grad()
-def start_from_codebook(model: LanguageModel, codebook: Tensor) -> None:
-    """Let the input and output embeddings of codes begin as random Fourier features of their vectors.
-
-    Codes with near vectors then have like embeddings (the inner product falls as exp(-|e - e'|² / 2 l²), averaged over
-    the lengths l of `CODE_LENGTHS`; Rahimi & Recht, 2007), so that what is learnt of one code goes for its neighbours
-    too. Without this a model must meet each of thousands of codes often. Random numbers are torch's.
-
-    Args:
-        codebook: (codebook_size, dim).
-
-    Raises:
-        ValueError: a codebook of another size.
-    """
-    config = model.config
-    if codebook.ndim != 2 or codebook.shape[0] != config.codebook_size:
-        raise ValueError(
-            f"the codebook must be ({config.codebook_size}, dim) for this model, found {tuple(codebook.shape)}"
-        )
-    vectors = codebook.detach().float().cpu()
-    lengths = torch.tensor(CODE_LENGTHS).repeat(-(-config.width // len(CODE_LENGTHS)))[: config.width]
-    for embedding in (model.token_embedding.weight, model.head.weight):
-        frequencies = torch.randn(vectors.shape[1], config.width) / lengths
-        phases = 2 * math.pi * torch.rand(config.width)
-        features = 2**0.5 * _EMBEDDING_STD * torch.cos(vectors @ frequencies + phases)
-        embedding[config.code_offset :] = features.to(embedding)
-
-
-# ---------------------------------------------------------------------------------------------------------------- loss
 
 
 def language_model_losses(

@@ -42,8 +42,8 @@ class Sampling:
         tuple[_Fraction, _Fraction],
         AfterValidator(_in_order),
         Field(
-            description="Where to guide, as two fractions: of the codes of each latent frame (language models), or of "
-            "the way from data to noise (diffusion models)."
+            description="Where to guide, as two fractions: of the codes of each latent frame (language models), of the "
+            "steps (masked models), or of the way from data to noise (diffusion models)."
         ),
     ] = (0.0, 1.0)
 
@@ -83,6 +83,24 @@ class TokenSampling(Sampling):
     def guides(self, index: int, count: int) -> bool:
         """Whether code `index` of the `count` codes of a latent frame is guided."""
         return self.guidance_interval[0] * count <= index < self.guidance_interval[1] * count
+
+
+@checked
+class MaskedSampling(TokenSampling):
+    """How a masked model draws codes, some at each step (MaskGIT, section 3.2)."""
+
+    steps: Annotated[
+        int | None,
+        Field(ge=1, le=TRAINED_STEPS, description="Steps in which the codes are drawn (default 12)."),
+    ] = None
+    order: Annotated[
+        Literal["confidence", "random"],
+        Field(description="Which of the codes drawn in a step are kept: those the model is surest of, or any."),
+    ] = "confidence"
+    choice_temperature: Annotated[
+        float,
+        Field(ge=0, description="Of the noise on that confidence at the first step; it falls to 0 at the last."),
+    ] = 4.5
 
 
 @checked
@@ -131,7 +149,7 @@ def read_sampling(fields: Mapping[str, Any] | Sampling) -> Sampling:
         return fields
     if not isinstance(fields, Mapping):
         raise ValueError(f"sampling must be a mapping from names to values, found {fields!r}")
-    for kind in (Sampling, TokenSampling, DiffusionSampling):
+    for kind in (Sampling, TokenSampling, MaskedSampling, DiffusionSampling):
         names = {field.name for field in dataclasses.fields(kind)} | ALIASES.keys()
         if fields.keys() <= names:
             return kind(**fields)

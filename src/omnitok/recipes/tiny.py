@@ -16,10 +16,10 @@ The models that ship were trained by chains of these runs: see `shipped`.
 
 from dataclasses import replace
 
-from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.code_sequence import LanguageModelConfig, MaskedModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
 from omnitok.models.presets import preset
-from omnitok.models.sampling import DiffusionSampling, TokenSampling
+from omnitok.models.sampling import DiffusionSampling, MaskedSampling, TokenSampling
 from omnitok.recipes.recipe import Recipe, changed
 from omnitok.training.config import (
     AnyConfig,
@@ -28,6 +28,7 @@ from omnitok.training.config import (
     EngineConfig,
     LanguageModelTrainConfig,
     LogConfig,
+    MaskedModelTrainConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -126,6 +127,20 @@ TINY_LM = LanguageModelTrainConfig(
 )
 """5 M parameters over 1024 codes; codes of images and videos in one vocabulary."""
 
+TINY_MASK = MaskedModelTrainConfig(
+    name="tiny-mask",
+    model=MaskedModelConfig(width=256, depth=6, heads=8, dropout=0.1),
+    start_from_codebook=True,
+    data=TINY_LM.data,
+    optimizer=TINY_LM.optimizer,
+    engine=TINY_LM.engine,
+    log=TINY_LM.log,
+    steps=2600,
+    checkpoint_every=250,
+    sampling=MaskedSampling(guidance_scale=3.0, steps=12),
+)
+"""The language model's size, data and steps; all tasks."""
+
 TINY_DIT = DiffusionTrainConfig(
     name="tiny-dit",
     model=DiffusionTransformerConfig(
@@ -168,6 +183,8 @@ RECIPES = [
          _ACCURACY.format("omnitok-tiny-vq-perceptual"), _BOTH),
     _run(TINY_LM, 0.8, "language model of images and videos", "token shards of omnitok-tiny-vq-perceptual",
          _ACCURACY.format("omnitok-tiny-lm"), "--shards runs/codes-images --shards runs/codes-videos"),
+    _run(TINY_MASK, 0.8, "masked model of images and videos", "token shards of omnitok-tiny-vq-perceptual",
+         _ACCURACY.format("omnitok-tiny-mask"), "--shards runs/codes-images --shards runs/codes-videos"),
     _run(TINY_DIT, 1.1, "diffusion transformer of images and videos", "token shards of omnitok-tiny-vae-perceptual",
          _ACCURACY.format("omnitok-tiny-dit"), "--shards runs/latents-images --shards runs/latents-videos"),
 ]

@@ -11,9 +11,10 @@ from omnitok.errors import describe
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.losses.objective import KLNormalization
 from omnitok.models.autoencoder import TokenizerConfig
-from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.code_sequence import LanguageModelConfig, MaskedModelConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
-from omnitok.models.sampling import DiffusionSampling, TokenSampling
+from omnitok.models.sampling import DiffusionSampling, MaskedSampling, TokenSampling
+from omnitok.models.token_masks import DEFAULT_TASKS, IMAGE_TASKS, Task
 
 PIXEL_LOSSES = ("l1", "l2", "log_l2", "temporal", "perceptual", "temporal_perceptual")
 BOTTLENECK_LOSSES = ("commitment", "entropy", "kl")
@@ -345,6 +346,36 @@ class LanguageModelTrainConfig(GeneratorTrainConfig):
 
 
 @checked
+class MaskedModelTrainConfig(GeneratorTrainConfig):
+    """One training run of a masked model over a tokenizer's codes.
+
+    Attributes:
+        kind: which of the configurations this is, for files.
+        model: the architecture; its codebook, classes and largest grid are taken from the data. With `init` it may be a
+            language model of the same width, whose blocks and embeddings it begins with.
+        start_from_codebook: as of a language model.
+        tasks: how often each task is learnt, relative to the others; see `omnitok.models.token_masks`. Images leave out
+            those of videos.
+        label_smoothing: share of the target that is spread over all codes.
+        sampling: the model's defaults of sampling.
+    """
+
+    model: MaskedModelConfig
+    _: KW_ONLY
+    kind: Literal["masked_model"] = "masked_model"
+    start_from_codebook: bool = False
+    tasks: dict[Task, Annotated[float, Field(ge=0)]] = field(default_factory=lambda: dict(DEFAULT_TASKS))
+    label_smoothing: _BelowOne = 0.1
+    sampling: MaskedSampling = field(default_factory=MaskedSampling)
+
+    @model_validator(mode="after")
+    def _check(self) -> "MaskedModelTrainConfig":
+        if not any(self.tasks.get(task) for task in IMAGE_TASKS):
+            raise ValueError(f"tasks must give one of {', '.join(IMAGE_TASKS)} a weight other than 0")
+        return self
+
+
+@checked
 class DiffusionTrainConfig(GeneratorTrainConfig):
     """One training run of a diffusion transformer over a tokenizer's latents.
 
@@ -360,11 +391,12 @@ class DiffusionTrainConfig(GeneratorTrainConfig):
     sampling: DiffusionSampling = field(default_factory=DiffusionSampling)
 
 
-AnyGeneratorConfig = LanguageModelTrainConfig | DiffusionTrainConfig
+AnyGeneratorConfig = LanguageModelTrainConfig | MaskedModelTrainConfig | DiffusionTrainConfig
 AnyConfig = TrainConfig | AnyGeneratorConfig
 
 CONFIG_KINDS: dict[str | None, type[AnyConfig]] = {
     None: TrainConfig,  # files of a tokenizer's training say no kind
     "language_model": LanguageModelTrainConfig,
+    "masked_model": MaskedModelTrainConfig,
     "diffusion": DiffusionTrainConfig,
 }

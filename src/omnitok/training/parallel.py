@@ -13,12 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from omnitok.distributed import Processes
+from omnitok.models.code_transformer import CodeBlock
 from omnitok.models.diffusion_transformer import DiffusionBlock
-from omnitok.models.language_model import LanguageModelBlock
 from omnitok.models.transformer import Block
 from omnitok.training.config import EngineConfig, Precision
 
-BLOCKS = (Block, LanguageModelBlock, DiffusionBlock)
+BLOCKS = (Block, CodeBlock, DiffusionBlock)
 COMPILED_SHAPES = 128  # kinds of blocks times modalities times resolutions, each compiled once
 
 

@@ -13,15 +13,22 @@ from omnitok.data.loader import PixelDataset
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import TrainedGenerator, load_generator_model
 from omnitok.models.bottlenecks import BottleneckConfig, build_bottleneck
-from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.code_sequence import LanguageModelConfig, MaskedModelConfig, SequenceConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
 from omnitok.models.language_model import LanguageModel
+from omnitok.models.masked_model import MaskedModel
 from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.models.transformer import Block
-from omnitok.training.config import AnyGeneratorConfig, DiffusionTrainConfig, LanguageModelTrainConfig, TrainConfig
+from omnitok.training.config import (
+    AnyGeneratorConfig,
+    DiffusionTrainConfig,
+    LanguageModelTrainConfig,
+    MaskedModelTrainConfig,
+    TrainConfig,
+)
 
-AnyGenerator = LanguageModel | DiffusionTransformer
+AnyGenerator = LanguageModel | MaskedModel | DiffusionTransformer
 
 _DEPTHS = ("encoder_blocks", "encoder_temporal_blocks", "decoder_blocks", "decoder_temporal_blocks")
 
@@ -212,6 +219,13 @@ def with_architecture(config: AnyGeneratorConfig, source: TrainedGenerator) -> A
         own = config.model
         model = dataclasses.replace(found, num_classes=own.num_classes, dropout=own.dropout)
         return dataclasses.replace(config, model=model)
+    if isinstance(config, MaskedModelTrainConfig) and isinstance(found, MaskedModelConfig | LanguageModelConfig):
+        if not found.is_rotary:
+            raise OmnitokError(f"init: {config.init} has learned positions, and a masked model needs rotary ones")
+        masked = config.model
+        known = {field.name: getattr(found, field.name) for field in dataclasses.fields(masked)}
+        known |= {"num_classes": masked.num_classes, "dropout": masked.dropout}
+        return dataclasses.replace(config, model=dataclasses.replace(masked, **known))
     if isinstance(config, DiffusionTrainConfig) and isinstance(found, DiffusionTransformerConfig):
         return dataclasses.replace(config, model=dataclasses.replace(found, num_classes=config.model.num_classes))
     raise OmnitokError(f"init: {config.init} is a {type(source.model).__name__}, which {config.name} does not train")
@@ -258,16 +272,23 @@ def _matching_rows(
         pairs = [(i, names.index(name)) for i, name in enumerate(classes) if name in names]
     else:
         pairs = [(i, i) for i in range(min(here.num_classes, there.num_classes))]
-    if isinstance(here, LanguageModelConfig) and isinstance(there, LanguageModelConfig):
+    if isinstance(here, SequenceConfig) and isinstance(there, SequenceConfig):
         if here.codebook_size != there.codebook_size:
             raise OmnitokError(
                 f"init: the model knows {there.codebook_size} codes, and the tokens have {here.codebook_size}"
             )
-        pairs = [(i + here.class_offset, j + there.class_offset) for i, j in pairs]
-        pairs += [(i, i) for i in range(min(here.class_offset, there.class_offset))]
+        embedded = [(i + here.class_offset, j + there.class_offset) for i, j in pairs]
+        embedded += [(i, i) for i in range(min(here.class_offset, there.class_offset))]
         if here.null_id is not None and there.null_id is not None:
-            pairs.append((here.null_id, there.null_id))
-        pairs += [(here.code_offset + i, there.code_offset + i) for i in range(here.codebook_size)]
-        return {"token_embedding.weight": pairs, "head.weight": pairs}
+            embedded.append((here.null_id, there.null_id))
+        predicted = list(embedded) if type(here) is type(there) is LanguageModelConfig else []
+        for rows, here_first, there_first in (
+            (embedded, here.code_offset, there.code_offset),
+            (predicted, here.head_offset, there.head_offset),
+        ):
+            rows += [(here_first + i, there_first + i) for i in range(here.codebook_size)]
+        if isinstance(here, MaskedModelConfig) and isinstance(there, MaskedModelConfig):
+            embedded.append((here.mask_id, there.mask_id))
+        return {"token_embedding.weight": embedded, "head.weight": predicted}
     pairs.append((here.num_classes, there.num_classes))  # the null label
     return {"embed_label.weight": pairs}

@@ -21,11 +21,21 @@ from omnitok.generation.loading import make_generator
 from omnitok.hub.folder import TrainedGenerator, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import list_models
+from omnitok.models.code_transformer import start_from_codebook
 from omnitok.models.diffusion_transformer import DiffusionTransformer
-from omnitok.models.language_model import LanguageModel, language_model_losses, start_from_codebook
+from omnitok.models.language_model import LanguageModel, language_model_losses
+from omnitok.models.masked_model import MaskedModel, masked_model_losses
 from omnitok.models.protocol import LatentStatistics, Tokenizer
+from omnitok.models.token_masks import Task as MaskTask
+from omnitok.models.token_masks import draw_hidden
 from omnitok.peers import load_tokenizer
-from omnitok.training.config import AnyConfig, AnyGeneratorConfig, LanguageModelTrainConfig
+from omnitok.training.config import (
+    AnyConfig,
+    AnyGeneratorConfig,
+    DiffusionTrainConfig,
+    LanguageModelTrainConfig,
+    MaskedModelTrainConfig,
+)
 from omnitok.training.data import GeneratorData, held_out_batches, open_data, open_shards
 from omnitok.training.seeds import WHOLE_BATCH, step_seed
 from omnitok.training.task import Say, Snapshot, Task, side_by_side
@@ -53,6 +63,27 @@ class LanguageModelObjective(nn.Module):
             drop: (b,), which of the labels are taken away.
         """
         return {"loss": language_model_losses(self.model, tokens, labels, drop)["cross_entropy"]}
+
+
+class MaskedModelObjective(nn.Module):
+    """Cross-entropy of hidden codes.
+
+    Args:
+        tasks, label_smoothing: as of `MaskedModelTrainConfig`.
+    """
+
+    def __init__(self, model: MaskedModel, tasks: Mapping[MaskTask, float], label_smoothing: float) -> None:
+        super().__init__()
+        self.model, self.tasks, self.label_smoothing = model, tasks, label_smoothing
+
+    def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
+        """Which codes are hidden, for a batch of tokens of this shape; on the CPU."""
+        return (draw_hidden(tuple(tokens.shape), self.tasks, generator),)
+
+    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor, hidden: Tensor) -> dict[str, Tensor]:
+        """Codes (b, h, w) or (b, t, h, w), and which of them are hidden -> "loss" in nats per hidden code."""
+        losses = masked_model_losses(self.model, tokens, hidden, labels, drop, self.label_smoothing)
+        return {"loss": losses["cross_entropy"]}
 
 
 class DiffusionObjective(nn.Module):
@@ -87,17 +118,19 @@ class DiffusionObjective(nn.Module):
         return {"loss": torch.stack(list(terms.values())).sum(), **(terms if len(terms) > 1 else {})}
 
 
-Objective = LanguageModelObjective | DiffusionObjective
+Objective = LanguageModelObjective | MaskedModelObjective | DiffusionObjective
 
 
 def build_model(config: AnyGeneratorConfig) -> AnyGenerator:
     """A model with random weights, from torch's current random state."""
     if isinstance(config, LanguageModelTrainConfig):
         return LanguageModel(config.model)
+    if isinstance(config, MaskedModelTrainConfig):
+        return MaskedModel(config.model)
     return DiffusionTransformer(config.model)
 
 
-def build_objective(model: AnyGenerator, statistics: LatentStatistics | None) -> Objective:
+def build_objective(config: AnyGeneratorConfig, model: AnyGenerator, statistics: LatentStatistics | None) -> Objective:
     """The losses of this kind of model, on the tokens of a tokenizer whose latents have these statistics.
 
     Raises:
@@ -105,6 +138,9 @@ def build_objective(model: AnyGenerator, statistics: LatentStatistics | None) ->
     """
     if isinstance(model, LanguageModel):
         return LanguageModelObjective(model)
+    if isinstance(model, MaskedModel):
+        assert isinstance(config, MaskedModelTrainConfig)
+        return MaskedModelObjective(model, config.tasks, config.label_smoothing)
     if statistics is None:
         raise OmnitokError(
             "the tokenizer's config.json has no latent_statistics, which latents are normalised with; a VAE "
@@ -114,7 +150,7 @@ def build_objective(model: AnyGenerator, statistics: LatentStatistics | None) ->
 
 
 class GeneratorTask(Task):
-    """A language model or a diffusion transformer by its configuration.
+    """A language model, a masked model or a diffusion transformer by its configuration.
 
     Attributes:
         tokenizer: in `eval` mode, from `resolve` on.
@@ -187,10 +223,10 @@ class GeneratorTask(Task):
             if source.settings.tokenizer_sha256 not in same:
                 known = source.settings.tokenizer
                 say(f"{config.init} learnt tokens of another tokenizer ({known}, or other weights of it)")
-        elif isinstance(config, LanguageModelTrainConfig) and config.start_from_codebook:
-            assert isinstance(model, LanguageModel)
+        elif not isinstance(config, DiffusionTrainConfig) and config.start_from_codebook:
+            assert not isinstance(model, DiffusionTransformer)
             start_from_codebook(model, self.tokenizer.code_vectors())
-        objective = build_objective(model, self.tokenizer.latent_statistics)
+        objective = build_objective(config, model, self.tokenizer.latent_statistics)
         self.prepare(model.to(device).train(), objective)
         self._objective = objective
 
@@ -229,8 +265,8 @@ class GeneratorTask(Task):
         with FakeTensorMode(), torch.random.fork_rng(devices=[]), torch.no_grad():
             model = self.blank_copy()
             with FlopCounterMode(display=False) as counter:
-                if isinstance(model, LanguageModel):
-                    tokens = model.config.prefix_length + math.prod(grid) - 1
+                if not isinstance(model, DiffusionTransformer):
+                    tokens = model.config.prefix_length + math.prod(grid) - isinstance(model, LanguageModel)
                     model(torch.zeros(shape[0], tokens, dtype=torch.int64), grid=grid[1:])
                 else:
                     model(torch.zeros(shape[0], model.config.latent_channels, *grid), torch.zeros(shape[0]))
@@ -274,7 +310,7 @@ class GeneratorTask(Task):
             source = open_shards(config.validation_shards, self.tokenizer, config.tokenizer or "")
         assert source is not None
         batches = held_out_batches(source, config, self.data.classes)
-        objective = build_objective(model, self.tokenizer.latent_statistics).to(device)
+        objective = build_objective(config, model, self.tokenizer.latent_statistics).to(device)
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         for batch in map(self._encode, batches) if isinstance(source, Index) else batches:
@@ -292,10 +328,10 @@ def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: Tokeni
     Raises:
         OmnitokError: tokens of the wrong kind, or more classes than the model is said to have.
     """
-    is_language_model = isinstance(config, LanguageModelTrainConfig)
-    if is_language_model != tokenizer.is_discrete:
+    learns_codes = not isinstance(config, DiffusionTrainConfig)
+    if learns_codes != tokenizer.is_discrete:
         kinds = {True: ("codes", "quantizer"), False: ("latents", "VAE")}
-        (wanted, source), (found, _) = kinds[is_language_model], kinds[tokenizer.is_discrete]
+        (wanted, source), (found, _) = kinds[learns_codes], kinds[tokenizer.is_discrete]
         raise OmnitokError(f"{config.name} learns {wanted}, found {found}: use the tokens of a {source}")
     if 0 < config.model.num_classes < data.class_count:
         raise OmnitokError(
@@ -308,9 +344,10 @@ def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: Tokeni
     if isinstance(config, LanguageModelTrainConfig):
         prefix = config.model.prefix if classes else "start"
         changes |= {"prefix": prefix, "null_class": config.model.null_class and "class" in prefix}
+    if learns_codes:
         changes |= {"codebook_size": tokenizer.vocab_size}
         changes |= {"latent_frames": frames, "latent_height": height, "latent_width": width}
-    elif frames > 1 and not config.model.temporal:
+    elif isinstance(config, DiffusionTrainConfig) and frames > 1 and not config.model.temporal:
         raise OmnitokError(f"{config.name}: the data hold videos, which need --set model.temporal=true")
     else:
         changes |= {"latent_channels": tokenizer.latent_channels}

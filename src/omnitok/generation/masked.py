@@ -1,0 +1,176 @@
+"""A masked model and its tokenizer -> images, videos and everything that is made of a part of them, in a few steps."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from omnitok.generation.autoregressive import choose, guide
+from omnitok.generation.base import Grid, ProgressTracker, Request
+from omnitok.generation.filling import CodeGenerator
+from omnitok.generation.random import hashed_gumbel, item_keys
+from omnitok.models.masked_model import MaskedModel, masked_ids
+from omnitok.models.sampling import TRAINED_STEPS, MaskedSampling
+
+_DEFAULT_STEPS = 12
+
+
+class MaskedCodeSampler:
+    """Draws the unknown codes of a batch in a few steps (MaskGIT, section 3.2): each step draws all of them, keeps
+    those it is surest of, as many as the cosine schedule says, and hides the others again.
+
+    With as many steps as there are unknown codes and `order="random"` each step draws one code given all that are
+    known, so that the codes come from the model's joint distribution.
+
+    Args:
+        network: the model, or a compiled one.
+        labels: (b,) with -1 for none.
+        keys: (b,) of the items, from `item_keys`.
+        advance: called after each step.
+        first_frame: number of the first drawn latent frame within its whole video, on which random numbers depend.
+    """
+
+    def __init__(
+        self,
+        model: MaskedModel,
+        network: Callable[..., Tensor],
+        labels: Tensor,
+        keys: Tensor,
+        sampling: MaskedSampling,
+        advance: Callable[[], None] = lambda: None,
+        first_frame: int = 0,
+    ) -> None:
+        self._config, self._network, self._labels, self._keys = model.config, network, labels, keys
+        self._sampling, self._advance, self._first_frame = sampling, advance, first_frame
+
+    def fill(self, codes: Tensor, hidden: Tensor) -> Tensor:
+        """The codes (b, t, h, w) with those that are hidden (b, t, h, w) drawn; with none hidden, nothing is."""
+        steps = self._sampling.steps or _DEFAULT_STEPS
+        unknown = hidden.flatten(1).sum(1)  # (b,)
+        for step in range(steps):
+            if hidden.any():
+                left = _still_hidden(unknown, step + 1, steps)
+                codes, hidden = self._step(codes, hidden, left, step / steps, step)
+            self._advance()
+        return codes
+
+    def _step(self, codes: Tensor, hidden: Tensor, left: Tensor, done: float, step: int) -> tuple[Tensor, Tensor]:
+        sampling, shape = self._sampling, codes.shape
+        logits = self._logits(codes, hidden, done).float()  # (b, n, codebook_size)
+        b, n = logits.shape[:2]
+        rows = hidden.flatten(1)
+        items, places = rows.nonzero(as_tuple=True)
+        wanted = logits[items, places]  # only what is hidden is drawn
+        position = (self._first_frame * shape[-2] * shape[-1] + places) * TRAINED_STEPS + step
+        noise = None
+        if sampling.temperature:
+            noise = partial(hashed_gumbel, self._keys[items], position)
+        drawn = choose(wanted, noise, sampling)
+        if sampling.order == "random":
+            confidence = torch.zeros(len(drawn), device=codes.device)
+            scale = 1.0
+        else:
+            confidence = wanted.log_softmax(-1).gather(-1, drawn[:, None]).squeeze(-1)
+            scale = sampling.choice_temperature * (1 - done)
+        if scale:
+            confidence = confidence + scale * hashed_gumbel(self._keys[items], -1 - position, 1).squeeze(-1)
+        new = codes.flatten(1).clone()
+        new[items, places] = drawn
+        surest = torch.full((b, n), math.inf, device=codes.device)
+        surest[items, places] = confidence
+        ranks = surest.argsort(dim=1).argsort(dim=1)
+        return new.reshape(shape), (ranks < left[:, None]).reshape(shape) & hidden
+
+    def _logits(self, codes: Tensor, hidden: Tensor, done: float) -> Tensor:
+        sampling, labels, grid = self._sampling, self._labels, (codes.shape[-2], codes.shape[-1])
+        low, high = sampling.guidance_interval
+        ids = masked_ids(self._config, codes, labels, hidden)
+        if not sampling.is_guided or not low <= done < high:
+            return self._network(ids, grid)
+        none = masked_ids(self._config, codes, torch.full_like(labels, -1), hidden)
+        return guide(self._network(torch.cat([ids, none]), grid), sampling.guidance_scale)
+
+
+def _still_hidden(unknown: Tensor, done: int, steps: int) -> Tensor:
+    """How many of `unknown` codes (b,) are hidden after `done` of `steps` steps, at least one less after each."""
+    ratio = math.cos(math.pi / 2 * done / steps) if done < steps else 0.0
+    return torch.minimum((unknown * ratio).floor().long(), unknown - done).clamp(min=0)
+
+
+class _MaskedDraw:
+    """Draws codes for one call."""
+
+    def __init__(self, model: MaskedModel, request: Request[MaskedSampling], draws: int | None) -> None:
+        steps = request.sampling.steps
+        assert steps is not None  # `_complete` has chosen
+        self._model, self._request = model, request
+        self._network = torch.compile(model) if request.compile else model
+        self._tracker = ProgressTracker(request.progress, -1 if draws is None else steps * draws)
+
+    def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:
+        count = batch.stop - batch.start
+        codes = torch.zeros(count, *grid, dtype=torch.long, device=self._model.device)
+        hidden = torch.ones_like(codes, dtype=torch.bool)
+        if known is not None:
+            codes[:, : known.shape[1]], hidden[:, : known.shape[1]] = known, False
+        return partial(self.fill, batch, codes, hidden, first_frame)
+
+    def fill(self, batch: slice, codes: Tensor, hidden: Tensor, first_frame: int = 0) -> Tensor:
+        """The codes (b, t, h, w), those that are hidden drawn.
+
+        Args:
+            first_frame: number of the first drawn latent frame within its whole video.
+        """
+        request = self._request
+        sampler = MaskedCodeSampler(
+            self._model,
+            self._network,
+            request.labels[batch],
+            item_keys(request.seed, request.indices[batch], self._model.device),
+            request.sampling,
+            lambda: self._tracker.add(1),
+            first_frame,
+        )
+        return sampler.fill(codes, hidden)
+
+
+class MaskedGenerator(CodeGenerator[MaskedModel, MaskedSampling]):
+    """Images and videos from a masked model over the codes of a tokenizer; see `Generator`."""
+
+    sampling_type = MaskedSampling
+
+    def _begin(
+        self, request: Request[MaskedSampling], grid: Grid, draws: int | None, latent_frames: int | None
+    ) -> _MaskedDraw:
+        return _MaskedDraw(self.model, request, draws)
+
+    def _fill(self, draw: _MaskedDraw, batch: slice, tokens: Tensor, hidden: Tensor) -> Tensor:
+        return draw.fill(batch, tokens, hidden)
+
+    def _check_grid(self, grid: Grid, known: int, num_frames: int | None) -> None:
+        most = self.model.config.latent_frames
+        self.model.config.max_tokens(*grid[1:])
+        if known >= grid[0]:
+            raise ValueError(f"the prompt has {known} latent frames, so the grid must have more, found {grid[0]}")
+        if grid[0] > most:
+            asked = f"{grid[0]} latent frames" if num_frames is None else f"{num_frames} frames ({grid[0]} latent ones)"
+            raise ValueError(f"{asked} are more than the {most} latent frames of the model; use stream_video")
+
+    def _complete(self, sampling: MaskedSampling) -> MaskedSampling:
+        return dataclasses.replace(sampling, steps=sampling.steps or _DEFAULT_STEPS)
+
+    def _window(self, window: int | None, h: int, w: int) -> int:
+        most = self.model.config.latent_frames
+        window = most if window is None else window
+        if not 2 <= window <= most:
+            raise ValueError(f"the window must be of 2 latent frames to the {most} of the model, found {window}")
+        return window
+
+    def _bytes_per_item(self, grid: tuple[int, ...], sampling: MaskedSampling) -> int:
+        """About what one step keeps at once: the logits and their noise, and what a block computes."""
+        config, rows = self.model.config, 2 if sampling.is_guided else 1
+        channels = round(config.width * (5 + 2 * config.feedforward_multiple)) + 3 * config.codebook_size
+        return rows * math.prod(grid) * channels * 4

@@ -1,0 +1,135 @@
+"""A masked model over the codes of images and videos: a bidirectional transformer that fills in what is not known.
+
+MaskGIT (Chang et al., 2022, arXiv 2202.04200) for images and MAGVIT (Yu et al., 2023, arXiv 2212.05199) for videos: a
+sequence is a class token and the codes in raster order (t, h, w), some of which are hidden behind a mask token, and the
+model gives the distribution of each. What is to be made of what is known (a class alone, the first frames, the frames
+on both sides, what surrounds a hole) is a matter of which codes are hidden.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnitok.models.code_sequence import MaskedModelConfig, sequence_ids
+from omnitok.models.code_transformer import CodeBlock, build_norm, initialise
+from omnitok.models.encoding import describe_model
+from omnitok.models.kv_cache import rotary_tables
+
+
+class MaskedModel(nn.Module):
+    """Bidirectional transformer over class, mask and code ids."""
+
+    def __init__(self, config: MaskedModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(CodeBlock(config, causal=False) for _ in range(config.depth))
+        self.norm = build_norm(config)
+        self.head = nn.Linear(config.width, config.codebook_size, bias=False)
+        initialise(self, config.depth)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return self.head.weight.dtype
+
+    def __repr__(self) -> str:
+        return describe_model(self, f"{self.config.codebook_size} codes, {self.config.num_classes} classes")
+
+    def ids(self, codes: Tensor, labels: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
+        """`masked_ids` of this model."""
+        return masked_ids(self.config, codes, labels, hidden)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Logits of every code.
+
+        Args:
+            tokens: (b, n) ids: the class token, and the codes of whole latent frames, the mask token where not known.
+            grid: (h, w) of a latent frame; default: the model's largest.
+
+        Returns:
+            (b, n - 1, codebook_size)
+
+        Raises:
+            ValueError: wrong shape or dtype, or more tokens than the model's largest grid has.
+        """
+        config = self.config
+        if tokens.ndim != 2 or tokens.is_floating_point():
+            raise ValueError(f"tokens must be whole numbers (b, n), found {tokens.dtype} {tuple(tokens.shape)}")
+        grid = grid or (config.latent_height, config.latent_width)
+        if tokens.shape[1] > (limit := config.max_tokens(*grid)):
+            raise ValueError(f"{tokens.shape[1]} tokens are longer than the context of {limit}")
+        device = tokens.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
+        rotation = rotary_tables(config, tokens.shape[1], grid, tokens.device, dtype)
+        x = self.dropout(self.token_embedding(tokens))
+        for block in self.blocks:
+            x = block(x, rotation, None, None)
+        return self.head(self.norm(x[:, config.prefix_length :]))
+
+
+def masked_ids(
+    config: MaskedModelConfig, codes: Tensor, labels: Tensor | None = None, hidden: Tensor | None = None
+) -> Tensor:
+    """Ids of whole sequences: (b, 1 + t * h * w).
+
+    Args:
+        codes: (b, h, w) of images or (b, t, h, w) of videos, in [0, codebook_size), also where hidden.
+        labels: (b,) with -1 for none; None: none for all.
+        hidden: bool, as codes: True for the codes that the model is not to see; None: it sees all.
+
+    Raises:
+        ValueError: wrong shapes, dtypes or ranges.
+    """
+    ids = sequence_ids(config, codes, labels)
+    if hidden is not None:
+        if hidden.shape != codes.shape or hidden.dtype != torch.bool:
+            raise ValueError(f"hidden must be boolean {tuple(codes.shape)}, found {hidden.dtype} {tuple(hidden.shape)}")
+        ids[:, config.prefix_length :].masked_fill_(hidden.flatten(1), config.mask_id)
+    return ids
+
+
+def masked_model_losses(
+    model: Callable[..., Tensor],
+    codes: Tensor,
+    hidden: Tensor,
+    labels: Tensor | None = None,
+    drop_labels: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    config: MaskedModelConfig | None = None,
+) -> dict[str, Tensor]:
+    """The mean cross-entropy of the hidden codes, in nats (MaskGIT, equation 1), over all hidden codes of the batch.
+
+    Args:
+        model: a `MaskedModel`, or what a distributed wrapper made of one (then `config` is needed).
+        codes: (b, h, w) of images or (b, t, h, w) of videos.
+        hidden: bool, as codes, at least one of them True.
+        labels: (b,) with -1 for none; None: none for all.
+        drop_labels: (b,) bool, items whose label is replaced by the null class.
+        label_smoothing: share of the target that is spread over all codes.
+
+    Returns:
+        `cross_entropy`, a scalar, computed in float32 under any autocast.
+
+    Raises:
+        ValueError: codes or labels out of range, or longer than the context.
+    """
+    if config is None:
+        if not isinstance(model, MaskedModel):
+            raise ValueError("a wrapped model needs config=")
+        config = model.config
+    if drop_labels is not None and labels is not None:
+        labels = labels.masked_fill(drop_labels.to(labels.device), -1)
+    ids = masked_ids(config, codes, labels, hidden)
+    logits = model(ids, grid=(codes.shape[-2], codes.shape[-1]))[hidden.flatten(1)]
+    with torch.autocast(logits.device.type, enabled=False):
+        loss = F.cross_entropy(logits.float(), codes[hidden].long(), label_smoothing=label_smoothing)
+    return {"cross_entropy": loss}
