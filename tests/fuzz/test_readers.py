@@ -21,6 +21,7 @@ from fuzz.readers import READERS
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured through /proc")
 
 SECONDS = 20
+STARTING = 300  # a busy machine takes long to import torch
 BYTES = 2 * 2**30
 SEED = int(os.environ.get("OMNITOK_FUZZ_SEED", "0"))
 
@@ -47,11 +48,11 @@ class Worker:
                 if result is None:
                     break
 
-    def _answer(self) -> dict[str, Any] | None:
+    def _answer(self, seconds: float = SECONDS + 10) -> dict[str, Any] | None:
         """The next answer; None where the worker hangs or has died."""
         assert self.process is not None
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], SECONDS + 10)  # starting takes some
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
         line = self.process.stdout.readline() if ready else b""
         return json.loads(line) if line else None
 
@@ -67,6 +68,8 @@ class Worker:
                 bufsize=0,
                 env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             )
+            if self._answer(STARTING) is None:
+                pytest.fail(f"the worker did not start: {self._end()}")
         return self.process
 
     def _end(self) -> str:

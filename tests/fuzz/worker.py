@@ -1,6 +1,7 @@
 """A process that reads mutants, so that a hang, a crash or a flood of memory is its own; see `test_readers`.
 
-It takes a JSON line `[reader, seed, first, count, folder]` per task and answers each mutant with one, before and after.
+It answers a first line once it has started, then takes a JSON line `[reader, seed, first, count, folder]` per task and
+answers each mutant with one.
 """
 
 import contextlib
@@ -62,6 +63,7 @@ def main() -> None:
     # A flood of memory ends as MemoryError in the worker, not on the machine; it is told from `grown`.
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + 6 * GIB, resource.RLIM_INFINITY))
+    print("{}", file=answers, flush=True)
     for line in sys.stdin:
         reader, seed, first, count, folder = json.loads(line)
         for number in range(first, first + count):
