@@ -15,6 +15,8 @@ import torch
 
 from helpers.processes import TIMEOUT
 from omnitok.data import VideoReader, VideoWriter, detect_modality, read_video, write_image, write_video
+from omnitok.data.image import from_uint8
+from omnitok.data.video_writer import few_colors
 from omnitok.errors import MediaError
 
 
@@ -116,6 +118,20 @@ def test_mp4_is_what_browsers_play(tmp_path: Path) -> None:
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
         assert stream.average_rate == Fraction(30000, 1001)
         assert (frame.colorspace, frame.color_trc, frame.color_primaries, frame.color_range) == (1, 1, 1, 1)
+
+
+def test_a_gif_of_more_colors_than_fit_keeps_flat_ones(tmp_path: Path) -> None:
+    """Its palette is chosen from few colors, which takes a fraction of the time; a color by itself is one of them."""
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (200, 150, 3), dtype=torch.uint8)
+    pixels[:160] = torch.tensor([201, 13, 77], dtype=torch.uint8)
+    pixels[:20] = torch.tensor([255, 255, 255], dtype=torch.uint8)
+    few = few_colors(pixels.numpy())
+    assert len(np.unique(few[160:].reshape(-1, 3), axis=0)) < len(torch.unique(pixels[160:].reshape(-1, 3), dim=0))
+    assert np.abs(few.astype(int) - pixels.numpy()).max() < 8
+    write_video(tmp_path / "a.gif", from_uint8(pixels)[:, None], fps=10)
+    written = (read_video(tmp_path / "a.gif")[:, 0, :160] + 1) * 127.5
+    assert (written - pixels[:160].permute(2, 0, 1)).abs().max() <= 3
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ""])

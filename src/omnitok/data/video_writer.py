@@ -253,8 +253,8 @@ class _EncodedVideo:
         stream.width, stream.height = width + self._padding[1], height + self._padding[0]
         stream.pix_fmt = "pal8" if codec == "gif" else "yuv420p"
         stream.codec_context.time_base = self._time_base
-        self._graph = _palette_graph(width, height, self._time_base) if codec == "gif" else None
-        if self._graph is None:  # H.273 codes: 1 is BT.709; range 1 is limited
+        self._palettes = _Palettes(width, height, self._time_base) if codec == "gif" else None
+        if self._palettes is None:  # H.273 codes: 1 is BT.709; range 1 is limited
             context = stream.codec_context
             context.color_primaries = context.color_trc = context.colorspace = context.color_range = 1
             stream.thread_type = "AUTO"
@@ -268,34 +268,31 @@ class _EncodedVideo:
     def add(self, pixels: np.ndarray, start: float, stop: float) -> None:
         if any(self._padding):
             pixels = np.pad(pixels, ((0, self._padding[0]), (0, self._padding[1]), (0, 0)), mode="edge")
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24") if self._graph else rgb_to_yuv420p(pixels)
         self._tick = max(self._tick + 1, round(start / self._time_base))  # no two frames at one time
         self._lengths[self._tick] = max(1, round(stop / self._time_base) - self._tick)
-        frame.pts, frame.time_base = self._tick, self._time_base
         self._count += 1
-        if self._graph is None:
-            self._encode(frame)
-        else:
-            self._graph.push(frame)
-            self._drain()
+        if self._palettes is not None:
+            self._palettes.push(pixels, self._tick)
+            self._encode_paletted()
+            return
+        frame = rgb_to_yuv420p(pixels)
+        frame.pts, frame.time_base = self._tick, self._time_base
+        self._encode(frame)
 
     def finish(self, stop: float) -> None:
-        if self._graph is not None:
-            self._graph.push(None)
-            self._drain()
+        if self._palettes is not None:
+            self._palettes.finish()
+            self._encode_paletted()
         self._encode(None)
         if self._sound is not None:
             self._sound.copy_until(stop)
         self._container.close()
         self._verify()
 
-    def _drain(self) -> None:
-        assert self._graph is not None
-        while True:
-            try:
-                self._encode(self._graph.pull())
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
+    def _encode_paletted(self) -> None:
+        assert self._palettes is not None
+        for frame in self._palettes.pull():
+            self._encode(frame)
 
     def _encode(self, frame: Any) -> None:
         for packet in self._stream.encode(frame):
@@ -324,21 +321,53 @@ def _muxer(suffix: str) -> str:
     return {".m4v": "mp4", ".mkv": "matroska"}.get(suffix, suffix[1:])
 
 
-def _palette_graph(width: int, height: int, time_base: Fraction) -> Any:
+class _Palettes:
     """RGB to paletted frames, each with the 256 colors that suit it best, dithered in a fixed pattern."""
-    graph: Any = av.filter.Graph()
-    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=time_base)
-    split = graph.add("split")
-    choose = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
-    apply = graph.add("paletteuse", "new=1:dither=bayer:bayer_scale=4")
-    sink = graph.add("buffersink")
-    source.link_to(split, 0, 0)
-    split.link_to(choose, 0, 0)
-    split.link_to(apply, 1, 0)
-    choose.link_to(apply, 0, 1)
-    apply.link_to(sink)
-    graph.configure()
-    return graph
+
+    def __init__(self, width: int, height: int, time_base: Fraction) -> None:
+        graph: Any = av.filter.Graph()
+        colors, pixels = (
+            graph.add_buffer(width=width, height=height, format="rgb24", time_base=time_base) for _ in range(2)
+        )
+        choose = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+        apply = graph.add("paletteuse", "new=1:dither=bayer:bayer_scale=4")
+        sink = graph.add("buffersink")
+        colors.link_to(choose)
+        pixels.link_to(apply, 0, 0)
+        choose.link_to(apply, 0, 1)
+        apply.link_to(sink)
+        graph.configure()
+        self._graph, self._colors, self._pixels, self._time_base = graph, colors, pixels, time_base
+
+    def push(self, pixels: np.ndarray, tick: int) -> None:
+        for source, image in ((self._colors, few_colors(pixels)), (self._pixels, pixels)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = tick, self._time_base
+            source.push(frame)
+
+    def finish(self) -> None:
+        self._colors.push(None)
+        self._pixels.push(None)
+
+    def pull(self) -> Iterator[Any]:
+        """The frames that are ready."""
+        with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+            while True:
+                yield self._graph.pull()
+
+
+def few_colors(pixels: np.ndarray) -> np.ndarray:
+    """Each color of uint8 (H, W, 3) as the mean of those that share its upper 5 bits: at most 2**15 of them.
+
+    FFmpeg's choice of a palette takes 2 seconds for a megapixel whose colors all differ, and comes out as good or a
+    little better (docs/log.md) from these; a color that is alone in its cell, as in drawings, stays as it is.
+    """
+    red, green, blue = (pixels.reshape(-1, 3) >> 3).astype(np.intp).T
+    cell = red << 10 | green << 5 | blue  # of each pixel
+    count = np.bincount(cell, minlength=2**15).clip(1)
+    sums = [np.bincount(cell, weights=channel, minlength=2**15) for channel in pixels.reshape(-1, 3).T]
+    means = np.stack([np.rint(total / count) for total in sums], axis=-1).astype(np.uint8)
+    return means[cell].reshape(pixels.shape)
 
 
 def copy_sound(path: str | os.PathLike[str]) -> bytes | None:

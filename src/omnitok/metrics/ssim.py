@@ -5,14 +5,17 @@ positions where the window fits. scikit-image's `structural_similarity` with gau
 covariance is the same number.
 """
 
+import math
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from omnitok.metrics.psnr import check_pair, row_strips
 
 WINDOW = 11
 _SIGMA = 1.5
+_HALF = WINDOW // 2
+_WEIGHTS = [math.exp(-((k - _HALF) ** 2) / (2 * _SIGMA**2)) for k in range(WINDOW)]
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
@@ -26,7 +29,13 @@ def ssim_per_frame(a: Tensor, b: Tensor) -> Tensor:
     if min(a.shape[-2:]) < WINDOW:
         raise ValueError(f"SSIM needs at least 11 pixels a side, but got {a.shape[-2]} x {a.shape[-1]}")
     if a.ndim == 5:  # frame by frame: the moments of a whole video would be large
-        return torch.stack([ssim_per_frame(a[:, :, t], b[:, :, t]) for t in range(a.shape[2])], dim=1)  # (b, T)
+        return torch.stack([_of_images(a[:, :, t], b[:, :, t]) for t in range(a.shape[2])], dim=1)  # (b, T)
+    return _of_images(a, b)
+
+
+def _of_images(a: Tensor, b: Tensor) -> Tensor:
+    if len(a) > 1 and a.device.type == "cpu":  # one by one: what all need at a time does not fit into the cache
+        return torch.cat([_of_images(x, y) for x, y in zip(a.split(1), b.split(1), strict=True)])
     positions = a.shape[-2] - WINDOW + 1
     total = torch.zeros((), dtype=torch.float64, device=a.device)
     for rows in row_strips(positions, a.shape[-1]):  # strips overlap so that every position counts once
@@ -37,20 +46,19 @@ def ssim_per_frame(a: Tensor, b: Tensor) -> Tensor:
 
 def _similarity(a: Tensor, b: Tensor) -> Tensor:
     x, y = a.double(), b.double()
-    mean_x, mean_y = _blur(x), _blur(y)  # (b, c, H - 10, W - 10)
-    variance_x = _blur(x * x) - mean_x * mean_x
-    variance_y = _blur(y * y) - mean_y * mean_y
-    covariance = _blur(x * y) - mean_x * mean_y
+    moments = torch.stack([x, y, x * x + y * y, x * y])
+    mean_x, mean_y, squares, products = _blur(_blur(moments, -2), -1)  # (b, c, H - 10, W - 10) each
+    product_of_means, squares_of_means = mean_x * mean_y, mean_x.square() + mean_y.square()
     c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
-    structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
+    luminance = (2 * product_of_means + c1) / (squares_of_means + c1)
+    structure = (2 * (products - product_of_means) + c2) / (squares - squares_of_means + c2)
     return (luminance * structure).mean((1, 2, 3))
 
 
-def _blur(x: Tensor) -> Tensor:
-    offsets = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
-    window = torch.exp(-offsets.square() / (2 * _SIGMA**2))
-    window = window / window.sum()
-    planes = x.flatten(0, 1)[:, None]  # (b c, 1, H, W)
-    planes = F.conv2d(F.conv2d(planes, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
-    return planes.unflatten(0, x.shape[:2]).squeeze(2)
+def _blur(x: Tensor, dim: int) -> Tensor:
+    """Weighted mean along an axis, as a sum of shifted copies: CPUs have no fast convolution of float64."""
+    length = x.shape[dim] - WINDOW + 1
+    total = x.narrow(dim, _HALF, length) * _WEIGHTS[_HALF]
+    for k in range(_HALF):
+        total.add_(x.narrow(dim, k, length) + x.narrow(dim, WINDOW - 1 - k, length), alpha=_WEIGHTS[k])
+    return total.div_(sum(_WEIGHTS))
