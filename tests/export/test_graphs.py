@@ -66,6 +66,25 @@ def test_models_of_onnx(kind: str, frames: int, tmp_path: Path) -> None:
     assert note["output_shape"] == [None, 3, *decoded.shape[2:]]
 
 
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_images_of_any_size(suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    config = replace(TINY, encoder_blocks="ws", window_size=4)
+    tokenizer = OmniTokenizer.from_config(config).eval()
+    for graph in tokenizer_graphs(tokenizer, Shape(1, None)):
+        assert export_graph(graph, tmp_path / f"{graph.name}{suffix}").max_error < 1e-5
+    if suffix == ".onnx":
+        run = load_onnx(tmp_path / "encoder.onnx")
+    else:
+        loaded = torch.export.load(tmp_path / "encoder.pt2").module()
+        run = lambda pixels: (loaded(pixels),)  # noqa: E731
+    for batch, height, width in ((1, 20, 32), (3, 24, 48), (2, 36, 20)):  # sizes not yet tried
+        pixels = torch.rand(batch, 3, height, width) * 2 - 1
+        with torch.no_grad():
+            assert torch.equal(run(pixels)[0], tokenizer.encode(pixels).codes)
+
+
 def test_the_extra_of_onnx_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"'onnxruntime'.*pip install 'onnx onnxscript onnxruntime'"):
@@ -73,7 +92,12 @@ def test_the_extra_of_onnx_is_named_where_it_is_missing(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "shape, said", [(Shape(2, (8, 8)), "frames must"), (Shape(1, (12, 17)), "size must be multiples of 4")]
+    "shape, said",
+    [
+        (Shape(2, (8, 8)), "frames must"),
+        (Shape(1, (12, 17)), "size must be multiples of 4"),
+        (Shape(5, None), "size can be any"),
+    ],
 )
 def test_shapes_that_are_no_whole_patches(shape: Shape, said: str) -> None:
     with pytest.raises(ValueError, match=said):

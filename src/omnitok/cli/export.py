@@ -39,8 +39,8 @@ class Export:
     """Folder or URL for the two files."""
     format: Literal["torch", "onnx"] = "torch"
     """torch: programs of `torch.export` (.pt2). onnx: ONNX models, tried in onnxruntime."""
-    size: Annotated[str, tyro.conf.arg(metavar="HxW")] = "256x256"
-    """Height and width that the graphs take, in whole patches."""
+    size: Annotated[str, tyro.conf.arg(metavar="HxW|any")] = "256x256"
+    """Height and width that the graphs take, in whole patches; any: images of any size above one window."""
     frames: int = 1
     """Frames of the videos that the graphs take, 1 plus a multiple of the temporal patch; 1 is for images."""
     seed: int = 0
@@ -79,10 +79,12 @@ class Export:
         return report.finish(f"The graphs are in {self.out}")
 
 
-def _parse_size(text: str) -> tuple[int, int]:
+def _parse_size(text: str) -> tuple[int, int] | None:
+    if text == "any":
+        return None
     match = re.fullmatch("([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
     if match is None:
-        raise UsageError(f"--size must be HxW in pixels, such as 256x256, found {text!r}")
+        raise UsageError(f"--size must be HxW in pixels, such as 256x256, or any, found {text!r}")
     return int(match[1]), int(match[2])
 
 

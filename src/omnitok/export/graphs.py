@@ -14,6 +14,9 @@ from omnitok.models.tokenizer import OmniTokenizer
 BATCHES = (2, 1, 3)
 """Samples that a graph is tried on: the first are traced."""
 
+LARGEST_SIDE = 8192
+"""Patches in a row or column, where a graph takes any size."""
+
 Tensors = tuple[Tensor, ...]
 
 
@@ -50,37 +53,53 @@ class Shape:
 
     Args:
         frames: of every video, 1 + a multiple of the temporal patch.
-        size: (height, width), multiples of the patch. Windows are cut otherwise for other sizes, so a graph has one.
+        size: (height, width), multiples of the patch; None for images of any such size above one window, whose
+            windows are then padded and masked inside the graph.
     """
 
     frames: int
-    size: tuple[int, int]
+    size: tuple[int, int] | None
 
     def check(self, tokenizer: OmniTokenizer) -> None:
         """Raise ValueError for a shape that is not whole patches: "frames ..." or "size ..."."""
         t, p, _ = tokenizer.downsample
         if self.frames < 1 or (self.frames - 1) % t:
             raise ValueError(f"frames must be 1 for images, or 1 plus a multiple of {t}, found {self.frames}")
-        if any(side < p or side % p for side in self.size):
+        if self.size is None:
+            if self.frames > 1:
+                raise ValueError("size can be any for images only: videos need a height and a width")
+        elif any(side < p or side % p for side in self.size):
             height, width = self.size
             raise ValueError(f"size must be multiples of {p}, found {height}x{width}")
 
-    def pixels(self, tokenizer: OmniTokenizer, batch: int, seed: int) -> Tensor:
+    def tried(self, tokenizer: OmniTokenizer) -> tuple[tuple[int, int], ...]:
+        """A size for each of `BATCHES`; where any will do, some that fill windows and some that do not."""
+        if self.size is not None:
+            return (self.size,) * len(BATCHES)
+        p, window = tokenizer.config.patch_size, tokenizer.config.window_size
+        return (
+            ((window + 3) * p, (window + 2) * p),
+            ((window + 1) * p, 2 * window * p),
+            (2 * window * p, 3 * window * p),
+        )
+
+    def pixels(self, tokenizer: OmniTokenizer, batch: int, size: tuple[int, int], seed: int) -> Tensor:
         """Noise in [-1, 1], every second sample smooth."""
         generator = torch.Generator().manual_seed(seed)
-        pixels = torch.rand(batch, tokenizer.config.channels, self.frames, *self.size, generator=generator) * 2 - 1
+        pixels = torch.rand(batch, tokenizer.config.channels, self.frames, *size, generator=generator) * 2 - 1
         coarse = pixels[1::2, :, :, ::8, ::8]
         if len(coarse):
             pixels[1::2] = nn.functional.interpolate(coarse, pixels.shape[2:], mode="trilinear")
         return pixels if self.frames > 1 else pixels.squeeze(2)
 
     def note(self, tokenizer: OmniTokenizer, part: str) -> dict[str, object]:
-        """What the graph takes and gives, for its file; None in a shape is the batch, of any size."""
+        """What the graph takes and gives, for its file; None in a shape is of any length."""
         t, p, _ = tokenizer.downsample
         inner = [] if self.frames == 1 else [self.frames]
         grid = [] if self.frames == 1 else [1 + (self.frames - 1) // t]
-        coarse = [side // p for side in self.size]
-        pixels = [None, tokenizer.config.channels, *inner, *self.size]
+        size = (None, None) if self.size is None else self.size
+        coarse = [None if side is None else side // p for side in size]
+        pixels = [None, tokenizer.config.channels, *inner, *size]
         tokens = [None, *([] if tokenizer.is_discrete else [tokenizer.latent_channels]), *grid, *coarse]
         shapes = (pixels, tokens) if part == "encoder" else (tokens, pixels)
         return {
@@ -137,9 +156,18 @@ def tokenizer_graphs(tokenizer: OmniTokenizer, shape: Shape, seed: int = 0) -> t
     """
     shape.check(tokenizer)
     tokens_name = "codes" if tokenizer.is_discrete else "latents"
-    pixels = [shape.pixels(tokenizer, batch, seed + batch) for batch in BATCHES]
+    sizes = shape.tried(tokenizer)
+    pixels = [shape.pixels(tokenizer, n, size, seed + n) for n, size in zip(BATCHES, sizes, strict=True)]
     tokens = [tokenizer.encode(each, check_range=False).tokens.contiguous() for each in pixels]
-    free = ({0: torch.export.Dim.DYNAMIC},)
+    of_pixels: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
+    of_tokens: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
+    if shape.size is None:
+        of_pixels = {0: torch.export.Dim("batch")}
+        of_tokens = {0: torch.export.Dim("batch")}
+        for back, name in ((2, "rows"), (1, "columns")):
+            side = torch.export.Dim(name, min=tokenizer.config.window_size + 1, max=LARGEST_SIDE)
+            of_pixels[pixels[0].ndim - back] = tokenizer.config.patch_size * side
+            of_tokens[tokens[0].ndim - back] = side
 
     def encode(x: Tensor) -> Tensors:
         return (tokenizer.encode(x, check_range=False).tokens,)
@@ -152,7 +180,7 @@ def tokenizer_graphs(tokenizer: OmniTokenizer, shape: Shape, seed: int = 0) -> t
         module=EncoderGraph(tokenizer).eval(),
         inputs=("pixels",),
         outputs=(tokens_name,),
-        free=free,
+        free=(of_pixels,),
         examples=[(each,) for each in pixels],
         eager=encode,
         gap=lambda inputs, wanted, found: gap_of_codes(tokenizer, inputs[0], wanted, found),
@@ -163,7 +191,7 @@ def tokenizer_graphs(tokenizer: OmniTokenizer, shape: Shape, seed: int = 0) -> t
         module=DecoderGraph(tokenizer).eval(),
         inputs=(tokens_name,),
         outputs=("pixels",),
-        free=free,
+        free=(of_tokens,),
         examples=[(each,) for each in tokens],
         eager=decode,
         note=shape.note(tokenizer, "decoder"),

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omnitok.models.exporting import is_free
 from omnitok.models.positions import ContinuousPositionBias, alibi_slopes, rotary_2d, rotate_pairs, window_bias
 
 SpatialPosition = Literal["rotary", "relative", "none"]
@@ -85,6 +86,8 @@ class PositionalConvolution(nn.Module):
         return out
 
     def _frame_convolution(self, frames: Tensor, kernel_frame: int, bias: Tensor | None) -> Tensor:
+        if is_free(*frames.shape[2:]):
+            frames = frames.contiguous()  # torch looks whether channels-last frames are more than one, and keeps to it
         return F.conv2d(frames, self.weight[:, :, kernel_frame], bias, padding=1, groups=self.weight.shape[0])
 
 
@@ -298,9 +301,24 @@ class WindowAttention(nn.Module):
         """x (b, t, h, w, d) -> same shape. Frames are independent; `cache` is not needed."""
         b, t, h, w, _ = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b * t, h, w, -1)
+        if is_free(h, w):
+            return self.proj(self._padded_windows(qkv).reshape(b, t, h, w, -1))
         rows, columns = self._parts(h), self._parts(w)
         strips = [joined([self._windows(qkv[:, r, c]) for c in columns], dim=2) for r in rows]
         return self.proj(joined(strips, dim=1).reshape(b, t, h, w, -1))
+
+    def _padded_windows(self, qkv: Tensor) -> Tensor:
+        """The same by padding and masking, whose operations are as many for any size: (n, h, w, 3 * heads * d)."""
+        h, w, size = qkv.shape[1], qkv.shape[2], self.window_size
+        before = -self.shift % size
+        rows, columns = (before + h + size - 1) // size, (before + w + size - 1) // size
+        padding = (0, 0, before, columns * size - before - w, before, rows * size - before - h)
+        inside = F.pad(qkv.new_ones(1, h, w, 1), padding).reshape(rows, size, columns, size)
+        hidden = inside.transpose(1, 2).reshape(rows * columns, size * size) == 0
+        out = self._windows(F.pad(qkv, padding), hidden)
+        # Not slices, whose layout would tie the graph to sizes that fill no window.
+        row, column = (torch.arange(before, before + side, device=qkv.device) for side in (h, w))
+        return out.index_select(1, row).index_select(2, column)
 
     def _parts(self, length: int) -> list[slice]:
         """An axis in the part window before the first whole one, the whole ones, and the part window after them."""
@@ -308,10 +326,15 @@ class WindowAttention(nn.Module):
         stop = length - (length - start) % self.window_size
         return [part for part in (slice(0, start), slice(start, stop), slice(stop, length)) if part.start < part.stop]
 
-    def _windows(self, qkv: Tensor) -> Tensor:
-        """qkv (n, h, w, 3 * heads * d), h and w multiples of the window or smaller -> (n, h, w, heads * d)."""
+    def _windows(self, qkv: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """qkv (n, h, w, 3 * heads * d), h and w multiples of the window or smaller -> (n, h, w, heads * d).
+
+        No query sees the keys that are `hidden` (windows, keys), in which case h and w are multiples of the window.
+        """
         n, h, w, _ = qkv.shape
-        wh, ww = min(self.window_size, h), min(self.window_size, w)
+        wh = ww = self.window_size
+        if hidden is None:
+            wh, ww = min(wh, h), min(ww, w)
         grid = (n, h // wh, wh, w // ww, ww)
         q, k, v = (
             qkv.reshape(*grid, 3, self.heads, self.head_dim)
@@ -320,6 +343,8 @@ class WindowAttention(nn.Module):
         )
         table_side = 2 * self.window_size - 1
         bias = window_bias(self.position_table.reshape(table_side, table_side, -1), wh, ww).to(q.dtype)
+        if hidden is not None:
+            bias = bias.masked_fill(hidden[:, None, None], float("-inf")).repeat(n, 1, 1, 1)
         out = attend(q, k, v, bias, self.head_dim**-0.5)  # (n rows columns) heads (wh ww) d
         out = out.reshape(n, h // wh, w // ww, self.heads, wh, ww, self.head_dim)
         return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(n, h, w, -1)

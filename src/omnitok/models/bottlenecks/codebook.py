@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.distributed import world_size
+from omnitok.models.exporting import is_exporting
 
 CPU_CHUNK, ACCELERATOR_CHUNK = 128, 4096
 """Rows whose scores with all codes are held at once: 4 MB of them stay in a CPU's caches."""
-
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has only the latter
 
 _GROUP = 128  # neighbouring codes whose best one is looked for first
 
@@ -39,7 +38,7 @@ def nearest_rows(z: Tensor, table: Tensor, chunk: int | None = None) -> Tensor:
         chunk: rows of z at a time; None takes as many as suit the device. On a CPU their scores stay in the caches.
     """
     chunk = chunk or (CPU_CHUNK if z.device.type == "cpu" else ACCELERATOR_CHUNK)
-    pieces = (z,) if _is_exporting() else z.split(chunk)  # a graph has as many operations for any number of rows
+    pieces = (z,) if is_exporting() else z.split(chunk)  # a graph has as many operations for any number of rows
     half_norms = 0.5 * table.square().sum(dim=-1)  # |z - e|^2 / 2 = |z|^2 / 2 - z.e + |e|^2 / 2
     columns = table.t().contiguous()
     parts = [_first_smallest(torch.addmm(half_norms, rows, columns, alpha=-1.0)) for rows in pieces]
