@@ -8,11 +8,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FILES ?=
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check format docs bench wheel clean
+.PHONY: help setup demo test check format docs notebooks bench wheel clean
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## .venv with the package and its tools (PYTHON=python3.12 chooses the interpreter)
 
@@ -49,6 +49,9 @@ docs: $(DOCS_STAMP) ## the documentation site, in build/site; a warning is an er
 	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/doctrees docs build/site
 	@echo open build/site/index.html
 
+notebooks: $(STAMP) ## execute the notebooks of examples/ and write their outputs into them
+	$(BIN)/python examples/execute.py
+
 bench: $(STAMP) ## speed of encode + decode in units of one matrix product
 	$(BIN)/python benchmarks/speed.py
 
@@ -56,5 +59,5 @@ wheel: $(STAMP) ## build the wheel, install and use it with every Python at hand
 	$(BIN)/python .ci/check_wheel.py
 
 clean: ## remove .venv, caches and built files (not outputs)
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist docs/examples examples/work .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,9 +2,8 @@
 
     python benchmarks/reconstruction_grid.py -o docs/images/reconstructions.jpg [--models omnitok-tiny-vq ...]
 
-A row a model: four photographs at 256 x 256 pixels, and the first, the ninth and the last frame of a video of 17 frames
-at 128 x 128, a window that moves over one of them. `--originals` puts a first row of originals above. PSNR of each is
-printed.
+The originals, then a row for each model: four photographs at 256 x 256 pixels, and the first, the ninth and the last
+frame of a video of 17 frames at 128 x 128, a window that moves over one of them. PSNR of each is printed.
 """
 
 import argparse
@@ -13,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import skimage.data
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from omnitok import OmniTokenizer
-from omnitok.data import write_image
+from omnitok.data import to_pixels, write_image
 from omnitok.data.transforms import fit_square
 from omnitok.metrics.psnr import psnr_per_frame
 
@@ -36,10 +36,13 @@ def moving(image: Tensor) -> Tensor:
     return torch.stack(windows, dim=1)
 
 
-def row_of(images: list[Tensor], video: Tensor) -> Tensor:
-    """(3, 256, width): images, then three frames of the video, each at twice its size."""
+def row_of(title: str, images: list[Tensor], video: Tensor) -> Tensor:
+    """(3, 256, width): the title upwards, images, then three frames of the video, each at twice its size."""
+    strip = Image.new("RGB", (SIZE, 26), "white")
+    ImageDraw.Draw(strip).text((SIZE // 2, 13), title, "black", ImageFont.load_default(15), anchor="mm")
+    (upwards,) = to_pixels(strip.rotate(90, expand=True))
     frames = [video[:, i].repeat_interleave(2, 1).repeat_interleave(2, 2) for i in (0, FRAMES // 2, FRAMES - 1)]
-    return torch.cat([*images, *frames], dim=2)
+    return torch.cat([upwards, *images, *frames], dim=2)
 
 
 @torch.inference_mode()
@@ -47,11 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--models", nargs="+", default=["omnitok-tiny-vq", "omnitok-tiny-vae"])
-    parser.add_argument("--originals", action="store_true")
     arguments = parser.parse_args()
     images = [load(name) for name in IMAGES]
     video = moving(images[0])
-    rows = [row_of(images, video)] if arguments.originals else []
+    rows = [row_of("original", images, video)]
     for name in arguments.models:
         tokenizer = OmniTokenizer.from_pretrained(name)
         decoded = [tokenizer(image[None])[0].clamp(-1, 1) for image in images]
@@ -59,7 +61,7 @@ def main() -> None:
         figures = [float(psnr_per_frame(x[None], y[None]).mean()) for x, y in zip(images, decoded, strict=True)]
         figures.append(float(psnr_per_frame(video[None], decoded_video[None]).mean()))
         print(name, ", ".join(f"{of} {dB:.2f} dB" for of, dB in zip((*IMAGES, "video"), figures, strict=True)))
-        rows.append(row_of(decoded, decoded_video))
+        rows.append(row_of(f"{name}, {tokenizer.bits_per_token:g} bits per token", decoded, decoded_video))
     write_image(arguments.out, torch.cat(rows, dim=1))
     print(f"{arguments.out}: {len(rows)} rows")
 

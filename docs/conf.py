@@ -1,6 +1,11 @@
-"""The documentation site: `make docs` builds it into build/site. Guides are Markdown, the API comes from docstrings."""
+"""The documentation site: `make docs` builds it into build/site.
+
+Guides are Markdown and notebooks, the API comes from docstrings.
+"""
 
 import re
+import shutil
+from pathlib import Path
 
 from docutils.nodes import Element
 from sphinx.addnodes import pending_xref
@@ -18,7 +23,9 @@ html_title = f"omnitok {VERSION}"
 html_theme = "furo"
 html_copy_source = False
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+nb_execution_mode = "off"  # notebooks are shown with the outputs that `make notebooks` left in them
+nb_mime_priority_overrides = [("html", "image/gif", 0)]
 myst_heading_anchors = 3  # `training.md#from-stage-to-stage`
 default_role = "py:name"  # one backtick in a docstring
 add_module_names = False
@@ -68,7 +75,16 @@ def without_colons(app: Sphinx, what: str, name: str, obj: object, options: obje
         lines[0] = re.sub(r"(`+[^`]*`+)|:(?= |$)", lambda found: found[1] or " –", lines[0])
 
 
+def take_notebooks(app: Sphinx) -> None:
+    """Notebooks are at home in the folder `examples` of the checkout; Sphinx wants its sources in one folder."""
+    here = Path(app.srcdir, "examples")
+    here.mkdir(exist_ok=True)
+    for notebook in Path(app.srcdir, "../examples").glob("*.ipynb"):
+        shutil.copy2(notebook, here)
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("builder-inited", take_notebooks)
     app.add_role_to_domain("py", "name", NameRole())
     app.connect("doctree-read", search_exactly)
     app.connect("missing-reference", link_by_last_name)

@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -116,6 +117,31 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     if page.name == "README.md":
         assert isinstance(names["tok"], omnitok.OmniTokenizer)
         assert names["video_again"].shape == (1, 3, 33, 48, 72)
+
+
+def test_badges_say_what_the_package_says() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    least = {re.split("[>=]+", need)[0]: re.split("[>=]+", need)[-1] for need in project["dependencies"]}
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    said = {
+        "licence": project["license"],
+        "python": " | ".join(re.findall(r'"(3\.\d+)"', workflow)),
+        "torch": f"≥ {least['torch']}",
+        "docs": "make docs",
+    }
+    assert {path.stem for path in (DOCS / "images/badges").iterdir()} == set(said)
+    for name, text in said.items():
+        assert f">{text}<" in (DOCS / f"images/badges/{name}.svg").read_text(), name
+
+
+def test_results_of_the_readme_are_those_of_reproduction() -> None:
+    for line in re.findall(r"^\| `omnitok-tiny-.*$", (ROOT / "README.md").read_text(), re.MULTILINE):
+        name, *_, images, videos = [cell.strip() for cell in line.strip("|").split("|")]
+        measured = next(
+            row for row in (DOCS / "reproduction.md").read_text().splitlines() if row.startswith(f"| {name}")
+        )
+        cells = [cell.strip() for cell in measured.strip("|").split("|")]
+        assert (images, videos) == (cells[1], cells[6]), name
 
 
 def test_few_blocks_are_not_run() -> None:
