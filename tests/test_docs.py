@@ -1,5 +1,6 @@
 """The documentation: its API pages name everything public, and the Python in README and guides runs."""
 
+import doctest
 import importlib
 import re
 import shlex
@@ -117,6 +118,17 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     if page.name == "README.md":
         assert isinstance(names["tok"], omnitok.OmniTokenizer)
         assert names["video_again"].shape == (1, 3, 33, 48, 72)
+
+
+DOCTESTED = [path for path in (ROOT / "src").rglob("*.py") if ">>> " in path.read_text()]
+
+
+@pytest.mark.parametrize("path", DOCTESTED, ids=lambda path: path.stem)
+def test_doctests(path: Path) -> None:
+    module = importlib.import_module(".".join(path.relative_to(ROOT / "src").with_suffix("").parts))
+    failed, tried = doctest.testmod(module)
+    assert tried > 0
+    assert failed == 0
 
 
 def test_badges_say_what_the_package_says() -> None:

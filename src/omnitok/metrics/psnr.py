@@ -15,7 +15,13 @@ _STRIP_PIXELS = 2**14  # what SSIM needs of them, in float64, stays in the cache
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Mean PSNR in dB over all frames of images (b, 3, H, W) or videos (b, 3, T, H, W) in [-1, 1]; inf where equal."""
+    """Mean PSNR in dB over all frames of images (b, 3, H, W) or videos (b, 3, T, H, W) in [-1, 1]; inf where equal.
+
+    >>> import torch
+    >>> black = torch.full((1, 3, 8, 8), -1.0)
+    >>> round(psnr(black, black + 0.2), 2)
+    20.0
+    """
     return psnr_per_frame(a, b).mean().item()
 
 

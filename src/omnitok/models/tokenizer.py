@@ -199,11 +199,19 @@ class OmniTokenizer(nn.Module):
         return fingerprint(self)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Latent grid (t, h, w) of a video of `frames` x `height` x `width` pixels; an image has frames = 1."""
+        """Latent grid (t, h, w) of a video of `frames` x `height` x `width` pixels; an image has frames = 1.
+
+        >>> OmniTokenizer.from_pretrained("omnitok-tiny-vq").latent_shape(17, 128, 100)
+        (5, 16, 13)
+        """
         return self.config.latent_shape(frames, height, width)
 
     def num_frames(self, latent_frames: int) -> int:
-        """Frames that `latent_frames` latent frames decode to."""
+        """Frames that `latent_frames` latent frames decode to.
+
+        >>> OmniTokenizer.from_pretrained("omnitok-tiny-vq").num_frames(5)
+        17
+        """
         return self.config.num_frames(latent_frames)
 
     def configure_bottleneck(self, config: Any) -> None:

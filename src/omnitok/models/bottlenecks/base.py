@@ -200,7 +200,11 @@ class Quantizer(Bottleneck):
 
 
 def digits(codes: Tensor, bases: Sequence[int]) -> Tensor:
-    """Codes (...) as numbers of the mixed base `bases`, the first digit counting 1: (..., len(bases)), int64."""
+    """Codes (...) as numbers of the mixed base `bases`, the first digit counting 1: (..., len(bases)), int64.
+
+    >>> digits(torch.tensor([0, 1, 8, 39]), (8, 5)).tolist()
+    [[0, 0], [1, 0], [0, 1], [7, 4]]
+    """
     places = torch.tensor([math.prod(bases[:i]) for i in range(len(bases))], device=codes.device)
     return codes[..., None] // places % torch.tensor(bases, device=codes.device)
 
