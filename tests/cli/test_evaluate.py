@@ -24,7 +24,7 @@ MakeMedia = Callable[..., Path]
 COMMON = ["--help", "--device", "--seed", "--json"]
 MEASURING = [*COMMON, "--protocol", "--weights-dir", "--batch-size", "--resolution", "--frames"]
 FLAGS = {
-    "reconstruction": [*MEASURING, "--metrics", "--out", "--model", "--data"],
+    "reconstruction": [*MEASURING, "--metrics", "--out", "--model", "--ranges", "--data"],
     "fidelity": [*MEASURING, "--metrics", "--out", "--video", "--samples", "--real", "--fake"],
     "statistics": [*MEASURING, "--video", "--samples", "--data", "--metric", "--out", "--state-dir"],
     "compare": [*MEASURING, "--metrics", "--out", "--models", "--data", "--pictures", "--no-references"],

@@ -19,7 +19,7 @@ from omnitok.cli.models import Models
 from omnitok.errors import MediaError
 
 COMMON = ["--help", "--device", "--seed", "--json"]
-MODEL = [*COMMON, "--model", "--dtype", "--tile"]
+MODEL = [*COMMON, "--model", "--dtype", "--tile", "--ranges"]
 FLAGS = {
     "reconstruct": [*MODEL, "--out", "--fps", "--side-by-side"],
     "encode": [*MODEL, "--out", "--fps", "--latent-dtype"],
@@ -32,6 +32,7 @@ FLAGS = {
         *COMMON,
         "--out",
         "--model",
+        "--ranges",
         "--resolution",
         "--frames",
         "--fps",
@@ -57,6 +58,7 @@ FLAGS = {
         "--set",
         "--images",
         "--videos",
+        "--ranges",
         "--shards",
         "--tokenizer",
         "--out",

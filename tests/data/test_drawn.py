@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnitok.data.drawn import drawn_image, drawn_set
+from omnitok.data.drawn import drawn_image, drawn_mask, drawn_set
 from omnitok.data.image import write_image
 from omnitok.distributed import Processes
 from omnitok.training.config import DataConfig
@@ -21,6 +21,15 @@ def test_drawn_images_depend_on_side_and_seed(side: int) -> None:
         assert image.abs().max() <= 1
         assert torch.equal(image, drawn_image(side, seed))
     assert side == 1 or len({drawn_image(side, seed).sum().item() for seed in range(40)}) > 30
+
+
+def test_drawn_masks() -> None:
+    masks = torch.stack([drawn_mask(48, seed) for seed in range(40)])
+    assert masks.shape == (40, 1, 48, 48)
+    assert torch.equal(masks[3], drawn_mask(48, 3))
+    assert (masks.abs() == 1).float().mean() > 0.9  # all but the edges
+    assert ((masks > 0).flatten(1).float().mean(1) > 0.02).sum() > 30
+    assert -0.8 < masks.mean() < 0.8
 
 
 def test_the_evaluation_set_is_fixed() -> None:

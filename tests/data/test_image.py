@@ -221,7 +221,7 @@ def test_missing_folder_unreadable(tmp_path: Path) -> None:
         torch.zeros(3, 4, 4, dtype=torch.uint8),
         torch.zeros(4, 4),
         torch.zeros(1, 3, 4, 4),
-        torch.zeros(4, 4, 3),
+        torch.zeros(5, 4, 3),
         torch.full((3, 4, 4), float("nan")),
         torch.full((3, 4, 4), 200.0),
     ],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from omnitok.cli.options import SAID, ModelOptions, Output, TokenFiles
+from omnitok.cli.options import SAID, ModelOptions, Output, TokenFiles, channel_ranges
 from omnitok.cli.report import Column, Report, Row, cell
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Decode(ModelOptions):
-    """Decode token files to images (PNG) and videos (MP4, or GIF where the source was one).
+    """Decode token files to images (PNG) and videos (MP4), or to GIF, .npy or TIFF where the source was one.
 
     The hash of the weights in a file must be that of the model that decodes it.
     """
@@ -63,6 +63,7 @@ class Decode(ModelOptions):
             model = load(self.model or _named_model(job.source))
             note_if_whole(model.tokenizer, job.output)
             how: dict[str, Any] = {"model": model.name, "model_sha256": model.sha256, "tile": self.tile}
+            how["ranges"] = channel_ranges(self.ranges)
             done = decode_file(model.tokenizer, job.source, job.output, progress=progress, **how)
             return {"shape": list(done.shape)}
 
@@ -89,9 +90,8 @@ def _named_model(path: Path) -> str:
 
 def _result_suffix(path: Path) -> str:
     """As for a reconstruction of the source that the file names."""
+    from omnitok.cli.naming import suffix_for
     from omnitok.data.token_file import open_tokens
 
     with open_tokens(path) as file:
-        if file.header.kind == "image":
-            return ".png"
-        return ".gif" if file.header.source.lower().endswith(".gif") else ".mp4"
+        return suffix_for(file.header.kind, file.header.source, file.header.dtype)

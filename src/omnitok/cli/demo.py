@@ -41,6 +41,7 @@ class Demo(ModelOptions):
             model=self.model,
             dtype=self.dtype,
             tile=self.tile,
+            ranges=self.ranges,
             inputs=inputs,
             out=self.out / "side-by-side",
             side_by_side=True,

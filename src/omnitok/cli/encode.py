@@ -49,17 +49,20 @@ class Encode(ModelOptions):
 
         from omnitok.cli.jobs import note_if_whole, run_jobs
         from omnitok.cli.loading import load_model
-        from omnitok.cli.naming import plan_jobs, result_suffix
-        from omnitok.data import list_media
+        from omnitok.cli.naming import plan_jobs
+        from omnitok.data import detect_modality, list_media
         from omnitok.data.token_file import SUFFIX
         from omnitok.tokenization.files import encode_file
 
+        def files(path: Path) -> list[Path]:
+            return list_media(path, model.pixel_format.has_arrays)
+
         def suffix(source: Path) -> str:
-            result_suffix(source)  # whatever is no image or video is told before the model is loaded
+            detect_modality(source)  # whatever is no image or video is told before the others are encoded
             return SUFFIX
 
-        jobs = plan_jobs(self.inputs, self.out, frozenset({SUFFIX}), list_media, suffix)
         model = load_model(self)
+        jobs = plan_jobs(self.inputs, self.out, frozenset({SUFFIX}), files, suffix)
         how: dict[str, Any] = {"model": model.name, "model_sha256": model.sha256, "tile": self.tile, "fps": self.fps}
         how["latent_dtype"] = getattr(torch, self.latent_dtype)
 

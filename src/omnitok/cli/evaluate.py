@@ -10,7 +10,14 @@ import omnitok
 from omnitok.cli.compare import Compare
 from omnitok.cli.fidelity import Fidelity, Statistics
 from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, show_results
-from omnitok.cli.options import DEFAULT_MODEL, CommonOptions, require_models, require_paths
+from omnitok.cli.options import (
+    DEFAULT_MODEL,
+    ChannelRanges,
+    CommonOptions,
+    channel_ranges,
+    require_models,
+    require_paths,
+)
 from omnitok.cli.report import print_json, print_table
 
 
@@ -30,6 +37,8 @@ class Reconstruction(MetricsOptions):
     """The tokenizer: a name that `omnitok models` lists, a folder, or a released checkpoint."""
     data: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder of images, videos or both, or a list (.txt, .csv, .jsonl); each modality is measured by itself."""
+    ranges: ChannelRanges = None
+    """Values of .npy, TIFF and 16-bit grey files that become -1 and 1, 0:10000 or 0:1,2:9 (default: the model's)."""
 
     def run(self) -> int:
         """Measure; the exit code."""
@@ -38,9 +47,14 @@ class Reconstruction(MetricsOptions):
         require_paths(self.data)
         require_models(self.model)
         config = self.config()
+        channel_ranges(self.ranges)
+        from omnitok.cli.loading import set_ranges
+
         with self.measuring(self.model) as (processes, advance):
+            model = load_model(self.model, processes.device)
+            set_ranges(model.tokenizer, self.ranges)
             results = omnitok.metrics.evaluate_reconstruction(
-                load_model(self.model, processes.device),
+                model,
                 self.data,
                 metrics,
                 config,

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from omnitok.cli.failures import UsageError
-from omnitok.cli.options import ModelOptions, resolve_device
+from omnitok.cli.options import ModelOptions, channel_ranges, resolve_device
+from omnitok.data.pixel_format import PixelFormat
 from omnitok.models.protocol import Tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -19,6 +20,11 @@ class LoadedModel:
     name: str
     sha256: str  # of the float32 weights, whatever precision they run in
 
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """How files are read for it."""
+        return PixelFormat(self.tokenizer.channels, self.tokenizer.channel_ranges)
+
 
 def load_model(options: ModelOptions) -> LoadedModel:
     """Load, check --tile against it, and seed.
@@ -28,22 +34,38 @@ def load_model(options: ModelOptions) -> LoadedModel:
         UsageError: a tile that the model cannot work in.
     """
     torch.manual_seed(options.seed)
-    model = load_named(options.model, resolve_device(options.device), options.dtype)
+    model = load_named(options.model, resolve_device(options.device), options.dtype, options.ranges)
     check_tile(model.tokenizer, options.tile)
     return model
 
 
-def load_named(name: str, device: torch.device, dtype: str) -> LoadedModel:
-    """The tokenizer of that name, on a device in "float32" or "bfloat16".
+def load_named(name: str, device: torch.device, dtype: str, ranges: str | None = None) -> LoadedModel:
+    """The tokenizer of that name, on a device in "float32" or "bfloat16", with the ranges of --ranges.
 
     Raises:
         OmnitokError: there is none.
+        UsageError: as `set_ranges`.
     """
     from omnitok.peers import load_tokenizer
 
     tokenizer = load_tokenizer(name, device="cpu", dtype=torch.float32)
+    set_ranges(tokenizer, ranges)
     sha256 = tokenizer.fingerprint
     return LoadedModel(tokenizer.to(device, _DTYPES[dtype]).eval(), name, sha256)
+
+
+def set_ranges(tokenizer: Tokenizer, text: str | None) -> None:
+    """Let the ranges of --ranges stand in place of those that the tokenizer was trained with.
+
+    Raises:
+        UsageError: as `channel_ranges`, or not as many as the model has channels.
+    """
+    if text is None:
+        return
+    try:
+        tokenizer.channel_ranges = PixelFormat(tokenizer.channels, channel_ranges(text)).ranges
+    except ValueError as error:
+        raise UsageError(f"--ranges: {error}") from error
 
 
 def check_tile(tokenizer: Tokenizer, tile: int | None) -> None:

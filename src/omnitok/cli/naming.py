@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnitok.cli.failures import UsageError, explain_for
-from omnitok.data import IMAGE_SUFFIXES, VIDEO_SUFFIXES, detect_modality
+from omnitok.data import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoReader, detect_modality
+from omnitok.data.arrays import ARRAY_SUFFIXES
+from omnitok.data.image import image_reader
+from omnitok.data.modality import Modality
+from omnitok.data.pixel_format import PixelFormat
 from omnitok.errors import OmnitokError
 from omnitok.files import is_folder
 
 _LONGEST_NAME = 255  # bytes, on all usual file systems
-_FOREIGN = {".psd", ".heic", ".svg", ".npz", ".npy", ".pt", ".json", ".csv", ".txt", ".mp3", ".wav", ".safetensors"}
+_FOREIGN = {".psd", ".heic", ".svg", ".npz", ".pt", ".json", ".csv", ".txt", ".mp3", ".wav", ".safetensors"}
 """Suffixes of other files that nobody gives to a folder; `results.v2` may be one."""
 
 
@@ -155,8 +159,33 @@ def _same(a: Path, b: Path) -> bool:
     return a.resolve() == b.resolve()
 
 
-def result_suffix(source: Path) -> str:
-    """Images become .png, videos .mp4; an animated .gif stays one."""
-    if detect_modality(source) == "image":
+def result_suffix(source: Path, pixel_format: PixelFormat) -> str:
+    """The suffix for a reconstruction of a file; see `suffix_for`.
+
+    Raises:
+        MediaError: it is no image or video, or has other channels than the model.
+    """
+    modality, dtype = detect_modality(source), None
+    if modality == "video" and (source.suffix.lower() == ".npy" or source.is_dir()):
+        with VideoReader(source, pixel_format=pixel_format) as video:
+            dtype = video.dtype
+    elif modality == "image" and source.suffix.lower() in ARRAY_SUFFIXES:
+        with image_reader(source, pixel_format=pixel_format) as image:
+            dtype = image.dtype
+    return suffix_for(modality, source.name, dtype)
+
+
+def suffix_for(modality: Modality, source: str, dtype: str | None) -> str:
+    """Images become .png, videos .mp4; an animated .gif stays one, and so do .npy and, where it is read as numbers,
+    TIFF.
+
+    Args:
+        source: name of the file.
+        dtype: of its numbers; None where it is an ordinary image or video.
+    """
+    suffix = Path(source).suffix.lower()
+    if modality == "video":
+        return ".npy" if dtype is not None else ".gif" if suffix == ".gif" else ".mp4"
+    if dtype is None or suffix not in ARRAY_SUFFIXES:
         return ".png"
-    return ".gif" if source.suffix.lower() == ".gif" else ".mp4"
+    return ".npy" if suffix == ".npy" else ".tif"

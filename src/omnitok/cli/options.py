@@ -30,6 +30,7 @@ Output = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
 TileSide = Annotated[int | None, tyro.conf.arg(metavar="PIXELS")]
 SAID = tyro.conf.arg(help_behavior_hint="")
 """For an option whose text says what happens without it, which tyro would call "(default: None)" once more."""
+ChannelRanges = Annotated[str | None, tyro.conf.arg(metavar="LOW:HIGH[,...]"), SAID]
 FrameRate = Annotated[float | None, tyro.conf.arg(metavar="RATE")]
 
 
@@ -62,6 +63,10 @@ class ModelOptions(CommonOptions):
     tile: TileSide = None
     """Work in square tiles of about this many pixels (at least one attention window, 64 for the models that ship), each
     with a halo: memory is then bounded by the tile, for images and videos. Above 4 megapixels without it: 1024."""
+    ranges: ChannelRanges = None
+    """Values of .npy, TIFF and 16-bit grey files that become -1 and 1, of all channels or of each: 0:10000 or
+    0:1,-5:40 (--ranges=-5:40 if it begins with a minus). Default: those that the model was trained with, else all that
+    whole numbers of the file's type can say."""
 
     def can_begin(self, inputs: tuple[Path, ...], what: str, report: Report, fps: float | None = None) -> bool:
         """Check the options, the model's name and the inputs before torch is imported, and prepare for videos.
@@ -92,6 +97,7 @@ class ModelOptions(CommonOptions):
             for source, problem in problems.items():
                 report.fail(source, problem)
             return False
+        channel_ranges(self.ranges)
         require_models(self.model or None)
         prepare_for_streams()
         return True
@@ -103,6 +109,22 @@ def require_least(options: object, **least: int) -> None:
         value = getattr(options, name)
         if value is not None and value < bound:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {bound}, found {value}")
+
+
+def channel_ranges(text: str | None) -> tuple[tuple[float, float], ...]:
+    """What --ranges says; none without it.
+
+    Raises:
+        UsageError: another form, or an empty range.
+    """
+    if text is None:
+        return ()
+    from omnitok.data.pixel_format import parse_ranges
+
+    try:
+        return parse_ranges(text)
+    except ValueError as error:
+        raise UsageError(f"--ranges: {error}") from error
 
 
 def parse_part(text: str | None) -> tuple[int, int]:

@@ -29,9 +29,9 @@ COLUMNS = (
 class Reconstruct(ModelOptions):
     """Encode images and videos, decode them again, write the results and say how good they are.
 
-    Takes files, or folders of them. Images become PNG, videos MP4 with their sound and the times of their frames (an
-    animated GIF stays one). Videos are streamed, so their length costs no memory; released models cannot stream and
-    take a video as a whole.
+    Takes files, or folders of them. Images become PNG, videos MP4 with their sound and the times of their frames; an
+    animated GIF stays one, and so do .npy and multi-band TIFF. Videos are streamed, so their length costs no memory;
+    released models cannot stream and take a video as a whole.
 
     Bits per pixel are the bits of the tokens divided by frames x height x width: log2 of the codebook's size per code,
     or 16 bits (float16) for each number of a VAE's latents. PSNR and SSIM are means over frames.
@@ -57,8 +57,15 @@ class Reconstruct(ModelOptions):
         from omnitok.data import WRITTEN_SUFFIXES, list_media
         from omnitok.tokenization.files import reconstruct_file
 
-        jobs = plan_jobs(self.inputs, self.out, WRITTEN_SUFFIXES, list_media, result_suffix)
-        tokenizer = load_model(self).tokenizer
+        model = load_model(self)
+        tokenizer, pixel_format = model.tokenizer, model.pixel_format
+        jobs = plan_jobs(
+            self.inputs,
+            self.out,
+            WRITTEN_SUFFIXES,
+            lambda path: list_media(path, pixel_format.has_arrays),
+            lambda path: result_suffix(path, pixel_format),
+        )
         how: dict[str, Any] = {"tile": self.tile, "fps": self.fps, "side_by_side": self.side_by_side}
 
         def work(job: Job, progress: Callable[[int, int | None], None]) -> Row:
@@ -66,7 +73,10 @@ class Reconstruct(ModelOptions):
             done = reconstruct_file(tokenizer, job.source, job.output, progress=progress, **how)
             row: Row = {"width": done.width, "height": done.height, "frames": done.frames, "tokens": done.tokens}
             row |= {"bits_per_pixel": round(done.bits_per_pixel, 6)}
-            return row | {"psnr": number(done.psnr, 4), "ssim": number(done.ssim, 6)}
+            row |= {"psnr": number(done.psnr, 4), "ssim": number(done.ssim, 6)}
+            digits = {"psnr": 4, "ssim": 6}
+            of_channels = done.per_channel.items()
+            return row | {f"{k}_per_channel": [number(x, digits[k]) for x in values] for k, values in of_channels}
 
         run_jobs(jobs, report, work)
         return report.finish(f"Results are in {self.out}")

@@ -12,6 +12,7 @@ from omnitok.cli.failures import UsageError, naming_options
 from omnitok.cli.options import (
     DEFAULT_MODEL,
     SAID,
+    ChannelRanges,
     CommonOptions,
     FrameRate,
     parse_part,
@@ -45,6 +46,8 @@ class Tokenize(CommonOptions):
     """Folder or URL for the shards (default: omnitok-shards); with --inspect, the .png for the sample."""
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIR|CKPT"), SAID] = None
     """The tokenizer (default: omnitok-tiny-vq; with --inspect, the one that the shards name)."""
+    ranges: ChannelRanges = None
+    """Values of .npy, TIFF and 16-bit grey files that become -1 and 1, 0:10000 or 0:1,2:9 (default: the model's)."""
     resolution: Annotated[int | None, tyro.conf.arg(metavar="PIXELS"), SAID] = None
     """Cut out the largest centre square and bring it to this side (default: sizes as they are)."""
     frames: Count = 17
@@ -110,10 +113,10 @@ class Tokenize(CommonOptions):
         from omnitok.tokenization.pipeline import tokenize_here
 
         rank, world_size = launched_place()
-        collection = build_index(self.data, labels=self.labels)
         # The actors of Ray load their own.
         device = resolve_device("cpu" if self.engine == "ray" else launched_device(self.device))
-        model = load_named(self.model or DEFAULT_MODEL, device, self.dtype)
+        model = load_named(self.model or DEFAULT_MODEL, device, self.dtype, self.ranges)
+        collection = build_index(self.data, labels=self.labels, arrays=model.pixel_format.has_arrays)
         plan = make_plan(collection, settings, model.tokenizer, model.name, model.sha256, self.latent_dtype)
         if parts > plan.shard_count:
             say(f"there are {plan.shard_count} shards for {parts} parts; a smaller --shard-size gives more")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from omnitok.cli.failures import UsageError, naming_options
-from omnitok.cli.options import SAID, require_models, require_paths, resolve_device
+from omnitok.cli.options import SAID, ChannelRanges, channel_ranges, require_models, require_paths, resolve_device
 from omnitok.cli.report import print_json, progress_bar, say
 from omnitok.errors import OmnitokError
 from omnitok.memory import keep_freed_blocks
@@ -38,6 +38,8 @@ class Train:
     """Folder of images; may be repeated."""
     videos: Folders = ()
     """Folder of videos; may be repeated."""
+    ranges: ChannelRanges = None
+    """Values of .npy, TIFF and 16-bit grey files that become -1 and 1, 0:10000 or 0:1,2:9 (default: of --init)."""
     shards: Folders = ()
     """Folder of token shards (`omnitok tokenize`), in place of images and videos; generators only; may be repeated."""
     tokenizer: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIR"), SAID] = None
@@ -119,15 +121,14 @@ class Train:
         is_tokenizer = isinstance(config, TrainConfig)
         if is_tokenizer and (self.shards or self.tokenizer is not None):
             raise UsageError(f"--shards and --tokenizer are for generators, and {config.name} trains a tokenizer")
-        options: dict[str, Any] = {
-            "data.images": [str(path) for path in self.images] or None,
-            "data.videos": [str(path) for path in self.videos] or None,
-            "shards": [str(path) for path in self.shards] or None,
+        folders = {"data.images": self.images, "data.videos": self.videos, "shards": self.shards}
+        options: dict[str, Any] = {key: list(map(str, given)) or None for key, given in folders.items()}
+        options |= {
+            "data.ranges": list(channel_ranges(self.ranges)) or None,
             "tokenizer": self.tokenizer,
             "init.model" if is_tokenizer else "init": self.init,
             "optimizer.lr": self.lr,
-            "data.image_batch": self.batch_size,
-            "data.video_batch": self.batch_size,
+            **dict.fromkeys(("data.image_batch", "data.video_batch"), self.batch_size),
             "checkpoint_every": self.checkpoint_every,
             "seed": self.seed,
         }
@@ -139,8 +140,7 @@ class Train:
     def _tell(self, config: AnyConfig, result: TrainResult) -> int:
         if self.json:
             row = {"recipe": config.name, "output": str(result.model), "steps": result.steps, "reason": result.reason}
-            row |= {"skipped": result.skipped, "validation": dict(result.validation), "last_row": result.last_row}
-            print_json(row)
+            print_json(row | {key: getattr(result, key) for key in ("skipped", "validation", "last_row")})
         else:
             print(f"{result.reason} at step {result.steps} of {config.steps}; the model is in {result.model}")
             for name, value in result.validation.items():

@@ -5,6 +5,7 @@ from omnitok.data.image import IMAGE_SUFFIXES, WRITTEN_IMAGE_SUFFIXES, read_imag
 from omnitok.data.index import list_media
 from omnitok.data.modality import detect_modality
 from omnitok.data.pil import to_pil, to_pixels
+from omnitok.data.pixel_format import PixelFormat
 from omnitok.data.token_shards import TokenItem, TokenShards
 from omnitok.data.video_reader import VIDEO_SUFFIXES, VideoReader, read_video
 from omnitok.data.video_writer import ENCODED_SUFFIXES, VideoWriter, write_video
@@ -16,6 +17,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
     "WRITTEN_SUFFIXES",
+    "PixelFormat",
     "TokenItem",
     "TokenShards",
     "VideoReader",

@@ -1,13 +1,12 @@
 """Images and videos of any number of channels: multi-band TIFF, and arrays of numpy.
 
-Values have no range of their own here: each channel's range, given by the user, is mapped to [-1, 1].
+Values have no range of their own here: each channel's range, given by the user, is mapped to [-1, 1] and back.
 """
 
 import math
 import os
 import warnings
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,14 +15,17 @@ import torch
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import Tensor
 
+from omnitok.atomic import atomic_path
+from omnitok.data.pixel_format import PixelFormat, Ranges
+from omnitok.data.transforms import Box, resize
 from omnitok.errors import MediaError, reading
-from omnitok.limits import MAX_PIXELS
+from omnitok.limits import MAX_PIXELS, Limit
 
-ARRAY_SUFFIXES = frozenset({".npy", ".tif", ".tiff"})
-
-Ranges = Sequence[tuple[float, float]]
+TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+ARRAY_SUFFIXES = TIFF_SUFFIXES | {".npy"}
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _STRIPS, _SAMPLES, _ROWS, _STRIP_SIZES = 256, 257, 258, 259, 273, 277, 278, 279
+_PHOTOMETRIC, _EXTRA = 262, 338
 _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_SIZES, _FORMAT = 284, 317, 322, 323, 324, 325, 339
 _KINDS = {1: "u", 2: "i", 3: "f"}
 _NOT_COMPRESSED, _DEFLATE = (1,), (8, 32946)
@@ -44,10 +46,7 @@ def read_image_array(path: str | os.PathLike[str], ranges: Ranges | None = None)
         ValueError: ranges that do not fit the channels, or none where the file has floating-point numbers.
     """
     path = Path(path)
-    with reading(path, MediaError, "image"):
-        array = _read_npy(path, (2, 3), "(H, W, c)") if path.suffix.lower() == ".npy" else _read_tiff(path)
-    array = array[..., None] if array.ndim == 2 else array
-    return _scaled(path, array, ranges).permute(2, 0, 1).contiguous()
+    return scaled(path, _open_image(path), ranges)
 
 
 def read_video_array(path: str | os.PathLike[str], ranges: Ranges | None = None) -> Tensor:
@@ -56,24 +55,111 @@ def read_video_array(path: str | os.PathLike[str], ranges: Ranges | None = None)
     Other arguments and errors are those of `read_image_array`.
     """
     path = Path(path)
+    array = open_video(path)
+    _check_size(path, array.shape)
+    return scaled(path, array, ranges)
+
+
+class ArrayImage:
+    """An image of the channels that `pixel_format` says, whole or in part. Use it in a `with`, as `ImageReader`.
+
+    Attributes:
+        height, width: in pixels.
+        dtype: numpy's name of the type of its numbers.
+
+    Raises:
+        MediaError: as `read_image_array`, or other channels.
+    """
+
+    def __init__(self, path: Path, pixel_format: PixelFormat, limit: Limit = MAX_PIXELS) -> None:
+        self.path, self._ranges = path, pixel_format.ranges
+        self._array = _open_image(path, limit)
+        self.height, self.width, channels = self._array.shape
+        self.dtype = self._array.dtype.name
+        pixel_format.check_channels(path, channels)
+
+    def __enter__(self) -> "ArrayImage":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return
+
+    def pixels(self) -> Tensor:
+        """The whole image as float32 (c, H, W) in [-1, 1]."""
+        return scaled(self.path, self._array, self._ranges)
+
+    def crop(self, box: Box, height: int, width: int) -> Tensor:
+        """The part `box` of the image, resized to float32 (c, height, width) in [-1, 1]."""
+        top, left, h, w = box
+        part = scaled(self.path, self._array[top : top + h, left : left + w], self._ranges)
+        return resize(part[:, None], height, width)[:, 0]
+
+
+def write_image_array(path: str | os.PathLike[str], x: Tensor, dtype: str = "uint8", ranges: Ranges = ()) -> None:
+    """Write an image of any number of channels as `.npy` (H, W, c) or as a TIFF, as `read_image_array` reads it.
+
+    Args:
+        path: ends in .npy, .tif or .tiff.
+        x: float (c, H, W) in [-1, 1].
+        dtype, ranges: of the numbers in the file, as for `numbers_of`.
+
+    Raises:
+        MediaError: the file cannot be written (then nothing is left under its name).
+    """
+    path = Path(path)
+    array = numbers_of(x, dtype, ranges)
+    try:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            if path.suffix.lower() == ".npy":
+                np.save(file, array)
+            else:
+                _write_tiff(file, array)
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{path}: cannot be written ({error})") from error
+
+
+def open_video(path: Path) -> np.ndarray[Any, Any]:
+    """The array (T, H, W, c) of a `.npy` video, mapped into memory rather than read.
+
+    Raises:
+        MediaError: it is none.
+    """
     with reading(path, MediaError, "video"):
         array = _read_npy(path, (4,), "(T, H, W, c)")
-    return _scaled(path, array, ranges).permute(3, 0, 1, 2).contiguous()
-
-
-def _read_npy(path: Path, ranks: tuple[int, ...], shape: str) -> np.ndarray[Any, Any]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.ndim not in ranks or array.dtype.kind not in "uif" or 0 in array.shape:
-        raise MediaError(f"{path}: must be an array {shape} of numbers, found {array.dtype} {array.shape}")
-    _check_size(path, array.shape)
+        _check_size(path, array.shape[1:])
     return array
 
 
-def _check_size(path: Path, shape: tuple[int, ...]) -> None:
-    MAX_PIXELS.check(math.prod(shape), f"{path}: {math.prod(shape)} values, {shape},", MediaError, times=3)
+def holds_video(path: str | os.PathLike[str]) -> bool:
+    """Whether the header of a `.npy` file is that of a video; False for one that cannot be read."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).ndim == 4
+    except (OSError, ValueError):
+        return False
 
 
-def _read_tiff(path: Path) -> np.ndarray[Any, Any]:
+def _open_image(path: Path, limit: Limit = MAX_PIXELS) -> np.ndarray[Any, Any]:
+    """(H, W, c)"""
+    with reading(path, MediaError, "image"):
+        if path.suffix.lower() != ".npy":
+            return _read_tiff(path, limit)
+        array = _read_npy(path, (2, 3), "(H, W, c)")
+        _check_size(path, array.shape, limit)
+        return array[..., None] if array.ndim == 2 else array
+
+
+def _read_npy(path: Path, ranks: tuple[int, ...], shape: str) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim not in ranks or array.dtype.kind not in "uif" or 0 in array.shape:
+        raise MediaError(f"{path}: must be an array {shape} of numbers, found {array.dtype} {array.shape}")
+    return array
+
+
+def _check_size(path: Path, shape: tuple[int, ...], limit: Limit = MAX_PIXELS) -> None:
+    limit.check(math.prod(shape), f"{path}: {math.prod(shape)} values, {shape},", MediaError, times=3)
+
+
+def _read_tiff(path: Path, limit: Limit) -> np.ndarray[Any, Any]:
     """(H, W, c) of the first image of a TIFF: strips or tiles, bands beside one another or one after the other."""
     with path.open("rb") as file:
         header = file.read(8)
@@ -94,7 +180,7 @@ def _read_tiff(path: Path) -> np.ndarray[Any, Any]:
                 f"{path}: must be uncompressed or deflated, found compression {tags.get(_COMPRESSION)}: write it again "
                 "without, or as .npy"
             )
-        _check_size(path, (height, width, bands))
+        _check_size(path, (height, width, bands), limit)
         dtype = np.dtype(f"{order}{_KINDS[kinds.pop()]}{bits.pop() // 8}")
         return _assemble(file, tags, (height, width, bands), dtype)
 
@@ -134,21 +220,61 @@ def _assemble(
     return image
 
 
-def _scaled(path: Path, array: np.ndarray[Any, Any], ranges: Ranges | None) -> Tensor:
-    """Values (..., c) of any type as float32 in [-1, 1]."""
+def _write_tiff(file: BinaryIO, array: np.ndarray[Any, Any]) -> None:
+    """One uncompressed strip, the bands of a pixel beside one another."""
+    height, width, bands = array.shape
+    tags = ImageFileDirectory_v2()  # little-endian
+    tags[_WIDTH], tags[_HEIGHT], tags[_SAMPLES], tags[_ROWS] = width, height, bands, height
+    tags[_BITS] = (8 * array.dtype.itemsize,) * bands
+    tags[_FORMAT] = (next(number for number, kind in _KINDS.items() if kind == array.dtype.kind),) * bands
+    tags[_COMPRESSION], tags[_PLANAR] = 1, 1
+    tags[_PHOTOMETRIC] = 2 if bands in (3, 4) else 1  # colour, or grey that counts from black
+    if bands > 1 and bands != 3:
+        tags[_EXTRA] = (2,) if bands == 4 else (0,) * (bands - 1)  # alpha that is not premultiplied, or anything
+    tags[_STRIPS], tags[_STRIP_SIZES] = 0, array.nbytes  # Pillow counts from the end of the tags
+    tags.save(file)
+    file.write(array.astype(array.dtype.newbyteorder("<")).tobytes())
+
+
+def scaled(path: Path, array: np.ndarray[Any, Any], ranges: Ranges | None) -> Tensor:
+    """Numbers (..., c) of any type as float32 (c, ...) in [-1, 1]; `path` is for messages."""
     channels = array.shape[-1]
-    if ranges is None:
-        if array.dtype.kind == "f":
-            raise ValueError(f"{path}: holds {array.dtype} numbers, so the range (low, high) of its channels is needed")
-        limits = np.iinfo(array.dtype)
-        ranges = [(float(limits.min), float(limits.max))]
+    if not ranges and array.dtype.kind == "f":
+        raise ValueError(f"{path}: holds {array.dtype} numbers, so the range (low, high) of its channels is needed")
+    ranges = ranges or _full_range(array.dtype)
     if len(ranges) not in (1, channels):
         raise ValueError(f"{path}: has {channels} channels, so 1 or {channels} ranges are needed, found {len(ranges)}")
     for low, high in ranges:
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError(f"a range must be (low, high) with low < high, found {(low, high)}")
     low, high = np.asarray(ranges, dtype=np.float64).T
-    scaled = np.clip((array - low) * (2 / (high - low)) - 1, -1, 1).astype(np.float32)
-    if not np.isfinite(scaled).all():
+    values = np.clip((array - low) * (2 / (high - low)) - 1, -1, 1).astype(np.float32)
+    if not np.isfinite(values).all():
         raise MediaError(f"{path}: holds NaN")
-    return torch.from_numpy(scaled)
+    return torch.from_numpy(values).movedim(-1, 0).contiguous()
+
+
+def numbers_of(x: Tensor, dtype: str = "uint8", ranges: Ranges = ()) -> np.ndarray[Any, Any]:
+    """Pixels (c, ...) in [-1, 1] as numbers (..., c) of a file: what `scaled` made them from, clamped.
+
+    Args:
+        dtype: numpy's name of their type; whole numbers are rounded.
+        ranges: (low, high) of each channel, or one for all; none takes all that whole numbers of the type can say.
+
+    Raises:
+        ValueError: floating-point numbers without ranges.
+    """
+    kind = np.dtype(dtype)
+    if not ranges and kind.kind == "f":
+        raise ValueError(f"{dtype} numbers have no range of their own: give one")
+    low, high = np.asarray(ranges or _full_range(kind), dtype=np.float64).T
+    values = (x.detach().cpu().double().clamp(-1, 1).movedim(0, -1).numpy() + 1) * ((high - low) / 2) + low
+    if kind.kind == "f":
+        return values.astype(kind)
+    limits = np.iinfo(kind)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(kind)
+
+
+def _full_range(dtype: np.dtype[Any]) -> Ranges:
+    limits = np.iinfo(dtype)
+    return [(float(limits.min), float(limits.max))]

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from omnitok.checked import checked
+from omnitok.data.pixel_format import RangesField
 from omnitok.data.transforms import CropPolicy
 
 _Count = Annotated[int, Field(ge=1)]
@@ -32,6 +33,9 @@ class DataConfig:
         balance_sources: draw videos so that a source of n videos comes up in proportion to sqrt(n), not n. Sources are
             the column `domain` of a manifest (also of a `manifest.csv` in the folder), or else file names up to the
             number at their end.
+        ranges: values (low, high) of the files of each channel, or of all, that become -1 and 1 (`--ranges`; see
+            `omnitok.data.PixelFormat`); none takes those of the model that training starts from.
+        alpha_masks: share of the samples without transparency whose alpha becomes a drawn mask; of 4 channels only.
         ken_burns: share of the videos of a batch that are made from images, by a window that moves over one.
         drawn: share of the samples that are drawn by `omnitok.data.drawn` in place of a file: letters, lines, stripes,
             codes, screens, plain colours and other things that photographs do not have.
@@ -52,6 +56,8 @@ class DataConfig:
     video_policy: CropPolicy = "random_resized_crop"
     flip: bool = True
     balance_sources: bool = False
+    ranges: RangesField = ()
+    alpha_masks: _Fraction = 0.0
     ken_burns: _Fraction = 0.0
     drawn: _Fraction = 0.0
     workers: _Natural = 1

@@ -211,6 +211,22 @@ def drawn_image(side: int, seed: int) -> Tensor:
     return _to_pixels(draw(rng, side))
 
 
+def drawn_mask(side: int, seed: int) -> Tensor:
+    """Some discs and polygons as masks of objects are, with edges of about a pixel: (1, side, side), 1 inside, -1
+    outside or the other way round; it depends on the arguments only."""
+    rng = np.random.default_rng((seed, 6))
+    inside, outside = (255, 0) if rng.random() < 0.8 else (0, 255)
+    larger = 2 * side
+    image = Image.new("L", (larger, larger), outside)
+    draw = ImageDraw.Draw(image)
+    for _ in range(rng.integers(1, 5)):
+        if rng.random() < 0.5:
+            draw.ellipse(_box(rng, larger, larger // 6), inside)
+        else:
+            draw.polygon(_points(rng, larger, int(rng.integers(3, 8))), inside)
+    return _to_pixels(image.resize((side, side), Image.Resampling.BOX))[:1]
+
+
 # ------------------------------------------------------------------------------------------------------ evaluation set
 
 

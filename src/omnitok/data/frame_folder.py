@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-from omnitok.data.image import IMAGE_SUFFIXES, TimedFrame, read_image
+from omnitok.data.arrays import ARRAY_SUFFIXES
+from omnitok.data.image import IMAGE_SUFFIXES, TimedFrame, image_reader, read_image
+from omnitok.data.pixel_format import RGB, PixelFormat
 from omnitok.data.transforms import resize
 from omnitok.errors import MediaError, reading
 
@@ -26,14 +28,18 @@ class FrameFolder:
     is_still = has_audio = False
     fps = FRAME_RATE
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pixel_format: PixelFormat = RGB) -> None:
+        self._format = pixel_format
+        suffixes = IMAGE_SUFFIXES | (ARRAY_SUFFIXES if pixel_format.has_arrays else frozenset())
         with reading(path, MediaError, "folder of frames"):
             names = [name for name in os.listdir(path) if not name.startswith(".")]
-        images = [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+        images = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
         if not images:
             raise MediaError(f"{path}: the folder holds no images, which would be the frames of a video")
         self._files = [path / name for name in sorted(images, key=_natural_order)]
-        self.height, self.width = read_image(self._files[0]).shape[1:]
+        with image_reader(self._files[0], whole=True, pixel_format=pixel_format) as first:
+            self.height, self.width = first.pixels().shape[1:]  # what cannot be decoded is told at once
+            self.dtype = first.dtype
         self.frame_count: int | None = len(self._files)
         self.duration: float | None = self.frame_count / self.fps
 
@@ -44,7 +50,7 @@ class FrameFolder:
                 yield TimedFrame(number / self.fps, 1 / self.fps, partial(self._to_pixels, file))
 
     def _to_pixels(self, frame: Path) -> torch.Tensor:
-        return resize(read_image(frame)[:, None], self.height, self.width)[:, 0]
+        return resize(read_image(frame, pixel_format=self._format)[:, None], self.height, self.width)[:, 0]
 
 
 def _natural_order(name: str) -> list[tuple[int, str]]:

@@ -2,11 +2,10 @@
 
 import functools
 import io
-import itertools
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +14,12 @@ import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from omnitok.atomic import atomic_path
+from omnitok.data.arrays import ARRAY_SUFFIXES, TIFF_SUFFIXES, ArrayImage, numbers_of, scaled, write_image_array
+from omnitok.data.pixel_format import MODES, RGB, PixelFormat, Ranges, as_color
 from omnitok.data.transforms import Box, center_square, crop, resize
 from omnitok.errors import MediaError, OmnitokError, reading
 from omnitok.files import localize, require_regular
-from omnitok.limits import MAX_ANIMATION_PIXELS, MAX_PIXELS, Limit
+from omnitok.limits import MAX_PIXELS, Limit
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -37,15 +38,13 @@ _WRITERS = {
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".webp": ("WEBP", {"quality": 95, "method": 4}),
 }
-WRITTEN_IMAGE_SUFFIXES = frozenset(_WRITERS)
+WRITTEN_IMAGE_SUFFIXES = frozenset(_WRITERS) | ARRAY_SUFFIXES
 """Suffixes that `write_image` writes."""
 
 _LARGE = 2**22  # pixels from which an image is made smaller as bytes; below, floats cost little and round nothing
 _REDUCED_TIMES = 8  # as many pixels as `MAX_PIXELS` may such an image have
 _STRIP_PIXELS = 2**22  # converted at a time
 _LEAST_SIDE = 32  # pixels that a row or column costs at least
-_LEAST_FRAME_PIXELS = 2**15  # what the overhead of a frame of an animation costs
-_TIMED_FRAMES, _TIMED_PIXELS = 240, 2**28  # of an animation, of which its rate is the average
 # EXIF orientation (EXIF 2.3, tag 0x0112) -> how an image is shown: turned by, and the rows and columns exchanged,
 # then mirrored, that lead from shown to stored places.
 _ORIENTATION_TAG, _PHOTOMETRIC_TAG = 0x0112, 262
@@ -112,10 +111,11 @@ def _formats() -> list[str]:
 
 def is_animated(path: Path, image: Image.Image) -> bool:
     """Whether the file holds several frames of a video (not merely several pages)."""
-    return image.format in _ANIMATED_FORMATS and _count_frames(path, image) > 1
+    return image.format in _ANIMATED_FORMATS and count_frames(path, image) > 1
 
 
-def _count_frames(path: Path, image: Image.Image) -> int:
+def count_frames(path: Path, image: Image.Image) -> int:
+    """Frames of an opened image; also its pages."""
     with reading(path, MediaError, "animation"):
         count = int(getattr(image, "n_frames", 1))  # only the formats that can have several define it
     return count - 1 if image.format == "PNG" and image.info.get("default_image") else count
@@ -128,70 +128,85 @@ class ImageReader:
     gray, 1-bit, CMYK and YCbCr become RGB (CMYK and Lab through the embedded ICC profile where there is one; RGB
     profiles are not applied). 16-bit gray is scaled by 1/65535, not clipped; 16-bit color has 8 bits left after Pillow.
 
+    As grey or with alpha (`pixel_format`) the same holds, but that alpha is kept, and 16-bit gray in its range.
+
     Args:
         path: the file.
         limit: bound on the pixels of what is held as floats.
         whole: the pixels will be asked for whole, so that the bound holds for all of them.
+        pixel_format: channels of the pixels.
 
     Attributes:
         height, width: as it is shown, in pixels.
+        image: as Pillow opened it.
+        dtype: "uint16" where the pixels are grey of 16 bits, which can be written again; else None, for 8 bits.
 
     Raises:
-        MediaError: missing, empty, unreadable, not an image, damaged, or above the limit, which is eight times as
-            high if not `whole`.
+        MediaError: missing, empty, unreadable, not an image, damaged, above the limit, which is eight times as high if
+            not `whole`, or other channels.
     """
 
-    def __init__(self, path: str | os.PathLike[str], limit: Limit = MAX_PIXELS, *, whole: bool = False) -> None:
-        self.path, self._limit = require_file(path), limit
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        limit: Limit = MAX_PIXELS,
+        *,
+        whole: bool = False,
+        pixel_format: PixelFormat = RGB,
+    ) -> None:
+        self.path, self._limit, self._format = require_file(path), limit, pixel_format
+        pixel_format.check_ordinary(self.path)
         self._whole: torch.Tensor | None = None
         self._open()
-        width, height = self._image.size
+        width, height = self.image.size
         try:
             self._check(1 if whole else _REDUCED_TIMES)
             with reading(self.path, MediaError, "image"):
-                self._turn = _orientation(self._image)
+                self._turn = _orientation(self.image)
         except OmnitokError:
-            self._image.close()
+            self.image.close()
             raise
         self.width, self.height = (height, width) if self._turn[1] else (width, height)
+        is_deep = pixel_format.channels == 1 and self.image.mode.startswith("I")
+        self.dtype: str | None = "uint16" if is_deep else None
 
     def _open(self) -> None:
-        self._image = require_image(self.path)
-        self._stored_width = self._image.width
+        self.image = require_image(self.path)
+        self._stored_width = self.image.width
 
     def __enter__(self) -> "ImageReader":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._image.close()
+        self.image.close()
 
     def _check(self, times: int) -> None:
-        width, height = self._image.size
+        width, height = self.image.size
         amount = max(width, _LEAST_SIDE) * max(height, _LEAST_SIDE)
         self._limit.check(amount, f"{self.path}: an image of {width}x{height} pixels", MediaError, times)
 
     def pixels(self) -> torch.Tensor:
-        """The whole image as float32 (3, H, W) in [-1, 1].
+        """The whole image as float32 (c, H, W) in [-1, 1].
 
         Raises:
             MediaError: it is damaged, or larger than the limit.
         """
         if self._whole is None:
             self._check(times=1)
-            self._whole = decode_image(self.path, self._image, self._turn)
+            self._whole = decode_image(self.path, self.image, self._turn, self._format)
         return self._whole
 
     def crop(self, box: Box, height: int, width: int) -> torch.Tensor:
-        """The part `box` of the image, resized to float32 (3, height, width) in [-1, 1].
+        """The part `box` of the image, resized to float32 (c, height, width) in [-1, 1].
 
         Large images are made smaller as bytes: by a whole factor first, in the decoder of JPEG or strip by strip, to
         no less than twice the size wanted.
         """
         if self.height * self.width <= _LARGE or box[2:] == (height, width):
-            part = crop(self.pixels(), box)[:, None]  # (3, 1, h, w)
+            part = crop(self.pixels(), box)[:, None]  # (c, 1, h, w)
             return resize(part, height, width)[:, 0]
         with reading(self.path, MediaError, "image"):
-            return from_uint8(torch.from_numpy(np.array(self._shrink(box, height, width))))
+            return _from_pillow(self._shrink(box, height, width))
 
     def _shrink(self, box: Box, height: int, width: int) -> Image.Image:
         method, swapped, *flips = self._turn
@@ -202,13 +217,13 @@ class ImageReader:
         if swapped:
             rows, columns, height, width = columns, rows, width, height
         self._draft(min((rows[1] - rows[0]) // (2 * height), (columns[1] - columns[0]) // (2 * width)))
-        ratio = self._image.width / self._stored_width
+        ratio = self.image.width / self._stored_width
         left, top, right, bottom = (edge * ratio for edge in (columns[0], rows[0], columns[1], rows[1]))
         outer = (
             int(left),
             int(top),
-            min(math.ceil(right), self._image.width),
-            min(math.ceil(bottom), self._image.height),
+            min(math.ceil(right), self.image.width),
+            min(math.ceil(bottom), self.image.height),
         )
         across = max(1, (outer[2] - outer[0]) // (2 * width))
         down = max(1, (outer[3] - outer[1]) // (2 * height))
@@ -220,36 +235,75 @@ class ImageReader:
 
     def _draft(self, scale: int) -> None:
         """Let the decoder of JPEG, if it has not yet decoded, make the image up to `scale` times smaller."""
-        if self._stored_width > max(1, scale) * self._image.width + 8:  # an earlier crop took it smaller than this one
+        if self._stored_width > max(1, scale) * self.image.width + 8:  # an earlier crop took it smaller than this one
             self._open()
-        if scale > 1 and self._image.format == "JPEG":
+        if scale > 1 and self.image.format == "JPEG":
             scale = min(scale, 8)
-            self._image.draft(self._image.mode, (self._image.width // scale, self._image.height // scale))
+            self.image.draft(self.image.mode, (self.image.width // scale, self.image.height // scale))
 
     def _reduce(self, box: tuple[int, int, int, int], across: int, down: int) -> Image.Image:
-        """A part (left, top, right, bottom) as RGB, whole factors smaller, with no more than a strip of it as RGB."""
+        """A part (left, top, right, bottom), whole factors smaller, with no more than a strip of it converted."""
         left, top, right, bottom = box
-        reduced = Image.new("RGB", (-(-(right - left) // across), -(-(bottom - top) // down)))
+        reduced = Image.new(self._format.mode, (-(-(right - left) // across), -(-(bottom - top) // down)))
         step = max(1, _STRIP_PIXELS // ((right - left) * down)) * down
-        white_is_zero = _is_white_zero(self._image)
+        white_is_zero = _is_white_zero(self.image)
         for row in range(top, bottom, step):
-            rgb = _to_rgb(self.path, self._image.crop((left, row, right, min(row + step, bottom))), white_is_zero)
-            strip = Image.fromarray(to_uint8(rgb)) if isinstance(rgb, torch.Tensor) else rgb
+            part = self.image.crop((left, row, right, min(row + step, bottom)))
+            converted = _converted(self.path, part, white_is_zero, self._format)
+            strip = to_pillow(converted) if isinstance(converted, torch.Tensor) else converted
             reduced.paste(strip.reduce((across, down)), (0, (row - top) // down))
         return reduced
 
 
-def read_image(path: str | os.PathLike[str], size: int | None = None, *, max_pixels: int | None = None) -> torch.Tensor:
-    """Read an image in any format that Pillow decodes; of an animation the first frame. See `ImageReader`.
+def image_reader(
+    path: str | os.PathLike[str],
+    limit: Limit = MAX_PIXELS,
+    *,
+    whole: bool = False,
+    pixel_format: PixelFormat = RGB,
+) -> ImageReader | ArrayImage:
+    """The reader of an image file: numbers for `.npy`, and for TIFF where Pillow does not have the channels or ranges.
+
+    Raises:
+        MediaError: as for `ImageReader`.
+    """
+    path = require_file(path)
+    if _is_array(path, pixel_format):
+        return ArrayImage(path, pixel_format, limit)
+    return ImageReader(path, limit, whole=whole, pixel_format=pixel_format)
+
+
+def _is_array(path: Path, pixel_format: PixelFormat) -> bool:
+    suffix = path.suffix.lower()
+    if suffix not in TIFF_SUFFIXES:
+        return suffix in ARRAY_SUFFIXES
+    if pixel_format.ranges or not pixel_format.mode:
+        return True
+    if (image := open_image(path)) is None:
+        return True
+    with image:
+        return pixel_format.mode == "RGBA" and len(image.getbands()) == 4 and image.mode != "RGBA"
+
+
+def read_image(
+    path: str | os.PathLike[str],
+    size: int | None = None,
+    *,
+    max_pixels: int | None = None,
+    pixel_format: PixelFormat = RGB,
+) -> torch.Tensor:
+    """Read an image: any format that Pillow decodes (of an animation the first frame; see `ImageReader`), a `.npy`
+    array (H, W, c) or (H, W), a TIFF of any number of bands.
 
     Args:
         path: the file.
         size: if given, the largest center square is cut out and resized to (size, size), bicubic and antialiased.
             Large images then cost little, and may have eight times as many pixels.
         max_pixels: bound on the pixels; by default `OMNITOK_MAX_PIXELS`, or 2**25.
+        pixel_format: channels and ranges of the pixels.
 
     Returns:
-        float32 (3, H, W) in [-1, 1].
+        float32 (c, H, W) in [-1, 1].
 
     Raises:
         MediaError: missing, empty, unreadable, not an image, damaged, or too large.
@@ -257,7 +311,7 @@ def read_image(path: str | os.PathLike[str], size: int | None = None, *, max_pix
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     limit = MAX_PIXELS if max_pixels is None else Limit(MAX_PIXELS.variable, max_pixels)
-    with ImageReader(path, limit, whole=size is None) as reader:
+    with image_reader(path, limit, whole=size is None, pixel_format=pixel_format) as reader:
         if size is None:
             return reader.pixels()
         return reader.crop(center_square(reader.height, reader.width), size, size)
@@ -272,14 +326,20 @@ def _orientation(image: Image.Image) -> _Turn:
         return UPRIGHT
 
 
-def decode_image(path: str | os.PathLike[str], image: Image.Image, turn: _Turn | None = None) -> torch.Tensor:
-    """The current frame of an opened image as float32 (3, H, W) in [-1, 1]."""
+def decode_image(
+    path: str | os.PathLike[str], image: Image.Image, turn: _Turn | None = None, pixel_format: PixelFormat = RGB
+) -> torch.Tensor:
+    """The current frame of an opened image as float32 (c, H, W) in [-1, 1]."""
     with reading(path, MediaError, "image"):
         image.load()
         method = (turn or _orientation(image))[0]
         upright = image if method is None else image.transpose(method)
-        rgb = _to_rgb(path, upright, _is_white_zero(image))
-        return rgb if isinstance(rgb, torch.Tensor) else from_uint8(torch.from_numpy(np.array(rgb)))
+        converted = _converted(path, upright, _is_white_zero(image), pixel_format)
+        return converted if isinstance(converted, torch.Tensor) else _from_pillow(converted)
+
+
+def _from_pillow(image: Image.Image) -> torch.Tensor:
+    return from_uint8(torch.from_numpy(np.atleast_3d(np.array(image))))
 
 
 def _is_white_zero(image: Image.Image) -> bool:
@@ -287,21 +347,26 @@ def _is_white_zero(image: Image.Image) -> bool:
     return image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == 0
 
 
-def _to_rgb(path: str | os.PathLike[str], image: Image.Image, white_is_zero: bool) -> Image.Image | torch.Tensor:
-    """As RGB, or, where gray has more than 8 bits, as float32 (3, H, W) in [-1, 1]."""
+def _converted(
+    path: str | os.PathLike[str], image: Image.Image, white_is_zero: bool, pixel_format: PixelFormat
+) -> Image.Image | torch.Tensor:
+    """In Pillow's mode of `pixel_format`, or, where gray has more than 8 bits, as float32 (c, H, W) in [-1, 1]."""
     if image.mode.startswith("I") or image.mode == "F":
-        return _deep_gray(path, image, white_is_zero)
-    if image.has_transparency_data:
+        if pixel_format.channels == 1 and pixel_format.ranges:
+            return scaled(Path(path), np.array(image)[..., None], pixel_format.ranges)
+        gray = _deep_gray(path, image, white_is_zero)
+        return gray if pixel_format.channels == 1 else pixel_format.from_color(gray.expand(3, -1, -1)).contiguous()
+    if image.has_transparency_data and pixel_format.mode != "RGBA":
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, rgba)
     elif image.mode in ("CMYK", "LAB"):
         image = _through_profile(image)
-    return image.convert("RGB")
+    return image.convert(pixel_format.mode)
 
 
 def _deep_gray(path: str | os.PathLike[str], image: Image.Image, white_is_zero: bool) -> torch.Tensor:
-    """Gray of more than 8 bits; Pillow's own conversion to RGB clips it at 255."""
+    """Gray of more than 8 bits as (1, H, W); Pillow's own conversion to RGB clips it at 255."""
     gray = torch.from_numpy(np.array(image).astype(np.float32))  # (H, W)
     low, high = gray.min().item(), gray.max().item()
     if image.mode == "F":
@@ -318,7 +383,7 @@ def _deep_gray(path: str | os.PathLike[str], image: Image.Image, white_is_zero: 
         gray = scale - gray
     if transparent is not None:
         gray = torch.where(transparent, scale, gray)
-    return (gray * (2 / scale) - 1).expand(3, -1, -1).contiguous()
+    return (gray * (2 / scale) - 1)[None]
 
 
 def _through_profile(image: Image.Image) -> Image.Image:
@@ -335,23 +400,29 @@ def _through_profile(image: Image.Image) -> Image.Image:
 
 
 def from_uint8(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 (H, W, 3) to float32 (3, H, W) in [-1, 1]."""
+    """uint8 (H, W, c) to float32 (c, H, W) in [-1, 1]."""
     return pixels.permute(2, 0, 1).contiguous().float().mul_(2 / 255).sub_(1)
 
 
 def to_uint8(pixels: torch.Tensor) -> np.ndarray:
-    """Float (3, H, W) in [-1, 1] to uint8 (H, W, 3), clamped and rounded to the nearest."""
+    """Float (c, H, W) in [-1, 1] to uint8 (H, W, c), clamped and rounded to the nearest."""
     scaled = pixels.detach().cpu().float().add(1).mul_(127.5).round_().clamp_(0, 255)
     return scaled.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
-def check_pixels(x: torch.Tensor, shape: str) -> None:
+def to_pillow(pixels: torch.Tensor) -> Image.Image:
+    """Float (1, H, W), (3, H, W) or (4, H, W) in [-1, 1] as an image of 8 bits."""
+    array = to_uint8(pixels)
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def check_pixels(x: torch.Tensor, shape: str, channels: int = 3) -> None:
     """Raise ValueError unless `x` is finite float, of the rank in `shape` such as "(3, H, W)", and roughly in [-1, 1].
 
     What a decoder overshoots by is clamped when written; what can only be another range (0 to 255) is refused.
     """
     rank = shape.count(",") + 1
-    if x.ndim != rank or x.shape[0] != 3 or min(x.shape[-2:]) < 1:
+    if x.ndim != rank or x.shape[0] != channels or min(x.shape[-2:]) < 1:
         raise ValueError(f"pixels must have the shape {shape}, got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise ValueError(f"pixels must be float in [-1, 1], got {x.dtype}; convert bytes by x / 127.5 - 1")
@@ -361,27 +432,40 @@ def check_pixels(x: torch.Tensor, shape: str) -> None:
         raise ValueError(f"pixels must be in [-1, 1], got values up to {x.abs().max().item():g}")
 
 
-def write_image(path: str | os.PathLike[str], x: torch.Tensor) -> None:
-    """Write an image as PNG, JPEG (quality 95, no chroma subsampling) or WebP, chosen by the suffix.
+def write_image(path: str | os.PathLike[str], x: torch.Tensor, dtype: str = "uint8", ranges: Ranges = ()) -> None:
+    """Write an image as PNG, JPEG (quality 95, no chroma subsampling), WebP, TIFF or `.npy`, chosen by the suffix.
 
     Args:
-        path: ends in .png, .jpg, .jpeg or .webp; missing folders are made, an existing file is replaced at the end.
-        x: float (3, H, W) in [-1, 1]; clamped and rounded to 8 bits.
+        path: ends in .png, .jpg, .jpeg, .webp, .tif, .tiff or .npy; missing folders are made, an existing file is
+            replaced at the end.
+        x: float (3, H, W) in [-1, 1]; clamped and rounded to 8 bits. PNG takes grey (1, H, W) and alpha (4, H, W) too,
+            TIFF and `.npy` any number of channels; the others show grey as colour, and alpha over white.
+        dtype, ranges: of the numbers in TIFF and `.npy` files (see `omnitok.data.arrays.numbers_of`), and in PNG of
+            one channel, which has uint8 and uint16.
 
     Raises:
-        MediaError: an unknown suffix, or the file cannot be written (then nothing is left under its name).
+        MediaError: an unknown suffix, one that cannot hold so many channels, or the file cannot be written (then
+            nothing is left under its name).
         ValueError: `x` has another shape, type or range.
     """
     path = Path(path)
-    if path.suffix.lower() not in _WRITERS:
-        raise MediaError(
-            f"{path}: images are written as {', '.join(_WRITERS)}, not {path.suffix or 'without suffix'!r}"
-        )
-    check_pixels(x, "(3, H, W)")
-    file_format, options = _WRITERS[path.suffix.lower()]
+    suffix = path.suffix.lower()
+    if suffix not in WRITTEN_IMAGE_SUFFIXES:
+        accepted = ", ".join((*_WRITERS, *sorted(ARRAY_SUFFIXES)))
+        raise MediaError(f"{path}: images are written as {accepted}, not {path.suffix or 'without suffix'!r}")
+    channels = x.shape[0] if x.ndim == 3 and (x.shape[0] in MODES or suffix in ARRAY_SUFFIXES) else 3
+    check_pixels(x, "(3, H, W)", channels)
+    if suffix in ARRAY_SUFFIXES:
+        write_image_array(path, x, dtype, ranges)
+        return
+    file_format, options = _WRITERS[suffix]
     try:
         with atomic_path(path) as temporary:
-            Image.fromarray(to_uint8(x)).save(temporary, format=file_format, **options)
+            if channels == 1 and suffix == ".png" and dtype == "uint16":
+                image = Image.fromarray(numbers_of(x, dtype, ranges)[..., 0])
+            else:
+                image = to_pillow(x if suffix == ".png" else as_color(x))
+            image.save(temporary, format=file_format, **options)
     except (OSError, ValueError) as error:
         raise MediaError(f"{path}: cannot be written ({error})") from error
 
@@ -393,62 +477,3 @@ class TimedFrame(NamedTuple):
     time: float
     duration: float
     pixels: Callable[[], torch.Tensor]
-
-
-class AnimatedImage:
-    """An image file as a video: every frame of a GIF, animated WebP, APNG or AVIF, or the one frame of a still.
-
-    Frames have their own durations; one of 10 ms or less counts as 100 ms, as browsers do.
-    """
-
-    has_audio = False
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with ImageReader(path, whole=True) as reader:
-            image = reader._image
-            self.is_still = not is_animated(path, image)
-            self.frame_count: int | None = 1 if self.is_still else _count_frames(path, image)
-            area, what = image.width * image.height, f"{path}: an animation of {image.width}x{image.height} pixels"
-            if not self.is_still:  # several frames are held at a time, and a few bytes ask for them
-                MAX_PIXELS.check(4 * area, f"{what}, which count four times,", MediaError)
-            pixels = self.frame_count * max(area, _LEAST_FRAME_PIXELS)
-            counted = f"{what} and {self.frame_count} frames, which count as {pixels} pixels,"
-            MAX_ANIMATION_PIXELS.check(pixels, counted, MediaError)
-            self.height, self.width = decode_image(path, next(self._frames(image))).shape[-2:]
-            timed = itertools.islice(
-                self._frames(image), min(_TIMED_FRAMES, 2 + _TIMED_PIXELS * self.frame_count // pixels)
-            )
-            with reading(path, MediaError, "animation"):
-                durations = [1.0] if self.is_still else [_duration(frame) for frame in timed]
-        self.fps = len(durations) / sum(durations)
-        self.duration: float | None = self.frame_count / self.fps
-
-    def _frames(self, image: Image.Image) -> Iterator[Image.Image]:
-        if self.is_still:
-            yield image
-            return
-        first = 1 if image.format == "PNG" and image.info.get("default_image") else 0  # where APNG is not understood
-        for index in range(first, first + (self.frame_count or 0)):
-            with reading(self.path, MediaError, "animation"):
-                image.seek(index)
-            yield image
-
-    def decode(self, start: float) -> Iterator[TimedFrame]:
-        """Every frame that does not end before `start` seconds."""
-        with require_image(self.path) as image:
-            time = 0.0
-            for frame in self._frames(image):
-                with reading(self.path, MediaError, "animation"):
-                    duration = 1.0 if self.is_still else _duration(frame)
-                if time + duration > start:
-                    pixels = decode_image(self.path, frame)
-                    yield TimedFrame(time, duration, pixels.clone)
-                time += duration
-
-
-def _duration(frame: Image.Image) -> float:
-    if frame.format == "WEBP" or frame.format == "AVIF":
-        frame.load()  # their durations are known only after decoding
-    milliseconds = float(frame.info.get("duration", 0))
-    return (milliseconds if milliseconds > 10 else 100.0) / 1000

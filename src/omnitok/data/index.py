@@ -43,20 +43,24 @@ from omnitok.files import (
 
 MANIFEST = "manifest.csv"
 _MODALITY_FOLDERS = frozenset({"image", "images", "video", "videos"})
+_ARRAYS = frozenset({".npy"})
 _PROBED_FILES = 16
 _MOST_BAD_LINES = 1000
 
 Labels = Literal["auto", "folders", "none"]
 
 
-def list_media(paths: Paths) -> list[Path]:
+def list_media(paths: Paths, arrays: bool = False) -> list[Path]:
     """Files as given, and in place of each folder the images and videos in it; see `omnitok.files.find_files`.
+
+    Args:
+        arrays: whether `.npy` files in folders are among them.
 
     Raises:
         MediaError: a path that does not exist, or a folder without images and videos.
     """
     what = "images or videos (by suffix, such as .png, .jpg, .mp4, .webm)"
-    return find_files(paths, IMAGE_SUFFIXES | VIDEO_SUFFIXES, what)
+    return find_files(paths, IMAGE_SUFFIXES | VIDEO_SUFFIXES | (_ARRAYS if arrays else frozenset()), what)
 
 
 def build_index(
@@ -66,6 +70,7 @@ def build_index(
     videos: Paths = (),
     labels: Labels = "none",
     root: str | os.PathLike[str] | None = None,
+    arrays: bool = False,
 ) -> Index:
     """The images and videos in files, folders and lists of any kind (see the top of this module), in a stable order.
 
@@ -76,6 +81,7 @@ def build_index(
             `videos`, where all files lie in these); "none": there are none but those that lists and tars give; "auto":
             as "folders" where only folders are given, every file lies in such a folder and there are at least two.
         root: what relative paths in lists start from; None is the folder of the list.
+        arrays: whether `.npy` files in folders and tars are images and videos (as they are in lists).
 
     Raises:
         MediaError: something is missing, empty, of another kind, or malformed; none of some listed files looked at
@@ -88,7 +94,7 @@ def build_index(
     every = [path for _, group in groups for path in group]
     if not every:
         raise MediaError("no path is given to look for images and videos in")
-    builder = _Builder(labels if labels != "auto" or all(map(is_folder, every)) else "none")
+    builder = _Builder(labels if labels != "auto" or all(map(is_folder, every)) else "none", arrays)
     for wanted, group in groups:
         builder.seen = set() if len(group) > 1 else None
         for path in group:
@@ -105,8 +111,8 @@ def build_index(
 class _Builder:
     """Collects samples of both modalities; labels are all numbers or all names."""
 
-    def __init__(self, labels: Labels) -> None:
-        self.labels = labels
+    def __init__(self, labels: Labels, arrays: bool) -> None:
+        self.labels, self.arrays = labels, arrays
         self.seen: set[str] | None = None  # of those that several paths may lead to
         self.samples: dict[Modality, Samples] = {modality: Samples() for modality in MODALITIES}
         self._classes, self._sources = dict[str, int](), dict[str, int]()
@@ -171,8 +177,9 @@ def _nothing(wanted: Sequence[Modality]) -> str:
 
 
 def _add_folder(builder: _Builder, folder: str, wanted: Sequence[Modality]) -> None:
-    suffixes = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES}
-    found = {file: modality_of(file) for file in walk(folder, frozenset().union(*map(suffixes.__getitem__, wanted)))}
+    of_modality = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES}
+    suffixes = frozenset().union(*(of_modality[modality] for modality in wanted), _ARRAYS if builder.arrays else ())
+    found = {file: modality_of(file, wanted) for file in walk(folder, suffixes)}
     if missing := [modality for modality in wanted if modality not in found.values()]:
         tars = walk(folder, frozenset({".tar"}))
         if wanted == MODALITIES[1:] and not tars:
@@ -223,7 +230,7 @@ def _add_file(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
         _add_list(builder, path, wanted, root)
     elif suffix == ".tar":
         _add_tar(builder, path, wanted, wanted)
-    elif (modality := modality_of(name, wanted)) is not None:
+    elif (modality := modality_of(name if url_of(path) else path, wanted)) is not None:
         if not url_of(path) and suffix != FRAMES_SUFFIX:
             require_regular(path)
         if builder.is_new(path):
@@ -267,7 +274,9 @@ def _add_tar(builder: _Builder, path: str, wanted: Sequence[Modality], missing: 
     if not builder.is_new(path):
         return
     is_empty = True
-    for entry in _usable(read_members(str(localize(path)), partial(modality_of, wanted=missing))):
+    for entry in _usable(
+        read_members(str(localize(path)), partial(modality_of, wanted=missing, arrays=builder.arrays))
+    ):
         label, is_empty = builder.label(entry.label, path), False
         samples = builder.samples[entry.modality or "image"]
         samples.append_member(path, entry.path, entry.offset, entry.size, label, entry.error)

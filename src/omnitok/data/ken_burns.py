@@ -16,7 +16,7 @@ _EASE = 1.7  # the window's progress is time to a power between 1 / this and thi
 
 
 def ken_burns(image: Tensor, frames: int, resolution: int, flip: bool, seed: int) -> Tensor:
-    """A video (3, frames, resolution, resolution) in [-1, 1] of a window that moves over an image (3, H, W).
+    """A video (c, frames, resolution, resolution) in [-1, 1] of a window that moves over an image (c, H, W).
 
     Way, zoom, pace and flip depend on `seed` only. The window never leaves the image.
     """
@@ -51,7 +51,7 @@ def _windows(
 
 
 def _cut(image: Tensor, row: float, column: float, side: float, resolution: int) -> Tensor:
-    """The square window of an image (3, H, W) around (row, column), bicubic: (3, resolution, resolution)."""
+    """The square window of an image (c, H, W) around (row, column), bicubic: (c, resolution, resolution)."""
     height, width = image.shape[-2:]
     offsets = (torch.arange(resolution, dtype=torch.float64) + 0.5) / resolution - 0.5
     y, x = ((c + offsets * side) * (2 / n) - 1 for c, n in ((row, height), (column, width)))

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from omnitok.data.config import DataConfig
-from omnitok.data.drawn import drawn_image
-from omnitok.data.image import ImageReader, read_image
+from omnitok.data.drawn import drawn_image, drawn_mask
+from omnitok.data.image import image_reader, read_image
 from omnitok.data.ken_burns import ken_burns
 from omnitok.data.modality import Modality
+from omnitok.data.pixel_format import RGB, PixelFormat
 from omnitok.data.sampler import Draw, Sampler
 from omnitok.data.samples import NO_LABEL, Index, sample_file
 from omnitok.data.transforms import CropPolicy, choose_crop, fit_square
@@ -48,7 +49,7 @@ class Batch:
     Attributes:
         step: counted from 0.
         modality: "image" or "video".
-        inputs: what is learnt from: pixels (b, 3, H, W) or (b, 3, T, H, W), float32 in [-1, 1]; or codes (b, h, w) or
+        inputs: what is learnt from: pixels (b, c, H, W) or (b, c, T, H, W), float32 in [-1, 1]; or codes (b, h, w) or
             (b, t, h, w), int64; or latents (b, c, h, w) or (b, c, t, h, w), float32.
         labels: (b,), int64, -1 where there is none; empty where nobody asked.
         pixel_shape: of the pixels that it holds or stands for.
@@ -93,6 +94,7 @@ class PixelDataset(Dataset[Batch]):
         config: how files become samples.
         rank, world_size: this process's share is every world_size-th sample from the rank-th on.
         labelled: False gives every sample the label -1; what is drawn, or made from an image, has none.
+        pixel_format: channels and ranges of the pixels.
     """
 
     def __init__(
@@ -103,7 +105,9 @@ class PixelDataset(Dataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         labelled: bool = True,
+        pixel_format: PixelFormat = RGB,
     ) -> None:
+        self.pixel_format = pixel_format
         self.samples, self.sampler, self.config = samples, sampler, config
         self.rank, self.world_size, self.labelled = rank, world_size, labelled
         self._sampling = WindowSampling(config.frames, config.fps, config.stride)
@@ -133,10 +137,25 @@ class PixelDataset(Dataset[Batch]):
 
     def _load(self, modality: Modality, draw: Draw, resolution: int, failures: list[Failure]) -> tuple[Tensor, int]:
         """Pixels and label of the drawn sample, or of the next ones that its seed gives while files cannot be read."""
+        pixels, label = self._read(modality, draw, resolution, failures)
+        return self._mask(pixels, draw.seed) if self.config.alpha_masks else pixels, label
+
+    def _mask(self, pixels: Tensor, seed: int) -> Tensor:
+        """With a drawn mask as alpha, where the seed says so and all is opaque; over a video it moves."""
+        rng = np.random.default_rng((seed, 4))
+        if pixels.shape[0] != 4 or rng.random() >= self.config.alpha_masks or bool((pixels[3] < 1).any()):
+            return pixels
+        resolution = pixels.shape[-1]
+        if pixels.ndim == 3:
+            return torch.cat([pixels[:3], drawn_mask(resolution, seed)])
+        mask = drawn_mask(round(DRAWN_MARGIN * resolution), seed)
+        return torch.cat([pixels[:3], ken_burns(mask, pixels.shape[1], resolution, flip=False, seed=seed)])
+
+    def _read(self, modality: Modality, draw: Draw, resolution: int, failures: list[Failure]) -> tuple[Tensor, int]:
         if self.config.drawn and np.random.default_rng((draw.seed, 3)).random() < self.config.drawn:
             if modality == "image":
-                return drawn_image(resolution, draw.seed), NO_LABEL
-            image = drawn_image(round(DRAWN_MARGIN * resolution), draw.seed)
+                return self.pixel_format.from_color(drawn_image(resolution, draw.seed)), NO_LABEL
+            image = self.pixel_format.from_color(drawn_image(round(DRAWN_MARGIN * resolution), draw.seed))
             return ken_burns(image, self.config.frames, resolution, flip=False, seed=draw.seed), NO_LABEL
         if modality == "video" and (moving := self._pan_and_zoom(draw, resolution, failures)) is not None:
             return moving, NO_LABEL
@@ -147,7 +166,7 @@ class PixelDataset(Dataset[Batch]):
             sample = samples[index]
             try:
                 with sample_file(sample) as path:
-                    how = (resolution, self._policies[modality], self.config.flip, draw.seed)
+                    how = (resolution, self._policies[modality], self.config.flip, draw.seed, self.pixel_format)
                     if modality == "image":
                         return load_training_image(path, *how), sample.label
                     return load_training_video(path, self._sampling, *how), sample.label
@@ -166,22 +185,28 @@ class PixelDataset(Dataset[Batch]):
         sample = self.samples.images[int(rng.integers(len(self.samples.images)))]
         try:
             with sample_file(sample) as path:
-                return ken_burns(read_image(path), self.config.frames, resolution, self.config.flip, draw.seed)
+                image = read_image(path, pixel_format=self.pixel_format)
+                return ken_burns(image, self.config.frames, resolution, self.config.flip, draw.seed)
         except MediaError as error:
             failures.append((sample.name, str(error)))
             return None
 
 
 def load_training_image(
-    path: str | os.PathLike[str], resolution: int, policy: CropPolicy, flip: bool, seed: int
+    path: str | os.PathLike[str],
+    resolution: int,
+    policy: CropPolicy,
+    flip: bool,
+    seed: int,
+    pixel_format: PixelFormat = RGB,
 ) -> Tensor:
-    """An image as (3, resolution, resolution) in [-1, 1]; crop and flip depend on `seed` only.
+    """An image as (c, resolution, resolution) in [-1, 1]; crop and flip depend on `seed` only.
 
     Raises:
         MediaError: the file cannot be read.
     """
     rng = np.random.default_rng(seed)
-    with ImageReader(path) as reader:
+    with image_reader(path, pixel_format=pixel_format) as reader:
         box = choose_crop(reader.height, reader.width, resolution, policy, rng)
         pixels = reader.crop(box, resolution, resolution)
     return pixels.flip(-1) if flip and rng.random() < 0.5 else pixels
@@ -194,8 +219,9 @@ def load_training_video(
     policy: CropPolicy,
     flip: bool,
     seed: int,
+    pixel_format: PixelFormat = RGB,
 ) -> Tensor:
-    """A window of a video as (3, frames, resolution, resolution) in [-1, 1].
+    """A window of a video as (c, frames, resolution, resolution) in [-1, 1].
 
     Start, crop and flip depend on `seed` only and are the same for all frames.
 
@@ -203,7 +229,7 @@ def load_training_video(
         MediaError: the file cannot be read or has fewer frames.
     """
     rng = np.random.default_rng(seed)
-    window = read_window(path, sampling, position=rng.random())
+    window = read_window(path, sampling, rng.random(), pixel_format)
     pixels = fit_square(window.pixels, resolution, policy, rng)
     return pixels.flip(-1) if flip and rng.random() < 0.5 else pixels
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from omnitok.atomic import atomic_path, scratch_folder
 from omnitok.checked import checked
 from omnitok.data.containers import SOUND_SUFFIX
+from omnitok.data.pixel_format import NumberType, RangesField, format_ranges
 from omnitok.errors import CheckpointError, MediaError, describe, reading, reason
 from omnitok.files import localize
 
@@ -42,6 +43,8 @@ class TokenHeader:
         model_sha256: fingerprint of its float32 weights.
         source: name of the file that was encoded.
         fps: frames per second of a video.
+        dtype, ranges: how the source holds its numbers (see `omnitok.data.arrays.numbers_of`); None where it is an
+            ordinary image or video.
     """
 
     kind: Literal["image", "video"]
@@ -52,6 +55,8 @@ class TokenHeader:
     model_sha256: str
     source: str
     fps: Annotated[float, Field(ge=1e-3, le=1e5)] | None = None
+    dtype: NumberType | None = None
+    ranges: RangesField = ()
 
     @model_validator(mode="after")
     def _check(self) -> "TokenHeader":
@@ -79,7 +84,9 @@ def write_tokens(
         tensors["durations"] = torch.tensor(durations, dtype=torch.float64)
     if sound is not None:
         tensors["sound"] = torch.frombuffer(bytearray(sound), dtype=torch.uint8)
-    fields = {name: value for name, value in dataclasses.asdict(header).items() if value is not None}
+    fields = {name: value for name, value in dataclasses.asdict(header).items() if value not in (None, ())}
+    if header.ranges:
+        fields["ranges"] = format_ranges(header.ranges)
     metadata = {"format": FORMAT, "version": VERSION, **{name: _text(value) for name, value in fields.items()}}
     try:
         with atomic_path(path, apart=True) as temporary:

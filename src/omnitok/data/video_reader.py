@@ -13,9 +13,12 @@ import torch
 from pydantic import Field
 
 from omnitok.checked import checked
+from omnitok.data.animated_image import AnimatedImage
+from omnitok.data.array_video import ArrayVideo
 from omnitok.data.containers import MILLISECOND, VideoFile
 from omnitok.data.frame_folder import FrameFolder
-from omnitok.data.image import IMAGE_SUFFIXES, AnimatedImage, open_image, require_file
+from omnitok.data.image import IMAGE_SUFFIXES, open_image, require_file
+from omnitok.data.pixel_format import RGB, PixelFormat
 from omnitok.errors import MediaError
 from omnitok.files import FRAMES_SUFFIX
 from omnitok.limits import MAX_REPEATS
@@ -37,11 +40,11 @@ _SEEK_SECONDS = 1.0  # a window that starts before is reached by decoding, which
 class VideoReader:
     """A video file, decoded frame by frame in memory that does not grow with its length.
 
-    Any container and codec that PyAV decodes; GIF, animated WebP, APNG and AVIF; a folder of images is a video of
-    these frames, 25 per second, and a still image one of one frame. Display rotation is applied; the sample aspect
-    ratio is not (pixels stay as coded). Colors become 8-bit R'G'B' by the video's own matrix and range, HDR is
-    tone-mapped, transparency composited over white; frames that change size midway are resized to the first. Of several
-    video streams it is the default one.
+    Any container and codec that PyAV decodes; GIF, animated WebP, APNG and AVIF; a folder of images is a video of these
+    frames, and a `.npy` array (T, H, W, c) one of its frames, 25 per second; a still image is one of one frame. Display
+    rotation is applied; the sample aspect ratio is not (pixels stay as coded). Colors become 8-bit R'G'B' by the
+    video's own matrix and range, HDR is tone-mapped, transparency composited over white where `pixel_format` has no
+    alpha; frames that change size midway are resized to the first. Of several video streams it is the default one.
 
     Time 0 is the first frame. Without `fps` every decoded frame whose time is in [start, start + duration) is given in
     order (or, if none is, the one shown at `start`); what a stream says to show again counts as a frame. With `fps` the
@@ -58,12 +61,14 @@ class VideoReader:
         start: seconds to leave out at the beginning.
         duration: seconds to read, or None for all.
         allow_truncated: warn, rather than raise, where the file ends early.
+        pixel_format: channels and ranges of the pixels.
 
     Attributes:
         fps: frames per second of what is read: the `fps` asked for, or the video's average rate.
         width, height: of the frames, rotated, in pixels.
         frame_count: how many frames will come, an estimate from the header; None where that says nothing.
         has_audio: whether there is a sound track.
+        dtype: numpy's name of the type of the file's numbers; None where it is an ordinary video of 8 bits.
         durations: seconds that each frame given so far by the latest iteration is shown, until the next one comes; to
             be handed on with the frames: `writer.write(frames, reader.durations[a:b])`. With `fps` all are 1 / fps.
 
@@ -81,12 +86,15 @@ class VideoReader:
         duration: float | None = None,
         *,
         allow_truncated: bool = False,
+        pixel_format: PixelFormat = RGB,
     ) -> None:
         finite_positive("fps", fps, maximum=1e6)
         finite_positive("duration", duration)
         finite_positive("start", start, minimum=-1e-9)
         self.path = Path(path) if os.path.isdir(path) else require_file(path)
-        self._source = _open_source(self.path, allow_truncated)
+        self.pixel_format = pixel_format
+        self._source = _open_source(self.path, allow_truncated, pixel_format)
+        self.dtype = None if isinstance(self._source, VideoFile) else self._source.dtype
         self._resampled = fps is not None and not self._source.is_still
         self.fps = float(fps) if fps is not None else self._source.fps
         self.start, self.duration = float(start), duration
@@ -136,7 +144,7 @@ class VideoReader:
         self._running.clear()
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        """Frames (3, H, W), float32 in [-1, 1], from `start` on."""
+        """Frames (c, H, W), float32 in [-1, 1], from `start` on."""
         frames = self._noting_durations(self._sampled() if self._resampled else self._as_coded())
         self._running.add(frames)
         return frames
@@ -145,19 +153,19 @@ class VideoReader:
         durations = self.durations = []
         for frame, duration in frames:
             durations.append(duration)
-            yield frame
+            yield self.pixel_format.from_color(frame)
 
     def chunks(self, n: int) -> Iterator[torch.Tensor]:
-        """Consecutive stretches (3, n, H, W) of the video; the last may be shorter."""
+        """Consecutive stretches (c, n, H, W) of the video; the last may be shorter."""
         if n < 1:
             raise ValueError(f"chunks need at least 1 frame each, got {n}")
         frames = iter(self)
         if n > _LONGEST_FILLED_CHUNK:
             while held := list(itertools.islice(frames, n)):
-                yield torch.stack(held, dim=1)  # (3, n, H, W)
+                yield torch.stack(held, dim=1)  # (c, n, H, W)
             return
         for first in frames:  # filled in place: half the peak of stacking, and large blocks do not fragment the heap
-            chunk = torch.empty(3, n, self.height, self.width)
+            chunk = torch.empty(len(first), n, self.height, self.width)
             chunk[:, 0] = first
             count = 1
             for frame in itertools.islice(frames, n - 1):
@@ -204,14 +212,19 @@ class VideoReader:
         return MediaError(f"{self.path}: no frame at start={self.start:g} s; the video is shorter than that")
 
 
-def _open_source(path: Path, allow_truncated: bool) -> VideoFile | AnimatedImage | FrameFolder:
+def _open_source(
+    path: Path, allow_truncated: bool, pixel_format: PixelFormat
+) -> VideoFile | AnimatedImage | FrameFolder | ArrayVideo:
     if path.is_dir():
-        return FrameFolder(path)
+        return FrameFolder(path, pixel_format)
+    if path.suffix.lower() == ".npy":
+        return ArrayVideo(path, pixel_format)
+    pixel_format.check_ordinary(path)
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         image = open_image(path)
         if image is not None:
             image.close()
-            return AnimatedImage(path)
+            return AnimatedImage(path, pixel_format)
     try:
         return VideoFile(path, allow_truncated)
     except MediaError as error:
@@ -228,22 +241,24 @@ def read_video(
     max_frames: int | None = None,
     *,
     allow_truncated: bool = False,
+    pixel_format: PixelFormat = RGB,
 ) -> torch.Tensor:
     """Read a video, or a part of it, into memory.
 
     Args:
-        path, fps, start, duration, allow_truncated: as for `VideoReader`.
+        path, fps, start, duration, allow_truncated, pixel_format: as for `VideoReader`.
         max_frames: stop after so many frames.
 
     Returns:
-        float32 (3, T, H, W) in [-1, 1], T at least 1.
+        float32 (c, T, H, W) in [-1, 1], T at least 1.
 
     Raises:
         MediaError: as for `VideoReader`.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1, got {max_frames}")
-    with VideoReader(path, fps, start, duration, allow_truncated=allow_truncated) as reader:
+    reader = VideoReader(path, fps, start, duration, allow_truncated=allow_truncated, pixel_format=pixel_format)
+    with reader:
         return torch.stack(list(itertools.islice(reader, max_frames)), dim=1)
 
 
@@ -281,7 +296,7 @@ class Window:
     """Some frames of a video.
 
     Attributes:
-        pixels: (3, T, H, W), float32 in [-1, 1].
+        pixels: (c, T, H, W), float32 in [-1, 1].
         durations: seconds that each is shown, until the next one of the window would come.
         fps: frames per second, the average of the video or what it was sampled at, over the stride.
     """
@@ -291,7 +306,9 @@ class Window:
     fps: float
 
 
-def read_window(path: str | os.PathLike[str], sampling: WindowSampling, position: float = 0.0) -> Window:
+def read_window(
+    path: str | os.PathLike[str], sampling: WindowSampling, position: float = 0.0, pixel_format: PixelFormat = RGB
+) -> Window:
     """The frames of a video that `sampling` chooses, in memory that grows with the window only.
 
     Late windows are sought, where that gives the frames that decoding from the beginning gives. Where the header
@@ -299,11 +316,12 @@ def read_window(path: str | os.PathLike[str], sampling: WindowSampling, position
 
     Args:
         position: in [0, 1), chooses among the possible starts of a random window.
+        pixel_format: channels and ranges of the pixels.
 
     Raises:
         MediaError: the file cannot be read or has fewer frames.
     """
-    with VideoReader(path, sampling.fps) as reader:
+    with VideoReader(path, sampling.fps, pixel_format=pixel_format) as reader:
         skip = sampling.skipped(reader.frame_count or sampling.span, position)
         if reader.frame_count is None and sampling.start == "center":
             skip = sampling.skipped(sum(1 for _ in reader), position)
@@ -351,7 +369,7 @@ def _seek_window(reader: VideoReader, sampling: WindowSampling, skip: int) -> Wi
     if start is None:
         return None
     try:
-        with VideoReader(reader.path, sampling.fps, start) as late:
+        with VideoReader(reader.path, sampling.fps, start, pixel_format=reader.pixel_format) as late:
             held, total = _read_span(late, 0, sampling.span)
     except MediaError:
         return None

@@ -20,9 +20,11 @@ import torch
 from PIL import Image
 
 from omnitok.atomic import atomic_path, scratch_folder
+from omnitok.data.array_video import ARRAY_SUFFIX, ArrayVideoWriter, write_array_video
 from omnitok.data.color import rgb_to_yuv420p
 from omnitok.data.containers import SOUND_SUFFIX, Clock, can_seek, longest_gap, open_container, video_stream
 from omnitok.data.image import check_pixels, open_image, require_file, to_uint8
+from omnitok.data.pixel_format import MODES, Ranges, as_color
 from omnitok.data.video_reader import finite_positive
 from omnitok.errors import MediaError, reading
 
@@ -131,7 +133,8 @@ class VideoWriter:
             raise MediaError(f"{self.path}: cannot be written ({error})") from error
 
     def write(self, frames: torch.Tensor, durations: Sequence[float] | None = None) -> None:
-        """Append frames (3, n, H, W), float in [-1, 1], clamped and rounded to 8 bits; n may be 0.
+        """Append frames (3, n, H, W), float in [-1, 1], clamped and rounded to 8 bits; n may be 0. Grey frames
+        (1, n, H, W) become colour, those with alpha (4, n, H, W) are put over white.
 
         Args:
             durations: seconds that each of the n frames is shown, such as `VideoReader.durations` tells; None is
@@ -139,6 +142,7 @@ class VideoWriter:
         """
         if self._target is None:
             raise ValueError("VideoWriter.write works only inside its `with` block")
+        frames = as_color(frames) if frames.shape[0] in MODES else frames
         check_pixels(frames, "(3, n, H, W)")
         if frames.shape[-2:] != (self.height, self.width):
             size = f"{frames.shape[-1]}x{frames.shape[-2]}"
@@ -175,19 +179,38 @@ def write_video(
     fps: float,
     audio_from: str | os.PathLike[str] | None = None,
     durations: Sequence[float] | None = None,
+    dtype: str = "uint8",
+    ranges: Ranges = (),
 ) -> None:
     """Write a video held in memory; see `VideoWriter` for formats, sizes, sound and errors.
 
     Args:
-        path: the file or folder.
-        x: float (3, T, H, W) in [-1, 1], T at least 1.
+        path: the file or folder; .npy is an array (T, H, W, c).
+        x: float (3, T, H, W) in [-1, 1], T at least 1; of other channels as for `VideoWriter.write`, any for .npy.
         fps: frames per second.
         audio_from: a video whose sound is copied.
         durations: seconds that each frame is shown, in place of 1 / fps.
+        dtype, ranges: of the numbers in a .npy file; see `omnitok.data.arrays.numbers_of`.
     """
-    check_pixels(x, "(3, T, H, W)")
-    with VideoWriter(path, fps, x.shape[-1], x.shape[-2], audio_from) as writer:
+    if x.ndim != 4:
+        check_pixels(x, "(3, T, H, W)")
+    with video_writer(path, fps, x.shape[-1], x.shape[-2], audio_from, dtype, ranges) as writer:
         writer.write(x, durations)
+
+
+def video_writer(
+    path: str | os.PathLike[str],
+    fps: float,
+    width: int,
+    height: int,
+    audio_from: str | os.PathLike[str] | None = None,
+    dtype: str = "uint8",
+    ranges: Ranges = (),
+) -> contextlib.AbstractContextManager[VideoWriter | ArrayVideoWriter]:
+    """What writes the video `path`: `write_array_video` for .npy, else `VideoWriter`."""
+    if os.fspath(path).lower().endswith(ARRAY_SUFFIX):
+        return write_array_video(path, dtype, ranges)
+    return VideoWriter(path, fps, width, height, audio_from)
 
 
 class _ImageFolder:

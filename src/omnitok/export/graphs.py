@@ -86,7 +86,7 @@ class Shape:
     def pixels(self, tokenizer: OmniTokenizer, batch: int, size: tuple[int, int], seed: int) -> Tensor:
         """Noise in [-1, 1], every second sample smooth."""
         generator = torch.Generator().manual_seed(seed)
-        pixels = torch.rand(batch, tokenizer.config.channels, self.frames, *size, generator=generator) * 2 - 1
+        pixels = torch.rand(batch, tokenizer.channels, self.frames, *size, generator=generator) * 2 - 1
         coarse = pixels[1::2, :, :, ::8, ::8]
         if len(coarse):
             pixels[1::2] = nn.functional.interpolate(coarse, pixels.shape[2:], mode="trilinear")
@@ -99,7 +99,7 @@ class Shape:
         grid = [] if self.frames == 1 else [1 + (self.frames - 1) // t]
         size = (None, None) if self.size is None else self.size
         coarse = [None if side is None else side // p for side in size]
-        pixels = [None, tokenizer.config.channels, *inner, *size]
+        pixels = [None, tokenizer.channels, *inner, *size]
         tokens = [None, *([] if tokenizer.is_discrete else [tokenizer.latent_channels]), *grid, *coarse]
         shapes = (pixels, tokens) if part == "encoder" else (tokens, pixels)
         return {

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from omnitok.atomic import atomic_path, sha256_of
 from omnitok.data.modality import Modality
+from omnitok.data.pixel_format import PixelFormat
 from omnitok.errors import CheckpointError, OmnitokError, reading, reason
 from omnitok.hub.architectures import (
     ARCHITECTURES,
@@ -52,6 +53,7 @@ _BESIDE = (
     "omnitok_version",
     "weights_sha256",
     "tokens",
+    "channel_ranges",
     "latent_statistics",
     "latent_mean",
     "latent_std",
@@ -73,7 +75,7 @@ class ModelDescription:
         config: the architecture.
         weights_sha256: of `model.safetensors`; None in folders of older versions.
         settings: of a generator.
-        statistics, compatible, trained_on: of a tokenizer; see `OmniTokenizer`.
+        statistics, compatible, trained_on, ranges: of a tokenizer; see `OmniTokenizer`.
     """
 
     config: Config
@@ -82,12 +84,14 @@ class ModelDescription:
     statistics: LatentStatistics | None = None
     compatible: tuple[str, ...] = ()
     trained_on: tuple[Modality, ...] = ()
+    ranges: tuple[tuple[float, float], ...] = ()
 
     def tell(self, tokenizer: OmniTokenizer) -> None:
         """Let a tokenizer know what is known of it beside its weights."""
         tokenizer.latent_statistics = self.statistics
         tokenizer.compatible_tokenizers = self.compatible
         tokenizer.trained_on = self.trained_on
+        tokenizer.channel_ranges = self.ranges
 
 
 def read_description(path: str | os.PathLike[str], accepted: tuple[str, ...] = tuple(KINDS)) -> ModelDescription:
@@ -116,7 +120,8 @@ def read_description(path: str | os.PathLike[str], accepted: tuple[str, ...] = t
             raise ValueError(f"latent statistics must have {expected} channels, found {found}")
         compatible = _checked_fields(beside.get("compatible_tokenizers") or [], tuple[str, ...])
         trained_on = _checked_fields(beside.get("trained_on") or [], tuple[Modality, ...])
-        return ModelDescription(config, sha256, None, statistics, compatible, trained_on)
+        ranges = PixelFormat(config.channels, beside.get("channel_ranges") or ()).ranges
+        return ModelDescription(config, sha256, None, statistics, compatible, trained_on, ranges)
     except ValueError as error:
         raise CheckpointError(f"{path}: {str(error).strip()}") from error
 
@@ -337,12 +342,14 @@ def save_tokenizer(tokenizer: OmniTokenizer, folder: str | os.PathLike[str]) -> 
         CheckpointError: the folder cannot be written (a full disk, no permission, a file of that name).
     """
     statistics = tokenizer.latent_statistics
-    beside = {
+    beside: dict[str, Any] = {
         "tokens": token_facts(tokenizer),
         "latent_statistics": None if statistics is None else dataclasses.asdict(statistics),
         "compatible_tokenizers": list(tokenizer.compatible_tokenizers),
         "trained_on": list(tokenizer.trained_on),
     }
+    if tokenizer.channel_ranges:
+        beside["channel_ranges"] = [list(pair) for pair in tokenizer.channel_ranges]
     config = dataclasses.asdict(tokenizer.config) | beside
     return write_model(folder, TOKENIZER, config, tokenizer.state_dict(), lambda name: tokenizer_card(tokenizer, name))
 

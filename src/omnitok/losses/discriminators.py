@@ -76,15 +76,16 @@ class PatchDiscriminator(nn.Module):
 
     Args:
         config: its shape.
-        dimensions: 2 for images (b, 3, H, W), 3 for videos (b, 3, T, H, W); any size and length.
+        dimensions: 2 for images (b, c, H, W), 3 for videos (b, c, T, H, W); any size and length.
+        pixel_channels: c.
     """
 
-    def __init__(self, config: DiscriminatorConfig, dimensions: Literal[2, 3]) -> None:
+    def __init__(self, config: DiscriminatorConfig, dimensions: Literal[2, 3], pixel_channels: int = 3) -> None:
         super().__init__()
         self.config, self.dimensions = config, dimensions
-        self.noise = LearntNoise(3) if config.noise else None
+        self.noise = LearntNoise(pixel_channels) if config.noise else None
         widths = [min(config.channels * 2**i, max(MAX_CHANNELS, config.channels)) for i in range(config.layers + 1)]
-        layers = [nn.Sequential(self._convolution(3, widths[0], stride=2), nn.LeakyReLU(SLOPE))]
+        layers = [nn.Sequential(self._convolution(pixel_channels, widths[0], stride=2), nn.LeakyReLU(SLOPE))]
         for width_in, width in pairwise(widths[:-1]):
             layers.append(self._layer(width_in, width, stride=2))
         layers.append(self._layer(widths[-2], widths[-1], stride=1))
@@ -95,7 +96,7 @@ class PatchDiscriminator(nn.Module):
         self.to_logits = nn.Sequential(*last)
 
     def forward(self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> DiscriminatorOutput:
-        """Pixels (b, 3, H, W) or (b, 3, T, H, W) in [-1, 1] -> logits and features.
+        """Pixels (b, c, H, W) or (b, c, T, H, W) in [-1, 1] -> logits and features.
 
         Args:
             generators: one per sample, on the pixels' device, that draws its noise; None takes torch's global one.

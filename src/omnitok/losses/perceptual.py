@@ -127,6 +127,23 @@ class MobileNetPerceptualLoss(nn.Module):
         return torch.stack([unit_difference(x, y, 1e-3).sum(1).mean((1, 2)) for x, y in pairs]).mean(0)
 
 
+class DistanceOfChannels(nn.Module):
+    """A perceptual distance of three of the channels, which the network takes for red, green and blue.
+
+    Args:
+        distance: takes (b, 3, H, W) or (b, 3, T, H, W) twice.
+        channels: the numbers of the three, from 0; one may come several times.
+    """
+
+    def __init__(self, distance: nn.Module, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.distance, self.channels = distance, list(channels)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        distances: Tensor = self.distance(a[:, self.channels], b[:, self.channels])
+        return distances
+
+
 class ResizedDistance(nn.Module):
     """A perceptual distance of frames whose shorter side is brought to `resolution` first (bilinear, antialiased).
 
@@ -161,20 +178,26 @@ def load_perceptual(
     network: Literal["lpips", "mobilenet"],
     weights_dir: str | os.PathLike[str] | None = None,
     resolution: int | None = None,
+    channels: Sequence[int] | None = None,
 ) -> nn.Module:
-    """A frozen distance of images or videos: (b, 3, H, W) or (b, 3, T, H, W) twice -> (b,) or (b, T).
+    """A frozen distance of images or videos: (b, c, H, W) or (b, c, T, H, W) twice -> (b,) or (b, T).
 
     Args:
         network: "lpips" (VGG16) or "mobilenet".
         weights_dir: the folder with the network's files; None takes that of OMNITOK_WEIGHTS.
         resolution: as in `ResizedDistance`; None compares frames as they are.
+        channels: as in `DistanceOfChannels`; None takes pixels in colour.
 
     Raises:
         MissingWeightsError: the files are missing or have another hash.
     """
-    is_lpips = network == "lpips"
-    distance = load_lpips("vgg", weights_dir) if is_lpips else MobileNetPerceptualLoss(load_mobilenet_v2(weights_dir))
-    return distance if resolution is None else ResizedDistance(distance, resolution)
+    distance: nn.Module
+    if network == "lpips":
+        distance = load_lpips("vgg", weights_dir)
+    else:
+        distance = MobileNetPerceptualLoss(load_mobilenet_v2(weights_dir))
+    distance = distance if resolution is None else ResizedDistance(distance, resolution)
+    return distance if channels is None else DistanceOfChannels(distance, channels)
 
 
 def change_between_frames(distance: nn.Module, videos: Tensor, frames: Tensor | None = None) -> Tensor:

@@ -240,6 +240,9 @@ class _Passes:
         _forget_peak(self._device)
         try:
             coder = load(model)
+            if coder.tokenizer.channels != 3:
+                found = coder.tokenizer.channels
+                raise OmnitokError(f"{model}: has {found} channels, and only tokenizers of colour can be compared")
         except OmnitokError as error:
             self.found += [Comparison(model, name, modality, error=str(error)) for modality in self.files]
             return

@@ -91,6 +91,7 @@ class Source(ABC):
         files: what the samples are read from.
         identity: what the sums depend on beside the files and the config.
         vocab_size: of the tokenizer.
+        channels: of the pixels.
         expected: samples that the protocol asks for, where it asks for a number.
     """
 
@@ -99,6 +100,7 @@ class Source(ABC):
     files: Sequence[Path]
     identity: str
     vocab_size = 0
+    channels = 3
     expected: int | None = None
 
     @abstractmethod
@@ -116,12 +118,13 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class _Gauge:
-    """An accumulator with what fills it."""
+    """An accumulator with what fills it: all channels, or that one."""
 
     metric: Metric
     network: Network | None
     side: Side
     accumulator: Any  # an Accumulator, whose `update` takes what the metric gathers
+    channel: int | None = None
 
 
 class Measurement:
@@ -146,6 +149,10 @@ class Measurement:
                     self._ready[key] = ready
                 elif key not in self._gauges:
                     self._gauges[key] = _Gauge(metric, network, side, self._accumulator(metric, network))
+                    if metric.distance is not None and source.channels != 3:
+                        for channel in range(source.channels):
+                            average = AverageAccumulator()
+                            self._gauges[f"{key}/{channel}"] = _Gauge(metric, network, side, average, channel)
         self.accumulators = {key: gauge.accumulator for key, gauge in self._gauges.items()}
 
     def _key(self, name: str, side: Side) -> str:
@@ -191,7 +198,8 @@ class Measurement:
                 if batch.pairs is not None:
                     distance = metric.distance or (network.run if network is not None else None)
                     assert distance is not None, "a metric of pairs has a distance or a network"
-                    per_frame = distance(*batch.pairs)
+                    chosen = slice(None) if gauge.channel is None else [gauge.channel]
+                    per_frame = distance(*(pixels[:, chosen] for pixels in batch.pairs))
                     gauge.accumulator.update(per_frame.flatten(1).mean(1) if per_frame.ndim > 1 else per_frame)
             elif (pixels := batch.real if gauge.side == "real" else batch.fake) is not None:
                 assert network is not None, "a metric of features has a network"
@@ -216,6 +224,9 @@ class Measurement:
                 row = replace(row, reference=None, n_reference=None)
             if network is not None:
                 row = replace(row, network=network.name, network_sha256=network.sha256)
+            if metric.distance is not None and self.source.channels != 3:
+                gauges = [self._gauges[f"{self._key(name, 'fake')}/{i}"] for i in range(self.source.channels)]
+                row = replace(row, per_channel=tuple(gauge.accumulator.compute().mean for gauge in gauges))
             sides = {side: self.compute(name, side) for side in _sides(metric)}
             protocol, expected = self.config.protocol, self.source.expected
             rows += metric.rows(Gathered(row, sides.get("real"), sides["fake"], protocol, expected, memory))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omnitok.data.modality import Modality
+from omnitok.data.pixel_format import RGB, PixelFormat
 from omnitok.distributed import shard
 from omnitok.errors import OmnitokError
 from omnitok.metrics.evaluate import Batch, EvaluationConfig, Need, Progress, Source, measured
@@ -83,11 +84,15 @@ class EvaluatedModel:
 
 
 def check_reconstruction(
-    metrics: Sequence[str], config: EvaluationConfig, files: Files, discrete: bool, data: str
+    metrics: Sequence[str], config: EvaluationConfig, files: Files, discrete: bool, data: str, channels: int = 3
 ) -> None:
     """Raise OmnitokError where a metric has nothing to measure in these files or with this tokenizer."""
     for name in metrics:
         metric = METRICS[name]
+        if metric.network is not None and channels != 3:
+            raise OmnitokError(
+                f"{name} sees colour, and this model's pixels have {channels} channels; psnr, ssim and usage take any"
+            )
         if name == "usage" and not discrete:
             raise OmnitokError("usage counts the codes of a quantizer, but this model is a VAE: leave usage out")
         if not set(metric.modalities) & set(files):
@@ -150,12 +155,15 @@ def evaluate_reconstruction(
     without_weights = ("psnr", "ssim", "usage") if is_discrete else ("psnr", "ssim")
     chosen = check_metrics(without_weights if metrics is None else metrics, "reconstruction")
     check_frames(chosen, config)
-    files = data if isinstance(data, Mapping) else files_by_modality(data)
-    check_reconstruction(chosen, config, files, is_discrete, name)
+    pixel_format = PixelFormat(tokenizer.tokenizer.channels, tokenizer.tokenizer.channel_ranges)
+    files = data if isinstance(data, Mapping) else files_by_modality(data, pixel_format.has_arrays)
+    check_reconstruction(chosen, config, files, is_discrete, name, pixel_format.channels)
     if networks is None:
         networks = load_networks(networks_for(chosen, config.protocol), weights_dir, tokenizer.tokenizer.device)
     sources = [
-        Reconstructions(tokenizer, files[modality], modality, config.side(modality), config, name, observe)
+        Reconstructions(
+            tokenizer, files[modality], modality, config.side(modality), config, name, observe, pixel_format
+        )
         for modality in sorted(files)
         if any(modality in METRICS[metric].modalities for metric in chosen)
     ]
@@ -186,9 +194,12 @@ class Reconstructions(Source):
         config: EvaluationConfig,
         name: str,
         observe: Observe | None = None,
+        pixel_format: PixelFormat = RGB,
     ) -> None:
+        self._format, self.channels = pixel_format, pixel_format.channels
         self.coder, self.files, self.config, self.observe = coder, files, config, observe
-        self.total, self.identity, self.vocab_size = len(shard(len(files))), coder.sha256, coder.vocab_size
+        self.total, self.vocab_size = len(shard(len(files))), coder.vocab_size
+        self.identity = coder.sha256 + "".join(map(str, pixel_format.ranges))
         self._has_features = False
         self.row = Result(
             metric="",
@@ -210,9 +221,8 @@ class Reconstructions(Source):
     def batches(self, start: int) -> Iterator[Batch]:
         own = list(shard(len(self.files)))[start:]
         row, protocol = self.row, self.config.protocol
-        loaded = read_ahead(
-            lambda index: load_sample(self.files[index], row.modality, protocol, row.resolution, row.frames), own
-        )
+        how = (row.modality, protocol, row.resolution, row.frames, self._format)
+        loaded = read_ahead(lambda index: load_sample(self.files[index], *how), own)
         for part in batches(own, self.config.batch_size if row.modality == "image" else 1):
             yield self._reconstruct(torch.stack([next(loaded) for _ in part]), part)
 

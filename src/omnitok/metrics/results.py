@@ -36,14 +36,18 @@ class Result:
     spread: float | None = None
     spread_is: str | None = None
     warning: str | None = None
+    per_channel: tuple[float, ...] | None = None  # PSNR and SSIM of pixels that are not in colour
 
     def row(self) -> dict[str, Any]:
         """Plain JSON values; infinite and undefined numbers are None. `medium` is the older name of `modality`."""
         values = {**asdict(self), "medium": self.modality}
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in values.items()
-        }
+        if (of_channels := values.pop("per_channel")) is not None:
+            values["per_channel"] = [_finite(value) for value in of_channels]
+        return {key: _finite(value) for key, value in values.items()}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from omnitok.data.image import read_image
 from omnitok.data.index import build_index
 from omnitok.data.modality import MODALITIES, Modality
+from omnitok.data.pixel_format import RGB, PixelFormat
 from omnitok.data.transforms import choose_crop, fit_square
 from omnitok.data.video_reader import WindowSampling, read_window
 from omnitok.errors import MediaError
@@ -29,15 +30,18 @@ _Item = TypeVar("_Item")
 _Loaded = TypeVar("_Loaded")
 
 
-def files_by_modality(source: Paths) -> dict[Modality, list[Path]]:
+def files_by_modality(source: Paths, arrays: bool = False) -> dict[Modality, list[Path]]:
     """The images and the videos of files, folders (sorted by path) and lists; absent modalities are no keys.
 
     A list is a .txt, .tsv or .lst in the released annotation format, or a .csv or .jsonl manifest, and keeps its order.
 
+    Args:
+        arrays: whether `.npy` files in folders are among them.
+
     Raises:
         MediaError: the source is missing or empty, or a file is neither an image nor a video.
     """
-    index = build_index(source)
+    index = build_index(source, arrays=arrays)
     for modality in MODALITIES:
         for sample in index[modality]:
             if sample.error or sample.size is not None:
@@ -46,9 +50,14 @@ def files_by_modality(source: Paths) -> dict[Modality, list[Path]]:
 
 
 def load_sample(
-    path: str | os.PathLike[str], modality: Modality, protocol: Protocol, resolution: int | None, frames: int
+    path: str | os.PathLike[str],
+    modality: Modality,
+    protocol: Protocol,
+    resolution: int | None,
+    frames: int,
+    pixel_format: PixelFormat = RGB,
 ) -> Tensor:
-    """A file in [-1, 1]: an image (3, H, W), or the protocol's choice of `frames` of a video, (3, frames, H, W).
+    """A file in [-1, 1]: an image (c, H, W), or the protocol's choice of `frames` of a video, (c, frames, H, W).
 
     Args:
         resolution: pixels per side that samples are brought to; None: as they are.
@@ -58,13 +67,13 @@ def load_sample(
             black).
     """
     if modality == "image":
-        return fit_frames(read_image(path)[:, None], resolution, protocol)[:, 0]
-    window = read_window(path, WindowSampling(frames, start=protocol.frame_choice))
+        return fit_frames(read_image(path, pixel_format=pixel_format)[:, None], resolution, protocol)[:, 0]
+    window = read_window(path, WindowSampling(frames, start=protocol.frame_choice), pixel_format=pixel_format)
     return fit_frames(window.pixels, resolution, protocol)
 
 
 def fit_frames(frames: Tensor, resolution: int | None, protocol: Protocol) -> Tensor:
-    """Frames (3, T, H, W) in [-1, 1] brought to a square of `resolution` by the protocol (None: as they are)."""
+    """Frames (c, T, H, W) in [-1, 1] brought to a square of `resolution` by the protocol (None: as they are)."""
     if resolution is None:
         return frames
     if protocol.resize == "bicubic_float":
@@ -72,10 +81,10 @@ def fit_frames(frames: Tensor, resolution: int | None, protocol: Protocol) -> Te
     height, width = frames.shape[-2:]
     top, left, h, w = choose_crop(height, width, resolution, protocol.fit)
     resized = []
-    for frame in to_uint8(frames).permute(1, 2, 3, 0).numpy():  # (H, W, 3)
-        image = Image.fromarray(np.ascontiguousarray(frame)).crop((left, top, left + w, top + h))
+    for plane in to_uint8(frames).flatten(0, 1).numpy():  # (H, W)
+        image = Image.fromarray(plane).crop((left, top, left + w, top + h))
         resized.append(np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC)))
-    return from_uint8(torch.from_numpy(np.stack(resized)).permute(3, 0, 1, 2))
+    return from_uint8(torch.from_numpy(np.stack(resized)).unflatten(0, frames.shape[:2]))
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

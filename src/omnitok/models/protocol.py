@@ -57,6 +57,9 @@ class Tokenizer(Protocol):
     """Pixels to tokens and back. Pixels are float in [-1, 1]: images (b, 3, H, W), videos (b, 3, T, H, W).
 
     Attributes:
+        channels: of the pixels; where it is not 3, that many stand in place of 3 everywhere.
+        channel_ranges: the values (low, high) in files that are -1 and 1 of each channel, or one pair for all; empty
+            where they are all that whole numbers of the files' type can say.
         is_discrete: whether its tokens are codes; else they are latents.
         vocab_size: number of codes; None without codes.
         latent_channels: c, channels of the latents (of the code vectors where there are codes).
@@ -70,9 +73,12 @@ class Tokenizer(Protocol):
         device, dtype: of its weights.
     """
 
+    channel_ranges: tuple[tuple[float, float], ...]
     latent_statistics: LatentStatistics | None
     compatible_tokenizers: tuple[str, ...]
 
+    @property
+    def channels(self) -> int: ...
     @property
     def is_discrete(self) -> bool: ...
     @property

@@ -130,7 +130,7 @@ class EncoderStream(FramesIn):
     def __init__(self, tokenizer: "OmniTokenizer") -> None:
         _check_streamable(tokenizer)
         tokenizer.warn_if_untrained_on_videos()
-        super().__init__(tokenizer.config.temporal_patch_size, tokenizer.config.channels)
+        super().__init__(tokenizer.config.temporal_patch_size, tokenizer.channels)
         self._tokenizer = tokenizer
         self._cache = tokenizer.encoder.new_cache()
 
@@ -247,7 +247,7 @@ class DecoderStream(LatentsIn):
         tokenizer, p = self._tokenizer, self._tokenizer.config.patch_size
         b, _, t, h, w = latents.shape
         if t == 0:
-            channels = tokenizer.config.channels
+            channels = tokenizer.channels
             return torch.empty(b, channels, 0, h * p, w * p, device=tokenizer.device, dtype=tokenizer.dtype)
         features = tokenizer.bottleneck.decode(latents.movedim(1, -1).to(tokenizer.device)).to(tokenizer.dtype)
         pixels = tokenizer.decoder(features, self._cache)

@@ -58,6 +58,7 @@ class OmniTokenizer(nn.Module):
 
     Attributes:
         config: the architecture.
+        channel_ranges: see `Tokenizer`; of the files of the last training.
         latent_statistics: mean and deviation of the latents over training data, for generators to normalise with; None
             where not measured.
         compatible_tokenizers: fingerprints of the tokenizers that this one shares encoder and bottleneck with, its
@@ -75,6 +76,7 @@ class OmniTokenizer(nn.Module):
         self.bottleneck = bottleneck
         self.decoder = decoder
         self.config: TokenizerConfig = dataclasses.replace(encoder.config, bottleneck=bottleneck.config)
+        self.channel_ranges: tuple[tuple[float, float], ...] = ()
         self.latent_statistics: LatentStatistics | None = None
         self.compatible_tokenizers: tuple[str, ...] = ()
         self.trained_on: tuple[str, ...] = ()
@@ -157,6 +159,11 @@ class OmniTokenizer(nn.Module):
         return self.decoder.to_image.weight.dtype
 
     # ---------------------------------------------------------------- what it is
+
+    @property
+    def channels(self) -> int:
+        """Of the pixels."""
+        return self.config.channels
 
     @property
     def is_discrete(self) -> bool:
@@ -246,7 +253,7 @@ class OmniTokenizer(nn.Module):
             ValueError: wrong rank, channels, dtype or range.
             NotFiniteError: pixels, or what the encoder makes of them, hold NaN or infinity.
         """
-        check_pixels(x, check_range, self.config.channels)
+        check_pixels(x, check_range, self.channels)
         is_image = x.ndim == 4
         video = x.unsqueeze(2) if is_image else x
         size = (video.shape[2], video.shape[3], video.shape[4])
@@ -331,7 +338,7 @@ class OmniTokenizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of x, of x's own shape, with the checks of `encode`."""
-        check_pixels(x, channels=self.config.channels)
+        check_pixels(x, channels=self.channels)
         return self.autoencode(x).reconstruction
 
     def autoencode(self, x: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> Autoencoding:

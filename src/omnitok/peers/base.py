@@ -103,6 +103,7 @@ class PeerTokenizer(nn.Module):
         super().__init__()
         self.config, self.traits = dict(config), traits
         self.latent_statistics = traits.statistics
+        self.channel_ranges: tuple[tuple[float, float], ...] = ()
         self.compatible_tokenizers: tuple[str, ...] = ()
 
     # ------------------------------------------------------------------------------------------------------- hooks
@@ -147,6 +148,11 @@ class PeerTokenizer(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision of the weights."""
         return next(self.parameters()).dtype
+
+    @property
+    def channels(self) -> int:
+        """Of the pixels: colour alone."""
+        return 3
 
     @property
     def is_discrete(self) -> bool:

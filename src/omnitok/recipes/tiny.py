@@ -82,6 +82,16 @@ TINY_QUANTIZED = {
 }
 """Other bottlenecks in place of the codebook, of 13 bits per token, by their types. From random weights."""
 
+TINY_RGBA = changed(
+    TINY_JOINT,
+    "tiny-rgba",
+    "model.channels=4 data.alpha_masks=0.8 steps=1500 init.model=omnitok-tiny-vq init.inflate=false",
+)
+"""Colour and alpha. Four opaque samples in five get a mask as alpha: drawn discs and polygons, moving over videos."""
+
+TINY_BANDS = changed(TINY_IMAGE, "tiny-bands", "model.channels=5 quantizer_warmup_steps=0 init.model=omnitok-tiny-vq")
+"""Images of five bands; the first three begin as the red, green and blue of a model of colour, so order them so."""
+
 TINY_VAE_PERCEPTUAL = changed(
     TINY_VAE,
     "tiny-vae-perceptual",
@@ -177,6 +187,10 @@ RECIPES = [
          "27.6 dB and 25.4 dB, after 700 steps of stage 2", f"{_BOTH} --init runs/tiny-joint"),
     *(_run(config, 0.9, f"joint tokenizer with {kind.upper()}", _OWN,
            "no score yet: it has not been run to its end", _BOTH) for kind, config in TINY_QUANTIZED.items()),
+    _run(TINY_RGBA, 0.5, "joint tokenizer of colour with alpha", _OWN,
+         "no score yet: it has not been run to its end", _BOTH),
+    _run(TINY_BANDS, 0.25, "image tokenizer of five bands", ".npy (h, w, 5) or TIFF of your own",
+         "no score yet: it has not been run to its end", "--images IMAGES --ranges 0:10000"),
     _run(TINY_VAE_PERCEPTUAL, 0.8, "VAE for generators of 64 pixels", _LATER,
          f"27.2 dB, 25.0 dB; {_ACCURACY.format('omnitok-tiny-vae-perceptual')}", _BOTH),
     _run(TINY_VQ_PERCEPTUAL, 0.7, "1024 codes for generators of 64 pixels", _LATER,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omnitok.data.modality import MODALITIES
+from omnitok.data.pixel_format import RGB, PixelFormat
 from omnitok.data.samples import Index
 from omnitok.data.shard_format import FileFailure, ShardReport, TokenFormat, codes_dtype
 from omnitok.data.shard_writing import (
@@ -60,6 +61,7 @@ class Plan:
     collection: Index
     settings: TokenizeSettings
     format: TokenFormat
+    pixel_format: PixelFormat = RGB
 
     @property
     def groups_in_shard(self) -> int:
@@ -92,8 +94,10 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """What `plan.json` holds: equal for two plans exactly when they make the same shards."""
+        pixels = asdict(self.pixel_format) if self.pixel_format != RGB else {}
         return {
             **self.format.to_json(),
+            **pixels,
             "samples": len(self.collection),
             "samples_sha256": self.collection.sha256(),
             "shard_count": self.shard_count,
@@ -126,7 +130,7 @@ def make_plan(
         classes=collection.classes,
         settings=asdict(settings),
     )
-    return Plan(collection, settings, format)
+    return Plan(collection, settings, format, PixelFormat(tokenizer.channels, tokenizer.channel_ranges))
 
 
 @dataclass(frozen=True)

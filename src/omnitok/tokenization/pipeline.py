@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from omnitok.data.image import ImageReader
+from omnitok.data.image import image_reader
 from omnitok.data.loader import naming_dead_workers, read_ahead
 from omnitok.data.samples import Sample, sample_file
 from omnitok.data.shard_format import FileFailure, TokenRecord
@@ -25,7 +25,6 @@ from omnitok.models.protocol import Tokenizer
 from omnitok.tokenization.augmentations import Augmentation, draw_augmentations
 from omnitok.tokenization.coding import VideoEncoder, encode
 from omnitok.tokenization.job import GroupTokens, Plan, Progress, TokenizeJob, silent
-from omnitok.tokenization.settings import TokenizeSettings
 
 BATCH_BYTES = 2**26
 """A worker hands on what it has read when the pixels reach this."""
@@ -92,7 +91,7 @@ def read_group(plan: Plan, group: int) -> Iterator[WorkerBatch]:
         read = _read_image if modality == "image" else _read_video
         try:
             with sample_file(sample) as path, reading(path, MediaError, modality):
-                for item in read(path, number, sample, plan.settings):
+                for item in read(path, number, sample, plan):
                     batch.items.append(item)
                     size += item.pixels.nbytes
                     if size >= BATCH_BYTES:
@@ -106,16 +105,18 @@ def read_group(plan: Plan, group: int) -> Iterator[WorkerBatch]:
     yield batch
 
 
-def _read_image(path: str, number: int, sample: Sample, settings: TokenizeSettings) -> Iterator[Pixels]:
-    with ImageReader(path, whole=settings.resolution is None) as reader:
+def _read_image(path: str, number: int, sample: Sample, plan: Plan) -> Iterator[Pixels]:
+    settings = plan.settings
+    with image_reader(path, whole=settings.resolution is None, pixel_format=plan.pixel_format) as reader:
         size = (reader.height, reader.width)
         for drawn in draw_augmentations(settings, number, *size):
             pixels = drawn.mirror(reader.crop(drawn.box, *drawn.size))
             yield Pixels((number, drawn.view, 0), pixels, _record(sample, drawn, size, None, 1, 0))
 
 
-def _read_video(path: str, number: int, sample: Sample, settings: TokenizeSettings) -> Iterator[Pixels]:
-    with VideoReader(path, settings.fps) as reader:
+def _read_video(path: str, number: int, sample: Sample, plan: Plan) -> Iterator[Pixels]:
+    settings = plan.settings
+    with VideoReader(path, settings.fps, pixel_format=plan.pixel_format) as reader:
         size, frames = (reader.height, reader.width), settings.frames
         # A later start must leave a window; headers may promise more frames than there are, then there are fewer.
         latest = min(max((reader.frame_count or 0) - frames, 0), frames - 1) if frames else 0

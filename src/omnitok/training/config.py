@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from omnitok.checked import checked
 from omnitok.data.config import DataConfig
+from omnitok.data.pixel_format import MODES, PixelFormat
 from omnitok.errors import describe
 from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.losses.objective import KLNormalization
@@ -79,12 +80,31 @@ class PerceptualConfig:
         all_frames: compare every frame of a video, and every two neighbours; False compares one at random, as released.
         resolution: the shorter side that frames are brought to before they are compared; None compares them as they
             are. The networks were trained at 224 pixels and see little in images of 64.
+        channels: which three the network takes for red, green and blue, counted from 0, where pixels have other than 3;
+            none takes grey three times (1 channel), or the colour without alpha (4).
     """
 
     network: Literal["lpips", "mobilenet"] = "lpips"
     weights_dir: str | None = None
     all_frames: bool = False
     resolution: _Count | None = None
+    channels: tuple[_Natural, _Natural, _Natural] | None = None
+
+    def seen(self, channels: int) -> tuple[int, int, int] | None:
+        """`channels` for pixels of so many; None where they are in colour.
+
+        Raises:
+            ValueError: pixels have no such channels, or nothing says which to take.
+        """
+        chosen = self.channels or {1: (0, 0, 0), 3: (0, 1, 2), 4: (0, 1, 2)}.get(channels)
+        if chosen is None:
+            raise ValueError(
+                f"perceptual losses see colour, and model.channels is {channels}: say which three they take, such as "
+                "perceptual.channels=2,1,0, or give them no weight"
+            )
+        if max(chosen) >= channels:
+            raise ValueError(f"perceptual.channels must be below model.channels={channels}, found {max(chosen)}")
+        return None if channels == 3 and chosen == (0, 1, 2) else chosen
 
 
 @checked
@@ -118,8 +138,9 @@ class InitConfig:
 
     Attributes:
         model: its name or folder (`--init`); None starts from random weights. Its architecture is kept (but for
-            `expand_depth`); its bottleneck is swapped where `model.bottleneck` of the recipe is of another kind. How
-            its codebook learns (`model.bottleneck.decay` and its like) is the recipe's.
+            `expand_depth`); its channels become `model.channels` of the recipe, and its bottleneck is swapped where
+            `model.bottleneck` is of another kind. How its codebook learns (`model.bottleneck.decay` and its like) is
+            the recipe's.
         inflate: copy the image patch embedding into the video one (stage 2 after stage 1).
         expand_depth: add blocks to the stacks of `model`, silent at first, until they are as deep as the recipe's.
         freeze_encoder: train the decoder alone. Codes and latents stay those of `model`, so that tokens of it and
@@ -246,7 +267,7 @@ class TrainConfig(RunConfig):
     """One training run of a tokenizer.
 
     Attributes:
-        model: the architecture; where `init` gives one, only its bottleneck is taken from here.
+        model: the architecture; where `init` gives one, only its bottleneck and channels are taken from here.
         weights: of the losses, by their names.
         kl_normalization: what the KL divergence is divided by before its weight; see `normalize_kl`. Batches of several
             sizes and lengths want "pixel": pixel losses are means, so the sum would pull harder on larger samples.
@@ -275,11 +296,14 @@ class TrainConfig(RunConfig):
             raise ValueError("weights gives no loss a weight other than 0")
         if unknown := [name for name in self.weights if name not in LOSS_NAMES]:
             raise ValueError(f"weights has no loss {describe(unknown[0])!r}; known are {', '.join(LOSS_NAMES)}")
-        if self.model.channels != 3:
-            raise ValueError(
-                f"model.channels must be 3, because files are read in colour, found {self.model.channels}; train on "
-                "tensors of your own through OmniTokenizer.autoencode"
-            )
+        channels = self.model.channels
+        PixelFormat(channels, self.data.ranges)
+        if self.data.alpha_masks and channels != 4:
+            raise ValueError(f"data.alpha_masks is of 4 channels, and model.channels is {channels}")
+        if self.data.drawn and channels not in MODES:
+            raise ValueError(f"data.drawn draws in colour, and model.channels is {channels}")
+        if self.weights.get("perceptual") or self.weights.get("temporal_perceptual") or self.validation.perceptual:
+            self.perceptual.seen(channels)
         bottleneck = self.model.bottleneck
         for name, weight in self.weights.items():
             if weight and name in ADVERSARIAL_LOSSES and not self.is_adversarial:

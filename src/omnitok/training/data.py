@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 
 from omnitok.data.config import DataConfig
 from omnitok.data.image import read_image
-from omnitok.data.index import build_index
+from omnitok.data.index import Labels, build_index
 from omnitok.data.loader import Batch, PixelDataset
 from omnitok.data.modality import MODALITIES, Modality
+from omnitok.data.pixel_format import RGB, PixelFormat
 from omnitok.data.sampler import Sampler
 from omnitok.data.samples import NO_LABEL, NO_SOURCE, Index, Sample, Samples
 from omnitok.data.token_shards import TokenDataset, TokenShards
@@ -59,6 +60,7 @@ def build_dataset(
     processes: Processes,
     labelled: bool = False,
     samples: Index | None = None,
+    pixel_format: PixelFormat = RGB,
 ) -> PixelDataset:
     """This process's share of the files of `data`, in the order they are drawn in.
 
@@ -67,27 +69,31 @@ def build_dataset(
         seed: of the order, crops and flips.
         labelled: labels are the folders directly below those given, or those of lists; without it there are none.
         samples: those of `list_samples` that are trained on; None takes all.
+        pixel_format: channels and ranges of the pixels.
 
     Raises:
         OmnitokError: no files, or batches that the processes cannot share evenly.
     """
     _check_batches(data, accumulation, processes)
-    samples = samples or list_samples(data, labelled)
+    samples = samples or list_samples(data, labelled, pixel_format)
     if data.ken_burns and not samples.images:
         raise OmnitokError(f"data.ken_burns={data.ken_burns} makes videos from images; give --images DIR")
     weights = _source_weights(samples.videos) if data.balance_sources and samples.videos else None
     sampler = Sampler(len(samples.images), len(samples.videos), data, seed, weights)
-    return PixelDataset(samples, sampler, data, processes.rank, processes.world_size, labelled)
+    return PixelDataset(samples, sampler, data, processes.rank, processes.world_size, labelled, pixel_format)
 
 
-def list_samples(data: DataConfig, labelled: bool = False) -> Index:
+def list_samples(data: DataConfig, labelled: bool = False, pixel_format: PixelFormat = RGB) -> Index:
     """The files of `data`; there must be some."""
     if not data.images and not data.videos:
         raise OmnitokError("there is nothing to train on: give --images DIR, --videos DIR, or both")
-    return build_index(images=data.images, videos=data.videos, labels="folders" if labelled else "none")
+    labels: Labels = "folders" if labelled else "none"
+    return build_index(images=data.images, videos=data.videos, labels=labels, arrays=pixel_format.has_arrays)
 
 
-def hold_out(index: Index, share: float, most: int, frames: int) -> tuple[Index, Index]:
+def hold_out(
+    index: Index, share: float, most: int, frames: int, pixel_format: PixelFormat = RGB
+) -> tuple[Index, Index]:
     """Every n-th file kept from training, so that all folders are among them.
 
     Only files that can be read, and videos of at least `frames` frames; at most `most` of each modality, none of tars.
@@ -101,9 +107,9 @@ def hold_out(index: Index, share: float, most: int, frames: int) -> tuple[Index,
             return False
         try:
             if modality == "image":
-                read_image(sample.path)
+                read_image(sample.path, pixel_format=pixel_format)
             else:
-                check_length(Path(sample.path), frames)
+                check_length(Path(sample.path), frames, pixel_format)
         except OmnitokError:
             return False
         return True
@@ -143,9 +149,9 @@ def _spread(count: int, n: int) -> np.ndarray:
     return (2 * np.arange(count) + 1) * n // max(1, 2 * count)
 
 
-def check_length(path: Path, frames: int) -> None:
+def check_length(path: Path, frames: int, pixel_format: PixelFormat = RGB) -> None:
     """Raise MediaError where a video says that it has fewer frames."""
-    with VideoReader(path) as reader:
+    with VideoReader(path, pixel_format=pixel_format) as reader:
         if reader.frame_count is not None and reader.frame_count < frames:
             raise MediaError(
                 f"{path}: the video has {reader.frame_count} frames, but validation measures videos of "
@@ -192,13 +198,25 @@ def open_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Proce
     if not config.shards and not has_pixels:
         raise OmnitokError("there is nothing to train on: give --shards DIR, or --images DIR, --videos DIR, or both")
     _check_batches(config.data, config.optimizer.accumulation, processes)
-    data = _shard_data(config, tokenizer, processes) if config.shards else _pixel_data(config, processes)
+    data = (_shard_data if config.shards else _pixel_data)(config, tokenizer, processes)
     if config.class_conditional and not data.class_count:
         raise OmnitokError(
             "there are no labels to learn: give data with labels (`omnitok tokenize --labels folders`, folders per "
             "class), or --set class_conditional=false"
         )
     return data
+
+
+def pixel_format_of(tokenizer: Tokenizer, data: DataConfig) -> PixelFormat:
+    """How files are read for a tokenizer.
+
+    Raises:
+        OmnitokError: `data.ranges` are not as many as it has channels.
+    """
+    try:
+        return PixelFormat(tokenizer.channels, data.ranges or tokenizer.channel_ranges)
+    except ValueError as error:
+        raise OmnitokError(f"data.ranges: {error}") from error
 
 
 def open_shards(folders: Sequence[str], tokenizer: Tokenizer, name: str) -> TokenShards:
@@ -233,11 +251,12 @@ def _shard_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Pro
     )
 
 
-def _pixel_data(config: AnyGeneratorConfig, processes: Processes) -> GeneratorData:
+def _pixel_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Processes) -> GeneratorData:
     data, labelled = config.data, config.class_conditional
-    samples = list_samples(data, labelled)
-    part, held_out = hold_out(samples, config.held_out, MOST_HELD_OUT, data.frames)
-    dataset = build_dataset(data, config.optimizer.accumulation, config.seed, processes, labelled, part)
+    pixel_format = pixel_format_of(tokenizer, data)
+    samples = list_samples(data, labelled, pixel_format)
+    part, held_out = hold_out(samples, config.held_out, MOST_HELD_OUT, data.frames, pixel_format)
+    dataset = build_dataset(data, config.optimizer.accumulation, config.seed, processes, labelled, part, pixel_format)
     of_videos = data.video_resolutions or data.resolutions
     resolution = max((*(data.resolutions if samples.images else ()), *(of_videos if samples.videos else ())))
     return GeneratorData(
@@ -251,21 +270,27 @@ def _pixel_data(config: AnyGeneratorConfig, processes: Processes) -> GeneratorDa
 
 
 def held_out_batches(
-    source: TokenShards | Index, config: AnyGeneratorConfig, classes: tuple[str, ...]
+    source: TokenShards | Index,
+    config: AnyGeneratorConfig,
+    classes: tuple[str, ...],
+    pixel_format: PixelFormat = RGB,
 ) -> Iterator[Batch]:
     """Tokens of shards, or pixels of files: up to `config.validation_batches` batches of each grid or modality, the
     same at every call. Of `config.validation_shards` these are the first, of what training kept back they are spread.
 
     Args:
         classes: names of the training data's classes, by whose numbers labels are given.
+        pixel_format: channels and ranges of the pixels.
 
     Raises:
         OmnitokError: a class that the training data do not have.
     """
-    return _pixel_batches(source, config) if isinstance(source, Index) else _token_batches(source, config, classes)
+    if isinstance(source, Index):
+        return _pixel_batches(source, config, pixel_format)
+    return _token_batches(source, config, classes)
 
 
-def _pixel_batches(files: Index, config: AnyGeneratorConfig) -> Iterator[Batch]:
+def _pixel_batches(files: Index, config: AnyGeneratorConfig, pixel_format: PixelFormat) -> Iterator[Batch]:
     """Each file at most once, cropped as in training."""
     none = files.images.select([])
     for modality in MODALITIES:
@@ -277,9 +302,8 @@ def _pixel_batches(files: Index, config: AnyGeneratorConfig) -> Iterator[Batch]:
         )
         images, videos = (files.images, none) if modality == "image" else (none, files.videos)
         samples = dataclasses.replace(files, images=images, videos=videos)
-        dataset = build_dataset(
-            data, 1, config.seed, Processes(0, 1, torch.device("cpu")), config.class_conditional, samples
-        )
+        alone = Processes(0, 1, torch.device("cpu"))
+        dataset = build_dataset(data, 1, config.seed, alone, config.class_conditional, samples, pixel_format)
         yield from (dataset[step] for step in range(min(config.validation_batches, count // size)))
 
 

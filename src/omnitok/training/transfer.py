@@ -42,7 +42,7 @@ def inflate_video_patches(tokenizer: OmniTokenizer) -> None:
     applied pixel by pixel, so there is nothing to divide); each of the s output frames gets the weights of the
     image's.
     """
-    c, s = tokenizer.config.channels, tokenizer.config.temporal_patch_size
+    c, s = tokenizer.channels, tokenizer.config.temporal_patch_size
     for image, video in zip(tokenizer.encoder.embed_image, tokenizer.encoder.embed_video, strict=True):
         if isinstance(image, nn.Linear):
             weights = {"weight": _repeat_frames(image.weight, c, s, dim=1) / s, "bias": image.bias}
@@ -109,9 +109,9 @@ def convert_channels(tokenizer: OmniTokenizer, channels: int) -> OmniTokenizer:
     Raises:
         OmnitokError: neither more channels nor one.
     """
-    old = tokenizer.config.channels
+    old = tokenizer.channels
     if channels < old and channels != 1:
-        raise OmnitokError(f"channels must be 1, or {old} or more, to start from this model, found {channels}")
+        raise OmnitokError(f"model.channels must be 1, or {old} or more, to start from this model, found {channels}")
     converted = OmniTokenizer.from_config(dataclasses.replace(tokenizer.config, channels=channels))
     converted = converted.to(tokenizer.device)
     own, given = converted.state_dict(), tokenizer.state_dict()
@@ -155,17 +155,30 @@ def swap_bottleneck(
     return swapped
 
 
-def initial_tokenizer(config: TrainConfig, dataset: PixelDataset | None = None) -> OmniTokenizer:
-    """The weights that the run starts from: random, or `config.init.model` inflated, deeper, its bottleneck swapped.
+def initial_tokenizer(
+    config: TrainConfig, dataset: PixelDataset | None = None, start: OmniTokenizer | None = None
+) -> OmniTokenizer:
+    """The weights that the run starts from: `config.init.model` with other channels, inflated, deeper, its bottleneck
+    swapped.
 
     Args:
         dataset: its first images scale the latents where a quantizer is swapped for a Gaussian.
+        start: `config.init.model`, where it is loaded already.
+
+    Raises:
+        OmnitokError: it cannot become that.
     """
-    if config.init.model is None:
-        return OmniTokenizer.from_config(config.model)
-    tokenizer = OmniTokenizer.from_pretrained(config.init.model)
+    assert config.init.model is not None
+    tokenizer = start or OmniTokenizer.from_pretrained(config.init.model)
     compatible = (fingerprint(tokenizer), *tokenizer.compatible_tokenizers) if config.init.freeze_encoder else ()
     trained_on = tokenizer.trained_on
+    if config.model.channels != tokenizer.channels:
+        if config.init.freeze_encoder:
+            raise OmnitokError(
+                f"init.freeze_encoder keeps the {tokenizer.channels} channels of {config.init.model}, and "
+                f"model.channels is {config.model.channels}"
+            )
+        tokenizer = convert_channels(tokenizer, config.model.channels)
     if config.init.inflate:
         inflate_video_patches(tokenizer)
     if config.init.expand_depth:

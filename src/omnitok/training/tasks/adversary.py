@@ -45,9 +45,9 @@ class Adversary(nn.Module):
         self._steps, self._generator = config.steps, config.optimizer
         self.discriminators = nn.ModuleDict()
         if config.weights.get("image_gan"):
-            self.discriminators["image"] = PatchDiscriminator(self._config.image, 2)
+            self.discriminators["image"] = PatchDiscriminator(self._config.image, 2, config.model.channels)
         if config.weights.get("video_gan"):
-            self.discriminators["video"] = PatchDiscriminator(self._config.video, 3)
+            self.discriminators["video"] = PatchDiscriminator(self._config.video, 3, config.model.channels)
         self.lecam = nn.ModuleDict({name: LeCam() for name in self.discriminators})
         self.to(processes.device).train()
         self.optimizer = NamedOptimizer(self.discriminators, config.optimizer, self._config.betas)

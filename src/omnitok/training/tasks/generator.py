@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from omnitok.data.loader import Batch, load_batches
+from omnitok.data.pixel_format import as_color
 from omnitok.data.samples import Index
 from omnitok.data.token_shards import TokenShards
 from omnitok.diffusion import diffusion_losses, draw_times
@@ -36,7 +37,7 @@ from omnitok.training.config import (
     LanguageModelTrainConfig,
     MaskedModelTrainConfig,
 )
-from omnitok.training.data import GeneratorData, held_out_batches, open_data, open_shards
+from omnitok.training.data import GeneratorData, held_out_batches, open_data, open_shards, pixel_format_of
 from omnitok.training.seeds import WHOLE_BATCH, step_seed
 from omnitok.training.task import Say, Snapshot, Task, side_by_side
 from omnitok.training.transfer import AnyGenerator, load_source, start_from, with_architecture
@@ -289,7 +290,7 @@ class GeneratorTask(Task):
         chosen: list[int | None] = [None] * count if labels is None else [*labels]
         lengths = {"image": 1} | ({"video": self.settings.num_frames} if self.settings.num_frames > 1 else {})
         return {
-            name: side_by_side(generator.sample(chosen, num_frames=frames).cpu().float().clamp(-1, 1))
+            name: as_color(side_by_side(generator.sample(chosen, num_frames=frames).cpu().float().clamp(-1, 1)))
             for name, frames in lengths.items()
         }
 
@@ -309,7 +310,7 @@ class GeneratorTask(Task):
         if config.validation_shards:
             source = open_shards(config.validation_shards, self.tokenizer, config.tokenizer or "")
         assert source is not None
-        batches = held_out_batches(source, config, self.data.classes)
+        batches = held_out_batches(source, config, self.data.classes, pixel_format_of(self.tokenizer, config.data))
         objective = build_objective(config, model, self.tokenizer.latent_statistics).to(device)
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}

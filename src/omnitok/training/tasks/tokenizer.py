@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from omnitok.data.loader import Batch, PixelDataset, load_batches
 from omnitok.data.modality import MODALITIES
+from omnitok.data.pixel_format import PixelFormat, as_color
 from omnitok.distributed import Processes
 from omnitok.hub.folder import read_description
 from omnitok.hub.header import CONFIG_NAME, TOKENIZER
@@ -109,19 +110,31 @@ class TokenizerTask(Task):
         """Find the files, plan the validation, and take the architecture of what the run starts from."""
         self.processes = processes
         config = self.config
+        start = None
+        if not isinstance(saved, TrainConfig) and config.init.model is not None:
+            start = OmniTokenizer.from_pretrained(config.init.model)
+            if start.channels == config.model.channels and not config.data.ranges:
+                data = dataclasses.replace(config.data, ranges=start.channel_ranges)
+                self.config = config = dataclasses.replace(config, data=data)
+            elif start.channels != config.model.channels:
+                say(f"{config.init.model} has {start.channels} channels; training begins with {config.model.channels}")
         chosen = config.validation
         share = 0.0 if chosen.images or chosen.videos else config.held_out
-        samples, held_out = hold_out(list_samples(config.data), share, chosen.samples, config.data.frames)
+        pixel_format = PixelFormat(config.model.channels, config.data.ranges)
+        listed = list_samples(config.data, pixel_format=pixel_format)
+        samples, held_out = hold_out(listed, share, chosen.samples, config.data.frames, pixel_format)
         parts = config.optimizer.accumulation
-        self.dataset = build_dataset(config.data, parts, config.seed, processes, samples=samples)
+        self.dataset = build_dataset(
+            config.data, parts, config.seed, processes, samples=samples, pixel_format=pixel_format
+        )
         self.sample_counts = {modality: len(self.dataset.samples[modality]) for modality in MODALITIES}
         self._validation = plan_validation(config, held_out)
         if isinstance(saved, TrainConfig):
             if saved.init.model is not None or config.init.model is not None:
                 self.config = dataclasses.replace(config, model=saved.model)
-        elif config.init.model is not None:
+        elif start is not None:
             torch.manual_seed(config.seed)
-            self._initial = initial_tokenizer(config, self.dataset)
+            self._initial = initial_tokenizer(config, self.dataset, start)
             self.config = dataclasses.replace(config, model=self._initial.config)
 
     def build(self, say: Say) -> None:
@@ -133,6 +146,7 @@ class TokenizerTask(Task):
         if tokenizer.trained_on or config.init.model is None:  # else not known, and so it stays
             known = {*tokenizer.trained_on, *self.dataset.sampler.modalities}
             tokenizer.trained_on = tuple(modality for modality in MODALITIES if modality in known)
+        tokenizer.channel_ranges = config.data.ranges
         if config.init.freeze_encoder:
             _freeze_encoder(tokenizer)
         self.prepare(tokenizer, Autoencoder(tokenizer, config.entropy_temperature if self._weight("entropy") else None))
@@ -143,7 +157,9 @@ class TokenizerTask(Task):
             self.adversary = Adversary(config, self.processes)
         if self._weight("perceptual") or self._weight("temporal_perceptual"):
             chosen = config.perceptual
-            self._perceptual = load_perceptual(chosen.network, chosen.weights_dir, chosen.resolution).to(device)
+            self._perceptual = load_perceptual(
+                chosen.network, chosen.weights_dir, chosen.resolution, chosen.seen(config.model.channels)
+            ).to(device)
         if self.processes.is_main and config.log.images_every:
             self._preview = _fixed_samples(self.dataset, config.log.images)
 
@@ -304,6 +320,7 @@ class TokenizerTask(Task):
         model.latent_statistics = self.model.latent_statistics
         model.compatible_tokenizers = self.model.compatible_tokenizers
         model.trained_on = self.model.trained_on
+        model.channel_ranges = self.model.channel_ranges
         if last and self.config.limit_room is not None:
             model.limit_blocks(self._block_limits(model, self.config.limit_room))
         if last and not model.is_discrete and not self.config.init.freeze_encoder:
@@ -328,7 +345,9 @@ class TokenizerTask(Task):
         grids = {}
         for name, pixels in self._preview.items():
             reconstruction = model(pixels.to(model.device)).cpu().float().clamp(-1, 1)
-            grids[name] = torch.cat([side_by_side(pixels), side_by_side(reconstruction)], dim=-2)  # 3 (T) 2H nW
+            grids[name] = as_color(
+                torch.cat([side_by_side(pixels), side_by_side(reconstruction)], dim=-2)
+            )  # 3 (T) 2H nW
         return grids
 
     def validate(self, snapshot: Snapshot) -> Mapping[str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from omnitok.data.index import list_media
 from omnitok.data.modality import MODALITIES, Modality, detect_modality
+from omnitok.data.pixel_format import PixelFormat
 from omnitok.data.samples import Index
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.losses.perceptual import load_perceptual
@@ -48,9 +49,10 @@ def plan_validation(config: TrainConfig, held_out: Index) -> Validation | None:
         MissingWeightsError: the files of a network are missing or have another hash.
     """
     chosen, weights_dir = config.validation, config.perceptual.weights_dir
+    pixel_format = PixelFormat(config.model.channels, config.data.ranges)
     is_discrete = config.model.bottleneck.is_discrete
     named: dict[Modality, Sequence[str]] = {"image": chosen.images, "video": chosen.videos}
-    found = {modality: _files(sources, modality, chosen.samples) for modality, sources in named.items()}
+    found = {modality: _files(sources, modality, chosen.samples, pixel_format) for modality, sources in named.items()}
     if not any(found.values()):
         found = {modality: [Path(sample.path) for sample in held_out[modality]] for modality in MODALITIES}
     files = {modality: paths for modality, paths in found.items() if paths}
@@ -66,14 +68,15 @@ def plan_validation(config: TrainConfig, held_out: Index) -> Validation | None:
         check_frames(metrics, whole)
     except ValueError as error:
         raise OmnitokError(f"validation: {error}") from error
-    check_reconstruction(metrics, whole, files, is_discrete, "validation")
+    check_reconstruction(metrics, whole, files, is_discrete, "validation", pixel_format.channels)
     for path in files.get("video", []):
-        check_length(path, whole.video_frames)
+        check_length(path, whole.video_frames, pixel_format)
     needed = networks_for(metrics, whole.protocol)
     require_weights(needed, weights_dir)
     distance = None
     if chosen.perceptual is not None:
-        distance = load_perceptual(chosen.perceptual, weights_dir, config.perceptual.resolution)
+        seen = config.perceptual.seen(pixel_format.channels)
+        distance = load_perceptual(chosen.perceptual, weights_dir, config.perceptual.resolution, seen)
     sizes: dict[Modality, int] = {"image": chosen.image_resolution, "video": chosen.video_resolution}
 
     @cache
@@ -109,11 +112,12 @@ def plan_validation(config: TrainConfig, held_out: Index) -> Validation | None:
     return validate
 
 
-def _files(sources: Sequence[str], modality: Modality, count: int) -> list[Path]:
+def _files(sources: Sequence[str], modality: Modality, count: int, pixel_format: PixelFormat) -> list[Path]:
     """The first `count` files of this modality."""
     if not sources:
         return []
-    files = list(islice((path for path in list_media(sources) if detect_modality(path) == modality), count))
+    listed = list_media(sources, pixel_format.has_arrays)
+    files = list(islice((path for path in listed if detect_modality(path) == modality), count))
     if not files:
         raise MediaError(f"{', '.join(sources)}: validation.{modality}s names no {modality}s")
     return files
