@@ -6,11 +6,13 @@ reads it as (b t) (h w) d, temporal attention reads it strided, and only windows
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from omnitok.models.exporting import is_free
 from omnitok.models.positions import ContinuousPositionBias, alibi_slopes, rotary_2d, rotate_pairs, window_bias
@@ -446,3 +448,13 @@ class Stack(nn.Module):
             if self.limits is not None:
                 x = limit_length(x, self.limits[i])
         return self.norm(x)
+
+
+def recompute(block: nn.Module, enable: bool = True) -> None:
+    """Compute a block again in the backward pass instead of keeping what lies within it; or no more.
+
+    On the instance, not by a wrapping module, which would rename every parameter.
+    """
+    vars(block).pop("forward", None)
+    if enable:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)

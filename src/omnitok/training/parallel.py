@@ -2,7 +2,6 @@
 
 import contextlib
 import warnings
-from functools import partial
 from typing import Literal
 
 import torch
@@ -10,12 +9,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 from omnitok.distributed import Processes
 from omnitok.models.code_transformer import CodeBlock
 from omnitok.models.diffusion_transformer import DiffusionBlock
-from omnitok.models.transformer import Block
+from omnitok.models.transformer import Block, recompute
 from omnitok.training.config import EngineConfig, Precision
 
 BLOCKS = (Block, CodeBlock, DiffusionBlock)
@@ -29,8 +27,7 @@ def prepare_blocks(model: nn.Module, engine: EngineConfig) -> None:
     for block in model.modules():
         if isinstance(block, BLOCKS):
             if engine.activation_checkpointing:
-                # On the instance, not by a wrapping module, which would rename every parameter.
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+                recompute(block)
             if engine.compile:
                 block.compile(dynamic=False)  # symbolic sizes fail in inductor's layout of the windows (torch 2.13)
 
