@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FILES ?=
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check format docs notebooks bench wheel clean
+.PHONY: help setup demo app test check format docs notebooks bench wheel clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -30,6 +30,9 @@ $(DOCS_STAMP): $(STAMP)
 
 demo: $(STAMP) ## reconstruct real pictures and clips; your own: make demo FILES="a.jpg b.mp4"
 	$(BIN)/omnitok demo $(FILES)
+
+app: $(STAMP) ## a page in the browser at http://127.0.0.1:7860: reconstruct, edit tokens, generate, inpaint, compare
+	$(BIN)/omnitok app
 
 # One process per core, one thread each: the models of the tests are too small to share among threads.
 test: $(STAMP) ## all tests; some: make test PYTEST_ARGS="tests/models -k causal"

@@ -14,7 +14,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST, LONGEST_VERB = 500, 150  # lines
 
 # Packages that need not be installed, and those that take long to import and are not always used.
-OPTIONAL = {"diffusers", "onnx", "onnxruntime", "onnxscript", "ray", "skimage", "transformers"}
+OPTIONAL = {"diffusers", "gradio", "onnx", "onnxruntime", "onnxscript", "ray", "skimage", "transformers"}
 SLOW = {
     "torch": "cli",
     "rich": "cli",

@@ -28,6 +28,7 @@ FLAGS = {
     "export": ["--help", "--out", "--format", "--size", "--frames", "--seed", "--json"],
     "models": COMMON,
     "demo": [*MODEL, "--out"],
+    "app": ["--help", "--model", "--port", "--device"],
     "tokenize": [
         *COMMON,
         "--out",
@@ -164,6 +165,7 @@ def test_help_needs_no_torch() -> None:
         ("reconstruct a.png --dtype float64", "--dtype"),
         ("reconstruct a.png --seed -1", "--seed"),
         ("convert a.ckpt", "OUT"),
+        ("app --port 65536", "--port must lie in [1, 65535], found 65536"),
         ("tokenize", "at least one"),
         ("tokenize a --shard 2/2", "--shard"),
         ("tokenize a --shard half", "--shard"),
@@ -264,6 +266,7 @@ def test_missing_inputs_are_told_before_torch_is_imported(verb: str) -> None:
         ("generate missing.safetensors", "missing.safetensors: no such file"),
         ("generate omnitok-tiny-lm --tokenizer missing", "missing: no such model, folder or file"),
         ("reconstruct . --model missing", "missing: no such model, folder or file"),
+        ("app --model omnitok-tiny-vq missing", "missing: no such model, folder or file"),
         ("encode . --model ../missing", "../missing: no such folder or file"),
         ("decode . --model missing", "missing: no such model, folder or file"),
         ("evaluate reconstruction --data . --model missing", "missing: no such model, folder or file"),

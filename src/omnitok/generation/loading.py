@@ -1,6 +1,7 @@
 """Generators by name: the model, its settings and its tokenizer, checked to belong together."""
 
 import os
+from collections.abc import Callable
 
 import torch
 
@@ -39,6 +40,8 @@ def load_generator(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     tokenizer: str | os.PathLike[str] | None = None,
+    *,
+    load: Callable[[str], Tokenizer] = load_tokenizer,
 ) -> AnyGenerator:
     """A trained generator with its tokenizer, ready to `sample`.
 
@@ -47,6 +50,7 @@ def load_generator(
         device, dtype: where and how the weights of both are kept; the tokenizer's bottleneck stays in float32.
         tokenizer: name or path of the tokenizer, where it is not (any more) where the model's settings say, or where
             another one with the same tokens is to decode (`compatible_tokenizers`).
+        load: gives the tokenizer of a name, for callers whose generators share one.
 
     Raises:
         CheckpointError: an unknown name, missing or damaged files, or a tokenizer with other tokens than those the
@@ -56,7 +60,7 @@ def load_generator(
     settings = trained.settings
     name = trained.tokenizer if tokenizer is None else os.fspath(tokenizer)
     try:
-        loaded = load_tokenizer(name)
+        loaded = load(name)
     except CheckpointError as error:
         raise CheckpointError(f"{name_or_path}: its tokenizer cannot be loaded: {error}") from error
     found = loaded.fingerprint

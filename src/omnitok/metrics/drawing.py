@@ -1,4 +1,4 @@
-"""What a comparison shows: results side by side with maps of their errors, and rate-distortion plots.
+"""What a comparison shows: results side by side with maps of their errors, tokens, and rate-distortion plots.
 
 Drawn with Pillow, which is there anyway; a plotting library would be the largest package of the installation.
 """
@@ -39,7 +39,7 @@ def side_by_side(original: Tensor, results: Sequence[Tensor], captions: Sequence
     scale = math.ceil(_LEAST_WIDTH / original.shape[-1])  # small ones are enlarged, pixel by pixel
     enlarged = [x.repeat_interleave(scale, -2).repeat_interleave(scale, -1) for x in (original, *results)]
     width = enlarged[0].shape[-1]
-    maps = [torch.full_like(enlarged[0], 255), *(_error_map(enlarged[0], x) for x in enlarged[1:])]
+    maps = [torch.full_like(enlarged[0], 255), *(error_map(enlarged[0], x) for x in enlarged[1:])]
     lines = 1 + max(caption.count("\n") for caption in captions)
     columns = []
     for panel, error, caption in zip(enlarged, maps, captions, strict=True):
@@ -51,10 +51,36 @@ def side_by_side(original: Tensor, results: Sequence[Tensor], captions: Sequence
     return from_uint8(torch.cat(columns[1:], dim=3))
 
 
-def _error_map(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of the channels: black, red, yellow, white as it grows."""
+def error_map(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of the channels, uint8 (3, T, H, W) of two such: black, red, yellow, white as it grows.
+
+    White is 1 / `GAIN` of the range and more.
+    """
     heat = GAIN * (a.float() - b.float()).abs().mean(0) / 255  # (T, H, W)
     return (torch.stack([3 * heat, 3 * heat - 1, 3 * heat - 2]).clamp(0, 1) * 255).round().byte()
+
+
+def token_colours(vectors: Tensor, spread: Tensor) -> Tensor:
+    """Latents or code vectors as colours: what is alike looks alike.
+
+    Red, green and blue are the three principal components of `spread`, each from -2 to 2 standard deviations.
+
+    Args:
+        vectors: float32 (h, w, c).
+        spread: (n, c) vectors that colours are to tell apart: all of a codebook, or those of an image.
+
+    Returns:
+        (3, h, w) in [-1, 1].
+    """
+    mean = spread.mean(0)
+    variance, directions = torch.linalg.eigh(torch.cov((spread - mean).T, correction=0).reshape(len(mean), -1))
+    # Largest first; an eigenvector's sign is any, so its largest component is made positive.
+    variance, directions = variance.flip(0)[:3], directions.flip(1)[:, :3]
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    directions = directions * largest.sign() / (2 * variance.clamp_min(1e-12).sqrt())
+    colours = torch.zeros(3, *vectors.shape[:2])
+    colours[: directions.shape[1]] = ((vectors - mean) @ directions).permute(2, 0, 1)
+    return colours.clamp(-1, 1)
 
 
 def _text(text: str, width: int, height: int) -> Tensor:

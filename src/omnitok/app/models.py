@@ -1,0 +1,53 @@
+"""The models of the page: loaded when it opens, each once, and whatever asks for one gets the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from omnitok.errors import CheckpointError
+from omnitok.generation.loading import AnyGenerator, load_generator
+from omnitok.hub.names import DIFFUSERS_PREFIX, find_files, model_info
+from omnitok.models.protocol import Tokenizer
+from omnitok.peers import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Models:
+    """Tokenizers and generators by the names they were asked for by."""
+
+    tokenizers: dict[str, Tokenizer]
+    generators: dict[str, AnyGenerator]
+
+
+def load_models(names: Sequence[str], device: torch.device | str = "cpu") -> Models:
+    """All of them; a generator shares its tokenizer with the others that name it.
+
+    Raises:
+        CheckpointError: there is no such model, or its files are damaged.
+    """
+    loaded: dict[str, Tokenizer] = {}
+
+    def load(name: str) -> Tokenizer:
+        # A generator names its tokenizer by where it lies, others by what it is called.
+        key = name if name.startswith(DIFFUSERS_PREFIX) else str(find_files(name).weights.resolve())
+        if key not in loaded:
+            loaded[key] = load_tokenizer(name, device)
+        return loaded[key]
+
+    generators, tokenizers = {}, {}
+    for name in dict.fromkeys(names):
+        if _is_tokenizer(name):
+            tokenizers[name] = load(name)
+        else:
+            generators[name] = load_generator(name, device, load=load)
+    return Models(tokenizers, generators)
+
+
+def _is_tokenizer(name: str) -> bool:
+    if name.startswith(DIFFUSERS_PREFIX):
+        return True
+    try:
+        return model_info(name).kind == "tokenizer"
+    except CheckpointError:  # a released checkpoint or another project's says little of itself before it is loaded
+        return True
