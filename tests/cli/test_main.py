@@ -82,6 +82,8 @@ FLAGS = {
         "--guidance-interval",
         "--temperature",
         "--top-k",
+        "--order",
+        "--choice-temperature",
         "--top-p",
         "--sampler",
         "--steps",

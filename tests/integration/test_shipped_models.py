@@ -134,7 +134,7 @@ def test_drawn_images_come_back(name: str, every: int, region: float, largest: f
         assert min(f.psnr for f in figures if f.name.startswith("flat")) > 48
 
 
-@pytest.mark.parametrize("name", ["omnitok-tiny-lm", "omnitok-tiny-dit"])
+@pytest.mark.parametrize("name", ["omnitok-tiny-lm", "omnitok-tiny-dit", "omnitok-tiny-mask"])
 def test_shipped_generators_make_pictures_of_their_class(name: str) -> None:
     """Apples are heaps of red, yellow and green fruit; trousers are blue or grey before a pale wall."""
     generator = load_generator(name)

@@ -15,6 +15,7 @@ from omnitok.recipes.tiny import (
     TINY_IMAGE,
     TINY_JOINT,
     TINY_LM,
+    TINY_MASK,
     TINY_VAE,
     TINY_VAE_PERCEPTUAL,
     TINY_VQ_PERCEPTUAL,
@@ -34,6 +35,9 @@ _BEFORE = (
     "data.resolutions=64,64,128 data.video_batch=3 data.video_share=0.3 data.image_policy=random_resized_crop seed=4"
 )
 _DRAWN = "init.freeze_encoder=true data.drawn=0.3 data.video_share=0.12"
+_MASKED = (
+    "shards=shards/near8,shards/near-small8,shards/near-videos4,shards/images4 data.video_share=0.2 data.image_batch=32"
+)
 _NEAR = "optimizer.warmup_steps=20 optimizer.lr=6e-4 data.video_share=0.1"
 
 CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
@@ -202,6 +206,16 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
                 "shards=shards/images1,shards/near-videos4 data.video_share=0.2 optimizer.lr=1e-3 steps=680 seed=11 "
                 "optimizer.warmup_steps=30",
             ),
+        ),
+    ),
+    "omnitok-tiny-mask": (
+        "classifier accuracies in its card",
+        (
+            (
+                TINY_MASK,
+                f"{_MASKED} seed=1 steps=3000 optimizer.lr=1e-3 init=omnitok-tiny-lm",
+            ),
+            (TINY_MASK, f"{_MASKED} seed=2 steps=2500 optimizer.lr=9e-4 optimizer.warmup_steps=50"),
         ),
     ),
 }
