@@ -1,4 +1,4 @@
-"""`omnitok generate`: images, videos and continuations of videos from a trained generator."""
+"""`omnitok generate`: images and videos from a trained generator, or what it makes of given ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from omnitok.cli.failures import UsageError, explain_for, show_traceback_if_debugging
-from omnitok.cli.options import SAID, CommonOptions, Output, parse_part, require_models, require_paths, resolve_device
+from omnitok.cli.given import GivenFlags
+from omnitok.cli.options import (
+    SAID,
+    CommonOptions,
+    Output,
+    parse_part,
+    require_least,
+    require_models,
+    require_paths,
+    resolve_device,
+)
 from omnitok.cli.report import Column, Report, Row, cell, progress_bar, say
 from omnitok.cli.sampling import SamplingFlags, check_kind, given_options
 
@@ -19,8 +29,8 @@ Count = Annotated[int, tyro.conf.arg(metavar="N")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(SamplingFlags, CommonOptions):
-    """Generate images (PNG) and videos (MP4) with a trained generator, or continue a video.
+class Generate(SamplingFlags, GivenFlags, CommonOptions):
+    """Generate images (PNG) and videos (MP4) with a trained generator, or continue, fill, widen or join given ones.
 
     A sample depends on the seed and its number only, not on the batch size or the number of processes. After an
     interruption the same command continues: finished samples are kept. Several processes can share the work in one
@@ -34,22 +44,13 @@ class Generate(SamplingFlags, CommonOptions):
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CLASS..."), SAID] = ()
     """Classes by name or number, or "all" (default: samples of any class)."""
     count: Count = 1
-    """Samples of each class (with --video: continuations)."""
-    frames: Annotated[int | None, tyro.conf.arg(metavar="N"), SAID] = None
-    """Frames of a video, including those of --video; memory does not grow beyond the trained length (default: an image,
-    or with --video the trained length)."""
-    video: Annotated[Path | None, tyro.conf.arg(metavar="VIDEO")] = None
-    """A video to continue; its largest centred square is brought to the model's size."""
-    given: Count = 5
-    """Frames of --video to continue from; the rest is not read."""
-    mark: bool = False
-    """With --video: draw a red border around the given frames."""
+    """Samples of each class, or variants of what is made of given files."""
     grid: bool = False
     """Also write the first samples of each class side by side, as grid.png or grid.mp4."""
     npz: bool = False
     """Also write all images to samples.npz, the format of ADM's evaluator."""
     out: Output = Path("omnitok-samples")
-    """Folder or URL for the samples; with --video and one continuation also a file, such as out.mp4."""
+    """Folder or URL for the samples; for one result made of given files also a file, such as out.mp4."""
     batch_size: Count = 16
     """Samples at a time."""
     shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
@@ -62,7 +63,7 @@ class Generate(SamplingFlags, CommonOptions):
     def run(self) -> int:
         """Do all of it; the exit code."""
         options = self._check()
-        require_paths(*([self.video] if self.video else []))
+        require_paths(*self.given_files)
         require_models(self.model, self.tokenizer)
         import torch
 
@@ -74,13 +75,9 @@ class Generate(SamplingFlags, CommonOptions):
         device, dtype = resolve_device(launched_device(self.device)), getattr(torch, self.dtype)
         generator = load_generator(self.model, device, dtype, self.tokenizer)
         check_kind(options, generator.sampling_type, self.model)
-        prompt, fps = None, generator.settings.fps or 8.0
-        if self.video is not None:
-            prompt, fps = sample_folder.read_prompt(self.video, self.given, generator.settings)
-        frames = self.frames or (1 if prompt is None else generator.settings.num_frames)
-        is_long, marked = frames > generator.settings.num_frames, self.given if self.mark else 0
+        work = self.plan_work(generator)
         try:
-            files = sample_folder.plan_files(generator, self.labels, self.count, self.out, self.frames, self.video)
+            files = sample_folder.plan_files(generator, self.labels, self.count, self.out, work)
         except ValueError as error:
             raise UsageError(f"--{error}") from error
         (rank, world_size), (part, parts) = launched_place(), parse_part(self.shard)
@@ -89,31 +86,27 @@ class Generate(SamplingFlags, CommonOptions):
         run |= {"frames": self.frames, "seed": self.seed, "dtype": self.dtype}
         rows: dict[int, Row] = {}
         holding = sample_folder.hold_folder(
-            self.out if prompt is None else None, generator, run, options, parts * world_size > 1
+            None if work.given else self.out, generator, run, options, parts * world_size > 1
         )
         with holding, progress_bar(len(own), str(self.out), "sample") as bar:
-            missing = [file for file in own if prompt is not None or not file.path.exists()]
+            missing = [file for file in own if work.given or not file.path.exists()]
             bar.update(len(own) - len(missing))
-            size = 1 if is_long or prompt is not None else self.batch_size
+            size = 1 if work.is_long else self.batch_size
             for batch in [missing[part] for part in split_batches(len(missing), size)]:
                 started = time.perf_counter()
-                labels = [file.label for file in batch]
                 how: dict[str, Any] = {"seed": self.seed, "indices": [file.index for file in batch], **options}
                 try:
-                    if is_long:
-                        pieces = generator.stream_video(labels, frames, frames=prompt, **how)
-                        sample_folder.write_stream(batch[0].path, sample_folder.mark_given(pieces, marked), fps)
-                    else:
-                        samples = generator.sample(labels, frames, prompt_frames=prompt, **how).cpu().float()
-                        for file, sample in zip(batch, next(sample_folder.mark_given([samples], marked)), strict=True):
-                            sample_folder.write_sample(file.path, sample, fps)
+                    pieces = work.draw([file.label for file in batch], **how)
+                    sample_folder.write_samples([file.path for file in batch], pieces, work.fps)
                     seconds = round((time.perf_counter() - started) / len(batch), 3)
                     rows |= {file.index: {"seconds": seconds} for file in batch}
                 except Exception as error:
                     show_traceback_if_debugging()
                     rows |= {file.index: {"error": explain_for(file.path, error)} for file in batch}
                 bar.update(len(batch))
-            if not sample_folder.write_extras(files, self.out, fps, self.grid, self.npz) and (self.grid or self.npz):
+            if not sample_folder.write_extras(files, self.out, work.fps, self.grid, self.npz) and (
+                self.grid or self.npz
+            ):
                 say("the grid and the .npz are written by the process that finishes last")
         report = Report(COLUMNS, self.json, name_key="output")
         for file in own:
@@ -128,21 +121,9 @@ class Generate(SamplingFlags, CommonOptions):
     def _check(self) -> dict[str, Any]:
         """The sampling options that were given; UsageError where the options alone make no sense."""
         self.check_common()
-        for name in ("count", "frames", "given", "batch-size"):
-            value = getattr(self, name.replace("-", "_"))
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} must be at least 1, found {value}")
-        is_alone = not self.grid and self.shard is None and len(self.labels) < 2
-        for is_wrong, sentence in (
-            (self.mark and self.video is None, "--mark is for --video"),
-            (self.npz and (self.frames is not None or self.video is not None), "--npz is for images"),
-            (self.video is not None and not is_alone, "--video takes no --grid, no --shard and at most one label"),
-            (
-                self.video is not None and self.frames is not None and self.frames <= self.given,
-                f"--frames must be more than the {self.given} frames given, found {self.frames}",
-            ),
-        ):
-            if is_wrong:
-                raise UsageError(sentence)
+        require_least(self, count=1, batch_size=1)
+        if self.npz and (self.frames is not None or self.given_files):
+            raise UsageError("--npz is for images")
+        self.check_given(not self.grid and self.shard is None and len(self.labels) < 2)
         parse_part(self.shard)
         return given_options(self)

@@ -26,6 +26,10 @@ class Filler(Generator[Model, Options]):
             draw: what `_begin` gave.
         """
 
+    def takes(self, height: int, width: int) -> bool:
+        """Whether images of this size are no larger than what the model is made for."""
+        return height <= self.settings.height and width <= self.settings.width
+
     @torch.inference_mode()
     def inpaint(
         self, pixels: Tensor, mask: Tensor, labels: Labels = None, *, batch_size: int | None = None, **options: Any
@@ -186,6 +190,14 @@ class CodeGenerator(Filler[CodeModel, Options]):
                 f"the tokenizer has {tokenizer.vocab_size} codes, the model was trained on "
                 f"{self.model.config.codebook_size}: they do not belong together"
             )
+
+    def takes(self, height: int, width: int) -> bool:
+        """Whether the grid of an image of this size is within the model's."""
+        try:
+            self._check_grid(self.tokenizer.latent_shape(1, height, width), 0, None)
+        except ValueError:
+            return False
+        return True
 
     @torch.inference_mode()
     def sample_codes(

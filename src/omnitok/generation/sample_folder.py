@@ -8,7 +8,7 @@ import contextlib
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from omnitok.atomic import atomic_path, lock_folder
-from omnitok.data import VideoWriter, read_image, read_video, write_image, write_video
-from omnitok.data.image import to_uint8
-from omnitok.data.transforms import fit_square, resize
-from omnitok.data.video_reader import WindowSampling, read_window
+from omnitok.data import WRITTEN_SUFFIXES, VideoWriter, read_image, read_video, write_image, write_video
+from omnitok.data.image import WRITTEN_IMAGE_SUFFIXES, to_uint8
+from omnitok.data.video_writer import ENCODED_SUFFIXES
 from omnitok.errors import OmnitokError, reading
 from omnitok.files import SAMPLE_NOTE
 from omnitok.generation.loading import AnyGenerator
+from omnitok.generation.work import Work
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.protocol import fingerprint
 from omnitok.models.sampling import choose_sampling
@@ -75,37 +75,40 @@ def parse_labels(texts: Sequence[str], settings: GeneratorSettings, num_classes:
     return list(dict.fromkeys(numbers))
 
 
-def plan_files(
-    generator: AnyGenerator, texts: Sequence[str], count: int, out: Path, frames: int | None, video: Path | None
-) -> list[SampleFile]:
-    """What there is to be in the end: `count` samples per class, or continuations of a video.
+def plan_files(generator: AnyGenerator, texts: Sequence[str], count: int, out: Path, work: Work) -> list[SampleFile]:
+    """What there is to be in the end: `count` samples per class, or variants of what is made of given files.
 
     Args:
         texts: classes, see `parse_labels`.
-        out: folder, or the file of one continuation.
-        frames: of the videos; None for images.
+        out: folder, or the file of one result.
 
     Raises:
-        ValueError: an unknown class, or continuations that cannot have that name.
+        ValueError: an unknown class, or results that cannot have that name.
     """
     labels = parse_labels(texts, generator.settings, generator.model.config.num_classes)
-    if video is None:
+    suffix = ".png" if work.modality == "image" else ".mp4"
+    if not work.given:
         files = []
         for index in range(count * len(labels)):
             label = labels[index % len(labels)]  # in turns, so that a larger count keeps the samples of a smaller one
             name = class_name(label, generator.settings)
             slug = "" if name is None else "-" + re.sub(r"[^\w.-]+", "_", name)[:60]
-            path = out / f"{index:06d}{slug}{'.png' if frames is None else '.mp4'}"
-            files.append(SampleFile(index, label, path))
+            files.append(SampleFile(index, label, out / f"{index:06d}{slug}{suffix}"))
         return files
-    if out.suffix.lower() in (".mp4", ".webm", ".mkv", ".gif") and not out.is_dir():
+    if out.suffix.lower() in WRITTEN_SUFFIXES and not out.is_dir():
+        accepted = WRITTEN_IMAGE_SUFFIXES if work.modality == "image" else ENCODED_SUFFIXES
+        if out.suffix.lower() not in accepted:
+            endings = ", ".join(sorted(accepted))
+            raise ValueError(f"out {out} names no {work.modality}: give a folder, or a name that ends in {endings}")
         if count > 1:
-            raise ValueError(f"out {out} names one file, but there are {count} continuations: give a folder")
+            raise ValueError(f"out {out} names one file, but there are {count} results: give a folder")
         paths = [out]
     else:
-        paths = [out / f"{video.stem}{f'-{n:03d}' if count > 1 else ''}.mp4" for n in range(count)]
-    if any(path.resolve() == video.resolve() for path in paths):
-        raise ValueError(f"out {out} is the place of the video itself: give another name")
+        stem = "-".join(path.stem for path in work.given)
+        paths = [out / f"{stem}{f'-{n:03d}' if count > 1 else ''}{suffix}" for n in range(count)]
+    for given in work.given:
+        if any(path.resolve() == given.resolve() for path in paths):
+            raise ValueError(f"out {out} is the place of {given} itself: give another name")
     return [SampleFile(index, labels[0], path) for index, path in enumerate(paths)]
 
 
@@ -151,33 +154,24 @@ def _note(folder: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def write_sample(path: Path, sample: Tensor, fps: float) -> None:
-    """Write an image (3, H, W) or a video (3, T, H, W); an image under a video's name is one of one frame."""
-    if path.suffix == ".png":
-        write_image(path, sample)
-    else:
-        write_video(path, sample if sample.ndim == 4 else sample[:, None], fps=fps)
-
-
-def write_stream(path: Path, pieces: Iterable[Tensor], fps: float) -> None:
-    """Write a video of pieces (1, 3, n, H, W) as they come."""
-    pieces = iter(pieces)
-    first = next(pieces)  # tells the size
-    with VideoWriter(path, fps, first.shape[-1], first.shape[-2]) as writer:
-        for piece in chain([first], pieces):
+def write_samples(paths: Sequence[Path], samples: Tensor | Iterator[Tensor], fps: float) -> None:
+    """Write images (b, 3, H, W) or videos (b, 3, T, H, W), or pieces (1, 3, n, H, W) of one video as they come."""
+    if isinstance(samples, Tensor):
+        for path, sample in zip(paths, samples.cpu().float(), strict=True):
+            write_sample(path, sample, fps)
+        return
+    first = next(samples)  # tells the size
+    with VideoWriter(paths[0], fps, first.shape[-1], first.shape[-2]) as writer:
+        for piece in chain([first], samples):
             writer.write(piece[0].cpu().float())
 
 
-def read_prompt(path: Path, frames: int, settings: GeneratorSettings) -> tuple[Tensor, float]:
-    """The first frames of a video, (1, 3, frames, H, W) in the generator's size, and its frames per second.
-
-    Raises:
-        OmnitokError: the video cannot be read, or is shorter.
-    """
-    window = read_window(path, WindowSampling(frames, start="first"))
-    if settings.height == settings.width:
-        return fit_square(window.pixels, settings.height, "center_crop")[None], window.fps
-    return resize(window.pixels, settings.height, settings.width)[None], window.fps
+def write_sample(path: Path, sample: Tensor, fps: float) -> None:
+    """Write an image (3, H, W) or a video (3, T, H, W); an image under a video's name is one of one frame."""
+    if sample.ndim == 3 and path.suffix.lower() in WRITTEN_IMAGE_SUFFIXES:
+        write_image(path, sample)
+    else:
+        write_video(path, sample if sample.ndim == 4 else sample[:, None], fps=fps)
 
 
 def write_extras(files: Sequence[SampleFile], folder: Path, fps: float, grid: bool, npz: bool) -> bool:
@@ -221,18 +215,3 @@ def write_grid(files: Sequence[SampleFile], folder: Path, fps: float) -> None:
         samples += [torch.ones_like(samples[0])] * (columns - len(samples))
         lines.append(torch.cat(samples, dim=-1))
     write_sample(folder / f"{GRID_NAME}{suffix}", torch.cat(lines, dim=-2), fps)
-
-
-def mark_given(pieces: Iterable[Tensor], given: int) -> Iterator[Tensor]:
-    """Pieces (1, 3, n, H, W) of a video with a red border on its first `given` frames."""
-    start = 0
-    for piece in pieces:
-        marked = min(max(given - start, 0), piece.shape[2])
-        start += piece.shape[2]
-        if marked:
-            piece = piece.clone()
-            border = max(2, round(min(piece.shape[-2:]) / 32))  # two pixels share their colour in H.264
-            red = torch.tensor([1.0, -1.0, -1.0], device=piece.device).to(piece.dtype)[:, None, None, None]
-            for edge in (slice(None, border), slice(-border, None)):
-                piece[0, :, :marked, edge] = piece[0, :, :marked, :, edge] = red
-        yield piece
