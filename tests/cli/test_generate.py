@@ -294,3 +294,27 @@ def test_the_walk_to_the_first_block_is_short(
     assert generate(request.getfixturevalue(kind), "--labels", "cat", "-o", tmp_path) == 0
     assert walks[0][:3] == ["main", "run", "sample"]
     assert len(walks[0]) <= 6
+
+
+def test_given_files_are_filled_widened_and_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, mask, hole = torch.rand(3, 64, 64) * 2 - 1, torch.full((3, 64, 64), -1.0), slice(16, 40)
+    mask[:, hole, hole] = 1
+    for name, pixels in (("a.png", image), ("b.png", image.flip(2)), ("mask.png", mask), ("small.png", mask[:, :32])):
+        omnitok.data.write_image(tmp_path / name, pixels)
+    omnitok.data.write_image(tmp_path / "empty.png", torch.full((3, 64, 64), -1.0))
+
+    def run(*arguments: str) -> int:
+        given = [str(tmp_path / a) if a.endswith(".png") else a for a in arguments]
+        return main(["generate", "omnitok-tiny-mask", "--steps", "2", "-o", str(tmp_path / "out"), *given])
+
+    assert run("--inpaint", "a.png", "--mask", "mask.png", "--labels", "apple") == 0
+    (written,) = (tmp_path / "out").glob("*.png")
+    kept = mask < 0
+    assert torch.equal(omnitok.data.read_image(written)[kept], omnitok.data.read_image(tmp_path / "a.png")[kept])
+    assert run("--interpolate", "a.png", "b.png", "--frames", "9") == 0
+    assert len(list((tmp_path / "out").glob("*.mp4"))) == 1
+    capsys.readouterr()
+    assert run("--inpaint", "a.png", "--mask", "small.png") == 1
+    assert "64" in capsys.readouterr().err
+    assert run("--inpaint", "a.png", "--mask", "empty.png") == 1
+    assert run("--mask", "mask.png") == 2

@@ -82,8 +82,6 @@ FLAGS = {
         "--guidance-interval",
         "--temperature",
         "--top-k",
-        "--order",
-        "--choice-temperature",
         "--top-p",
         "--sampler",
         "--steps",

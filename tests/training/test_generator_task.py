@@ -171,7 +171,8 @@ def test_the_same_tokens_give_the_same_loss_from_shards_and_from_pixels(
     order, other = (np.lexsort(batch.inputs.flatten(1).numpy().round(2).T) for batch in (encoded, read))
     assert torch.equal(encoded.labels[order], read.labels[other])
     torch.manual_seed(0)
-    objective = build_objective(build_model(config := stored.config), stored.tokenizer.latent_statistics).eval()
+    config = stored.config
+    objective = build_objective(config, build_model(config), stored.tokenizer.latent_statistics).eval()
     losses = []
     for batch, chosen in ((encoded, order), (read, other)):
         batch = replace(batch, inputs=batch.inputs[chosen], labels=batch.labels[chosen])

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from pydantic.fields import FieldInfo
@@ -15,7 +16,9 @@ from omnitok.data.transforms import fit_square, resize
 from omnitok.generation.base import Progress
 from omnitok.generation.diffusion import DiffusionGenerator
 from omnitok.generation.loading import AnyGenerator
-from omnitok.generation.sample_folder import mark_given, parse_labels, read_prompt
+from omnitok.generation.masked import MaskedGenerator
+from omnitok.generation.sample_folder import parse_labels
+from omnitok.generation.work import continuation
 from omnitok.hub.generator_settings import GeneratorSettings
 
 OPTIONS = ("guidance_scale", "steps", "temperature", "top_k", "top_p")
@@ -57,15 +60,14 @@ def predict(
     generator: AnyGenerator, path: str | None, given: int, label: str, run: dict[str, Any], progress: Progress
 ) -> tuple[Tensor, float]:
     """A video (3, T, H, W) that begins with the first `given` frames of another, in a red border; and its rate."""
-    prompt, fps = read_prompt(Path(check_video(path)), given, generator.settings)
-    labels = _labels(generator, label)
-    video = generator.continue_video(prompt, None, labels, progress=progress, **run).float().cpu()
-    return next(mark_given([video], given))[0], fps
+    work = continuation(generator, Path(check_video(path)), given, None, mark=True)
+    pieces = work.draw(_labels(generator, label), progress=progress, **run)
+    return torch.cat(list(pieces), dim=2)[0].float().cpu(), work.fps
 
 
 def can_inpaint(generator: AnyGenerator) -> bool:
     """Whether it fills holes."""
-    return isinstance(generator, DiffusionGenerator)
+    return isinstance(generator, DiffusionGenerator | MaskedGenerator)
 
 
 def inpaint(
@@ -93,7 +95,7 @@ def inpaint(
 
 
 def _fit(pixels: Tensor, settings: GeneratorSettings) -> Tensor:
-    """An image (3, H, W) in the generator's size: as in `read_prompt`."""
+    """An image (3, H, W) in the generator's size: the largest centred square."""
     if settings.height == settings.width:
         return fit_square(pixels[:, None], settings.height, "center_crop")[:, 0]
     return resize(pixels[:, None], settings.height, settings.width)[:, 0]
