@@ -14,7 +14,6 @@ from torch import Tensor
 
 from helpers.small import TINY
 from omnitok.errors import OmnitokError
-from omnitok.hub.adapters import DiffusersAutoencoder
 from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer
 
@@ -92,12 +91,6 @@ def test_what_pipelines_read() -> None:
     config = autoencoder(patch_size=8).config
     assert (config.scaling_factor, config.latent_channels, config.temporal_compression_ratio) == (1.0, 8, 2)
     assert 2 ** (len(config.block_out_channels) - 1) == 8
-
-
-def test_the_older_name() -> None:
-    vae = DiffusersAutoencoder(tokenizer(), 0.5)
-    assert isinstance(vae, AutoencoderOmni)
-    assert vae.config.scaling_factor == 0.5
 
 
 # ------------------------------------------------------------------------------------- as diffusers checks its own
@@ -235,8 +228,7 @@ def test_configurations_that_make_no_sense(changes: dict[str, Any], message: str
 def test_without_diffusers_one_sentence_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['diffusers'] = None; from omnitok.errors import MissingExtraError\n"
-        "from omnitok.hub.adapters import DiffusersAutoencoder\n"
-        "try: DiffusersAutoencoder(None)\n"
+        "try: import omnitok.hub.diffusers_autoencoder\n"
         "except MissingExtraError as error: print(error)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
