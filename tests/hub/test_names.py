@@ -195,7 +195,7 @@ def test_every_listed_name_has_a_row() -> None:
     for name in list_models():
         info = model_info(name)
         assert info.name == name
-        assert info.kind in ("tokenizer", "language model", "diffusion")
+        assert info.kind in ("tokenizer", "language model", "masked model", "diffusion")
         assert info.bottleneck in (("vq", "kl") if info.kind == "tokenizer" else (None,))
         assert info.description
         assert info.source
