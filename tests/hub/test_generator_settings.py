@@ -32,7 +32,7 @@ def test_values_are_kept_and_frozen():
         ("num_frames", 1.5),
         ("sampling", {"top_k": float("nan")}),
         ("sampling", {"top_k": [1]}),
-        ("sampling", {"top_k": 3, "steps": 4}),
+        ("sampling", {"top_k": 3, "sampler": "ddim"}),
         ("sampling", {"sharpness": 3}),
         ("sampling", {"guidance_interval": 0.5}),
         ("sampling", {"guidance_interval": [0.5, 0.25]}),
