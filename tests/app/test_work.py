@@ -236,15 +236,17 @@ def test_predictions_begin_with_what_was_given(models: Models, tmp_path: Path) -
         generators.predict(dit, str(tmp_path / "a.mp4"), 12, "", {"steps": 1}, ignore)
 
 
-def test_only_holes_are_filled(models: Models, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["omnitok-tiny-dit", "omnitok-tiny-mask"])
+def test_only_holes_are_filled(models: Models, tmp_path: Path, name: str) -> None:
     from PIL import Image
 
-    dit = models.generators["omnitok-tiny-dit"]
+    generator = models.generators.get(name) or load_models([name]).generators[name]
+    assert generators.can_inpaint(generator)
     write_image(tmp_path / "a.png", drawn_image(128, 3))
     image = Image.open(tmp_path / "a.png")
     paint = torch.zeros(128, 128, dtype=torch.bool)
     paint[40:80, 32:64] = True
-    holes, filled = generators.inpaint(dit, image, paint, "", {"steps": 1}, ignore)
+    holes, filled = generators.inpaint(generator, image, paint, "", {"steps": 1}, ignore)
     assert holes.shape == filled.shape == (3, 64, 64)
     hole = torch.zeros(64, 64, dtype=torch.bool)
     hole[20:40, 16:32] = True
@@ -254,7 +256,7 @@ def test_only_holes_are_filled(models: Models, tmp_path: Path) -> None:
     assert not (filled[:, hole] == 0).any(0).all()
     for given in ((None, paint), (image, ~paint & paint)):
         with pytest.raises(ValueError, match="paint over what is to be filled"):
-            generators.inpaint(dit, *given, "", {}, ignore)
+            generators.inpaint(generator, *given, "", {}, ignore)
 
 
 # ------------------------------------------------------------------------------------------------------------- compare

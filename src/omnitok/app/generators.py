@@ -12,13 +12,12 @@ from torch import Tensor
 
 from omnitok.app.uploads import check_video
 from omnitok.data import to_pixels
-from omnitok.data.transforms import fit_square, resize
 from omnitok.generation.base import Progress
 from omnitok.generation.diffusion import DiffusionGenerator
 from omnitok.generation.loading import AnyGenerator
 from omnitok.generation.masked import MaskedGenerator
 from omnitok.generation.sample_folder import parse_labels
-from omnitok.generation.work import continuation
+from omnitok.generation.work import continuation, square
 from omnitok.hub.generator_settings import GeneratorSettings
 
 OPTIONS = ("guidance_scale", "steps", "temperature", "top_k", "top_p")
@@ -26,9 +25,6 @@ OPTIONS = ("guidance_scale", "steps", "temperature", "top_k", "top_p")
 
 MAX_COUNT = 8
 """Samples at a time."""
-
-FPS = 8.0
-"""Of videos whose generator knows no rate."""
 
 
 def option_help(generator: AnyGenerator) -> dict[str, str]:
@@ -86,7 +82,6 @@ def inpaint(
     """
     if image is None or not painted.any():
         raise ValueError("upload an image and paint over what is to be filled first")
-    assert isinstance(generator, DiffusionGenerator)
     pixels = _fit(to_pixels(image)[0], generator.settings)
     mask = F.interpolate(painted[None, None].float(), image.size[::-1])[0].expand(3, -1, -1)
     holes = _fit(mask * 2 - 1, generator.settings)[:1] > -1
@@ -95,10 +90,8 @@ def inpaint(
 
 
 def _fit(pixels: Tensor, settings: GeneratorSettings) -> Tensor:
-    """An image (3, H, W) in the generator's size: the largest centred square."""
-    if settings.height == settings.width:
-        return fit_square(pixels[:, None], settings.height, "center_crop")[:, 0]
-    return resize(pixels[:, None], settings.height, settings.width)[:, 0]
+    """An image (3, H, W) in the generator's size."""
+    return square(settings, pixels.shape[1], pixels.shape[2])(pixels[:, None], nearest=False)[:, 0]
 
 
 def _labels(generator: AnyGenerator, text: str) -> list[int | None]:

@@ -285,7 +285,7 @@ def _generate(models: Models, on: On) -> None:
         suffix = ".png" if samples.ndim == 4 else ".mp4"
         paths = [folder / f"{number}{suffix}" for number in range(len(samples))]
         for path, sample in zip(paths, samples, strict=True):
-            write_sample(path, sample, generator.settings.fps or generators.FPS)
+            write_sample(path, sample, generator.settings.frame_rate)
         return [(str(path), f"sample {number}") for number, path in enumerate(paths)]
 
     on(button, "generate", work, [model, label, seed, *options, frames, count], [gallery])

@@ -23,8 +23,6 @@ from omnitok.errors import MediaError, OmnitokError
 from omnitok.generation.loading import AnyGenerator
 from omnitok.hub.generator_settings import GeneratorSettings
 
-_FPS = 8.0  # of videos from a model that says none
-
 Draw = Callable[..., Tensor | Iterator[Tensor]]
 """Labels and options of `Generator.sample` -> images (b, 3, H, W), videos (b, 3, T, H, W) or pieces of them."""
 
@@ -43,7 +41,7 @@ class Work:
 
     draw: Draw
     modality: Modality
-    fps: float = _FPS
+    fps: float
     given: tuple[Path, ...] = ()
     is_long: bool = False
 
@@ -53,7 +51,7 @@ def sampling(generator: AnyGenerator, frames: int | None) -> Work:
     settings, count = generator.settings, frames or 1
     is_long = count > settings.num_frames
     draw = partial(generator.stream_video if is_long else generator.sample, num_frames=count)
-    return Work(draw, "image" if frames is None else "video", settings.fps or _FPS, is_long=is_long)
+    return Work(draw, "image" if frames is None else "video", settings.frame_rate, is_long=is_long)
 
 
 def continuation(generator: AnyGenerator, path: Path, given: int, frames: int | None, mark: bool) -> Work:
@@ -66,7 +64,7 @@ def continuation(generator: AnyGenerator, path: Path, given: int, frames: int | 
         OmnitokError: the video cannot be read, or is shorter.
     """
     settings = generator.settings
-    prompt = _read(path, given, partial(_square, settings))
+    prompt = _read(path, given, partial(square, settings))
     count = settings.num_frames if frames is None else frames
     is_long = count > settings.num_frames
 
@@ -78,7 +76,7 @@ def continuation(generator: AnyGenerator, path: Path, given: int, frames: int | 
             pieces = iter([generator.sample(labels, count, prompt_frames=prompts, **options)])
         return mark_given(pieces, given if mark else 0)
 
-    return Work(draw, "video", prompt.fps or settings.fps or _FPS, (path,), is_long)
+    return Work(draw, "video", prompt.fps or settings.frame_rate, (path,), is_long)
 
 
 def inpainting(generator: AnyGenerator, path: Path, mask: Path, frames: int | None) -> Work:
@@ -94,12 +92,12 @@ def inpainting(generator: AnyGenerator, path: Path, mask: Path, frames: int | No
     """
     modality = _modality(path, frames)
 
-    def fit(height: int, width: int) -> _Fit:
+    def fit(height: int, width: int) -> Fit:
         if generator.takes(height, width):
-            return _Fit((0, 0, height, width), height, width)
-        return _square(generator.settings, height, width)
+            return Fit((0, 0, height, width), height, width)
+        return square(generator.settings, height, width)
 
-    def as_image(height: int, width: int) -> _Fit:
+    def as_image(height: int, width: int) -> Fit:
         if (height, width) != source.size:
             wanted = f"{source.size[1]} x {source.size[0]} pixels"
             raise OmnitokError(f"{mask}: must be as large as {path}, {wanted}, found {width} x {height}")
@@ -123,7 +121,7 @@ def inpainting(generator: AnyGenerator, path: Path, mask: Path, frames: int | No
         filled = generator.inpaint(pixels.expand(len(labels), -1, -1, -1, -1), holes, labels, **options)
         return filled if modality == "video" else filled.squeeze(2)
 
-    return Work(draw, modality, source.fps or _FPS, (path,))
+    return Work(draw, modality, source.fps or generator.settings.frame_rate, (path,))
 
 
 def outpainting(generator: AnyGenerator, path: Path, padding: tuple[int, int, int, int], frames: int | None) -> Work:
@@ -144,9 +142,9 @@ def outpainting(generator: AnyGenerator, path: Path, padding: tuple[int, int, in
         whole = (top + height + bottom, left + width + right)
         return 1.0 if generator.takes(*whole) else min(settings.height / whole[0], settings.width / whole[1])
 
-    def fit(height: int, width: int) -> _Fit:
+    def fit(height: int, width: int) -> Fit:
         by = scale(height, width)
-        return _Fit((0, 0, height, width), max(1, round(height * by)), max(1, round(width * by)))
+        return Fit((0, 0, height, width), max(1, round(height * by)), max(1, round(width * by)))
 
     source = _read(path, frames, fit, settings.num_frames)
     pixels = source.pixels
@@ -163,7 +161,7 @@ def outpainting(generator: AnyGenerator, path: Path, padding: tuple[int, int, in
         wide = generator.outpaint(pixels.expand(len(labels), -1, -1, -1, -1), sides, labels, **options)
         return wide if modality == "video" else wide.squeeze(2)
 
-    return Work(draw, modality, source.fps or _FPS, (path,))
+    return Work(draw, modality, source.fps or generator.settings.frame_rate, (path,))
 
 
 def interpolation(generator: AnyGenerator, first: Path, last: Path, given: int, frames: int | None) -> Work:
@@ -175,14 +173,14 @@ def interpolation(generator: AnyGenerator, first: Path, last: Path, given: int, 
     Raises:
         OmnitokError: a file cannot be read, or a video is shorter.
     """
-    fit = partial(_square, generator.settings)
+    fit = partial(square, generator.settings)
     start, end = _read(first, given, fit, from_end=True), _read(last, given, fit)
 
     def draw(labels: Sequence[int | None], **options: Any) -> Tensor:
         a, b = (part.pixels.expand(len(labels), -1, -1, -1, -1) for part in (start, end))
         return generator.interpolate(a, b, frames, labels, **options)
 
-    return Work(draw, "video", start.fps or end.fps or generator.settings.fps or _FPS, (first, last))
+    return Work(draw, "video", start.fps or end.fps or generator.settings.frame_rate, (first, last))
 
 
 def mark_given(pieces: Iterator[Tensor], given: int) -> Iterator[Tensor]:
@@ -204,7 +202,7 @@ def mark_given(pieces: Iterator[Tensor], given: int) -> Iterator[Tensor]:
 
 
 @dataclass(frozen=True)
-class _Fit:
+class Fit:
     """What of a frame is taken, and the size that it is brought to."""
 
     box: Box
@@ -219,10 +217,10 @@ class _Fit:
         return F.interpolate(part.mean(0, keepdim=True), (self.height, self.width), mode="nearest-exact")
 
 
-def _square(settings: GeneratorSettings, height: int, width: int) -> _Fit:
+def square(settings: GeneratorSettings, height: int, width: int) -> Fit:
     """The largest centred square for square models, the whole frame for others."""
     box = center_square(height, width) if settings.height == settings.width else (0, 0, height, width)
-    return _Fit(box, settings.height, settings.width)
+    return Fit(box, settings.height, settings.width)
 
 
 def _modality(path: Path, frames: int | None) -> Modality:
@@ -245,14 +243,14 @@ class _Read:
 
     pixels: Tensor
     size: tuple[int, int]
-    fit: _Fit
+    fit: Fit
     fps: float | None = None
 
 
 def _read(
     path: Path,
     frames: int | None,
-    choose: Callable[[int, int], _Fit],
+    choose: Callable[[int, int], Fit],
     most: int | None = None,
     *,
     nearest: bool = False,

@@ -42,6 +42,11 @@ class GeneratorSettings:
             raise ValueError(f"classes must differ from one another, found {twice!r} twice")
         return self
 
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second to write its videos at: `fps`, or 8 where not known."""
+        return self.fps or 8.0
+
     def label_of(self, name: str) -> int:
         """The label of a class name.
 
