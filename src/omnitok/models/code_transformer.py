@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.models.code_sequence import CodeModelConfig
+from omnitok.models.encoding import HeadedModel, describe_model
 from omnitok.models.positions import rotate
 
 EMBEDDING_STD = 0.02
@@ -129,15 +129,30 @@ def initialise(model: nn.Module, depth: int) -> None:
             nn.init.zeros_(parameter)
 
 
-class CodeModel(Protocol):
+class CodeModel(HeadedModel):
     """What language models and masked models have in common."""
 
-    @property
-    def config(self) -> CodeModelConfig:
-        """The architecture."""
-
+    config: CodeModelConfig
     token_embedding: nn.Embedding
-    head: nn.Linear
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Precision that blocks compute in: autocast's, or that of the weights."""
+        device = self.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
+
+    def __repr__(self) -> str:
+        return describe_model(self, f"{self.config.codebook_size} codes, {self.config.num_classes} classes")
+
+
+def check_tokens(tokens: Tensor) -> None:
+    """Refuse what are no ids (b, n).
+
+    Raises:
+        ValueError: another rank, or floating point.
+    """
+    if tokens.ndim != 2 or tokens.is_floating_point():
+        raise ValueError(f"tokens must be whole numbers (b, n), found {tokens.dtype} {tuple(tokens.shape)}")
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.models.config import Count, Positive, Size
-from omnitok.models.encoding import describe_model
+from omnitok.models.encoding import HeadedModel, describe_model
 from omnitok.models.positions import rotary_1d, rotary_2d, rotate_pairs, sincos_1d, sincos_2d
 
 TIME_CHANNELS = 256  # sinusoidal features of t
@@ -151,7 +151,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
-class DiffusionTransformer(nn.Module):
+class DiffusionTransformer(HeadedModel):
     """Predicts noise (and its variance) or velocity from noisy latents, a time and maybe a class.
 
     Any grid and any length: positions are computed for the grid at hand, and a grid that is not a multiple of the patch
@@ -189,16 +189,6 @@ class DiffusionTransformer(nn.Module):
         zero += [block.modulation for block in self.blocks if isinstance(block, DiffusionBlock)]
         for layer in zero:
             nn.init.zeros_(layer.weight)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.head.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return self.head.weight.dtype
 
     def __repr__(self) -> str:
         return describe_model(self, f"{self.config.latent_channels} latent channels, {self.config.num_classes} classes")

@@ -57,6 +57,22 @@ def make_encoding(out: BottleneckOutput, size: tuple[int, int, int], is_image: b
     return Encoding(arrange(out.latents), codes, posterior, size)
 
 
+class HeadedModel(nn.Module):
+    """A network that ends in a linear layer `head`, which says where and how its weights are kept."""
+
+    head: nn.Linear
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return self.head.weight.dtype
+
+
 def describe_model(model: nn.Module, what: str) -> str:
     """A model in one line: its class, size, what it is of, device and precision."""
     weight = next(iter(model.parameters()))

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.models.code_sequence import LanguageModelConfig, sequence_ids
-from omnitok.models.code_transformer import CodeBlock, Past, build_norm, initialise
-from omnitok.models.encoding import describe_model
+from omnitok.models.code_transformer import CodeBlock, CodeModel, Past, build_norm, check_tokens, initialise
 from omnitok.models.kv_cache import KVCache, rotary_tables, visible
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(CodeModel):
     """Causal transformer over start, class and code ids."""
+
+    config: LanguageModelConfig
 
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
@@ -33,19 +34,6 @@ class LanguageModel(nn.Module):
         self.norm = build_norm(config)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         initialise(self, config.depth)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.head.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return self.head.weight.dtype
-
-    def __repr__(self) -> str:
-        return describe_model(self, f"{self.config.codebook_size} codes, {self.config.num_classes} classes")
 
     def ids(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """`sequence_ids` of this model."""
@@ -88,8 +76,7 @@ class LanguageModel(nn.Module):
 
     def features(self, tokens: Tensor, cache: KVCache | None = None, grid: tuple[int, int] | None = None) -> Tensor:
         """What the head sees: (b, n, width); arguments as in `forward`."""
-        if tokens.ndim != 2 or tokens.is_floating_point():
-            raise ValueError(f"tokens must be whole numbers (b, n), found {tokens.dtype} {tuple(tokens.shape)}")
+        check_tokens(tokens)
         n = tokens.shape[1]
         if cache is None:
             grid = grid or (self.config.latent_height, self.config.latent_width)
@@ -105,7 +92,7 @@ class LanguageModel(nn.Module):
             if cache is not None and cache.rotation is not None:
                 rotation = (cache.rotation[0][start : start + n], cache.rotation[1][start : start + n])
             else:
-                rotation = rotary_tables(self.config, n, grid, tokens.device, self._compute_dtype())
+                rotation = rotary_tables(self.config, n, grid, tokens.device, self.compute_dtype)
         x = self._embed(tokens, torch.arange(start, start + n, device=tokens.device), cache)
         mask = None if cache is None or (start == 0 and cache.without_class is None) else visible(cache, start, n)
         x = self._run(x, rotation, cache, start, mask)
@@ -127,10 +114,6 @@ class LanguageModel(nn.Module):
         if cache.without_class is not None:
             mask = mask & ~(cache.without_class[:, None] & (cache.slots == 0))[:, None, None]
         return self.head(self._run(self._embed(tokens, slot, cache), rotation, cache, slot, mask))
-
-    def _compute_dtype(self) -> torch.dtype:
-        device = self.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
 
     def _embed(self, tokens: Tensor, index: Tensor, cache: KVCache | None) -> Tensor:
         x = self.token_embedding(tokens)

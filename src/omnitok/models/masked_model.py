@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.models.code_sequence import MaskedModelConfig, sequence_ids
-from omnitok.models.code_transformer import CodeBlock, build_norm, initialise
-from omnitok.models.encoding import describe_model
+from omnitok.models.code_transformer import CodeBlock, CodeModel, build_norm, check_tokens, initialise
 from omnitok.models.kv_cache import rotary_tables
 
 
-class MaskedModel(nn.Module):
+class MaskedModel(CodeModel):
     """Bidirectional transformer over class, mask and code ids."""
+
+    config: MaskedModelConfig
 
     def __init__(self, config: MaskedModelConfig) -> None:
         super().__init__()
@@ -30,19 +31,6 @@ class MaskedModel(nn.Module):
         self.norm = build_norm(config)
         self.head = nn.Linear(config.width, config.codebook_size, bias=False)
         initialise(self, config.depth)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.head.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return self.head.weight.dtype
-
-    def __repr__(self) -> str:
-        return describe_model(self, f"{self.config.codebook_size} codes, {self.config.num_classes} classes")
 
     def ids(self, codes: Tensor, labels: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
         """`masked_ids` of this model."""
@@ -62,14 +50,11 @@ class MaskedModel(nn.Module):
             ValueError: wrong shape or dtype, or more tokens than the model's largest grid has.
         """
         config = self.config
-        if tokens.ndim != 2 or tokens.is_floating_point():
-            raise ValueError(f"tokens must be whole numbers (b, n), found {tokens.dtype} {tuple(tokens.shape)}")
+        check_tokens(tokens)
         grid = grid or (config.latent_height, config.latent_width)
         if tokens.shape[1] > (limit := config.max_tokens(*grid)):
             raise ValueError(f"{tokens.shape[1]} tokens are longer than the context of {limit}")
-        device = tokens.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
-        rotation = rotary_tables(config, tokens.shape[1], grid, tokens.device, dtype)
+        rotation = rotary_tables(config, tokens.shape[1], grid, tokens.device, self.compute_dtype)
         x = self.dropout(self.token_embedding(tokens))
         for block in self.blocks:
             x = block(x, rotation, None, None)
