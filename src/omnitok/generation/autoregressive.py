@@ -240,19 +240,6 @@ class LanguageModelGenerator(CodeGenerator[LanguageModel, TokenSampling]):
     def _fill(self, draw: _CodeDraw, batch: slice, tokens: Tensor, hidden: Tensor) -> Tensor:
         return draw.fill(batch, tokens, hidden)
 
-    def _check_grid(self, grid: Grid, known: int, num_frames: int | None) -> None:
-        most = self.model.config.max_frames(*grid[1:])
-        if known >= most:
-            raise ValueError(
-                f"the prompt of {known} latent frames is longer than the context of {most} allows, which has to hold a "
-                f"predicted one too: give fewer frames, or use stream_video"
-            )
-        if known >= grid[0]:
-            raise ValueError(f"the prompt has {known} latent frames, so the grid must have more, found {grid[0]}")
-        if grid[0] > most:
-            asked = f"{grid[0]} latent frames" if num_frames is None else f"{num_frames} frames ({grid[0]} latent ones)"
-            raise ValueError(f"{asked} are more than the {most} latent frames of the context; use stream_video")
-
     def _bytes_per_item(self, grid: tuple[int, ...], sampling: TokenSampling) -> int:
         """The cache, which is nearly all; activations and the decoder are left to the allocator."""
         rows = 2 if sampling.is_guided else 1
@@ -270,15 +257,6 @@ class LanguageModelGenerator(CodeGenerator[LanguageModel, TokenSampling]):
 
     def _draws_of_window(self, new: int, needed: int) -> int:
         return min(new, needed)  # what comes later changes nothing, so the last window may be short
-
-    def _window(self, window: int | None, h: int, w: int) -> int:
-        most = self.model.config.max_frames(h, w)
-        window = most if window is None else window
-        if not 2 <= window <= most:
-            raise ValueError(
-                f"the window must be of 2 latent frames to the {most} that the context holds, found {window}"
-            )
-        return window
 
     def _stream(self, request: Request[TokenSampling], grid: Grid, method: str | None) -> Iterator[Tensor]:
         can_ring = self.model.config.positions == "rotary" and self.tokenizer.causal

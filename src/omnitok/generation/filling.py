@@ -94,8 +94,8 @@ class Filler(Generator[Model, Options]):
     ) -> Tensor:
         """Videos (b, 3, num_frames, H, W) that begin with `first` and end with `last`, both unchanged.
 
-        The tokenizer codes several frames at once. Where `last` is too short to fill what its frames are coded with,
-        its first frame stands for those before it too, and they are made of that.
+        The tokenizer codes several frames at once. Where `last` begins within such a group, its first frame stands for
+        the group's frames before it, so that these hardly differ from it.
 
         Args:
             first, last: (b, 3, H, W), or (b, 3, T, H, W) with the motion at either end.
@@ -228,6 +228,28 @@ class CodeGenerator(Filler[CodeModel, Options]):
             return draw(batch, None if prompt_codes is None else prompt_codes[batch].to(self.device), grid, known)()
 
         return self._in_batches(request, grid, make)
+
+    def _check_grid(self, grid: Grid, known: int, num_frames: int | None) -> None:
+        most = self.model.config.max_frames(*grid[1:])
+        if known >= most:
+            raise ValueError(
+                f"the prompt of {known} latent frames is longer than the context of {most} allows, which has to hold a "
+                f"predicted one too: give fewer frames, or use stream_video"
+            )
+        if known >= grid[0]:
+            raise ValueError(f"the prompt has {known} latent frames, so the grid must have more, found {grid[0]}")
+        if grid[0] > most:
+            asked = f"{grid[0]} latent frames" if num_frames is None else f"{num_frames} frames ({grid[0]} latent ones)"
+            raise ValueError(f"{asked} are more than the {most} latent frames of the context; use stream_video")
+
+    def _window(self, window: int | None, h: int, w: int) -> int:
+        most = self.model.config.max_frames(h, w)
+        window = most if window is None else window
+        if not 2 <= window <= most:
+            raise ValueError(
+                f"the window must be of 2 latent frames to the {most} that the context holds, found {window}"
+            )
+        return window
 
     def _encode(self, frames: Tensor) -> Tensor:
         codes = self.tokenizer.encode(frames).codes

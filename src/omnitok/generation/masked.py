@@ -1,6 +1,5 @@
 """A masked model and its tokenizer -> images, videos and everything that is made of a part of them, in a few steps."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -14,8 +13,6 @@ from omnitok.generation.filling import CodeGenerator
 from omnitok.generation.random import hashed_gumbel, item_keys
 from omnitok.models.masked_model import MaskedModel, masked_ids
 from omnitok.models.sampling import TRAINED_STEPS, MaskedSampling
-
-_DEFAULT_STEPS = 12
 
 
 class MaskedCodeSampler:
@@ -48,7 +45,7 @@ class MaskedCodeSampler:
 
     def fill(self, codes: Tensor, hidden: Tensor) -> Tensor:
         """The codes (b, t, h, w) with those that are hidden (b, t, h, w) drawn; with none hidden, nothing is."""
-        steps = self._sampling.steps or _DEFAULT_STEPS
+        steps = self._sampling.step_count
         unknown = hidden.flatten(1).sum(1)  # (b,)
         for step in range(steps):
             if hidden.any():
@@ -104,11 +101,9 @@ class _MaskedDraw:
     """Draws codes for one call."""
 
     def __init__(self, model: MaskedModel, request: Request[MaskedSampling], draws: int | None) -> None:
-        steps = request.sampling.steps
-        assert steps is not None  # `_complete` has chosen
         self._model, self._request = model, request
         self._network = torch.compile(model) if request.compile else model
-        self._tracker = ProgressTracker(request.progress, -1 if draws is None else steps * draws)
+        self._tracker = ProgressTracker(request.progress, -1 if draws is None else request.sampling.step_count * draws)
 
     def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:
         count = batch.stop - batch.start
@@ -149,25 +144,6 @@ class MaskedGenerator(CodeGenerator[MaskedModel, MaskedSampling]):
 
     def _fill(self, draw: _MaskedDraw, batch: slice, tokens: Tensor, hidden: Tensor) -> Tensor:
         return draw.fill(batch, tokens, hidden)
-
-    def _check_grid(self, grid: Grid, known: int, num_frames: int | None) -> None:
-        most = self.model.config.latent_frames
-        self.model.config.max_tokens(*grid[1:])
-        if known >= grid[0]:
-            raise ValueError(f"the prompt has {known} latent frames, so the grid must have more, found {grid[0]}")
-        if grid[0] > most:
-            asked = f"{grid[0]} latent frames" if num_frames is None else f"{num_frames} frames ({grid[0]} latent ones)"
-            raise ValueError(f"{asked} are more than the {most} latent frames of the model; use stream_video")
-
-    def _complete(self, sampling: MaskedSampling) -> MaskedSampling:
-        return dataclasses.replace(sampling, steps=sampling.steps or _DEFAULT_STEPS)
-
-    def _window(self, window: int | None, h: int, w: int) -> int:
-        most = self.model.config.latent_frames
-        window = most if window is None else window
-        if not 2 <= window <= most:
-            raise ValueError(f"the window must be of 2 latent frames to the {most} of the model, found {window}")
-        return window
 
     def _bytes_per_item(self, grid: tuple[int, ...], sampling: MaskedSampling) -> int:
         """About what one step keeps at once: the logits and their noise, and what a block computes."""

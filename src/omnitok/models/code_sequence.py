@@ -94,6 +94,18 @@ class CodeModelConfig:
             )
         return self.prefix_length + self.latent_frames * height * width
 
+    def max_frames(self, height: int, width: int) -> int:
+        """Latent frames of `height` x `width` that the context holds; the last code needs no place in it.
+
+        Raises:
+            ValueError: not even one.
+        """
+        context = self.max_tokens(height, width)
+        frames = (context + (not self.is_rotary) - self.prefix_length) // (height * width)
+        if frames < 1:
+            raise ValueError(f"a latent frame of {height} x {width} is longer than the context of {context} tokens")
+        return frames
+
 
 @checked
 class LanguageModelConfig(CodeModelConfig):
@@ -176,18 +188,6 @@ class LanguageModelConfig(CodeModelConfig):
     def head_offset(self) -> int:
         """Row of the head that predicts code 0."""
         return self.code_offset
-
-    def max_frames(self, height: int, width: int) -> int:
-        """Latent frames of `height` x `width` that the context holds; the last code needs no place in it.
-
-        Raises:
-            ValueError: not even one.
-        """
-        context = self.max_tokens(height, width)
-        frames = (context + (self.positions == "learned") - self.prefix_length) // (height * width)
-        if frames < 1:
-            raise ValueError(f"a latent frame of {height} x {width} is longer than the context of {context} tokens")
-        return frames
 
 
 @checked

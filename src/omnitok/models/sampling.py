@@ -102,6 +102,11 @@ class MaskedSampling(TokenSampling):
         Field(ge=0, description="Of the noise on that confidence at the first step; it falls to 0 at the last."),
     ] = 4.5
 
+    @property
+    def step_count(self) -> int:
+        """The steps, or their default."""
+        return self.steps or 12
+
 
 @checked
 class DiffusionSampling(Sampling):

@@ -1,4 +1,4 @@
-"""Which codes a masked model is to make: in training by tasks drawn at random, of given pixels by their holes."""
+"""Which codes a masked model learns to make: by tasks drawn at random."""
 
 import math
 from collections.abc import Mapping
