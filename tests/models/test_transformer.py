@@ -230,13 +230,6 @@ def test_attention_with_a_learnt_bias_is_torchs_own() -> None:
         assert torch.allclose(ours, theirs, atol=ATOL)
 
 
-def test_attention_with_a_fixed_bias_is_fused_on_cpus() -> None:
-    q, k, v = (torch.randn(3, HEADS, 6, DIM) for _ in range(3))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-        attend(q, k, v, torch.randn(HEADS, 6, 6), 0.3)
-    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in {event.key for event in seen.key_averages()}
-
-
 # ---------------------------------------------------------------------------------------- feed-forward, block, stack
 
 

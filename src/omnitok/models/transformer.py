@@ -125,15 +125,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -
     """`F.scaled_dot_product_attention`, written out where `bias` learns on a CPU in float32.
 
     There torch has no fused kernel, and half of its forward pass is a search for rows that are masked altogether. Lower
-    precisions stay with torch, which keeps their scores in float32. A bias of fewer axes than the queries gets them,
-    without which torch does not take its fused kernel on CPUs (three times as fast).
+    precisions stay with torch, which keeps their scores in float32.
 
     Args:
         q, k, v: (..., n, d).
         bias: (..., n, n), added to the scaled scores; finite.
     """
     if bias is None or not bias.requires_grad or q.device.type != "cpu" or q.dtype != torch.float32:
-        bias = bias if bias is None else bias.reshape((1,) * (q.ndim - bias.ndim) + bias.shape)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
     return torch.softmax((q * scale) @ k.mT + bias, dim=-1) @ v
 
