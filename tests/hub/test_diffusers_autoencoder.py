@@ -269,17 +269,21 @@ def test_inside_dit_pipeline(tmp_path: Path) -> None:
     assert torch.equal(again(**how, generator=torch.Generator().manual_seed(0)).images, images)
 
 
-def text_encoder() -> tuple[Any, Tensor]:
+def text_to_video(kind: Any, transformer: Any, vae: AutoencoderOmni) -> tuple[Any, dict[str, Any]]:
+    """A pipeline with a random text encoder, and how it is called."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     encoder = transformers.T5EncoderModel(config).eval()
-    return encoder, encoder(torch.tensor([[5, 6, 7, 1]])).last_hidden_state.detach()
+    prompt = encoder(torch.tensor([[5, 6, 7, 1]])).last_hidden_state.detach()
+    parts = {"tokenizer": None, "text_encoder": encoder, "vae": vae, "transformer": transformer.eval()}
+    how = {"prompt_embeds": prompt, "negative_prompt_embeds": torch.zeros_like(prompt), "num_inference_steps": 2}
+    return quiet(kind(**parts, scheduler=diffusers.DDIMScheduler())), how | {"height": 16, "width": 16}
 
 
 def test_inside_cogvideox_pipeline() -> None:
     """Latent videos, decoded as a whole."""
-    encoder, prompt = text_encoder()
+    torch.manual_seed(0)
     transformer = diffusers.CogVideoXTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
@@ -293,14 +297,11 @@ def test_inside_cogvideox_pipeline() -> None:
         sample_frames=9,
         temporal_compression_ratio=2,
         max_text_seq_length=4,
-    ).eval()
+    )
     vae = autoencoder()
-    parts = {"tokenizer": None, "text_encoder": encoder, "vae": vae, "transformer": transformer}
-    pipeline = quiet(diffusers.CogVideoXPipeline(**parts, scheduler=diffusers.DDIMScheduler()))
-    how = {"prompt_embeds": prompt, "negative_prompt_embeds": torch.zeros_like(prompt), "num_inference_steps": 2}
-    how |= {"num_frames": 9, "height": 16, "width": 16}
+    pipeline, how = text_to_video(diffusers.CogVideoXPipeline, transformer, vae)
     latents, frames = (
-        pipeline(**how, output_type=kind, generator=torch.Generator().manual_seed(0)).frames
+        pipeline(**how, num_frames=9, output_type=kind, generator=torch.Generator().manual_seed(0)).frames
         for kind in ("latent", "pt")
     )
     assert latents.shape == (1, 5, 8, 4, 4)
@@ -310,7 +311,7 @@ def test_inside_cogvideox_pipeline() -> None:
 
 def test_inside_latte_pipeline() -> None:
     """Latents of frames, decoded as images."""
-    encoder, prompt = text_encoder()
+    torch.manual_seed(0)
     transformer = diffusers.LatteTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=8,
@@ -324,11 +325,9 @@ def test_inside_latte_pipeline() -> None:
         caption_channels=16,
         cross_attention_dim=16,
         video_length=5,
-    ).eval()
-    parts = {"tokenizer": None, "text_encoder": encoder, "vae": autoencoder(), "transformer": transformer}
-    pipeline = quiet(diffusers.LattePipeline(**parts, scheduler=diffusers.DDIMScheduler()))
-    how = {"prompt_embeds": prompt, "negative_prompt_embeds": torch.zeros_like(prompt), "negative_prompt": None}
-    how |= {"num_inference_steps": 2, "video_length": 5, "height": 16, "width": 16, "output_type": "pt"}
+    )
+    pipeline, how = text_to_video(diffusers.LattePipeline, transformer, autoencoder())
+    how |= {"negative_prompt": None, "video_length": 5, "output_type": "pt"}
     draws = [pipeline(**how, generator=torch.Generator().manual_seed(seed)).frames for seed in (0, 0, 1)]
     assert draws[0].shape == (1, 5, 3, 16, 16)
     assert torch.equal(draws[0], draws[1])
