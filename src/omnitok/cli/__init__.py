@@ -38,7 +38,7 @@ VERBS = {
     "tokenize": "Turn a collection of images and videos into token shards for training.",
     "recipes": "List the recipes of `train`, with purpose, data, cost and expected score.",
     "train": "Train a tokenizer or a generator by a recipe.",
-    "generate": "Sample images and videos from a generator.",
+    "generate": "Sample images and videos from a generator, or continue, fill, widen and join given ones.",
     "evaluate": "Measure tokenizers and samples: PSNR, SSIM, LPIPS, FID, FVD, IS, KID and more.",
     "compare": "Measure several tokenizers on one set, side by side.",
     "weights": "Say which weights of feature networks are there, and fetch those that are not.",
