@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.processes import TIMEOUT
+from helpers.processes import TIMEOUT, heed_interrupts
 from omnitok.cli import main
 from omnitok.data import VideoReader, read_image, read_video
 from omnitok.models.tokenizer import OmniTokenizer
@@ -286,7 +286,7 @@ def test_what_is_stopped_leaves_nothing_half_written(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit it ignored
+        preexec_fn=heed_interrupts,
     )
     try:
         deadline = time.monotonic() + TIMEOUT

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.processes import TIMEOUT
+from helpers.processes import TIMEOUT, heed_interrupts
 
 
 class RefusedError(Exception):
@@ -83,7 +83,7 @@ def open_page(models: Sequence[str], temporary: Path, **bounds: int) -> Iterator
     command = [sys.executable, "-m", "omnitok", "app", "--port", str(port), "--device", "cpu", "--model", *models]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(temporary)}
     environment |= {f"OMNITOK_APP_{name.upper()}": str(value) for name, value in bounds.items()}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     assert process.stderr is not None
     try:
         first = process.stderr.readline()

@@ -15,6 +15,11 @@ TIMEOUT = 600.0
 """Seconds that no process takes, however loaded the machine is: it only ends what hangs."""
 
 
+def heed_interrupts() -> None:
+    """Let SIGINT stop this process, for `preexec_fn`: children of tests in the background inherit it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def on_two_processes(function: Callable[[int], Any]) -> tuple[Any, Any]:
     """What `function(rank)` gives on each of two processes that can meet, as those of `torchrun`; plain values, no
     tensors."""
