@@ -654,3 +654,17 @@ def test_detect_modality(tmp_path: Path) -> None:
         detect_modality(tmp_path / "a.txt")
     with pytest.raises(MediaError, match="no such file"):
         detect_modality(tmp_path / "missing.mp4")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ is of glibc")
+def test_an_encoded_video_does_not_depend_on_what_memory_held(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch\nfrom omnitok.data import write_video\n"
+        "torch.manual_seed(0)\n"
+        "coarse = torch.nn.functional.interpolate(torch.rand(3, 20, 8, 12), (64, 48), mode='bilinear')\n"
+        "write_video(sys.argv[1], coarse * 1.6 - 0.8, 10)\n"
+    )
+    for value in ("1", "170"):
+        environment = {**os.environ, "MALLOC_PERTURB_": value}
+        subprocess.run([sys.executable, "-c", code, tmp_path / f"{value}.mp4"], check=True, env=environment)
+    assert (tmp_path / "1.mp4").read_bytes() == (tmp_path / "170.mp4").read_bytes()
