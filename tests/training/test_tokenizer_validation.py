@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from helpers.small import SMALL
-from helpers.training import resolved, train
+from helpers.training import ALONE, resolved, train
 from omnitok.cli import main
 from omnitok.data.samples import Index, Samples
 from omnitok.data.video_writer import write_video
@@ -18,8 +18,10 @@ from omnitok.errors import MissingWeightsError, OmnitokError
 from omnitok.metrics.networks import Network
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.training.config import DataConfig, LogConfig, PerceptualConfig, TrainConfig, ValidationConfig
+from omnitok.training.run_folder import check_unchanged
 from omnitok.training.settings import read_run, to_plain
-from omnitok.training.tasks import tokenizer_validation
+from omnitok.training.stopping import Limits
+from omnitok.training.tasks import make_task, tokenizer_validation
 from omnitok.training.tasks.tokenizer_validation import plan_validation
 
 NOTHING = Index(Samples(), Samples())  # is held out
@@ -166,6 +168,37 @@ def test_a_share_of_the_files_is_held_out_by_default(tmp_path: Path) -> None:
     named = replace(config, validation=replace(config.validation, images=(str(images / "01.png"),)))
     assert len(resolved(named).dataset.samples.images) == 50
     assert not resolved(replace(config, held_out=0.0)).validate(lambda _: pytest.fail("a model is measured"))
+
+
+def test_a_resumed_run_keeps_the_files_that_it_began_with(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(50):
+        Image.new("RGB", (16, 16), (5 * i, 90, 30)).save(images / f"{i:02d}.png")
+    unnamed = replace(config_of(images, images=(), videos=()), held_out=0.04)
+    named = replace(unnamed, validation=replace(unnamed.validation, images=(str(images / "01.png"),)))
+
+    def files(config: TrainConfig, saved: TrainConfig | None) -> tuple[int, float]:
+        task = make_task(config)
+        task.resolve(ALONE, saved, pytest.fail)
+        return len(task.dataset.samples.images), task.config.held_out
+
+    assert files(named, None) == (50, 0.0)
+    begun = resolved(named).config
+    assert files(named, begun) == (50, 0.0)
+    begun_without = resolved(unnamed).config
+    assert files(named, begun_without) == (48, 0.04)  # what was held out stays out
+
+    begun = replace(begun, weights={"l1": 1.0}, steps=2, log=LogConfig(images_every=0))
+    begun = replace(begun, data=replace(begun.data, resolutions=(16,), image_batch=2, workers=0))
+    train(begun, tmp_path / "run", limits=Limits(max_steps=1))
+    going_on = replace(read_run(tmp_path / "run"), validation=unnamed.validation)
+    with pytest.raises(OmnitokError, match=r"was trained with held_out=0\.0, found 0\.04"):
+        train(replace(going_on, held_out=0.04), tmp_path / "run", resume=True)
+    assert train(going_on, tmp_path / "run", resume=True).validation == {}
+    fewer = replace(begun_without, validation=replace(begun_without.validation, samples=1))
+    with pytest.raises(OmnitokError, match=r"validation\.samples=.*, found 1"):
+        check_unchanged(fewer, begun_without, tmp_path)  # they say how many are held out
 
 
 def test_runs_from_before_go_on_with_all_their_files(tmp_path: Path) -> None:

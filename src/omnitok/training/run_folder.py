@@ -12,7 +12,8 @@ _FREE_ON_RESUME = {
     *("steps", "engine", "log", "checkpoint_every", "keep_checkpoints", "max_failures", "max_skipped", "init"),
     *("validation", "validation_shards", "validation_batches"),
 }
-"""Settings that a continued run may change: what is learnt does not follow from them."""
+"""Settings that a continued run may change: what is learnt does not follow from them. Not so `validation.samples`
+where files are held out: it says how many at most."""
 
 
 def check_same_recipe(name: str, saved: str, out: Path) -> None:
@@ -32,7 +33,8 @@ def check_unchanged(config: AnyConfig, saved: AnyConfig, out: Path) -> None:
     new, old = (_by_name(to_plain(each)) for each in (config, saved))
     for name in {**new, **old}:
         before, now = old.get(name), new.get(name)
-        if before != now and name.split(".")[0] not in _FREE_ON_RESUME:
+        is_free = name.split(".")[0] in _FREE_ON_RESUME and not (name == "validation.samples" and config.held_out)
+        if before != now and not is_free:
             raise OmnitokError(
                 f"{out}: was trained with {name}={before}, found {now}; a resumed run must keep its settings"
             )

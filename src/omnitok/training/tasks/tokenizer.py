@@ -119,10 +119,12 @@ class TokenizerTask(Task):
             elif start.channels != config.model.channels:
                 say(f"{config.init.model} has {start.channels} channels; training begins with {config.model.channels}")
         chosen = config.validation
-        share = 0.0 if chosen.images or chosen.videos else config.held_out
+        if chosen.images or chosen.videos:  # then nothing is held out, unless the run began without them
+            held_out_share = saved.held_out if isinstance(saved, TrainConfig) else 0.0
+            self.config = config = dataclasses.replace(config, held_out=held_out_share)
         pixel_format = PixelFormat(config.model.channels, config.data.ranges)
         listed = list_samples(config.data, pixel_format=pixel_format)
-        samples, held_out = hold_out(listed, share, chosen.samples, config.data.frames, pixel_format)
+        samples, held_out = hold_out(listed, config.held_out, chosen.samples, config.data.frames, pixel_format)
         parts = config.optimizer.accumulation
         self.dataset = build_dataset(
             config.data, parts, config.seed, processes, samples=samples, pixel_format=pixel_format
