@@ -89,3 +89,35 @@ def test_what_does_not_fit_is_told_in_a_sentence(bands: Path, capsys: pytest.Cap
     ):
         found, _, told = run(capsys, "reconstruct", "-o", bands / "out", *line)
         assert (found, message in told) == (code, True), told
+
+
+def test_models_of_other_channels_are_compared(bands: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    five, other = bands / "five", model(bands / "other", 5, ((0, 10000),) * 5)
+    narrow, three, gone = model(bands / "narrow", 5, ((0, 100),)), model(bands / "three", 3), model(bands / "gone", 5)
+    (gone / "model.safetensors").write_bytes(b"damaged")
+    how = ("compare", bands / "in", "-o", bands / "out", "--frames", 2)
+    code, rows, _ = run(capsys, *how, "--models", gone, five, other, narrow, three)
+    assert (code, [row["modality"] for row in rows]) == (1, ["image", "video"] * 5)
+    for row in rows[2:6]:
+        assert (row["n"], len(row["psnr_per_channel"]), len(row["ssim_per_channel"])) == (1, 5, 5)
+        assert sum(row["ssim_per_channel"]) / 5 == pytest.approx(row["ssim"], abs=1e-4)
+    assert rows[2]["psnr"] == rows[4]["psnr"]
+    assert "narrow: takes the ranges 0.0:100.0 and the first model 0.0:10000.0; give --ranges" in rows[6]["error"]
+    assert "three: takes 3 channels and the first model 5; " in rows[8]["error"]
+    assert not {row["codec"] for row in rows} - {None}
+    assert sorted(path.suffix for path in (bands / "out/pictures").iterdir()) == [".mp4", ".png"]
+    assert "channel 4" in (bands / "out/index.html").read_text()
+    code, rows, _ = run(capsys, *how, "--models", five, narrow, "--ranges", "0:5000", "--pictures", 0)
+    assert (code, len(rows)) == (0, 4)
+    code, _, told = run(capsys, *how, "--models", five, "--metrics", "lpips")
+    assert (code, "lpips sees colour, and this model's pixels have 5 channels" in told) == (1, True)
+    code, _, told = run(capsys, *how, "--models", five, "--ranges", "0:1,0:2")
+    assert (code, "1 or 5 ranges are needed for 5 channels, found 2" in told) == (2, True)
+
+
+def test_alpha_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(RANDOM.integers(0, 256, (20, 26, 4), dtype=np.uint8)).save(tmp_path / "a.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "b.png")
+    code, rows, _ = run(capsys, "compare", tmp_path, "--models", model(tmp_path / "m", 4), "-o", tmp_path / "out")
+    assert (code, rows[0]["n"], len(rows[0]["psnr_per_channel"])) == (0, 2, 4)
+    assert "alpha" in (tmp_path / "out/index.html").read_text()

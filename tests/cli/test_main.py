@@ -124,6 +124,7 @@ FLAGS = {
         "--metrics",
         "--resolution",
         "--frames",
+        "--ranges",
         "--pictures",
     ],
 }

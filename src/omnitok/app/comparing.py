@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omnitok.app.models import Models
 from omnitok.app.uploads import check_files
-from omnitok.metrics.comparison import PLOT, compare, table
+from omnitok.metrics.comparison import PLOT, compare, tables
 from omnitok.metrics.comparison_page import write_page
 from omnitok.metrics.reconstruction import EvaluatedModel
 
@@ -55,5 +55,4 @@ def compare_files(
     )
     page = folder / "comparison.html"
     write_page(found, shown, folder / PLOT, page)
-    tables = [table(found, modality) for modality in dict.fromkeys(item.modality for item in found)]
-    return Compared(tables, folder / PLOT, [(item.path, item.title) for item in shown], page)
+    return Compared(tables(found), folder / PLOT, [(item.path, item.title) for item in shown], page)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,8 +13,11 @@ import omnitok
 from omnitok.atomic import atomic_path
 from omnitok.cli.failures import UsageError
 from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, short_names
-from omnitok.cli.options import require_models, require_paths, resolve_device
+from omnitok.cli.options import ChannelRanges, channel_ranges, require_models, require_paths, resolve_device
 from omnitok.cli.report import print_json, print_table, progress_bar, say
+
+if TYPE_CHECKING:
+    from omnitok.metrics import EvaluatedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,8 @@ class Compare(MetricsOptions):
     page with everything in it, and what it shows: rate-distortion.png (quality over bits per pixel, with JPEG, H.264
     and AV1 as references), pictures/ (each input, what every tokenizer made of it, maps of the errors) and
     results.json. Files keep their size unless --resolution says otherwise; of a video the first --frames are taken.
+
+    The models must take the same channels: of others than red, green and blue there are figures per channel.
 
     For example: omnitok compare photos video.mp4 --models omnitok-tiny-vq omnitok-tiny-vae -o comparison
     """
@@ -38,10 +43,13 @@ class Compare(MetricsOptions):
     """The older spelling: `omnitok compare MODEL... --data DIR`."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("omnitok-comparison")
     """Folder for the results."""
+    ranges: ChannelRanges = None
+    """Values of .npy and multi-band TIFF files that become -1 and 1: LOW:HIGH of every channel, or one for all
+    (default: those that the models were trained with)."""
     pictures: Annotated[int, tyro.conf.arg(metavar="N")] = 8
     """How many images, and how many videos, to show side by side."""
     no_references: bool = False
-    """Leave out JPEG, H.264 and AV1."""
+    """Leave out JPEG, H.264 and AV1, which are for colour."""
 
     def run(self) -> int:
         """Measure, draw and write; the exit code."""
@@ -49,11 +57,18 @@ class Compare(MetricsOptions):
         inputs, models, metrics = self._arguments()
         if self.pictures < 0:
             raise UsageError(f"--pictures must be at least 0, found {self.pictures}")
+        channel_ranges(self.ranges)
         require_paths(*map(Path, inputs))
         require_models(*models)
         config, device = self.config(), resolve_device(self.device)
+        from omnitok.cli.loading import set_ranges
         from omnitok.metrics import comparison
         from omnitok.metrics.comparison_page import write_page
+
+        def load(name: str) -> EvaluatedModel:
+            model = load_model(name, device)
+            set_ranges(model.tokenizer, self.ranges)
+            return model
 
         with progress_bar(None, "models and codecs", "pass") as bar:
 
@@ -65,7 +80,7 @@ class Compare(MetricsOptions):
                 found, shown = comparison.compare(
                     inputs,
                     short_names(models),
-                    lambda name: load_model(name, device),
+                    load,
                     self.out,
                     metrics,
                     config,
@@ -89,8 +104,8 @@ class Compare(MetricsOptions):
         if self.json:
             print_json(rows)
         else:
-            for modality in dict.fromkeys(item.modality for item in found):
-                print_table(*comparison.table(found, modality))
+            for titles, cells in comparison.tables(found):
+                print_table(titles, cells)
         say(f"everything is in {page}")
         return 1 if failed else 0
 

@@ -10,7 +10,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from omnitok.data.image import write_image
 from omnitok.data.modality import Modality
+from omnitok.data.pixel_format import RGB, PixelFormat, as_color, format_ranges
 from omnitok.data.video_reader import VideoReader
 from omnitok.data.video_writer import VideoWriter
 from omnitok.errors import MediaError, MissingWeightsError, OmnitokError
@@ -44,6 +45,11 @@ from omnitok.metrics.registry import METRICS, check_metrics, networks_for
 from omnitok.metrics.samples import files_by_modality, to_uint8
 
 PLOT, PICTURES = "rate-distortion.png", "pictures"
+Table = tuple[list[str], list[list[str]]]
+"""Titles, and rows of cells."""
+Load = Callable[[str], EvaluatedModel]
+
+_RGBA = ("red", "green", "blue", "alpha")
 _IF_WEIGHTS_ARE_THERE = ("lpips", "fd_mobilenet_v2", "fd_mobilenet_v2_video")
 
 
@@ -79,6 +85,7 @@ class Comparison:
         name: short, for tables; `model` is as it was given.
         codec: "JPEG", "H.264" or "AV1" of a reference; None for a tokenizer.
         values: metric -> number over the set.
+        per_channel: of pixels that are not in colour, "psnr" and "ssim" of each channel.
         parameters: of the tokenizer.
         peak_memory: bytes while the tokenizer worked, itself included: of the process, or on a GPU of what torch held.
         error: why it could not, in one sentence; there are no figures then.
@@ -91,6 +98,7 @@ class Comparison:
     codec: str | None = None
     files: list[FileFigures] = field(default_factory=list)
     values: dict[str, float] = field(default_factory=dict)
+    per_channel: dict[str, tuple[float, ...]] = field(default_factory=dict)
     parameters: int | None = None
     peak_memory: int | None = None
     error: str | None = None
@@ -107,7 +115,8 @@ class Comparison:
             return row | {"error": self.error}
         row |= {"model_sha256": self.model_sha256 or None, "n": len(self.files), "tokens": self.mean_tokens}
         row |= {"bits_per_pixel": round(self.bits_per_pixel, 6)}
-        row |= {name: value if math.isfinite(value) else None for name, value in self.values.items()}
+        row |= {name: _finite(value) for name, value in self.values.items()}
+        row |= {f"{name}_per_channel": [_finite(x) for x in values] for name, values in self.per_channel.items()}
         row |= {"seconds": self.mean_seconds, "peak_memory": self.peak_memory, "parameters": self.parameters}
         files = []
         for file in self.files:
@@ -129,6 +138,10 @@ class Comparison:
         return round(sum(file.seconds for file in self.files) / len(self.files), 4)
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 @dataclass(frozen=True)
 class Shown:
     """A file beside what all tokenizers made of it: an image (.png), or a video (.mp4)."""
@@ -138,7 +151,20 @@ class Shown:
     title: str
 
 
-def table(comparisons: Sequence[Comparison], modality: Modality) -> tuple[list[str], list[list[str]]]:
+def tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    """For each modality the tokenizers' figures, then, where pixels are not in colour, a metric of each channel."""
+    found = []
+    for modality in dict.fromkeys(c.modality for c in comparisons):
+        found.append(table(comparisons, modality))
+        able = [c for c in comparisons if c.modality == modality and c.codec is None and c.per_channel]
+        for metric in able[0].per_channel if able else ():
+            count = len(able[0].per_channel[metric])
+            titles = [f"{metric} ({modality}s)", *(_RGBA if count == 4 else [f"channel {i}" for i in range(count)])]
+            found.append((titles, [[c.name, *(f"{x:.4g}" for x in c.per_channel[metric])] for c in able]))
+    return found
+
+
+def table(comparisons: Sequence[Comparison], modality: Modality) -> Table:
     """Titles and cells of the tokenizers over one modality."""
     own = [c for c in comparisons if c.modality == modality and c.codec is None]
     metrics = list(dict.fromkeys(name for c in own for name in c.values))
@@ -159,7 +185,7 @@ def table(comparisons: Sequence[Comparison], modality: Modality) -> tuple[list[s
 def compare(
     inputs: Paths,
     models: Mapping[str, str],
-    load: Callable[[str], EvaluatedModel],
+    load: Load,
     out: Path,
     metrics: Sequence[str] | None = None,
     config: EvaluationConfig | None = None,
@@ -172,6 +198,9 @@ def compare(
 ) -> tuple[list[Comparison], list[Shown]]:
     """Measure tokenizers, and codecs at several rates, on the same files.
 
+    Files are read as the first tokenizer takes them, which can be of other channels than red, green and blue. All must
+    take the same: a PSNR of four channels says nothing beside one of three.
+
     Args:
         inputs: images and videos, folders and lists of them.
         models: what `load` takes -> a short name.
@@ -179,7 +208,7 @@ def compare(
         metrics: of `METRICS` (default: psnr, ssim, and LPIPS and the distance of MobileNetV2's features where their
             weights are found).
         config: protocol, frames, seed; files keep their size where `resolution` is None.
-        references: whether codecs are measured too.
+        references: whether codecs are measured too; they are for colour.
         shown: so many images, and as many videos, are shown side by side.
         progress: told how many passes over the files are done, and of how many.
 
@@ -188,18 +217,21 @@ def compare(
         ValueError: a metric that there is not, or videos that are too short for one.
     """
     device = torch.device(device)
-    files = files_by_modality(inputs)
+    held = _load_first(models, load, device)
+    pixel_format = next((_format_of(coder) for coder in held.values() if isinstance(coder, EvaluatedModel)), RGB)
+    files = files_by_modality(inputs, pixel_format.has_arrays)
     with tempfile.TemporaryDirectory() as scratch:
-        passes = _Passes(files, metrics, config or EvaluationConfig(), weights_dir, device, shown, Path(scratch))
+        config = config or EvaluationConfig()
+        passes = _Passes(files, pixel_format, metrics, config, weights_dir, device, shown, Path(scratch))
         codecs = [
             Codec(kind, setting)
-            for modality in (files if references else ())
+            for modality in (files if references and pixel_format.channels == 3 else ())
             for kind, settings in RATES[modality].items()
             for setting in settings
         ]
         steps = len(models) + len(codecs)
         for number, (model, name) in enumerate(models.items(), start=1):
-            passes.run_model(model, name, load)
+            passes.run_model(model, name, held.pop(model, load))
             if progress is not None:
                 progress(number, steps)
         for number, codec in enumerate(codecs, start=len(models) + 1):
@@ -210,12 +242,33 @@ def compare(
         return passes.found, passes.show(out / PICTURES)
 
 
+def _load_first(models: Iterable[str], load: Load, device: torch.device) -> dict[str, EvaluatedModel | OmnitokError]:
+    """The first tokenizer that can be loaded, and why those before it cannot."""
+    held: dict[str, EvaluatedModel | OmnitokError] = {}
+    _forget_peak(device)
+    for model in models:
+        try:
+            held[model] = load(model)
+            break
+        except OmnitokError as error:
+            held[model] = error
+    return held
+
+
+def _format_of(coder: EvaluatedModel) -> PixelFormat:
+    channels, ranges = coder.tokenizer.channels, tuple(coder.tokenizer.channel_ranges)
+    return PixelFormat(
+        channels, ranges[:1] if len(set(ranges)) == 1 else ranges
+    )  # one range is the same as that of each
+
+
 class _Passes:
     """Passes over the same files, one coder after another."""
 
     def __init__(
         self,
         files: Files,
+        pixel_format: PixelFormat,
         metrics: Sequence[str] | None,
         config: EvaluationConfig,
         weights_dir: WeightsDir,
@@ -224,37 +277,58 @@ class _Passes:
         scratch: Path,
     ) -> None:
         self.files, self.shown, self.found = files, shown, list[Comparison]()
-        self._device, self._scratch = device, scratch
+        self._format, self._device, self._scratch = pixel_format, device, scratch
         if metrics is None:
-            metrics = ["psnr", "ssim", *_with_weights(files, config, weights_dir)]
+            seen = _with_weights(files, config, weights_dir) if pixel_format.channels == 3 else ()
+            metrics = ["psnr", "ssim", *seen]
         self.metrics = check_metrics(metrics, "reconstruction")
         check_frames(self.metrics, config)
-        check_reconstruction(self.metrics, config, files, discrete=True, data="inputs")
+        check_reconstruction(self.metrics, config, files, discrete=True, data="inputs", channels=pixel_format.channels)
         self.networks = load_networks(networks_for(self.metrics, config.protocol), weights_dir, device)
         # Files of different sizes make no batches.
         self.config = config if config.resolution is not None else replace(config, batch_size=1)
         self._seen: dict[str, GaussianStatistics] = {}
 
-    def run_model(self, model: str, name: str, load: Callable[[str], EvaluatedModel]) -> None:
-        """The passes of one tokenizer, which is freed afterwards."""
-        _forget_peak(self._device)
+    def run_model(self, model: str, name: str, given: EvaluatedModel | OmnitokError | Load) -> None:
+        """The passes of one tokenizer, which is freed afterwards.
+
+        Args:
+            given: the tokenizer, why there is none, or what loads it.
+        """
         try:
-            coder = load(model)
-            if coder.tokenizer.channels != 3:
-                found = coder.tokenizer.channels
-                raise OmnitokError(f"{model}: has {found} channels, and only tokenizers of colour can be compared")
+            if isinstance(given, OmnitokError):
+                raise given
+            if not isinstance(given, EvaluatedModel):
+                _forget_peak(self._device)
+                given = given(model)
+            self._check_format(model, _format_of(given))
         except OmnitokError as error:
             self.found += [Comparison(model, name, modality, error=str(error)) for modality in self.files]
             return
+        coder = given
         made = [self.run(coder, model, name, modality) for modality in self.files]
         for comparison in made:
             comparison.peak_memory = _peak(self._device)
             if isinstance(coder.tokenizer, nn.Module):
                 comparison.parameters = sum(parameter.numel() for parameter in coder.tokenizer.parameters())
-        del coder
+        del coder, given
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _check_format(self, model: str, found: PixelFormat) -> None:
+        """Refuse a tokenizer that takes other pixels than the first."""
+        first = self._format
+        if found.channels != first.channels:
+            raise OmnitokError(
+                f"{model}: takes {found.channels} channels and the first model {first.channels}; figures of different "
+                "channels cannot be compared, so compare models of the same ones"
+            )
+        if found != first:
+            ranges = (format_ranges(x.ranges) or "those of the files' numbers" for x in (found, first))
+            raise OmnitokError(
+                f"{model}: takes the ranges {' and the first model '.join(ranges)}; give --ranges, which hold for all"
+            )
 
     def run(self, coder: EvaluatedModel | Codec, model: str, name: str, modality: Modality) -> Comparison:
         """One pass over the files of one modality."""
@@ -264,13 +338,16 @@ class _Passes:
         paths, metrics = self.files[modality], self.metrics
         if not coder.vocab_size:
             metrics = tuple(name for name in metrics if METRICS[name].gathers != "codes")
-        source = _Watched(coder, paths, modality, self.config)
+        source = _Watched(coder, paths, modality, self.config, self._format)
         source.seen = self._seen
         if codec is None:
             source.keep = lambda index, *pair: self._keep(comparison, index, *pair)
         try:
             with measured(source, metrics, self.config, self.networks, None, "", None) as measurement:
-                comparison.values = {result.metric: result.value for result in measurement.results()}
+                for result in measurement.results():
+                    comparison.values[result.metric] = result.value
+                    if result.per_channel is not None:
+                        comparison.per_channel[result.metric] = result.per_channel
                 for metric, network in measurement.networks.items():
                     if network is not None and METRICS[metric].gathers == "moments":
                         self._seen[network.name] = measurement.compute(metric, "real")
@@ -300,7 +377,7 @@ class _Passes:
         """What will be shown goes to the disk as bytes."""
         if index < self.shown:
             for pixels, whose in ((original, None), (result, comparison)):
-                np.save(self._path(index, whose, comparison.modality), to_uint8(pixels).numpy())
+                np.save(self._path(index, whose, comparison.modality), to_uint8(as_color(pixels)).numpy())
 
     def show(self, folder: Path) -> list[Shown]:
         """Write the first files side by side with their results."""
@@ -321,9 +398,13 @@ class _Passes:
                     write_image(target, side_by_side(pixels[0], pixels[1:], captions)[:, 0])
                 else:
                     target = folder / f"{name}.mp4"
-                    _write_side_by_side(target, arrays, captions, path)
+                    _write_side_by_side(target, arrays, captions, self._rate(path))
                 shown.append(Shown(target, modality, path.name))
         return shown
+
+    def _rate(self, path: Path) -> float:
+        with VideoReader(path, pixel_format=self._format) as reader:
+            return reader.fps
 
     def plots(self) -> list[Plot]:
         """One per modality and metric that codecs have too."""
@@ -349,8 +430,10 @@ class _Watched(Reconstructions):
     seen: Mapping[str, GaussianStatistics] = {}
     keep: Callable[[int, Tensor, Tensor], None] | None = None
 
-    def __init__(self, coder: Coder, files: Sequence[Path], modality: Modality, config: EvaluationConfig) -> None:
-        super().__init__(coder, files, modality, config.resolution, config, "inputs", self._note)
+    def __init__(
+        self, coder: Coder, files: Sequence[Path], modality: Modality, config: EvaluationConfig, pixels: PixelFormat
+    ) -> None:
+        super().__init__(coder, files, modality, config.resolution, config, "inputs", self._note, pixels)
         self.seconds: list[float] = []
         self.decibels: list[float] = []
         self.sizes: list[tuple[int, int, int]] = []  # frames, height, width
@@ -385,10 +468,8 @@ def _with_weights(files: Files, config: EvaluationConfig, weights_dir: WeightsDi
     return names
 
 
-def _write_side_by_side(path: Path, arrays: Sequence[np.ndarray], captions: Sequence[str], source: Path) -> None:
-    """Frame by frame, at the rate of the source; arrays are uint8 (3, T, H, W)."""
-    with VideoReader(source) as reader:
-        fps = reader.fps
+def _write_side_by_side(path: Path, arrays: Sequence[np.ndarray], captions: Sequence[str], fps: float) -> None:
+    """Frame by frame; arrays are uint8 (3, T, H, W)."""
     writer: VideoWriter | None = None
     with ExitStack() as stack:
         for number in range(arrays[0].shape[1]):

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from omnitok.atomic import atomic_path
-from omnitok.metrics.comparison import Comparison, Shown, table
+from omnitok.metrics.comparison import Comparison, Shown, tables
 from omnitok.version import VERSION
 
 _WIDEST = 1800  # pixels of an image within the page; the files beside it are whole
@@ -31,8 +31,7 @@ def write_page(comparisons: Sequence[Comparison], shown: Sequence[Shown], plot: 
     """
     parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>omnitok compare</title><style>{_STYLE}</style>"]
     parts.append("<h1>Tokenizers compared</h1>")
-    for modality in dict.fromkeys(comparison.modality for comparison in comparisons):
-        titles, rows = table(comparisons, modality)
+    for titles, rows in tables(comparisons):
         parts.append(f"<table><tr>{_cells('th', titles)}</tr>")
         parts += [f"<tr>{_cells('td', row)}</tr>" for row in rows]
         parts.append("</table>")
@@ -45,6 +44,11 @@ def write_page(comparisons: Sequence[Comparison], shown: Sequence[Shown], plot: 
         "container. Seconds are for encoding and decoding one file; peak memory is that of the whole process, or on a "
         "GPU what was allocated on it.</p>"
     )
+    if any(comparison.per_channel for comparison in comparisons):
+        parts.append(
+            "<p>Images and videos are shown in colour: one channel as grey, four over white, of others the first "
+            "three; figures are over all channels.</p>"
+        )
     parts.append(f'<img alt="quality over bits per pixel" src="{_data("image/png", plot.read_bytes())}">')
     for item in shown:
         parts.append(f"<h2>{escape(item.title)}</h2>")
