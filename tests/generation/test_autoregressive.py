@@ -313,8 +313,9 @@ def test_ring_forgets_what_left_the_window():
     for first in (0, 1):
         codes = torch.randint(CODES, (1, 3, 2, 3), generator=torch.Generator().manual_seed(0))
         codes[:, 0] = first
+        label = torch.tensor([1])
         sampler = CodeSampler(
-            g.model, torch.tensor([1]), codes[:, :1], item_keys(0, [0]), TokenSampling(temperature=0), window=2
+            g.model, label, label, codes[:, :1], item_keys(0, [0]), TokenSampling(temperature=0), window=2
         )
         with torch.inference_mode():
             sampler.codes(0)

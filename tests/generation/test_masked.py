@@ -71,12 +71,12 @@ def test_guidance_of_one_is_conditional_and_of_zero_unconditional() -> None:
 def test_known_codes_stay_and_with_everything_known_nothing_is_drawn() -> None:
     calls = []
 
-    def network(*given: object) -> Tensor:
+    def network(*given: object, **named: object) -> Tensor:
         calls.append(given)
-        return G.model(*given)
+        return G.model(*given, **named)
 
     labels, keys = torch.tensor([0, 1]), item_keys(0, [0, 1])
-    sampler = MaskedCodeSampler(G.model, network, labels, keys, MaskedSampling(steps=4))
+    sampler = MaskedCodeSampler(G.model, network, labels, labels, keys, MaskedSampling(steps=4))
     codes = torch.randint(20, (2, 3, 2, 3), generator=torch.Generator().manual_seed(0))
     assert torch.equal(sampler.fill(codes, torch.zeros_like(codes, dtype=torch.bool)), codes)
     assert not calls
@@ -98,7 +98,7 @@ def test_joint_distribution() -> None:
     config = MaskedModelConfig(codebook_size=2, latent_frames=1, latent_height=1, latent_width=3, width=12, heads=2)
     model = MaskedModel(config)
 
-    def network(ids: Tensor, grid: tuple[int, int]) -> Tensor:
+    def network(ids: Tensor, grid: tuple[int, int], contexts: object) -> Tensor:
         codes = ids[:, 1:]
         unknown = codes == config.mask_id
         sign = (1 - 2 * (codes - config.code_offset)).where(~unknown, torch.ones_like(codes)).float()
@@ -111,7 +111,8 @@ def test_joint_distribution() -> None:
 
     def distance(**options: object) -> float:
         sampling = MaskedSampling(**options)
-        sampler = MaskedCodeSampler(model, network, torch.full((count,), -1), item_keys(1, range(count)), sampling)
+        none = torch.full((count,), -1)
+        sampler = MaskedCodeSampler(model, network, none, none, item_keys(1, range(count)), sampling)
         codes = torch.zeros(count, 1, 1, 3, dtype=torch.long)
         drawn = sampler.fill(codes, torch.ones_like(codes, dtype=torch.bool)).flatten(1).tolist()
         found = {x: sum(row == list(x) for row in drawn) / count for x in joint}

@@ -21,7 +21,7 @@ from omnitok.app.tokens import Grid
 from omnitok.atomic import scratch_folder
 from omnitok.data import to_pil, write_video
 from omnitok.errors import MissingExtraError
-from omnitok.generation.base import Progress
+from omnitok.generation.request import Progress
 from omnitok.generation.sample_folder import write_sample
 from omnitok.limits import Limit
 from omnitok.metrics.drawing import GAIN, side_by_side

@@ -69,8 +69,8 @@ class Generate(SamplingFlags, GivenFlags, CommonOptions):
 
         from omnitok.distributed import launched_device, launched_place
         from omnitok.generation import sample_folder
-        from omnitok.generation.base import split_batches
         from omnitok.generation.loading import load_generator
+        from omnitok.generation.request import split_batches
 
         device, dtype = resolve_device(launched_device(self.device)), getattr(torch, self.dtype)
         generator = load_generator(self.model, device, dtype, self.tokenizer)

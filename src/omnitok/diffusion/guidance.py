@@ -15,7 +15,7 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 def guided(
     model: Network,
     labels: Tensor | None,
-    null_label: int | None = None,
+    null_label: int | Tensor | None = None,
     scale: float = 1.0,
     channels: int | None = None,
     interval: tuple[float, float] | None = None,
@@ -27,8 +27,8 @@ def guided(
 
     Args:
         model: called as ``model(x, t, labels)``.
-        labels: (b,), or None for an unconditional model.
-        null_label: the label id that stands for "no class".
+        labels: (b,), or conditions (b, …); None for an unconditional model.
+        null_label: the label id that stands for "no class"; or as labels, what to lead away from.
         scale: 1 is the conditional model, 0 the unconditional one.
         channels: guide only this many of the latents' channels, the first ones; the released DiT guides 3 of its 8,
             Latte 4. None guides all.
@@ -49,7 +49,8 @@ def guided(
         return lambda x, t: model(x, t, labels).to(x.dtype)
     if labels is None or null_label is None:
         raise ValueError(f"guidance with scale {scale} needs labels and a conditional model; scale 1 is without")
-    both = torch.cat([labels, torch.full_like(labels, null_label)])
+    others = null_label if isinstance(null_label, Tensor) else torch.full_like(labels, null_label)
+    both = torch.cat([labels, others])
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         if interval is not None:

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from omnitok.generation.base import ENDLESS, Grid, ProgressTracker, Request
 from omnitok.generation.filling import CodeGenerator
 from omnitok.generation.memory import available_bytes, memory_guard
 from omnitok.generation.random import hashed_gumbel, item_keys
+from omnitok.generation.request import ENDLESS, Grid, ProgressTracker, Request
 from omnitok.models.code_sequence import LanguageModelConfig, prefix_ids
 from omnitok.models.kv_cache import KVCache
 from omnitok.models.language_model import LanguageModel
@@ -63,7 +63,7 @@ class CodeSampler:
     (rotary positions only).
 
     Args:
-        labels: (b,) with -1 for none.
+        labels: (b,) with -1 for none, or conditions; and `others`, which guidance leads away from.
         prompt: (b, t, h, w) codes of the latent frames before the first sampled one, t >= 0.
         keys: (b,) of the items, from `item_keys`.
         window: latent frames that the cache holds.
@@ -77,6 +77,7 @@ class CodeSampler:
         self,
         model: LanguageModel,
         labels: Tensor,
+        others: Tensor,
         prompt: Tensor,
         keys: Tensor,
         sampling: TokenSampling,
@@ -92,9 +93,10 @@ class CodeSampler:
         self._begun = prompt.new_empty(len(prompt), 0) if begun is None else begun
         known = torch.cat([prompt.flatten(1), self._begun], dim=1)
         if sampling.is_guided:
-            labels, known = torch.cat([labels, torch.full_like(labels, -1)]), torch.cat([known, known])
+            labels, known = torch.cat([labels, others]), torch.cat([known, known])
         ids, hidden = _prefix(self._config, labels)
         self._cache = model.new_cache(len(labels), self._grid, window)
+        self._cache.contexts = model.contexts(labels)
         if hidden is not None:
             self._cache.hide_first(hidden)
         # The last token of the prompt is left for the first step, which then is a step like all others.
@@ -143,8 +145,10 @@ def _prefix(config: LanguageModelConfig, labels: Tensor) -> tuple[Tensor, Tensor
 
     Those begin as in the released sampler: a place holder that nobody sees, then the start token.
     """
+    if not config.has_class or config.condition is not None:
+        return prefix_ids(config, labels), None
     none = labels < 0
-    if not config.has_class or config.null_id is not None or not none.any():
+    if config.null_id is not None or not none.any():
         return prefix_ids(config, labels), None
     if config.prefix == "class":
         raise ValueError("this model has neither a null class nor a start token, so each item needs a label")
@@ -180,6 +184,7 @@ class _CodeDraw:
         return CodeSampler(
             self._model,
             labels,
+            request.others[batch],
             known.expand(len(labels), -1, -1, -1),
             item_keys(request.seed, request.indices[batch], device),
             request.sampling,

@@ -7,7 +7,7 @@ the codes or latents of a batch.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -15,78 +15,16 @@ from torch import Tensor
 
 from omnitok.errors import OmnitokError
 from omnitok.generation.memory import memory_guard
+from omnitok.generation.request import ENDLESS, Grid, Labels, Options, Request, Run, as_video, split_batches
 from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.models.conditions import make_conditions
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.masked_model import MaskedModel
 from omnitok.models.protocol import Tokenizer
-from omnitok.models.sampling import Sampling, choose_sampling, narrow
-
-Labels = Tensor | Sequence[int | str | None] | int | str | None
-"""Class numbers or names, one per item, or one for all; -1 and None are "any class"."""
-
-Progress = Callable[[int, int], None]
-"""Called with (done, in all); in all is -1 for a stream without end."""
-
-Grid = tuple[int, int, int]
-"""(t, h, w) latent positions of a video; an image is a video of one frame."""
-
-ENDLESS = 2**62
-"""Frames of a stream that never ends."""
+from omnitok.models.sampling import choose_sampling, narrow
 
 Model = TypeVar("Model", LanguageModel, MaskedModel, DiffusionTransformer)
-Options = TypeVar("Options", bound=Sampling)
-
-
-class ProgressTracker:
-    """Counts what is done over all batches, for a progress callback."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def add(self, amount: int) -> None:
-        """So much more is done."""
-        self._done += amount
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """How one call runs: keywords of every method that draws.
-
-    Attributes:
-        seed, indices: an item's random numbers depend on the seed and its index only; without indices the items are
-            0, 1, ...; with indices and no labels there are as many items as indices.
-        progress: called with (tokens or steps done, in all, or -1 for a stream without end).
-        compile: use `torch.compile`.
-    """
-
-    seed: int = 0
-    indices: Sequence[int] | None = None
-    progress: Progress | None = None
-    compile: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request(Run, Generic[Options]):
-    """What one call asks for, checked.
-
-    Attributes:
-        labels: (b,) ids of the items' classes, `Generator.any_class` for none.
-        indices: the items' numbers.
-        batches: slices of items that are drawn at once.
-        prompt: (b, 3, T0, H, W) frames that the results begin with.
-        size: (T, H, W) of the results in pixels; T is `ENDLESS` in a stream without end.
-        sampling: how tokens are drawn.
-    """
-
-    labels: Tensor
-    indices: Sequence[int]
-    batches: list[slice]
-    prompt: Tensor | None
-    size: tuple[int, int, int]
-    sampling: Options
 
 
 Draw = Callable[[slice, Tensor | None, Grid, int], Callable[[], Tensor]]
@@ -405,20 +343,24 @@ class Generator(ABC, Generic[Model, Options]):
         """
         run = {field.name: options.pop(field.name) for field in fields(Run) if field.name in options}
         sampling = self._options(options, size[0] > 1 if is_video is None else is_video)
-        ids, run["indices"] = self._items(labels, run.get("indices"), prompts if prompt is None else len(prompt))
+        ids, others, run["indices"] = self._items(
+            labels, run.pop("negative", None), run.get("indices"), prompts if prompt is None else len(prompt)
+        )
         batches = split_batches(len(ids), batch_size)
-        return Request(labels=ids, batches=batches, prompt=prompt, size=size, sampling=sampling, **run)
+        return Request(labels=ids, others=others, batches=batches, prompt=prompt, size=size, sampling=sampling, **run)
 
     def _options(self, given: dict[str, Any], is_video: bool) -> Options:
         """What was asked for, then what the settings say, then the defaults."""
         sampling = self._complete(choose_sampling(self.sampling, given, is_video))
         scale = sampling.guidance_scale
-        if scale != 1 and not self.model.config.num_classes:
+        if scale != 1 and not self.model.config.num_classes and self.model.config.condition is None:
             raise ValueError(f"a model without classes cannot be guided: guidance_scale must be 1, found {scale}")
         return sampling
 
-    def _items(self, labels: Labels, indices: Sequence[int] | None, prompts: int | None) -> tuple[Tensor, list[int]]:
-        """The label id of each item, (b,), and its index.
+    def _items(
+        self, labels: Labels, negative: Any, indices: Sequence[int] | None, prompts: int | None
+    ) -> tuple[Tensor, Tensor, list[int]]:
+        """The label id or the condition of each item, those that guidance leads away from, and the items' indices.
 
         Args:
             prompts: number of given images or videos; None: nothing is given.
@@ -426,23 +368,31 @@ class Generator(ABC, Generic[Model, Options]):
         Raises:
             ValueError: numbers that do not match, no items, labels that are no class.
         """
-        if isinstance(labels, Tensor):
+        condition = self.model.config.condition
+        if isinstance(labels, Tensor) and condition is None:
             labels = labels.tolist()
-        if labels is None or isinstance(labels, int | str):
-            labels = [labels] * (prompts or (1 if indices is None else len(indices)))
-        if prompts is not None and len(labels) == 1:
-            labels = list(labels) * prompts
-        count = len(labels)
+        items: list[Any]
+        if labels is None or isinstance(labels, int | str) or (isinstance(labels, Tensor) and labels.ndim < 3):
+            items = [labels] * (prompts or (1 if indices is None else len(indices)))
+        else:
+            items = list(labels)
+        if prompts is not None and len(items) == 1:
+            items = items * prompts
+        count = len(items)
         counts = {"given images or videos": prompts, "indices": None if indices is None else len(indices)}
         for what, other in counts.items():
             if other not in (None, count):
                 raise ValueError(f"{count} labels and {other} {what} do not match")
         if count == 0:
             raise ValueError("no items were asked for: labels are empty")
-        ids = torch.tensor([self._class_id(label) for label in labels], device=self.device)
-        return ids, list(range(count)) if indices is None else list(indices)
+        if condition is None:
+            ids = torch.tensor([self._class_id(label) for label in [*items, negative]])
+        else:
+            ids = make_conditions(condition, [*items, negative])
+        ids = ids.to(self.device)
+        return ids[:-1], ids[-1:].expand_as(ids[:-1]), list(range(count)) if indices is None else list(indices)
 
-    def _class_id(self, label: int | str | None) -> int:
+    def _class_id(self, label: Any) -> int:
         classes = self.model.config.num_classes
         if isinstance(label, str):
             label = self.settings.label_of(label)
@@ -474,27 +424,3 @@ class Generator(ABC, Generic[Model, Options]):
             if given.shape[2] >= frames:
                 raise ValueError(f"{given.shape[2]} frames are given, so num_frames must be larger, found {frames}")
         return frames, height, width
-
-
-def split_batches(count: int, batch_size: int | None) -> list[slice]:
-    """Slices of at most `batch_size` items; None: all at once.
-
-    Raises:
-        ValueError: a batch size below 1.
-    """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, found {batch_size}")
-    size = batch_size or count
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def as_video(frames: Tensor) -> Tensor:
-    """(b, 3, T, H, W) of images or videos.
-
-    Raises:
-        ValueError: neither.
-    """
-    if not isinstance(frames, Tensor) or frames.ndim not in (4, 5) or frames.shape[1] != 3 or 0 in frames.shape:
-        found = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
-        raise ValueError(f"frames to go on from must be (b, 3, T, H, W) or (b, 3, H, W), found {found}")
-    return frames.unsqueeze(2) if frames.ndim == 4 else frames

@@ -24,9 +24,9 @@ from omnitok.diffusion import (
     with_known,
 )
 from omnitok.errors import OmnitokError
-from omnitok.generation.base import Grid, Labels, ProgressTracker, Request
 from omnitok.generation.filling import Filler
 from omnitok.generation.random import item_generators, item_noise
+from omnitok.generation.request import Grid, Labels, ProgressTracker, Request
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.protocol import Tokenizer
@@ -72,10 +72,11 @@ class _LatentDraw:
 
         top = TRAINED_STEPS - 1 if self._schedule is not None else 1
         low, high = (share * top for share in sampling.guidance_interval)
+        is_conditional = model.config.num_classes or model.config.condition is not None
         denoise = guided(
             self._network,
-            self._request.labels[batch] if model.config.num_classes else None,
-            model.config.null_label,
+            self._request.labels[batch] if is_conditional else None,
+            self._request.others[batch],
             sampling.guidance_scale,
             sampling.guided_channels,
             None if sampling.guidance_interval == (0, 1) else (low, high),

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnitok.errors import OmnitokError
-from omnitok.generation.base import Generator, Grid, Labels, Model, Options, as_video
+from omnitok.generation.base import Generator, Model
+from omnitok.generation.request import Grid, Labels, Options, as_video
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.masked_model import MaskedModel
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from omnitok.generation.autoregressive import choose, guide
-from omnitok.generation.base import Grid, ProgressTracker, Request
 from omnitok.generation.filling import CodeGenerator
 from omnitok.generation.random import hashed_gumbel, item_keys
+from omnitok.generation.request import Grid, ProgressTracker, Request
+from omnitok.models.conditions import Context
 from omnitok.models.masked_model import MaskedModel, masked_ids
 from omnitok.models.sampling import TRAINED_STEPS, MaskedSampling
 
@@ -24,7 +25,7 @@ class MaskedCodeSampler:
 
     Args:
         network: the model, or a compiled one.
-        labels: (b,) with -1 for none.
+        labels, others: (b,) with -1 for none, or conditions; and what guidance leads away from.
         keys: (b,) of the items, from `item_keys`.
         advance: called after each step.
         first_frame: number of the first drawn latent frame within its whole video, on which random numbers depend.
@@ -35,12 +36,16 @@ class MaskedCodeSampler:
         model: MaskedModel,
         network: Callable[..., Tensor],
         labels: Tensor,
+        others: Tensor,
         keys: Tensor,
         sampling: MaskedSampling,
         advance: Callable[[], None] = lambda: None,
         first_frame: int = 0,
     ) -> None:
-        self._config, self._network, self._labels, self._keys = model.config, network, labels, keys
+        self._config, self._network, self._keys = model.config, network, keys
+        self._labels, self._others = labels, others
+        both = torch.cat([labels, others]) if sampling.is_guided else labels
+        self._contexts = model.contexts(both)
         self._sampling, self._advance, self._first_frame = sampling, advance, first_frame
 
     def fill(self, codes: Tensor, hidden: Tensor) -> Tensor:
@@ -82,13 +87,14 @@ class MaskedCodeSampler:
         return new.reshape(shape), (ranks < left[:, None]).reshape(shape) & hidden
 
     def _logits(self, codes: Tensor, hidden: Tensor, done: float) -> Tensor:
-        sampling, labels, grid = self._sampling, self._labels, (codes.shape[-2], codes.shape[-1])
+        sampling, grid, contexts = self._sampling, (codes.shape[-2], codes.shape[-1]), self._contexts
         low, high = sampling.guidance_interval
-        ids = masked_ids(self._config, codes, labels, hidden)
+        ids = masked_ids(self._config, codes, self._labels, hidden)
         if not sampling.is_guided or not low <= done < high:
-            return self._network(ids, grid)
-        none = masked_ids(self._config, codes, torch.full_like(labels, -1), hidden)
-        return guide(self._network(torch.cat([ids, none]), grid), sampling.guidance_scale)
+            first = None if contexts is None else [Context(*(part[: len(ids)] for part in c)) for c in contexts]
+            return self._network(ids, grid, contexts=first)
+        other = masked_ids(self._config, codes, self._others, hidden)
+        return guide(self._network(torch.cat([ids, other]), grid, contexts=contexts), sampling.guidance_scale)
 
 
 def _still_hidden(unknown: Tensor, done: int, steps: int) -> Tensor:
@@ -124,6 +130,7 @@ class _MaskedDraw:
             self._model,
             self._network,
             request.labels[batch],
+            request.others[batch],
             item_keys(request.seed, request.indices[batch], self._model.device),
             request.sampling,
             lambda: self._tracker.add(1),

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from omnitok.checked import checked, renamed
+from omnitok.models.conditions import ConditionConfig
 from omnitok.models.config import Count, Positive, Size
 
 Prefix = Literal["start class", "class start", "start", "class"]
@@ -31,6 +32,7 @@ class CodeModelConfig:
         norm, activation, bias: "rms" and "swiglu" without biases, or "layer" and "gelu" with biases as released.
         dropout: of embeddings and of what each branch adds, in training.
         rotary_base: slowest wavelength of the rotary positions, over 2 pi.
+        condition: what it is conditioned on beside or instead of a class; None for nothing.
     """
 
     codebook_size: Size = 8192
@@ -47,6 +49,7 @@ class CodeModelConfig:
     bias: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     rotary_base: Positive = 100.0
+    condition: ConditionConfig | None = None
 
     @model_validator(mode="after")
     def _check_width(self) -> "CodeModelConfig":
@@ -242,9 +245,13 @@ SequenceConfig = LanguageModelConfig | MaskedModelConfig
 def prefix_ids(config: SequenceConfig, labels: Tensor) -> Tensor:
     """Ids before the codes: (b, prefix_length) for labels (b,), -1 being the null class.
 
+    Conditions of other kinds (see `omnitok.models.conditions`) are read by cross-attention, and name no class.
+
     Raises:
         ValueError: a label out of range, or -1 where the model has no null class.
     """
+    if config.condition is not None and labels.ndim > 1:
+        labels = torch.full((len(labels),), -1, device=labels.device)
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(f"labels must be whole numbers (b,), found {labels.dtype} {tuple(labels.shape)}")
     start = torch.zeros_like(labels)
@@ -285,6 +292,7 @@ def sequence_ids(config: SequenceConfig, codes: Tensor, labels: Tensor | None = 
             raise ValueError(f"codes must lie in [0, {config.codebook_size - 1}], found [{low}, {high}]")
     if labels is None:
         labels = codes.new_full((codes.shape[0],), -1)
-    if labels.shape != codes.shape[:1]:
+    if labels.shape[:1] != codes.shape[:1]:
         raise ValueError(f"{codes.shape[0]} items need labels ({codes.shape[0]},), found {tuple(labels.shape)}")
-    return torch.cat([prefix_ids(config, labels.long().to(codes.device)), codes + config.code_offset], dim=1)
+    prefix = prefix_ids(config, labels.to(codes.device))
+    return torch.cat([prefix.long(), codes + config.code_offset], dim=1)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.models.code_sequence import CodeModelConfig
+from omnitok.models.conditions import ConditionEncoder, Context, CrossAttention
 from omnitok.models.encoding import HeadedModel, describe_model
 from omnitok.models.positions import rotate
 
@@ -107,21 +108,31 @@ class CodeBlock(nn.Module):
         super().__init__()
         self.attention_norm = build_norm(config)
         self.attention = Attention(config, causal)
+        self.cross = None if config.condition is None else CrossAttention(config.width, config.heads)
         self.feedforward_norm = build_norm(config)
         self.feedforward = GatedFeedForward(config) if config.activation == "swiglu" else PlainFeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, past: Past | None, mask: Tensor | None
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        past: Past | None,
+        mask: Tensor | None,
+        context: Context | None = None,
     ) -> Tensor:
-        """x (b, n, d) -> same shape."""
+        """x (b, n, d) -> same shape; `context` is what a conditioned model's block sees of the conditions."""
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, past, mask))
+        if self.cross is not None and context is not None:
+            x = x + self.dropout(self.cross(x, context))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
 
 
 def initialise(model: nn.Module, depth: int) -> None:
     """Normal with 0.02; what is added to the residual stream is smaller, by the root of the number of additions."""
     for name, parameter in model.named_parameters():
+        if ".cross." in name or name.startswith("encode_condition."):
+            continue  # which begin as they were built
         if parameter.ndim == 2:
             is_added = name.endswith((".out.weight", ".project.weight"))
             nn.init.normal_(parameter, std=EMBEDDING_STD / (2 * depth) ** 0.5 if is_added else EMBEDDING_STD)
@@ -129,11 +140,34 @@ def initialise(model: nn.Module, depth: int) -> None:
             nn.init.zeros_(parameter)
 
 
+def build_encoder(config: CodeModelConfig) -> ConditionEncoder | None:
+    """What reads the conditions of a model, where it has any."""
+    return None if config.condition is None else ConditionEncoder(config.condition, config.width, config.heads)
+
+
 class CodeModel(HeadedModel):
     """What language models and masked models have in common."""
 
     config: CodeModelConfig
     token_embedding: nn.Embedding
+    blocks: nn.ModuleList
+    encode_condition: ConditionEncoder | None
+
+    def contexts(self, conditions: Tensor | None) -> list[Context] | None:
+        """What each block sees of a batch of conditions; None where the model has no condition.
+
+        Args:
+            conditions: see `omnitok.models.conditions`.
+
+        Raises:
+            ValueError: no conditions for a conditioned model.
+        """
+        if self.encode_condition is None:
+            return None
+        if conditions is None:
+            raise ValueError("this model needs conditions, be it none for every item")
+        tokens, mask = self.encode_condition(conditions)
+        return [block.cross.context(tokens, mask) for block in self.blocks if isinstance(block.cross, CrossAttention)]
 
     @property
     def compute_dtype(self) -> torch.dtype:

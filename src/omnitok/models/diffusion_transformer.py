@@ -15,6 +15,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from omnitok.checked import checked
+from omnitok.models.conditions import ConditionConfig, ConditionEncoder, Context, CrossAttention
 from omnitok.models.config import Count, Positive, Size
 from omnitok.models.encoding import HeadedModel, describe_model
 from omnitok.models.positions import rotary_1d, rotary_2d, rotate_pairs, sincos_1d, sincos_2d
@@ -41,6 +42,7 @@ class DiffusionTransformerConfig:
         objective: what was or will be learnt. "epsilon": the noise, t counts steps from 0 to 999. "flow": the velocity
             noise - latents, t lies in [0, 1], 1 being noise.
         learn_sigma: 2c output channels, the second half interpolating the log-variance; with "epsilon" only.
+        condition: what it is conditioned on in place of a class; None for nothing.
     """
 
     latent_channels: Size = 8
@@ -54,6 +56,7 @@ class DiffusionTransformerConfig:
     position: Literal["sincos", "rotary"] = "sincos"
     objective: Literal["epsilon", "flow"] = "epsilon"
     learn_sigma: bool = True
+    condition: ConditionConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "DiffusionTransformerConfig":
@@ -67,6 +70,10 @@ class DiffusionTransformerConfig:
             raise ValueError("a temporal model alternates two kinds of blocks, so depth must be at least 2, found 1")
         if self.objective == "flow" and self.learn_sigma:
             raise ValueError("objective 'flow' has no sigma to learn: learn_sigma must be False")
+        if self.condition is not None and self.num_classes:
+            raise ValueError(
+                f"a model with a condition has no classes: num_classes must be 0, found {self.num_classes}"
+            )
         return self
 
     @property
@@ -126,22 +133,29 @@ class SelfAttention(nn.Module):
 class DiffusionBlock(nn.Module):
     """adaLN-Zero block (Figure 3 of DiT): shift, scale and gate of both branches come from the condition."""
 
-    def __init__(self, width: int, heads: int, feedforward_multiple: float, over_time: bool) -> None:
+    def __init__(
+        self, width: int, heads: int, feedforward_multiple: float, over_time: bool, conditioned: bool = False
+    ) -> None:
         super().__init__()
         hidden = round(width * feedforward_multiple)
         self.over_time = over_time
         self.norm = nn.LayerNorm(width, eps=NORM_EPSILON, elementwise_affine=False)  # without weights: one serves both
         self.attention = SelfAttention(width, heads, over_time)
+        self.cross = CrossAttention(width, heads) if conditioned else None
         self.expand = nn.Linear(width, hidden)
         self.project = nn.Linear(hidden, width)
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, x: Tensor, condition: Tensor, rotary: Rotary | None = None) -> Tensor:
-        """x (b, t, n, d), condition (b, d) after its SiLU -> x's shape."""
+    def forward(
+        self, x: Tensor, condition: Tensor, rotary: Rotary | None = None, context: Context | None = None
+    ) -> Tensor:
+        """x (b, t, n, d), condition (b, d) after its SiLU -> x's shape; `context` is of a conditioned model."""
         modulation = self.modulation(condition)[:, None, None]  # b 1 1 6d
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=-1)
         y = self.attention(modulate(self.norm(x), shift_a, scale_a), rotary)
         x = torch.addcmul(x, gate_a, y)
+        if self.cross is not None and context is not None:
+            x = x + self.cross(x, context)
         y = self.project(F.gelu(self.expand(modulate(self.norm(x), shift_m, scale_m)), approximate="tanh"))
         return torch.addcmul(x, gate_m, y)
 
@@ -165,8 +179,17 @@ class DiffusionTransformer(HeadedModel):
         self.embed = nn.Linear(config.latent_channels * patch_positions, width)
         self.embed_time = nn.Sequential(nn.Linear(TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
         self.embed_label = nn.Embedding(config.num_classes + 1, width) if config.num_classes else None
+        self.encode_condition = (
+            None if config.condition is None else ConditionEncoder(config.condition, width, config.heads)
+        )
         self.blocks = nn.ModuleList(
-            DiffusionBlock(width, config.heads, config.feedforward_multiple, config.temporal and index % 2 == 1)
+            DiffusionBlock(
+                width,
+                config.heads,
+                config.feedforward_multiple,
+                config.temporal and index % 2 == 1,
+                config.condition is not None,
+            )
             for index in range(config.depth)
         )
         self.norm = nn.LayerNorm(width, eps=NORM_EPSILON, elementwise_affine=False)
@@ -179,7 +202,8 @@ class DiffusionTransformer(HeadedModel):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         if self.embed_label is not None:
             nn.init.normal_(self.embed_label.weight, std=0.02)
         for module in self.embed_time:
@@ -187,6 +211,7 @@ class DiffusionTransformer(HeadedModel):
                 nn.init.normal_(module.weight, std=0.02)
         zero: list[nn.Linear] = [self.modulation, self.head]
         zero += [block.modulation for block in self.blocks if isinstance(block, DiffusionBlock)]
+        zero += [block.cross.out for block in self.blocks if isinstance(block.cross, CrossAttention)]
         for layer in zero:
             nn.init.zeros_(layer.weight)
 
@@ -199,7 +224,8 @@ class DiffusionTransformer(HeadedModel):
         Args:
             x: (b, c, h, w) or (b, c, T, h, w).
             t: (b,), in the units of the objective: steps 0 … 999 ("epsilon"), or [0, 1] ("flow").
-            labels: (b,) integers, null label `num_classes` included; None is the null label for all.
+            labels: (b,) integers, null label `num_classes` included; or the conditions of a conditioned model, see
+                `omnitok.models.conditions`. None is the null label for all.
 
         Returns:
             x's shape with `config.output_channels` channels.
@@ -219,6 +245,7 @@ class DiffusionTransformer(HeadedModel):
 
         tokens = self.embed(rearrange(video, "b c t (h p) (w q) -> b t (h w) (c p q)", p=p, q=p))  # b t n d
         condition = F.silu(self._condition(t, labels))  # b d
+        given = None if self.encode_condition is None else self.encode_condition(labels)
         in_space: Rotary | None = None
         in_time: Rotary | None = None
         if self.config.position == "rotary":
@@ -229,7 +256,9 @@ class DiffusionTransformer(HeadedModel):
         for index, block in enumerate(self.blocks):
             if index == 1 and self.config.position != "rotary" and self.config.temporal:  # as released
                 tokens = tokens + sincos_1d(frames, self.config.width, tokens.device).to(tokens.dtype)[:, None]
-            tokens = block(tokens, condition, in_time if block.over_time else in_space)
+            cross = block.cross
+            context = cross.context(*given) if given is not None and isinstance(cross, CrossAttention) else None
+            tokens = block(tokens, condition, in_time if block.over_time else in_space, context)
         shift, scale = self.modulation(condition)[:, None, None].chunk(2, dim=-1)
         patches = self.head(modulate(self.norm(tokens), shift, scale))
         out = rearrange(patches, "b t (h w) (p q c) -> b c t (h p) (w q)", h=grid[1], p=p, q=p)
@@ -259,6 +288,10 @@ class DiffusionTransformer(HeadedModel):
         if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
             found = str(tuple(t.shape)) if isinstance(t, Tensor) else type(t).__name__
             raise ValueError(f"t must hold one time per item, shape ({x.shape[0]},), found {found}")
+        if self.config.condition is not None:
+            if labels is None or labels.shape[:1] != x.shape[:1]:
+                raise ValueError(f"this model needs conditions, one for each of {x.shape[0]} items, be it none")
+            return
         if labels is None:
             return
         if not self.config.num_classes:

@@ -1,9 +1,12 @@
 """Keys and values of past tokens, so that sampling a token costs one step of the model."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from omnitok.models.code_sequence import CodeModelConfig, LanguageModelConfig
+from omnitok.models.conditions import Context
 from omnitok.models.positions import rotary_3d, rotate
 
 
@@ -38,6 +41,7 @@ class KVCache:
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.slots = torch.arange(slots, device=device)
         self.without_class: Tensor | None = None  # (b,) rows whose first slot nobody sees; see `hide_first`
+        self.contexts: Sequence[Context] | None = None  # of a conditioned model's blocks
         self.rotation: tuple[Tensor, Tensor] | None = None
         if config.positions == "rotary":
             self.rotation = rotary_tables(config, slots, grid, device, dtype)

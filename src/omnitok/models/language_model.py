@@ -5,14 +5,23 @@ one latent frame, so it is a prefix of every video that starts with it, and clas
 prediction are the same next-token prediction.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.models.code_sequence import LanguageModelConfig, sequence_ids
-from omnitok.models.code_transformer import CodeBlock, CodeModel, Past, build_norm, check_tokens, initialise
+from omnitok.models.code_transformer import (
+    CodeBlock,
+    CodeModel,
+    Past,
+    build_encoder,
+    build_norm,
+    check_tokens,
+    initialise,
+)
+from omnitok.models.conditions import Context, drop_conditions
 from omnitok.models.kv_cache import KVCache, rotary_tables, visible
 
 
@@ -24,6 +33,7 @@ class LanguageModel(CodeModel):
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.encode_condition = build_encoder(config)
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.position_embedding: nn.Parameter | None = None
         if config.positions == "learned":
@@ -58,13 +68,20 @@ class LanguageModel(CodeModel):
             raise ValueError(f"the context holds 1 to {most} latent frames of {grid[0]} x {grid[1]}, found {frames}")
         return KVCache(self.config, batch, frames, grid, self.device, dtype or self.dtype)
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None, grid: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        grid: tuple[int, int] | None = None,
+        conditions: Tensor | None = None,
+    ) -> Tensor:
         """Logits of the next id at every position.
 
         Args:
             tokens: (b, n) ids; with a cache, those that follow what it holds.
             cache: read and filled; its grid counts.
             grid: (h, w) of a latent frame; default: the model's largest. Only rotary positions ask.
+            conditions: of a conditioned model, see `omnitok.models.conditions`; with a cache, its `contexts` count.
 
         Returns:
             (b, n, vocabulary)
@@ -72,9 +89,15 @@ class LanguageModel(CodeModel):
         Raises:
             ValueError: wrong shape or dtype, ids out of range, more tokens than the context or the cache holds.
         """
-        return self.head(self.features(tokens, cache, grid))
+        return self.head(self.features(tokens, cache, grid, conditions))
 
-    def features(self, tokens: Tensor, cache: KVCache | None = None, grid: tuple[int, int] | None = None) -> Tensor:
+    def features(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        grid: tuple[int, int] | None = None,
+        conditions: Tensor | None = None,
+    ) -> Tensor:
         """What the head sees: (b, n, width); arguments as in `forward`."""
         check_tokens(tokens)
         n = tokens.shape[1]
@@ -95,7 +118,7 @@ class LanguageModel(CodeModel):
                 rotation = rotary_tables(self.config, n, grid, tokens.device, self.compute_dtype)
         x = self._embed(tokens, torch.arange(start, start + n, device=tokens.device), cache)
         mask = None if cache is None or (start == 0 and cache.without_class is None) else visible(cache, start, n)
-        x = self._run(x, rotation, cache, start, mask)
+        x = self._run(x, rotation, cache, start, mask, self.contexts(conditions) if cache is None else cache.contexts)
         if cache is not None:
             cache.length += n
         return x
@@ -113,7 +136,7 @@ class LanguageModel(CodeModel):
         mask = (cache.slots <= slot)[None, None, None]
         if cache.without_class is not None:
             mask = mask & ~(cache.without_class[:, None] & (cache.slots == 0))[:, None, None]
-        return self.head(self._run(self._embed(tokens, slot, cache), rotation, cache, slot, mask))
+        return self.head(self._run(self._embed(tokens, slot, cache), rotation, cache, slot, mask, cache.contexts))
 
     def _embed(self, tokens: Tensor, index: Tensor, cache: KVCache | None) -> Tensor:
         x = self.token_embedding(tokens)
@@ -130,10 +153,11 @@ class LanguageModel(CodeModel):
         cache: KVCache | None,
         slot: int | Tensor,
         mask: Tensor | None,
+        contexts: Sequence[Context] | None,
     ) -> Tensor:
         for i, block in enumerate(self.blocks):
             past = None if cache is None else Past(cache.keys[i], cache.values[i], slot)
-            x = block(x, rotation, past, mask)
+            x = block(x, rotation, past, mask, None if contexts is None else contexts[i])
         return self.norm(x)
 
 
@@ -149,8 +173,8 @@ def language_model_losses(
     Args:
         model: a `LanguageModel`, or what a distributed wrapper made of one (then `config` is needed).
         codes: (b, h, w) of images or (b, t, h, w) of videos.
-        labels: (b,) with -1 for none; None: none for all.
-        drop_labels: (b,) bool, items whose label is replaced by the null class, each drawn for itself.
+        labels: (b,) with -1 for none, or the conditions of a conditioned model; None: none for all.
+        drop_labels: (b,) bool, items whose label is replaced by none, each drawn for itself.
 
     Returns:
         `cross_entropy`, a scalar, computed in float32 under any autocast.
@@ -163,9 +187,10 @@ def language_model_losses(
             raise ValueError("a wrapped model needs config=")
         config = model.config
     if drop_labels is not None and labels is not None:
-        labels = labels.masked_fill(drop_labels.to(labels.device), -1)
+        labels = drop_conditions(labels, drop_labels)
     ids = sequence_ids(config, codes, labels)
-    logits = model(ids[:, :-1], grid=(codes.shape[-2], codes.shape[-1]))[:, config.prefix_length - 1 :]
+    given = {} if config.condition is None else {"conditions": labels}
+    logits = model(ids[:, :-1], grid=(codes.shape[-2], codes.shape[-1]), **given)[:, config.prefix_length - 1 :]
     with torch.autocast(logits.device.type, enabled=False):
         loss = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, config.prefix_length :].flatten())
     return {"cross_entropy": loss}

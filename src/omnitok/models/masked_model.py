@@ -6,14 +6,22 @@ model gives the distribution of each. What is to be made of what is known (a cla
 on both sides, what surrounds a hole) is a matter of which codes are hidden.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.models.code_sequence import MaskedModelConfig, sequence_ids
-from omnitok.models.code_transformer import CodeBlock, CodeModel, build_norm, check_tokens, initialise
+from omnitok.models.code_transformer import (
+    CodeBlock,
+    CodeModel,
+    build_encoder,
+    build_norm,
+    check_tokens,
+    initialise,
+)
+from omnitok.models.conditions import Context, drop_conditions
 from omnitok.models.kv_cache import rotary_tables
 
 
@@ -25,6 +33,7 @@ class MaskedModel(CodeModel):
     def __init__(self, config: MaskedModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.encode_condition = build_encoder(config)
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(CodeBlock(config, causal=False) for _ in range(config.depth))
@@ -36,12 +45,20 @@ class MaskedModel(CodeModel):
         """`masked_ids` of this model."""
         return masked_ids(self.config, codes, labels, hidden)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int] | None = None,
+        conditions: Tensor | None = None,
+        contexts: Sequence[Context] | None = None,
+    ) -> Tensor:
         """Logits of every code.
 
         Args:
             tokens: (b, n) ids: the class token, and the codes of whole latent frames, the mask token where not known.
             grid: (h, w) of a latent frame; default: the model's largest.
+            conditions: of a conditioned model, see `omnitok.models.conditions`.
+            contexts: what `CodeModel.contexts` made of them already.
 
         Returns:
             (b, n - 1, codebook_size)
@@ -56,8 +73,9 @@ class MaskedModel(CodeModel):
             raise ValueError(f"{tokens.shape[1]} tokens are longer than the context of {limit}")
         rotation = rotary_tables(config, tokens.shape[1], grid, tokens.device, self.compute_dtype)
         x = self.dropout(self.token_embedding(tokens))
-        for block in self.blocks:
-            x = block(x, rotation, None, None)
+        contexts = self.contexts(conditions) if contexts is None else contexts
+        for i, block in enumerate(self.blocks):
+            x = block(x, rotation, None, None, None if contexts is None else contexts[i])
         return self.head(self.norm(x[:, config.prefix_length :]))
 
 
@@ -97,8 +115,8 @@ def masked_model_losses(
         model: a `MaskedModel`, or what a distributed wrapper made of one (then `config` is needed).
         codes: (b, h, w) of images or (b, t, h, w) of videos.
         hidden: bool, as codes, at least one of them True.
-        labels: (b,) with -1 for none; None: none for all.
-        drop_labels: (b,) bool, items whose label is replaced by the null class.
+        labels: (b,) with -1 for none, or the conditions of a conditioned model; None: none for all.
+        drop_labels: (b,) bool, items whose label is replaced by none.
         label_smoothing: share of the target that is spread over all codes.
 
     Returns:
@@ -112,9 +130,10 @@ def masked_model_losses(
             raise ValueError("a wrapped model needs config=")
         config = model.config
     if drop_labels is not None and labels is not None:
-        labels = labels.masked_fill(drop_labels.to(labels.device), -1)
+        labels = drop_conditions(labels, drop_labels)
+    given = {} if config.condition is None else {"conditions": labels}
     ids = masked_ids(config, codes, labels, hidden)
-    logits = model(ids, grid=(codes.shape[-2], codes.shape[-1]))[hidden.flatten(1)]
+    logits = model(ids, grid=(codes.shape[-2], codes.shape[-1]), **given)[hidden.flatten(1)]
     with torch.autocast(logits.device.type, enabled=False):
         loss = F.cross_entropy(logits.float(), codes[hidden].long(), label_smoothing=label_smoothing)
     return {"cross_entropy": loss}

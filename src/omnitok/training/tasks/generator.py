@@ -329,6 +329,11 @@ def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: Tokeni
     Raises:
         OmnitokError: tokens of the wrong kind, or more classes than the model is said to have.
     """
+    if config.model.condition is not None:
+        raise OmnitokError(
+            f"{config.name}: model.condition must be null, because files give no texts and no embeddings yet; train on "
+            "tensors of your own with the losses of the model"
+        )
     learns_codes = not isinstance(config, DiffusionTrainConfig)
     if learns_codes != tokenizer.is_discrete:
         kinds = {True: ("codes", "quantizer"), False: ("latents", "VAE")}

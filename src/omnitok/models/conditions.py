@@ -1,0 +1,247 @@
+"""What generators are conditioned on beside a class: a text, or a sequence of embeddings.
+
+All three kinds of generator read a condition by cross-attention. A batch of conditions is one tensor, in which "none"
+is as easily said as for classes:
+
+| condition | tensor | none |
+|---|---|---|
+| class | (b,) int64 | -1 |
+| text | (b, n) int64, the bytes of UTF-8, then -1 | -1 everywhere |
+| embeddings | (b, n, d) floating point, then NaN | NaN everywhere |
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from omnitok.checked import checked
+from omnitok.models.config import Channels, Size
+
+_BYTES = 256
+
+
+@checked
+class TextCondition:
+    """A text, read byte by byte by a small transformer that is trained with the generator; works for any language.
+
+    Attributes:
+        type: which condition this is, for files.
+        max_length: bytes of the longest text.
+        depth: blocks of the transformer over the bytes.
+    """
+
+    type: Literal["text"] = "text"
+    max_length: Size = 96
+    depth: Annotated[int, Field(ge=0, le=64, strict=True)] = 2
+
+
+@checked
+class EmbeddingCondition:
+    """A sequence of embeddings: of a sound, of a frozen text encoder, of anything.
+
+    Attributes:
+        type: which condition this is, for files.
+        channels: d, of an embedding.
+        max_length: the longest sequence.
+    """
+
+    type: Literal["embeddings"] = "embeddings"
+    channels: Channels = 64
+    max_length: Size = 64
+
+
+ConditionConfig = Annotated[TextCondition | EmbeddingCondition, Field(discriminator="type")]
+
+
+class Context(NamedTuple):
+    """What one block sees of a batch of conditions."""
+
+    keys: Tensor  # (b, heads, n, head_dim)
+    values: Tensor
+    mask: Tensor  # (b, 1, 1, n) bool, True where there is something
+
+
+# ------------------------------------------------------------------------------------------------------------- tensors
+
+
+def no_condition(conditions: Tensor) -> Tensor:
+    """A tensor of that shape and kind that says "none" for every item."""
+    return torch.full_like(conditions, torch.nan if conditions.is_floating_point() else -1)
+
+
+def drop_conditions(conditions: Tensor, drop: Tensor) -> Tensor:
+    """The conditions, "none" where `drop` (b,) is True."""
+    rows = drop.to(conditions.device).reshape(-1, *[1] * (conditions.ndim - 1))
+    return torch.where(rows, no_condition(conditions), conditions)
+
+
+def has_condition(conditions: Tensor) -> Tensor:
+    """(b, …) bool, as classes, bytes or embeddings: where there is something."""
+    return ~conditions[..., 0].isnan() if conditions.is_floating_point() else conditions >= 0
+
+
+def make_conditions(config: ConditionConfig, items: Sequence[Any]) -> Tensor:
+    """A batch of conditions from texts, or from embeddings (n, d), None being none.
+
+    Raises:
+        ValueError: items of another kind, too long, or of another width.
+    """
+    accepted = str if isinstance(config, TextCondition) else Tensor
+    for item in items:
+        if item is not None and not isinstance(item, accepted):
+            wanted = "texts" if accepted is str else f"embeddings (n, {config.channels})"  # type: ignore[union-attr]
+            raise ValueError(f"this model is conditioned on {wanted}, found {item!r:.60}")
+    if isinstance(config, TextCondition):
+        return encode_texts(items, config.max_length)
+    padded = pad_embeddings(items, config.channels)
+    if padded.shape[1] > config.max_length:
+        raise ValueError(f"a sequence may have {config.max_length} embeddings for this model, found {padded.shape[1]}")
+    return padded
+
+
+def encode_texts(texts: Sequence[str | None], max_length: int, cut: bool = False) -> Tensor:
+    """The bytes of texts, (b, n) int64 with n at most `max_length`; None and "" are no text.
+
+    Args:
+        cut: leave out what is longer, up to whole characters.
+
+    Raises:
+        ValueError: a text of more bytes, without `cut`.
+    """
+    rows = []
+    for text in texts:
+        data = (text or "").encode("utf-8", "replace")
+        if len(data) > max_length and not cut:
+            raise ValueError(f"a text may have {max_length} bytes for this model, found {len(data)}: {text!r:.60}")
+        rows.append(list(data[:max_length].decode("utf-8", "ignore").encode()))
+    length = max(1, *map(len, rows)) if rows else 1
+    return torch.tensor([row + [-1] * (length - len(row)) for row in rows], dtype=torch.int64).reshape(len(rows), -1)
+
+
+def pad_embeddings(sequences: Sequence[Tensor | None], channels: int) -> Tensor:
+    """Sequences (n, d) of any lengths as one tensor (b, longest, d) with NaN after their ends; None is none.
+
+    Raises:
+        ValueError: another number of channels.
+    """
+    length = max([1, *(len(x) for x in sequences if x is not None)])
+    padded = torch.full((len(sequences), length, channels), torch.nan)
+    for row, x in zip(padded, sequences, strict=True):
+        if x is not None:
+            if x.ndim != 2 or x.shape[1] != channels:
+                raise ValueError(f"embeddings must be (n, {channels}) for this model, found {tuple(x.shape)}")
+            row[: len(x)] = x
+    return padded
+
+
+# ------------------------------------------------------------------------------------------------------------- modules
+
+
+class CrossAttention(nn.Module):
+    """Attention from tokens to a condition; adds nothing at first, so that a trained model can take it on."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.query = nn.Linear(width, width, bias=False)
+        self.keys_values = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        _initialise(self)
+        nn.init.zeros_(self.out.weight)
+
+    def context(self, tokens: Tensor, mask: Tensor) -> Context:
+        """Keys and values of the condition's tokens (b, n, width) with mask (b, n), computed once for all steps."""
+        k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.keys_values(tokens).chunk(2, -1))
+        return Context(k, v, mask[:, None, None])
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """x (b, …, width) -> what is added to it."""
+        q = self.query(self.norm(x)).flatten(1, -2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, context.keys, context.values, attn_mask=context.mask)
+        return self.out(y.transpose(1, 2).flatten(2)).reshape(x.shape)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Weights that keep the length of what they are given: a condition is learnt in half the steps that small ones
+    take."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+
+
+class _ByteBlock(nn.Module):
+    """Pre-norm attention over the bytes of a text, and a feed-forward."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.feedforward_norm = (nn.RMSNorm(width, eps=1e-6) for _ in range(2))
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.expand = nn.Linear(width, 4 * width, bias=False)
+        self.project = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+        x = x + self.out(y.transpose(1, 2).flatten(2))
+        return x + self.project(F.gelu(self.expand(self.feedforward_norm(x))))
+
+
+class ConditionEncoder(nn.Module):
+    """A batch of conditions -> tokens for cross-attention: a learnt first one that is always there, then the text's or
+    the embeddings'."""
+
+    def __init__(self, config: ConditionConfig, width: int, heads: int) -> None:
+        super().__init__()
+        self.config = config
+        self.first = nn.Parameter(torch.zeros(1, width))
+        self.positions = nn.Parameter(torch.zeros(config.max_length, width))
+        self.embed: nn.Embedding | nn.Linear
+        if isinstance(config, TextCondition):
+            self.embed, depth = nn.Embedding(_BYTES, width), config.depth
+        else:
+            self.embed, depth = nn.Linear(config.channels, width), 0
+        self.blocks = nn.ModuleList(_ByteBlock(width, heads) for _ in range(depth))
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        _initialise(self)
+        for parameter in (self.first, self.positions):
+            nn.init.normal_(parameter, std=0.3)
+
+    def forward(self, conditions: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (b, 1 + n, width), and which of them count (b, 1 + n).
+
+        Raises:
+            ValueError: conditions of another kind, longer, or of another width.
+        """
+        config, there = self.config, has_condition(conditions)
+        if isinstance(config, TextCondition):
+            wanted = "whole numbers (b, n)"
+            fits = conditions.ndim == 2 and not conditions.is_floating_point()
+        else:
+            wanted = f"floating point (b, n, {config.channels})"
+            fits = conditions.ndim == 3 and conditions.is_floating_point() and conditions.shape[2] == config.channels
+        if not fits or not 1 <= conditions.shape[1] <= config.max_length:
+            raise ValueError(
+                f"conditions must be {wanted} with n at most {config.max_length}, found {conditions.dtype} "
+                f"{tuple(conditions.shape)}"
+            )
+        if conditions.is_floating_point():
+            x = self.embed(conditions.nan_to_num(0.0).to(self.first.dtype))
+        else:
+            x = self.embed(conditions.clamp(min=0))
+        x = x + self.positions[: x.shape[1]]
+        first = self.first.expand(len(x), 1, -1)
+        x = torch.cat([first, x.to(first.dtype)], dim=1)
+        mask = F.pad(there, (1, 0), value=True)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x), mask
