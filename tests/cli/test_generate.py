@@ -27,14 +27,16 @@ from omnitok.hub import names
 from omnitok.hub.folder import load_tokenizer, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.bottlenecks import KLConfig
-from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.code_sequence import LanguageModelConfig, MaskedModelConfig
 from omnitok.models.code_transformer import CodeBlock
+from omnitok.models.conditions import EmbeddingCondition, TextCondition
 from omnitok.models.diffusion_transformer import (
     DiffusionBlock,
     DiffusionTransformer,
     DiffusionTransformerConfig,
 )
 from omnitok.models.language_model import LanguageModel
+from omnitok.models.masked_model import MaskedModel
 from omnitok.models.protocol import LatentStatistics, fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 
@@ -72,6 +74,25 @@ def dit(tmp_path_factory: pytest.TempPathFactory) -> str:
     )  # fmt: skip
     settings = settings_of(folder / "vae", {"steps": 2, "sampler": "euler"})
     return str(save_generator(DiffusionTransformer(config), settings, folder / "dit"))
+
+
+@pytest.fixture(scope="session")
+def conditioned(vq_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Masked models, of texts and of embeddings."""
+    folder, models = tmp_path_factory.mktemp("generators"), {}
+    conditions = {"text": TextCondition(max_length=20), "embeddings": EmbeddingCondition(channels=3, max_length=4)}
+    for name, condition in conditions.items():
+        torch.manual_seed(0)
+        config = MaskedModelConfig(
+            codebook_size=64, latent_frames=2, latent_height=2, latent_width=2, width=32, depth=1, heads=2,
+            condition=condition,
+        )  # fmt: skip
+        model = MaskedModel(config)
+        for weights in (model.blocks[0].cross.out.weight, model.head.weight):
+            torch.nn.init.normal_(weights)
+        settings = replace(settings_of(vq_folder, {"steps": 4, "guidance_scale": 2.0}), classes=())
+        models[name] = str(save_generator(model, settings, folder / name))
+    return models
 
 
 def generate(*arguments: str | Path) -> int:
@@ -113,6 +134,65 @@ def test_pictures_of_each_class_and_their_rows(lm: str, tmp_path: Path, capsys: 
     expected = load_generator(lm).sample([1, 0, 1, 0], seed=3)
     found = torch.stack([read_image(tmp_path / name) for name in names])
     assert (found - expected.clamp(-1, 1)).abs().max() <= 1 / 127.5
+
+
+def test_samples_of_texts(conditioned: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = (conditioned["text"], "--text", "a red dress", "étoile", "--count", "2", "--seed", "3")
+    assert generate(*command, "-o", tmp_path / "a", "--json", "--grid") == 0
+    rows = json.loads(capsys.readouterr().out)
+    names = ["000000-a_red_dress.png", "000001-étoile.png", "000002-a_red_dress.png", "000003-étoile.png"]
+    assert [Path(row["output"]).name for row in rows] == names
+    assert [row["text"] for row in rows] == ["a red dress", "étoile"] * 2
+    assert json.loads((tmp_path / "a" / "generate.json").read_text())["texts"] == ["a red dress", "étoile"]
+    generator = load_generator(conditioned["text"])
+    expected = generator.sample(["a red dress", "étoile"] * 2, seed=3)
+    found = torch.stack([read_image(tmp_path / "a" / name) for name in names])
+    assert (found - expected.clamp(-1, 1)).abs().max() <= 1 / 127.5
+    assert generate(*command, "--negative", "grass", "-o", tmp_path / "a") == 1  # made with other settings
+    assert generate(*command, "--negative", "grass", "-o", tmp_path / "b") == 0
+    other = torch.stack([read_image(tmp_path / "b" / name) for name in names])
+    expected = generator.sample(["a red dress", "étoile"] * 2, seed=3, negative="grass")
+    assert (other - expected.clamp(-1, 1)).abs().max() <= 1 / 127.5
+    assert not torch.equal(other, found)
+
+
+def test_samples_of_embeddings(conditioned: dict[str, str], tmp_path: Path) -> None:
+    embeddings = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    np.save(tmp_path / "one.npy", embeddings)
+    assert generate(conditioned["embeddings"], "--embeddings", tmp_path / "one.npy", "-o", tmp_path / "a") == 0
+    expected = load_generator(conditioned["embeddings"]).sample([torch.from_numpy(embeddings)])
+    found = read_image(tmp_path / "a" / "000000-one.png")
+    assert (found - expected[0].clamp(-1, 1)).abs().max() <= 1 / 127.5
+
+
+@pytest.mark.parametrize(
+    "kind, options, code, said",
+    [
+        ("text", ["--labels", "cat"], 2, "--labels: this model has no classes; it takes --text"),
+        ("text", ["--text", "x" * 21], 2, "--text: a text may have 20 bytes for this model, found 21"),
+        ("text", ["--embeddings", "wide.npy"], 2, "--embeddings: this model has no embeddings; it takes --text"),
+        ("embeddings", ["--embeddings", "wide.npy"], 2, "embeddings must be (n, 3) for this model, found (2, 5)"),
+        ("embeddings", ["--embeddings", "text.npy"], 1, "text.npy"),
+        ("embeddings", ["--embeddings", "nan.npy"], 1, "nan.npy: holds values that are not finite"),
+        ("embeddings", ["--negative", "x"], 2, "--negative: this model takes embeddings"),
+    ],
+)
+def test_conditions_that_make_no_sense_are_refused(
+    kind: str,
+    options: list[str],
+    code: int,
+    said: str,
+    conditioned: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("wide.npy", np.zeros((2, 5)))
+    np.save("nan.npy", np.full((2, 3), np.nan))
+    Path("text.npy").write_text("no array")
+    assert generate(conditioned[kind], *options, "-o", "out") == code
+    assert said in capsys.readouterr().err
 
 
 def test_an_interrupted_set_is_completed_and_parts_equal_the_whole(lm: str, tmp_path: Path) -> None:
@@ -203,6 +283,8 @@ def test_a_clip_is_continued_and_its_frames_marked(
         ("lm", "--frames 5 --npz", 2, "--npz is for images"),
         ("lm", "--shard 2/2", 2, "--shard must be I/N"),
         ("dit", "--sampler ddpm", 1, "ddpm"),
+        ("lm", "--text cat", 2, "--text: this model has no text; it takes --labels"),
+        ("lm", "--labels cat --negative cow", 2, "found 'cow'"),
         ("lm", "--video missing.mp4", 1, "missing.mp4"),
         ("lm", "--tokenizer omnitok-tiny-vq", 1, "was trained on the tokenizer"),
     ],

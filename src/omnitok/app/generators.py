@@ -12,11 +12,11 @@ from torch import Tensor
 
 from omnitok.app.uploads import check_video
 from omnitok.data import to_pixels
+from omnitok.generation.asked import parse_labels
 from omnitok.generation.diffusion import DiffusionGenerator
 from omnitok.generation.loading import AnyGenerator
 from omnitok.generation.masked import MaskedGenerator
 from omnitok.generation.request import Progress
-from omnitok.generation.sample_folder import parse_labels
 from omnitok.generation.work import continuation, square
 from omnitok.hub.generator_settings import GeneratorSettings
 

@@ -43,10 +43,16 @@ class Generate(SamplingFlags, GivenFlags, CommonOptions):
     """The generator: a name that `omnitok models` lists, a folder, or a hub id."""
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CLASS..."), SAID] = ()
     """Classes by name or number, or "all" (default: samples of any class)."""
+    text: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT..."), SAID] = ()
+    """Of a model of texts: what the samples are to show (default: anything)."""
+    embeddings: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="NPY..."), SAID] = ()
+    """Of a model of embeddings: .npy files (n, d) that samples follow (default: anything)."""
+    negative: Annotated[str | None, tyro.conf.arg(metavar="CLASS|TEXT"), SAID] = None
+    """What guidance leads away from (default: the model's samples of anything)."""
     count: Count = 1
-    """Samples of each class, or variants of what is made of given files."""
+    """Samples of each class or text, or variants of what is made of given files."""
     grid: bool = False
-    """Also write the first samples of each class side by side, as grid.png or grid.mp4."""
+    """Also write the first samples of each class or text side by side, as grid.png or grid.mp4."""
     npz: bool = False
     """Also write all images to samples.npz, the format of ADM's evaluator."""
     out: Output = Path("omnitok-samples")
@@ -63,12 +69,13 @@ class Generate(SamplingFlags, GivenFlags, CommonOptions):
     def run(self) -> int:
         """Do all of it; the exit code."""
         options = self._check()
-        require_paths(*self.given_files)
+        require_paths(*self.given_files, *self.embeddings)
         require_models(self.model, self.tokenizer)
         import torch
 
         from omnitok.distributed import launched_device, launched_place
         from omnitok.generation import sample_folder
+        from omnitok.generation.asked import parse_asked, parse_negative
         from omnitok.generation.loading import load_generator
         from omnitok.generation.request import split_batches
 
@@ -77,12 +84,15 @@ class Generate(SamplingFlags, GivenFlags, CommonOptions):
         check_kind(options, generator.sampling_type, self.model)
         work = self.plan_work(generator)
         try:
-            files = sample_folder.plan_files(generator, self.labels, self.count, self.out, work)
+            asked = parse_asked(generator, self.labels, self.text, self.embeddings)
+            away = {} if self.negative is None else {"negative": parse_negative(generator, self.negative)}
+            files = sample_folder.plan_files(asked, self.count, self.out, work)
         except ValueError as error:
             raise UsageError(f"--{error}") from error
         (rank, world_size), (part, parts) = launched_place(), parse_part(self.shard)
         own = files[part * world_size + rank :: parts * world_size]
-        run: dict[str, Any] = {"model": self.model, "labels": list(dict.fromkeys(file.label for file in files))}
+        kind = "texts" if self.text else "embeddings" if self.embeddings else "labels"
+        run: dict[str, Any] = {"model": self.model, kind: [each.note for each in asked], **away}
         run |= {"frames": self.frames, "seed": self.seed, "dtype": self.dtype}
         rows: dict[int, Row] = {}
         holding = sample_folder.hold_folder(
@@ -94,9 +104,9 @@ class Generate(SamplingFlags, GivenFlags, CommonOptions):
             size = 1 if work.is_long else self.batch_size
             for batch in [missing[part] for part in split_batches(len(missing), size)]:
                 started = time.perf_counter()
-                how: dict[str, Any] = {"seed": self.seed, "indices": [file.index for file in batch], **options}
+                how: dict[str, Any] = {"seed": self.seed, "indices": [file.index for file in batch], **options, **away}
                 try:
-                    pieces = work.draw([file.label for file in batch], **how)
+                    pieces = work.draw([file.asked.value for file in batch], **how)
                     sample_folder.write_samples([file.path for file in batch], pieces, work.fps)
                     seconds = round((time.perf_counter() - started) / len(batch), 3)
                     rows |= {file.index: {"seconds": seconds} for file in batch}
@@ -111,11 +121,11 @@ class Generate(SamplingFlags, GivenFlags, CommonOptions):
         report = Report(COLUMNS, self.json, name_key="output")
         for file in own:
             row = rows.get(file.index, {"seconds": 0.0, "kept": True})
-            label = sample_folder.class_name(file.label, generator.settings)
+            shown = {"label": None, ("text" if self.text else "label"): file.asked.name}
             if "error" in row:
                 report.fail(str(file.path), row["error"])
                 continue
-            report.add({"output": str(file.path), "label": label, "index": file.index, "seed": self.seed} | row)
+            report.add({"output": str(file.path), **shown, "index": file.index, "seed": self.seed} | row)
         return report.finish(f"Samples are in {self.out}")
 
     def _check(self) -> dict[str, Any]:
@@ -124,6 +134,8 @@ class Generate(SamplingFlags, GivenFlags, CommonOptions):
         require_least(self, count=1, batch_size=1)
         if self.npz and (self.frames is not None or self.given_files):
             raise UsageError("--npz is for images")
-        self.check_given(not self.grid and self.shard is None and len(self.labels) < 2)
+        self.check_given(
+            not self.grid and self.shard is None and max(map(len, (self.labels, self.text, self.embeddings))) < 2
+        )
         parse_part(self.shard)
         return given_options(self)

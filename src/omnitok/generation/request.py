@@ -8,7 +8,10 @@ from torch import Tensor
 
 from omnitok.models.sampling import Sampling
 
-Labels = Tensor | Sequence[int | str | Tensor | None] | int | str | None
+Items = Sequence[int | str | Tensor | None]
+"""What each item is asked to show, see `Labels`."""
+
+Labels = Tensor | Items | int | str | None
 """Class numbers or names, one per item, or one for all; -1 and None are "any class". Of a model that is conditioned on
 texts these, on embeddings tensors (n, d); None is "any" too."""
 

@@ -6,7 +6,6 @@ as images or videos (`omnitok.data.index`), so that a grid beside them is none.
 
 import contextlib
 import json
-import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,9 @@ from omnitok.data.image import WRITTEN_IMAGE_SUFFIXES, to_uint8
 from omnitok.data.video_writer import ENCODED_SUFFIXES
 from omnitok.errors import OmnitokError, reading
 from omnitok.files import SAMPLE_NOTE
+from omnitok.generation.asked import Asked
 from omnitok.generation.loading import AnyGenerator
 from omnitok.generation.work import Work
-from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.protocol import fingerprint
 from omnitok.models.sampling import choose_sampling
 
@@ -36,64 +35,30 @@ GRID_COLUMNS = 8
 
 @dataclass(frozen=True)
 class SampleFile:
-    """One sample: its number decides its random numbers and its label."""
+    """One sample: its number decides its random numbers and what it is asked to show."""
 
     index: int
-    label: int | None
+    asked: Asked
     path: Path
 
 
-def class_name(label: int | None, settings: GeneratorSettings) -> str | None:
-    """The name of a class, or its number where it has none."""
-    if label is None:
-        return None
-    return settings.classes[label] if label < len(settings.classes) else str(label)
-
-
-def parse_labels(texts: Sequence[str], settings: GeneratorSettings, num_classes: int) -> list[int | None]:
-    """Classes by name, by number, or "all"; without any, one None, which is any class.
-
-    Raises:
-        ValueError: an unknown class, with some known ones.
-    """
-    if not texts:
-        return [None]
-    if not num_classes:
-        raise ValueError("labels: this model has no classes")
-    numbers: list[int | None] = []
-    for text in texts:
-        if text in settings.classes:
-            numbers.append(settings.classes.index(text))
-        elif text == "all":
-            numbers.extend(range(num_classes))
-        elif text.isdecimal() and len(text) < 10 and int(text) < num_classes:
-            numbers.append(int(text))
-        else:
-            known = ", ".join(settings.classes[:20]) + (" …" if len(settings.classes) > 20 else "")
-            listed = f", or one of {known}" if known else ""
-            raise ValueError(f"labels: found {text!r}; a class is a number from 0 to {num_classes - 1}{listed}")
-    return list(dict.fromkeys(numbers))
-
-
-def plan_files(generator: AnyGenerator, texts: Sequence[str], count: int, out: Path, work: Work) -> list[SampleFile]:
-    """What there is to be in the end: `count` samples per class, or variants of what is made of given files.
+def plan_files(asked: Sequence[Asked], count: int, out: Path, work: Work) -> list[SampleFile]:
+    """What there is to be in the end: `count` samples of each thing asked for, or variants of what is made of given
+    files.
 
     Args:
-        texts: classes, see `parse_labels`.
+        asked: from `parse_asked`.
         out: folder, or the file of one result.
 
     Raises:
-        ValueError: an unknown class, or results that cannot have that name.
+        ValueError: results that cannot have that name.
     """
-    labels = parse_labels(texts, generator.settings, generator.model.config.num_classes)
     suffix = ".png" if work.modality == "image" else ".mp4"
     if not work.given:
         files = []
-        for index in range(count * len(labels)):
-            label = labels[index % len(labels)]  # in turns, so that a larger count keeps the samples of a smaller one
-            name = class_name(label, generator.settings)
-            slug = "" if name is None else "-" + re.sub(r"[^\w.-]+", "_", name)[:60]
-            files.append(SampleFile(index, label, out / f"{index:06d}{slug}{suffix}"))
+        for index in range(count * len(asked)):
+            each = asked[index % len(asked)]  # in turns, so that a larger count keeps the samples of a smaller one
+            files.append(SampleFile(index, each, out / f"{index:06d}{each.slug}{suffix}"))
         return files
     if out.suffix.lower() in WRITTEN_SUFFIXES and not out.is_dir():
         accepted = WRITTEN_IMAGE_SUFFIXES if work.modality == "image" else ENCODED_SUFFIXES
@@ -109,7 +74,7 @@ def plan_files(generator: AnyGenerator, texts: Sequence[str], count: int, out: P
     for given in work.given:
         if any(path.resolve() == given.resolve() for path in paths):
             raise ValueError(f"out {out} is the place of {given} itself: give another name")
-    return [SampleFile(index, labels[0], path) for index, path in enumerate(paths)]
+    return [SampleFile(index, asked[0], path) for index, path in enumerate(paths)]
 
 
 @contextlib.contextmanager
@@ -200,10 +165,10 @@ def write_npz(files: Sequence[SampleFile], path: Path) -> None:
 
 
 def write_grid(files: Sequence[SampleFile], folder: Path, fps: float) -> None:
-    """The first samples of each label side by side, a row per label: `grid.png`, or `grid.mp4` of videos."""
-    rows: dict[int | None, list[SampleFile]] = {}
+    """The first samples of each class or text side by side, a row for each: `grid.png`, or `grid.mp4` of videos."""
+    rows: dict[str | None, list[SampleFile]] = {}
     for file in files:
-        row = rows.setdefault(file.label, [])
+        row = rows.setdefault(file.asked.name, [])
         if len(row) < GRID_COLUMNS:
             row.append(file)
     columns = max(len(row) for row in rows.values())

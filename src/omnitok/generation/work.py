@@ -6,7 +6,7 @@ square of it, or for outpainting all of it with its margins.
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from omnitok.data.modality import Modality, detect_modality
 from omnitok.data.transforms import Box, center_square, crop, resize
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.generation.loading import AnyGenerator
+from omnitok.generation.request import Items
 from omnitok.hub.generator_settings import GeneratorSettings
 
 Draw = Callable[..., Tensor | Iterator[Tensor]]
@@ -68,7 +69,7 @@ def continuation(generator: AnyGenerator, path: Path, given: int, frames: int | 
     count = settings.num_frames if frames is None else frames
     is_long = count > settings.num_frames
 
-    def draw(labels: Sequence[int | None], **options: Any) -> Iterator[Tensor]:
+    def draw(labels: Items, **options: Any) -> Iterator[Tensor]:
         prompts = prompt.pixels.expand(len(labels), -1, -1, -1, -1)
         if is_long:
             pieces = generator.stream_video(labels, count, frames=prompts, **options)
@@ -117,7 +118,7 @@ def inpainting(generator: AnyGenerator, path: Path, mask: Path, frames: int | No
         raise OmnitokError(f"{mask}: nothing is to be filled: no pixel is white, as seen at {width} x {height} pixels")
     holes = holes.expand(-1, -1, pixels.shape[2], -1, -1)
 
-    def draw(labels: Sequence[int | None], **options: Any) -> Tensor:
+    def draw(labels: Items, **options: Any) -> Tensor:
         filled = generator.inpaint(pixels.expand(len(labels), -1, -1, -1, -1), holes, labels, **options)
         return filled if modality == "video" else filled.squeeze(2)
 
@@ -157,7 +158,7 @@ def outpainting(generator: AnyGenerator, path: Path, padding: tuple[int, int, in
             f"{padding} is less than a pixel"
         )
 
-    def draw(labels: Sequence[int | None], **options: Any) -> Tensor:
+    def draw(labels: Items, **options: Any) -> Tensor:
         wide = generator.outpaint(pixels.expand(len(labels), -1, -1, -1, -1), sides, labels, **options)
         return wide if modality == "video" else wide.squeeze(2)
 
@@ -176,7 +177,7 @@ def interpolation(generator: AnyGenerator, first: Path, last: Path, given: int, 
     fit = partial(square, generator.settings)
     start, end = _read(first, given, fit, from_end=True), _read(last, given, fit)
 
-    def draw(labels: Sequence[int | None], **options: Any) -> Tensor:
+    def draw(labels: Items, **options: Any) -> Tensor:
         a, b = (part.pixels.expand(len(labels), -1, -1, -1, -1) for part in (start, end))
         return generator.interpolate(a, b, frames, labels, **options)
 
