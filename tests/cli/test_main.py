@@ -40,6 +40,7 @@ FLAGS = {
         "--views",
         "--crop-range",
         "--labels",
+        "--captions",
         "--batch-size",
         "--shard-size",
         "--shard",

@@ -70,6 +70,28 @@ def test_the_result(
     assert "codes are in use" in capsys.readouterr().out
 
 
+def test_captions(
+    data: Path, vq_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (data / "x/0.txt").write_text("a picture\nthe same one")
+    (data / "x/clip.txt").write_text("a clip")
+    assert tokenize(data, vq_folder, Path("plain"), "--json", "--workers", "0") == 0
+    assert "captioned" not in json.loads(capsys.readouterr().out)
+    assert main(["tokenize", "--inspect", "plain", "--json"]) == 0
+    assert not {"captioned", "captions"} & json.loads(capsys.readouterr().out).keys()
+    assert tokenize(data, vq_folder, Path("shards"), "--captions", "--workers", "0") == 0
+    assert "3 items have captions" in capsys.readouterr().out
+    assert main(["tokenize", "--inspect", "shards", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["captioned"], row["captions"]) == (
+        3,
+        {"x/0.png": ["a picture", "the same one"], "x/clip.mp4": ["a clip"]},
+    )
+    assert main(["tokenize", "--inspect", "shards"]) == 0
+    assert "3 items have captions, such as\n  x/0.png: a picture | the same one\n" in capsys.readouterr().out
+
+
 def test_inspecting_with_another_model_is_refused(
     data: Path, vq_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,6 @@ def test_drawn_clips_move_over_one_image(tmp_path: Path) -> None:
     config = DataConfig(images=(str(tmp_path),), resolutions=(32,), frames=5, drawn=1.0, workers=0)
     dataset = build_dataset(config, 1, 3, Processes(0, 1, torch.device("cpu")))
     draw = dataset.sampler.plan(0).draws[0]
-    clip, _ = dataset._load("video", draw, 32, [])
+    clip = dataset._load("video", draw, 32, []).pixels
     assert clip.shape == (3, 5, 32, 32)
     assert clip.abs().max() <= 1

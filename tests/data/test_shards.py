@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+from omnitok.atomic import sha256_of
 from omnitok.data import TokenShards
 from omnitok.data.shard_format import FileFailure, TokenFormat, TokenRecord, codes_dtype, read_json, write_json
 from omnitok.data.shard_writing import (
     Token,
     begin_folder,
-    pack,
     read_shard,
     shard_name,
     write_index,
     write_shard,
 )
+from omnitok.data.token_packing import pack
 from omnitok.errors import ShardError
 
 FORMAT = TokenFormat("codes", "uint16", 64, "some-vq", "a" * 64, ("ape", "bee"))
@@ -38,8 +39,14 @@ def codes_of(number: int, grid: Sequence[int]) -> torch.Tensor:
     return torch.randint(0, 64, tuple(grid), generator=torch.Generator().manual_seed(number))
 
 
-def write(folder: Path, format: TokenFormat, grids: Sequence[Sequence[tuple[int, ...]]], labels: int = 2) -> Path:
-    """Shards of items of these grids, numbered through; label = number % labels."""
+def write(
+    folder: Path,
+    format: TokenFormat,
+    grids: Sequence[Sequence[tuple[int, ...]]],
+    labels: int = 2,
+    captioned: bool = False,
+) -> Path:
+    """Shards of items of these grids, numbered through; label = number % labels, and number % 4 captions."""
     number = 0
     for shard, of_shard in enumerate(grids):
         tokens = []
@@ -49,7 +56,8 @@ def write(folder: Path, format: TokenFormat, grids: Sequence[Sequence[tuple[int,
                 values = torch.stack([values + channel / 7 for channel in range(format.size)])
             fps = 10.0 if len(grid) == 3 else None
             label = number % labels if labels else -1
-            tokens.append(Token(record(number, label, fps), pack(values, format)))
+            captions = tuple(f"{number}, {k}" for k in range(number % 4)) if captioned else ()
+            tokens.append(Token(replace(record(number, label, fps), captions=captions), pack(values, format)))
             number += 1
         write_shard(folder, shard, format, tokens, [FileFailure(key="bad.png", reason="bad.png: is bad")] * shard)
     entries = [read_shard(folder, shard) for shard in range(len(grids))]
@@ -58,6 +66,8 @@ def write(folder: Path, format: TokenFormat, grids: Sequence[Sequence[tuple[int,
 
 
 GRIDS = [[(4, 3), (3, 4, 4), (4, 3)], [(3, 4, 4), (2, 2)], [(4, 3)] * 3]
+GOLDEN_INDEX = "34299a729dee980fb84d5662867abdd71f60e89ad92a95ee0a82edc74915c1ad"  # before there were captions
+GOLDEN_SHARD = "133cb256d4ece79edda100472525d5dfc4a2f99aa5c9d903fc873cfc06692baa"
 ORDER = [0, 2, 1, 4, 3, 5, 6, 7]  # pictures before clips, by grid, within a shard
 
 
@@ -270,6 +280,67 @@ def test_a_pipe_in_place_of_a_file_does_not_block(folder: Path) -> None:
         with pytest.raises(ShardError):
             TokenShards(folder)
     assert read_shard(folder, 0) is None
+
+
+def test_shards_without_captions_are_the_bytes_that_they_were(folder: Path) -> None:
+    assert sha256_of(folder / "index.json") == GOLDEN_INDEX
+    assert sha256_of(folder / "00000/shard.json") == GOLDEN_SHARD
+    shards = TokenShards(folder)
+    assert (shards.captioned, shards.captions(0), shards[3].record.captions) == (0, (), ())
+
+
+@pytest.fixture
+def captioned(tmp_path: Path) -> Path:
+    """Two shards; captions of three items of the first, two of them of one file."""
+    told = [("a bee", "ein Bär\non two lines"), (), ("a bee", "ein Bär\non two lines"), ("x" * 4096,) * 64]
+    for number, captions in enumerate([told, [()]]):
+        tokens = [
+            Token(replace(record(i), captions=each), pack(codes_of(i, (4, 3)), FORMAT))
+            for i, each in enumerate(captions)
+        ]
+        write_shard(tmp_path, number, FORMAT, tokens, [])
+    write_index(tmp_path, FORMAT, [report for n in range(2) if (report := read_shard(tmp_path, n))])
+    return tmp_path
+
+
+def test_captions(captioned: Path) -> None:
+    shards = TokenShards(captioned, verify=True)
+    two = ("a bee", "ein Bär\non two lines")
+    assert [shards.captions(i) for i in range(5)] == [two, (), two, ("x" * 4096,) * 64, ()]
+    assert (shards.captioned, shards[-2].captions) == (3, ("x" * 4096,) * 64)
+    assert shards[2].record == replace(record(2), captions=two)
+    assert [sorted(path.name for path in (captioned / name).glob("captions.*")) for name in ("00000", "00001")] == [
+        ["captions.npy", "captions.txt"],
+        [],
+    ]
+    places = np.load(captioned / "00000/captions.npy")
+    assert (places[0] == places[2]).all()
+    both = TokenShards([captioned, captioned])
+    assert (both.captioned, both.captions(7)) == (6, two)
+
+
+@pytest.mark.parametrize("place", [[-1, 5], [5, 1], [0, 10**6], [0, 64 * 4097 + 1]])
+def test_places_of_captions_outside_their_file_are_refused(captioned: Path, place: list[int]) -> None:
+    places = np.load(captioned / "00000/captions.npy")
+    places[2] = place
+    np.save(captioned / "00000/captions.npy", places)
+    shards = TokenShards(captioned)
+    assert shards.captions(1) == ()
+    with pytest.raises(ShardError, match=r"captions\.txt: has 262\d+ bytes, item 2's are said to be"):
+        shards.captions(2)
+
+
+def test_captions_that_are_damaged_or_gone_are_told(captioned: Path) -> None:
+    path = captioned / "00000/captions.txt"
+    path.write_bytes(b"\xff" + path.read_bytes()[1:])
+    with pytest.raises(ShardError, match=r"captions\.txt: cannot be read as a file of captions"):
+        TokenShards(captioned).captions(0)
+    with pytest.raises(ShardError, match="has changed"):
+        TokenShards(captioned, verify=True)
+    cut(path)
+    assert read_shard(captioned, 0) is None
+    with pytest.raises(ShardError, match=r"captions\.txt: has \d+ bytes"):
+        TokenShards(captioned)
 
 
 def test_names_that_are_no_text_survive(tmp_path: Path) -> None:

@@ -22,11 +22,12 @@ COUNTS = {(4, 3): 23, (3, 4, 4): 7, (2, 2): 1}
 def shards(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
     format = TokenFormat("codes", "uint16", 64, "some-vq", "a" * 64, ("ape", "bee"))
     grids = [grid for grid, count in COUNTS.items() for _ in range(count)]
-    return TokenShards(write(tmp_path_factory.mktemp("shards"), format, [grids[k : k + 5] for k in range(0, 31, 5)]))
+    of_shards = [grids[k : k + 5] for k in range(0, 31, 5)]
+    return TokenShards(write(tmp_path_factory.mktemp("shards"), format, of_shards, captioned=True))
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return (a.step, a.indices) == (b.step, b.indices) and torch.equal(a.inputs, b.inputs)
+    return (a.step, a.indices, a.captions) == (b.step, b.indices, b.captions) and torch.equal(a.inputs, b.inputs)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 50])
@@ -90,7 +91,20 @@ def test_ranks_share_each_batch(shards: TokenShards) -> None:
         whole = shards.loader(4, 1).dataset[step]
         shares = [shards.loader(4, 1, rank=rank, world_size=2).dataset[step] for rank in range(2)]
         assert all(share.indices == whole.indices[rank::2] for rank, share in enumerate(shares))
+        assert all(share.captions == whole.captions[rank::2] for rank, share in enumerate(shares))
         assert all(share.inputs.shape[1:] == whole.inputs.shape[1:] for share in shares)
+
+
+def test_captions_are_drawn_anew_for_every_step(shards: TokenShards, tmp_path: Path) -> None:
+    loader = shards.loader(4, seed=1)
+    seen: dict[int, set[str]] = {}
+    for batch in (batch for _ in range(20) for batch in loader):
+        assert len(batch.captions) == batch.size
+        for i, caption in zip(batch.indices, batch.captions, strict=True):
+            seen.setdefault(i, set()).add(caption)
+    assert seen == {i: set(shards.captions(i)) or {""} for i in range(len(shards))}
+    plain = TokenShards(write(tmp_path, TokenFormat("codes", "uint16", 64, "some-vq", "a" * 64), [[(4, 3)] * 4]))
+    assert [batch.captions for batch in plain.loader(4)] == [()]
 
 
 def test_some_grids_only(shards: TokenShards) -> None:

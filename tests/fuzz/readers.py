@@ -34,8 +34,9 @@ from omnitok.data import TokenShards, VideoReader, read_image, read_image_array,
 from omnitok.data.index import build_index
 from omnitok.data.samples import sample_file
 from omnitok.data.shard_format import FileFailure, TokenFormat, TokenRecord, read_json, write_json
-from omnitok.data.shard_writing import Token, begin_folder, pack, read_shard, write_index, write_shard
+from omnitok.data.shard_writing import Token, begin_folder, read_shard, write_index, write_shard
 from omnitok.data.token_file import TokenHeader, open_tokens, write_tokens
+from omnitok.data.token_packing import pack
 from omnitok.distributed import Processes
 from omnitok.errors import MediaError
 from omnitok.hub.folder import load_generator_model, load_tokenizer, save_generator, save_tokenizer
@@ -171,7 +172,8 @@ def build_shards(folder: Path) -> None:
         tokens = []
         for i, grid in enumerate([(3, 3), (3, 3), (2, 3, 3)]):
             frames = 1 if len(grid) == 2 else 5
-            record = TokenRecord(f"ape/{i}.png", i % 2, (frames, 24, 24), (30, 30), None, 0, 0, (0, 0, 30, 30), False)
+            size, crop, captions = (frames, 24, 24), (0, 0, 30, 30), ("an ape", "a bee")[:i]
+            record = TokenRecord(f"ape/{i}.png", i % 2, size, (30, 30), None, 0, 0, crop, False, captions)
             tokens.append(Token(record, pack(torch.full(grid, i), format)))
         write_shard(folder, number, format, tokens, [FileFailure(key="bad.png", reason="bad")])
     write_index(folder, format, [report for n in range(2) if (report := read_shard(folder, n)) is not None])
@@ -196,7 +198,7 @@ def restamp_sizes(folder: Path, changed: Path, rng: random.Random) -> None:
         return
     index = read_json(folder / "index.json")
     for shard in index["shards"]:
-        for file in [*shard["arrays"], *shard["tables"]]:
+        for file in [*shard["arrays"], *shard["tables"], *shard["captions"]["files"]]:
             file["bytes"] = (folder / shard["name"] / file["file"]).stat().st_size
     write_json(folder / "index.json", index)
 
@@ -288,26 +290,33 @@ def build_lists(folder: Path) -> None:
         (folder / "below" / name).parent.mkdir(exist_ok=True)
         (folder / "below" / name).touch()
     (folder / "a.txt").write_text("".join(f"below/{name}\t{i}\n" for i, name in enumerate(names)))
-    (folder / "a.csv").write_text("path,label,source\n" + "".join(f"below/{name},cat {name},x\n" for name in names))
-    (folder / "a.jsonl").write_text("".join(json.dumps({"path": f"below/{n}", "label": 3}) + "\n" for n in names))
+    rows = "".join(f"below/{name},cat {name},x,a caption\n" for name in names)
+    (folder / "a.csv").write_text("path,label,source,caption\n" + rows)
+    lines = [{"path": f"below/{name}", "label": 3, "text": ["a", "b"]} for name in names]
+    (folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "below/0.txt").write_text("one caption\nanother one\n")
     with tarfile.open(folder / "a.tar", "w") as tar:
         for i, name in enumerate(names):
-            for member, content in ((f"x/{name}", b"pixels"), (f"x/{i}.cls", b"7"), (f"x/{i}.json", b'{"label": 7}')):
-                info = tarfile.TarInfo(member)
+            row = b'{"label": 7, "captions": ["a", "b"]}'
+            members = {name: b"pixels", f"{i}.cls": b"7", f"{i}.json": row, f"{i}.txt": b"a\nb"}
+            for member, content in members.items():
+                info = tarfile.TarInfo(f"x/{member}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
 
 
 def read_lists(path: Path) -> None:
-    for name in ("a.txt", "a.csv", "a.jsonl", "a.tar"):
+    for name in ("a.txt", "a.csv", "a.jsonl", "a.tar", "below"):
         with contextlib.suppress(MediaError):  # one of them is damaged, and each is to be reached
             for labels in ("auto", "folders"):
-                index = build_index([path / name], labels=labels)
+                index = build_index([path / name], labels=labels, captions=labels == "auto")
                 for number in range(min(len(index), 10)):
                     _, sample = index.locate(number)
                     with contextlib.suppress(MediaError), sample_file(sample):
-                        pass
-    build_index([path / "a.txt", path / "a.csv", path / "a.jsonl", path / "a.tar"])
+                        sample.read_captions()
+    index = build_index([path / name for name in ("a.txt", "a.csv", "a.jsonl", "a.tar", "below")], captions=True)
+    for number in range(len(index)):
+        index.locate(number)[1].read_captions()
 
 
 def build_tokens(folder: Path) -> None:

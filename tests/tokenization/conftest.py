@@ -55,9 +55,11 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def plan_of(media: Path, tokenizer: OmniTokenizer, latent_dtype: str = "float16", **changes: object) -> Plan:
+def plan_of(
+    media: Path, tokenizer: OmniTokenizer, latent_dtype: str = "float16", captions: bool = False, **changes: object
+) -> Plan:
     settings = replace(TokenizeSettings(resolution=24, frames=5, batch_size=2, shard_size=4), **changes)
-    collection = build_index([media], labels="auto")
+    collection = build_index([media], labels="auto", captions=captions)
     return make_plan(collection, settings, tokenizer, "small", fingerprint(tokenizer), latent_dtype)
 
 

@@ -112,6 +112,39 @@ def test_resuming_makes_the_same_bytes(media: Path, tokenizer: OmniTokenizer, wh
     assert contents(out) == contents(whole)
 
 
+def test_captions_are_kept_and_change_nothing_else(
+    media: Path, tokenizer: OmniTokenizer, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(media, tmp_path / "media")
+    (tmp_path / "media/a/0.txt").write_text("an a\nanother a\n")
+    (tmp_path / "media/c/2.txt").write_text("a video")
+    (tmp_path / "media/b/1.txt").write_bytes(b"\xff")
+    plan = plan_of(tmp_path / "media", tokenizer, captions=True)
+    assert {**plan.to_json(), "captions": None} == {**plan_of(media, tokenizer).to_json(), "captions": None}
+    out = tmp_path / "out"
+    summary = run(plan, tokenizer, out).summary
+    shards = TokenShards(out, verify=True)
+    found = {i: shards.captions(i) for i in range(len(shards)) if shards.captions(i)}
+    assert [shards[i].key for i in found] == ["a/0.png", "c/2.mp4", "c/2.mp4"]
+    assert list(found.values()) == [("an a", "another a"), ("a video",), ("a video",)]
+    assert (summary.captioned, shards.captioned, summary.skipped, shards.skipped) == (3, 3, 3, 3)
+    assert "b/1.png: its captions in 1.txt: cannot be read" in (out / "errors.jsonl").read_text()
+    assert str(tmp_path) not in (out / "errors.jsonl").read_text()
+    before, after = contents(whole), contents(out)
+    shared = {name for name in before if name.startswith(("00000/", "00002/")) and "shard.json" not in name}
+    assert len(shared) == 3 + 4
+    assert all(before[name] == after[name] for name in shared)
+
+    for part in (1, 0):
+        run(plan, tokenizer, tmp_path / "parts", part, 2, workers=part)
+    assert contents(tmp_path / "parts") == after
+    (out / "00000/captions.npy").write_bytes(b"cut")
+    assert run(plan, tokenizer, out, resume=True).summary.captioned == 3
+    assert contents(out) == after
+    with pytest.raises(ShardError, match="was begun with captions True, not None"):
+        TokenizeJob(plan_of(tmp_path / "media", tokenizer), out, resume=True)
+
+
 def test_a_bad_file_changes_no_other_group(media: Path, tokenizer: OmniTokenizer, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(media, tmp_path / "media")
     (tmp_path / "media/a/2.png").write_bytes(b"junk")

@@ -20,6 +20,7 @@ from omnitok.tokenization.job import Plan, Summary
 SAMPLES, COLUMNS, LARGEST_CELL, GAP = 16, 4, 256, 4
 SHOWN_CLASSES = 10
 SHOWN_ERRORS = 5
+SHOWN_CAPTIONS = 5
 
 
 def print_summary(plan: Plan, summary: Summary, output: Path, seconds: float, as_json: bool) -> None:
@@ -39,6 +40,7 @@ def print_summary(plan: Plan, summary: Summary, output: Path, seconds: float, as
         "kind": format.kind,
         "classes": len(format.classes),
         "class_names": list(format.classes),
+        **({"captioned": summary.captioned} if plan.collection.captions else {}),
         "resumed_shards": summary.resumed,
         "items_per_second": round(summary.encoded / seconds, 3),
         "frames_per_second": round(summary.frames / seconds, 3),
@@ -55,6 +57,8 @@ def print_summary(plan: Plan, summary: Summary, output: Path, seconds: float, as
     shown = ", ".join(map(describe, format.classes[:SHOWN_CLASSES]))
     more = ", ..." if len(format.classes) > SHOWN_CLASSES else ""
     print(f"{len(format.classes)} classes: {shown}{more}" if format.classes else "no named classes")
+    if plan.collection.captions:
+        print(f"{summary.captioned} items have captions")
     if row["limiting_stage"] is not None:
         rates = f"{row['items_per_second']:.1f} items/s, {row['frames_per_second']:.1f} frames/s"
         print(f"{rates} in {row['seconds']:.1f} s; {row['limiting_stage']} is the limit")
@@ -89,6 +93,8 @@ def inspect_shards(
         "model_sha256": shards.tokenizer_sha256,
         **(_code_statistics(shards) if shards.kind == "codes" else _latent_statistics(shards)),
     }
+    if shards.captioned:
+        row |= {"captioned": shards.captioned, "captions": _some_captions(shards)}
     if len(shards):
         image = image or Path(f"{folders[0].resolve().name}-sample.png")
         write_image(image, _sample_grid(shards, loaded.tokenizer))
@@ -98,6 +104,17 @@ def inspect_shards(
     else:
         _print(row)
     return 0
+
+
+def _some_captions(shards: TokenShards) -> dict[str, tuple[str, ...]]:
+    """The captions of the first files that have some, by their keys."""
+    found: dict[str, tuple[str, ...]] = {}
+    for item in range(len(shards)):
+        if captions := shards.captions(item):
+            found[shards.record(item).key] = captions
+        if len(found) == SHOWN_CAPTIONS:
+            break
+    return found
 
 
 def _code_statistics(shards: TokenShards) -> Row:
@@ -158,6 +175,10 @@ def _print(row: Row) -> None:
         print(f"  grid {'x'.join(map(str, grid['grid']))}: {grid['items']} items")
     for name, count in row["classes"].items():
         print(f"  class {describe(name)}: {count} items")
+    if "captions" in row:
+        print(f"{row['captioned']} items have captions, such as")
+        for key, captions in row["captions"].items():
+            print(f"  {describe(key)}: {' | '.join(map(describe, captions))}")
     if row["kind"] == "codes":
         _print_histogram(row)
     else:

@@ -1,6 +1,5 @@
 """`omnitok tokenize`: a collection of images and videos to shards of tokens, and what is in such shards."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from omnitok.cli.engines import EngineFlags
 from omnitok.cli.failures import UsageError, naming_options
 from omnitok.cli.options import (
     DEFAULT_MODEL,
@@ -26,11 +26,10 @@ from omnitok.cli.report import progress_bar, say
 Data = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA...")]
 OutFolder = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="SHARDS")]
 Count = Annotated[int, tyro.conf.arg(metavar="N")]
-OptionalCount = Annotated[int | None, tyro.conf.arg(metavar="N")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenize(CommonOptions):
+class Tokenize(EngineFlags, CommonOptions):
     """Tokenize a collection into shards that train generators; omnitok.data.TokenShards reads them.
 
     A quantizer gives codes, a VAE the mean of its posterior. If the command is killed, the same command with --resume
@@ -62,20 +61,12 @@ class Tokenize(CommonOptions):
     labels: Literal["auto", "folders", "none"] = "auto"
     """Classes of files in folders: the folders directly below DATA, if all files lie in such (auto), always, or never.
     Lists, manifests and tars give their own."""
+    captions: bool = False
+    """Keep captions of files: of tables the column caption, captions or text, else the lines of a.txt beside a.jpg."""
     batch_size: Count = 16
     """Items encoded at a time."""
     shard_size: Count = 1024
     """Files in a shard (rounded up to whole batches): what is lost at most when killed."""
-    shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
-    """Do only part I of N, counted from 0."""
-    engine: Literal["local", "torchrun", "ray"] = "local"
-    """local: this process, or all of torchrun's; torchrun: insist on torchrun; ray: Ray Data, here or on a cluster."""
-    ray_address: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS"), SAID] = None
-    """An existing Ray cluster, such as auto or ray://HOST:10001 (default: start one on this machine)."""
-    actors: Annotated[OptionalCount, SAID] = None
-    """Tokenizer actors of --engine ray (default: one per GPU, or one per two CPUs)."""
-    workers: Annotated[OptionalCount, SAID] = None
-    """Processes that read ahead (default: one less than there are CPUs, at most 8)."""
     resume: bool = False
     """Keep the finished shards in the folder and make the others."""
     max_errors: Count = 0
@@ -92,7 +83,8 @@ class Tokenize(CommonOptions):
         if not self.data:
             raise UsageError("give at least one folder, list or tar of images and videos; --help shows the options")
         self.check_common()
-        self._check_engine()
+        self.check_engine()
+        require_least(self, max_errors=0)
         part, parts = parse_part(self.shard)
         from omnitok.tokenization.settings import TokenizeSettings
 
@@ -110,13 +102,13 @@ class Tokenize(CommonOptions):
         from omnitok.data.index import build_index
         from omnitok.distributed import launched_device, launched_place
         from omnitok.tokenization.job import TokenizeJob, make_plan
-        from omnitok.tokenization.pipeline import tokenize_here
 
         rank, world_size = launched_place()
         # The actors of Ray load their own.
         device = resolve_device("cpu" if self.engine == "ray" else launched_device(self.device))
         model = load_named(self.model or DEFAULT_MODEL, device, self.dtype, self.ranges)
-        collection = build_index(self.data, labels=self.labels, arrays=model.pixel_format.has_arrays)
+        arrays = model.pixel_format.has_arrays
+        collection = build_index(self.data, labels=self.labels, arrays=arrays, captions=self.captions)
         plan = make_plan(collection, settings, model.tokenizer, model.name, model.sha256, self.latent_dtype)
         if parts > plan.shard_count:
             say(f"there are {plan.shard_count} shards for {parts} parts; a smaller --shard-size gives more")
@@ -124,27 +116,10 @@ class Tokenize(CommonOptions):
         job = TokenizeJob(plan, out, part * world_size + rank, parts * world_size, self.resume)
         started = time.perf_counter()
         with progress_bar(job.sample_count, "tokenize", "file") as bar:
-            if self.engine == "ray":
-                from omnitok.tokenization.on_ray import tokenize_on_ray
-
-                tokenize_on_ray(job, self.device, self.ray_address, self.actors, bar.update)
-            else:
-                workers = self.workers if self.workers is not None else min(8, (os.cpu_count() or 1) - 1)
-                tokenize_here(job, model.tokenizer, workers, bar.update)
+            self.do(job, model.tokenizer, self.device, bar.update)
         job.finish()
         if rank:
             return 0
         job.wait_for(part, parts)
         print_summary(plan, job.summary, out, time.perf_counter() - started, self.json)
         return 1 if job.summary.skipped > self.max_errors or not job.summary.items else 0
-
-    def _check_engine(self) -> None:
-        require_least(self, max_errors=0, actors=1, workers=0)
-        if self.engine != "ray" and (self.ray_address is not None or self.actors is not None):
-            raise UsageError("--ray-address and --actors are for --engine ray")
-        if self.engine == "ray" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UsageError("--engine ray shares the work by itself: start it without torchrun")
-        if self.engine == "torchrun" and "WORLD_SIZE" not in os.environ:
-            raise UsageError(
-                "--engine torchrun needs torchrun: torchrun --standalone --nproc-per-node N -m omnitok tokenize ..."
-            )

@@ -3,7 +3,7 @@
 Accepted are, on this machine, as patterns (`*.png`) or as URLs (see `omnitok.files`),
 
 - a folder: the images and videos in it and below it, by suffix, also in linked folders; where there are none, those in
-  its `.tar` shards. A `manifest.csv` in the folder tells the sources of its files;
+  its `.tar` shards. A `manifest.csv` in the folder tells the sources and captions of its files;
 - an image or a video: itself;
 - a list or table (see `omnitok.data.lists`), and a WebDataset shard (see `omnitok.data.tars`).
 
@@ -21,6 +21,9 @@ from typing import Literal
 
 import numpy as np
 
+from omnitok.data.captions import KEYS as CAPTION_KEYS
+from omnitok.data.captions import SUFFIX as CAPTION_SUFFIX
+from omnitok.data.captions import beside
 from omnitok.data.image import IMAGE_SUFFIXES
 from omnitok.data.lists import LISTS, SOURCE_KEYS, Entry, read_entries, table_columns
 from omnitok.data.modality import MODALITIES, Modality, modality_of
@@ -46,6 +49,7 @@ _MODALITY_FOLDERS = frozenset({"image", "images", "video", "videos"})
 _ARRAYS = frozenset({".npy"})
 _PROBED_FILES = 16
 _MOST_BAD_LINES = 1000
+_UNTOLD = Entry("")
 
 Labels = Literal["auto", "folders", "none"]
 
@@ -71,6 +75,7 @@ def build_index(
     labels: Labels = "none",
     root: str | os.PathLike[str] | None = None,
     arrays: bool = False,
+    captions: bool = False,
 ) -> Index:
     """The images and videos in files, folders and lists of any kind (see the top of this module), in a stable order.
 
@@ -82,6 +87,8 @@ def build_index(
             as "folders" where only folders are given, every file lies in such a folder and there are at least two.
         root: what relative paths in lists start from; None is the folder of the list.
         arrays: whether `.npy` files in folders and tars are images and videos (as they are in lists).
+        captions: whether samples have their captions: those of tables and tars, or those in a text file beside a file
+            that a table gives none for (read when they are wanted: `Sample.read_captions`).
 
     Raises:
         MediaError: something is missing, empty, of another kind, or malformed; none of some listed files looked at
@@ -94,7 +101,7 @@ def build_index(
     every = [path for _, group in groups for path in group]
     if not every:
         raise MediaError("no path is given to look for images and videos in")
-    builder = _Builder(labels if labels != "auto" or all(map(is_folder, every)) else "none", arrays)
+    builder = _Builder(labels if labels != "auto" or all(map(is_folder, every)) else "none", arrays, captions)
     for wanted, group in groups:
         builder.seen = set() if len(group) > 1 else None
         for path in group:
@@ -111,8 +118,8 @@ def build_index(
 class _Builder:
     """Collects samples of both modalities; labels are all numbers or all names."""
 
-    def __init__(self, labels: Labels, arrays: bool) -> None:
-        self.labels, self.arrays = labels, arrays
+    def __init__(self, labels: Labels, arrays: bool, captions: bool) -> None:
+        self.labels, self.arrays, self.captions = labels, arrays, captions
         self.seen: set[str] | None = None  # of those that several paths may lead to
         self.samples: dict[Modality, Samples] = {modality: Samples() for modality in MODALITIES}
         self._classes, self._sources = dict[str, int](), dict[str, int]()
@@ -147,6 +154,15 @@ class _Builder:
             )
         return label
 
+    def captions_of(self, file: str, given: tuple[str, ...] = ()) -> tuple[str, ...] | None:
+        """The captions that a table gives for a file, else None for those beside it; of a URL nothing is beside it."""
+        return given if given or not self.captions or url_of(file) else None
+
+    def add_error(self, modality: Modality, entry: Entry) -> None:
+        """Add a line that makes no sense, which is counted and listed like a file that cannot be read."""
+        key_start = len(os.path.join(os.path.dirname(entry.path), ""))
+        self.samples[modality].append(entry.path, key_start, error=entry.error)
+
     def folder_label(self, name: str | None, origin: str) -> int:
         """The label of a file by its folder; below -1 where `build` decides whether folders are classes."""
         if self.labels != "auto" or name is None:
@@ -168,7 +184,7 @@ class _Builder:
         numbers = np.array([*(number[name] for name in self._classes), NO_LABEL], dtype=np.int32)
         for samples, part in zip((images, videos), labels, strict=True):
             samples.labels = array("i", (numbers[part] if classes else part).tobytes())
-        return Index(images, videos, classes, tuple(roots))
+        return Index(images, videos, classes, tuple(roots), self.captions)
 
 
 def _nothing(wanted: Sequence[Modality]) -> str:
@@ -179,7 +195,9 @@ def _nothing(wanted: Sequence[Modality]) -> str:
 def _add_folder(builder: _Builder, folder: str, wanted: Sequence[Modality]) -> None:
     of_modality = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES}
     suffixes = frozenset().union(*(of_modality[modality] for modality in wanted), _ARRAYS if builder.arrays else ())
-    found = {file: modality_of(file, wanted) for file in walk(folder, suffixes)}
+    walked = walk(folder, suffixes | {CAPTION_SUFFIX} if builder.captions else suffixes)
+    texts = {file for file in walked if file.lower().endswith(CAPTION_SUFFIX)}
+    found = {file: modality_of(file, wanted) for file in walked if file not in texts}
     if missing := [modality for modality in wanted if modality not in found.values()]:
         tars = walk(folder, frozenset({".tar"}))
         if wanted == MODALITIES[1:] and not tars:
@@ -189,7 +207,7 @@ def _add_folder(builder: _Builder, folder: str, wanted: Sequence[Modality]) -> N
         for tar in tars:
             _add_tar(builder, tar, wanted, missing)
     key_start = len(os.path.join(folder, ""))
-    sources = _sources_beside(folder)
+    manifest = _manifest_in(builder, folder, wanted[0])
     level = int({file[key_start:].partition(os.sep)[0].casefold() for file in found} <= _MODALITY_FOLDERS)
     for file, modality in found.items():
         if modality is None or not builder.is_new(file):
@@ -198,8 +216,10 @@ def _add_folder(builder: _Builder, folder: str, wanted: Sequence[Modality]) -> N
         name = folders[level] if builder.labels != "none" and len(folders) > level else None
         if builder.labels == "folders" and name is None:
             raise MediaError(f"{file}: has no label, because it lies in no folder of a class: FOLDER/CLASS/FILE")
-        source = builder.source(sources.get(os.path.normpath(file), ""))
-        builder.samples[modality].append(file, key_start, builder.folder_label(name, file), source)
+        told = manifest.get(os.path.normpath(file), _UNTOLD)
+        label, source = builder.folder_label(name, file), builder.source(told.source)
+        captions = told.captions or (None if beside(file) in texts else ())
+        builder.samples[modality].append(file, key_start, label, source, captions=captions)
 
 
 def _frame_folders(folder: str) -> list[str]:
@@ -212,15 +232,21 @@ def _frame_folders(folder: str) -> list[str]:
     return found
 
 
-def _sources_beside(folder: str) -> dict[str, str]:
-    """File -> source by the manifest in a folder, if there is one that names files and their sources."""
+def _manifest_in(builder: _Builder, folder: str, modality: Modality) -> dict[str, Entry]:
+    """File -> source and captions by the manifest in a folder, if there is one that names files and these."""
     manifest = Path(folder, MANIFEST)
     if not manifest.is_file():
         return {}
     columns = set(table_columns(manifest))
-    if not columns & set(SOURCE_KEYS) or not columns & {"path", "file"}:
+    if not columns & {*SOURCE_KEYS, *(CAPTION_KEYS if builder.captions else ())} or not columns & {"path", "file"}:
         return {}  # some other table
-    return {os.path.normpath(os.path.join(folder, entry.path)): entry.source for entry in read_entries(manifest)}
+    told = {}
+    for entry in read_entries(manifest, builder.captions):
+        if not entry.error:
+            told[os.path.normpath(os.path.join(folder, entry.path))] = entry
+        elif builder.captions:
+            builder.add_error(modality, entry)
+    return told
 
 
 def _add_file(builder: _Builder, path: str, wanted: Sequence[Modality], root: str | os.PathLike[str] | None) -> None:
@@ -234,7 +260,8 @@ def _add_file(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
         if not url_of(path) and suffix != FRAMES_SUFFIX:
             require_regular(path)
         if builder.is_new(path):
-            builder.samples[modality].append(path, len(path) - len(os.path.basename(path)))
+            key_start = len(path) - len(os.path.basename(path))
+            builder.samples[modality].append(path, key_start, captions=builder.captions_of(path))
     else:
         raise MediaError(
             f"{path}: {suffix or 'a file without a suffix'} is no source of {' or '.join(f'{m}s' for m in wanted)}; "
@@ -247,10 +274,9 @@ def _add_list(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
     base = os.path.join(os.path.dirname(path) if root is None else root, "")
     probed: list[str] = []
     modality = wanted[0]
-    for entry in _usable(read_entries(localize(path))):
+    for entry in _usable(read_entries(localize(path), builder.captions)):
         if entry.error:
-            key_start = len(os.path.join(os.path.dirname(entry.path), ""))
-            builder.samples[modality].append(entry.path, key_start, error=entry.error)
+            builder.add_error(modality, entry)
             continue
         file = os.path.join(base, entry.path)
         if len(probed) < _PROBED_FILES:
@@ -259,7 +285,9 @@ def _add_list(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
             modality = modality_of(file) or "image"
         if builder.is_new(file):
             label, source = builder.label(entry.label, path), builder.source(entry.source)
-            builder.samples[modality].append(file, len(base) if file.startswith(base) else 0, label, source)
+            key_start = len(base) if file.startswith(base) else 0
+            captions = builder.captions_of(file, entry.captions)
+            builder.samples[modality].append(file, key_start, label, source, captions=captions)
     if not probed:
         raise MediaError(f"{path}: the list is empty")
     if not any(url_of(file) or os.path.exists(file) for file in probed):
@@ -274,12 +302,11 @@ def _add_tar(builder: _Builder, path: str, wanted: Sequence[Modality], missing: 
     if not builder.is_new(path):
         return
     is_empty = True
-    for entry in _usable(
-        read_members(str(localize(path)), partial(modality_of, wanted=missing, arrays=builder.arrays))
-    ):
+    wants = partial(modality_of, wanted=missing, arrays=builder.arrays)
+    for entry in _usable(read_members(str(localize(path)), wants, builder.captions)):
         label, is_empty = builder.label(entry.label, path), False
         samples = builder.samples[entry.modality or "image"]
-        samples.append_member(path, entry.path, entry.offset, entry.size, label, entry.error)
+        samples.append_member(path, entry.path, entry.offset, entry.size, label, entry.error, entry.captions)
     if is_empty and len(wanted) == 1:
         raise MediaError(f"{path}: the shard holds no {wanted[0]}s")
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from omnitok.data.captions import parse_captions
 from omnitok.data.modality import Modality
 from omnitok.errors import MediaError, describe, reading
 from omnitok.files import require_regular
@@ -37,6 +38,7 @@ class Entry:
         source: the kind of scene or collection that it comes from, or "".
         error: why it cannot be used, or "".
         modality, offset, size: of a member of a tar, the latter in bytes.
+        captions: where they are asked for.
     """
 
     path: str
@@ -46,9 +48,10 @@ class Entry:
     modality: Modality | None = None
     offset: int = 0
     size: int = 0
+    captions: tuple[str, ...] = ()
 
 
-def read_entries(path: Path) -> Iterator[Entry]:
+def read_entries(path: Path, captions: bool = False) -> Iterator[Entry]:
     """The entries of a list or table, by its suffix.
 
     - `.txt`, `.tsv`, `.lst`: lines of `PATH` or `PATH<TAB>LABEL`, the label an integer (the released annotations);
@@ -56,6 +59,8 @@ def read_entries(path: Path) -> Iterator[Entry]:
       row per sample. Case and surrounding spaces of the header do not matter, nor do those around labels; columns are
       separated by commas, semicolons or tabs;
     - `.jsonl`, `.ndjson`: one JSON object per line with the same keys.
+
+    With `captions`, tables may have `caption` (or `captions`, `text`): one in a cell, one or a list of them in JSON.
 
     Raises:
         MediaError: not such a file, or a line longer than `MAX_TEXT` allows.
@@ -73,11 +78,11 @@ def read_entries(path: Path) -> Iterator[Entry]:
                 if isinstance(row, list):
                     if len(row) != len(columns):
                         raise MediaError(f"{where}: has more or fewer than the header's {len(columns)} columns")
-                    entry = _from_row(dict(zip(columns, row, strict=True)), where)
+                    entry = _from_row(dict(zip(columns, row, strict=True)), where, captions)
                 elif not row.strip():
                     continue
                 elif suffix in TABLES:
-                    entry = _from_row(json.loads(row), where)
+                    entry = _from_row(json.loads(row), where, captions)
                 else:
                     entry = _from_line(row, where, labelled)
                     labelled = entry.label is not None
@@ -146,7 +151,7 @@ def _from_line(line: str, where: str, labelled: bool | None) -> Entry:
     return Entry(name, label)
 
 
-def _from_row(values: object, where: str) -> Entry:
+def _from_row(values: object, where: str, captions: bool) -> Entry:
     if not isinstance(values, dict):
         raise MediaError(f"{where}: a JSON object is wanted, found {describe(values)!r}")
     row = {key.strip().casefold(): value for key, value in values.items()}
@@ -158,7 +163,8 @@ def _from_row(values: object, where: str) -> Entry:
         raise MediaError(f"{where}: has no {' or '.join(_PATH_KEYS)}, only {describe(', '.join(row)) or 'nothing'!r}")
     if not isinstance(source, str | None):
         raise MediaError(f"{where}: a {SOURCE_KEYS[0]} is a name, found {describe(source)!r}")
-    return Entry(name, parse_label(label, where), (source or "").strip())
+    told = parse_captions(row, where) if captions else ()
+    return Entry(name, parse_label(label, where), (source or "").strip(), captions=told)
 
 
 def _header(line: str) -> list[str]:

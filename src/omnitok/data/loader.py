@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from omnitok.data.captions import draw_caption
 from omnitok.data.config import DataConfig
 from omnitok.data.drawn import drawn_image, drawn_mask
 from omnitok.data.image import image_reader, read_image
@@ -55,6 +56,8 @@ class Batch:
         pixel_shape: of the pixels that it holds or stands for.
         failures: (path, reason) of each file that could not be read and was replaced by another.
         indices: which items of token shards these are.
+        captions: one for each sample, of several one that the step decides, "" where there is none; empty where there
+            are none at all, or nobody asked.
     """
 
     step: int
@@ -64,6 +67,7 @@ class Batch:
     pixel_shape: tuple[int, ...] = ()
     failures: Sequence[Failure] = field(default_factory=list)
     indices: tuple[int, ...] = ()
+    captions: tuple[str, ...] = ()
 
     @property
     def codes(self) -> Tensor | None:
@@ -85,6 +89,15 @@ class Batch:
         return replace(self, inputs=self.inputs.pin_memory(), labels=self.labels.pin_memory())
 
 
+@dataclass(slots=True)
+class _Loaded:
+    """A sample of a batch; what no file has said is none."""
+
+    pixels: Tensor
+    label: int = NO_LABEL
+    caption: str = ""
+
+
 class PixelDataset(Dataset[Batch]):
     """`dataset[step]` is this process's share of the batch of that step; see `Sampler`.
 
@@ -93,7 +106,7 @@ class PixelDataset(Dataset[Batch]):
         sampler: made for `len(samples.images)` and `len(samples.videos)`.
         config: how files become samples.
         rank, world_size: this process's share is every world_size-th sample from the rank-th on.
-        labelled: False gives every sample the label -1; what is drawn, or made from an image, has none.
+        labelled: False gives every sample the label -1; what is drawn, or made from an image, has none, and no caption.
         pixel_format: channels and ranges of the pixels.
     """
 
@@ -131,14 +144,17 @@ class PixelDataset(Dataset[Batch]):
             self._load(plan.modality, draw, plan.resolution, failures)
             for draw in plan.draws[self.rank :: self.world_size]
         ]
-        pixels = torch.stack([pixels for pixels, _ in loaded])
-        labels = torch.tensor([label if self.labelled else NO_LABEL for _, label in loaded], dtype=torch.int64)
-        return Batch(step, plan.modality, pixels, labels, tuple(pixels.shape), failures)
+        pixels = torch.stack([each.pixels for each in loaded])
+        labels = torch.tensor([each.label if self.labelled else NO_LABEL for each in loaded], dtype=torch.int64)
+        captions = tuple(each.caption for each in loaded) if self.samples.captions else ()
+        return Batch(step, plan.modality, pixels, labels, tuple(pixels.shape), failures, captions=captions)
 
-    def _load(self, modality: Modality, draw: Draw, resolution: int, failures: list[Failure]) -> tuple[Tensor, int]:
-        """Pixels and label of the drawn sample, or of the next ones that its seed gives while files cannot be read."""
-        pixels, label = self._read(modality, draw, resolution, failures)
-        return self._mask(pixels, draw.seed) if self.config.alpha_masks else pixels, label
+    def _load(self, modality: Modality, draw: Draw, resolution: int, failures: list[Failure]) -> _Loaded:
+        """The drawn sample, or the first of the next ones that its seed gives whose files can be read."""
+        loaded = self._read(modality, draw, resolution, failures)
+        if self.config.alpha_masks:
+            loaded.pixels = self._mask(loaded.pixels, draw.seed)
+        return loaded
 
     def _mask(self, pixels: Tensor, seed: int) -> Tensor:
         """With a drawn mask as alpha, where the seed says so and all is opaque; over a video it moves."""
@@ -151,14 +167,14 @@ class PixelDataset(Dataset[Batch]):
         mask = drawn_mask(round(DRAWN_MARGIN * resolution), seed)
         return torch.cat([pixels[:3], ken_burns(mask, pixels.shape[1], resolution, flip=False, seed=seed)])
 
-    def _read(self, modality: Modality, draw: Draw, resolution: int, failures: list[Failure]) -> tuple[Tensor, int]:
+    def _read(self, modality: Modality, draw: Draw, resolution: int, failures: list[Failure]) -> _Loaded:
         if self.config.drawn and np.random.default_rng((draw.seed, 3)).random() < self.config.drawn:
             if modality == "image":
-                return self.pixel_format.from_color(drawn_image(resolution, draw.seed)), NO_LABEL
+                return _Loaded(self.pixel_format.from_color(drawn_image(resolution, draw.seed)))
             image = self.pixel_format.from_color(drawn_image(round(DRAWN_MARGIN * resolution), draw.seed))
-            return ken_burns(image, self.config.frames, resolution, flip=False, seed=draw.seed), NO_LABEL
+            return _Loaded(ken_burns(image, self.config.frames, resolution, flip=False, seed=draw.seed))
         if modality == "video" and (moving := self._pan_and_zoom(draw, resolution, failures)) is not None:
-            return moving, NO_LABEL
+            return _Loaded(moving)
         samples = self.samples[modality]
         index = draw.index
         replacements: list[int] = []
@@ -168,8 +184,10 @@ class PixelDataset(Dataset[Batch]):
                 with sample_file(sample) as path:
                     how = (resolution, self._policies[modality], self.config.flip, draw.seed, self.pixel_format)
                     if modality == "image":
-                        return load_training_image(path, *how), sample.label
-                    return load_training_video(path, self._sampling, *how), sample.label
+                        pixels = load_training_image(path, *how)
+                    else:
+                        pixels = load_training_video(path, self._sampling, *how)
+                    return _Loaded(pixels, sample.label, draw_caption(sample.read_captions(), (draw.seed, 5)))
             except MediaError as error:
                 failures.append((sample.name, str(error)))
                 replacements = replacements or self.sampler.replacements(modality, draw, MAX_REPLACEMENTS)

@@ -1,6 +1,7 @@
 """The samples of a collection: a table that takes little memory, and the file that each one is read from."""
 
 import hashlib
+import json
 import marshal
 import os
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omnitok.atomic import scratch_folder
+from omnitok.data.captions import read_beside
 from omnitok.data.modality import MODALITIES, Modality
 from omnitok.errors import MediaError, reading
 from omnitok.files import localize
@@ -19,7 +21,8 @@ from omnitok.files import localize
 NO_LABEL = -1
 NO_SOURCE = -1
 _BLOCK = 2**20  # bytes that are copied at a time
-_OF_FILES: tuple[Any, ...] = ("", -1, 0, None)  # error, number of the tar, offset and size, where a row lacks them
+# Error, number of the tar, offset, size and captions, where a row lacks them.
+_OF_FILES: tuple[Any, ...] = ("", -1, 0, None, ())
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Sample:
         key: name within its source: the path below the folder or the list's root, `shard.tar/member` in a shard.
         offset, size: of the stretch of a tar, in bytes; `size` is None for a file of its own.
         error: why there is nothing to be read, of a line of a list that makes no sense.
+        captions: that its list or shard gives; None where they are in a text file beside it, if there is one.
     """
 
     path: str
@@ -40,6 +44,15 @@ class Sample:
     offset: int = 0
     size: int | None = None
     error: str = ""
+    captions: tuple[str, ...] | None = ()
+
+    def read_captions(self) -> tuple[str, ...]:
+        """The captions, wherever they are.
+
+        Raises:
+            MediaError: the text file beside it cannot be read or does not hold captions.
+        """
+        return read_beside(self.path) if self.captions is None else self.captions
 
     @property
     def name(self) -> str:
@@ -62,16 +75,30 @@ class Samples:
         self._tars: list[str] = []
 
     def append(
-        self, text: str, key_start: int = 0, label: int = NO_LABEL, source: int = NO_SOURCE, error: str = ""
+        self,
+        text: str,
+        key_start: int = 0,
+        label: int = NO_LABEL,
+        source: int = NO_SOURCE,
+        error: str = "",
+        captions: tuple[str, ...] | None = (),
     ) -> None:
         """Add a file; its key is `text[key_start:]`."""
-        self._append(marshal.dumps((text, key_start, error) if error else (text, key_start)), label, source)
+        row: tuple[Any, ...] = (text, key_start)
+        if captions != ():
+            row += (error, *_OF_FILES[1:-1], captions)
+        elif error:
+            row += (error,)
+        self._append(marshal.dumps(row), label, source)
 
-    def append_member(self, tar: str, name: str, offset: int, size: int, label: int, error: str) -> None:
+    def append_member(
+        self, tar: str, name: str, offset: int, size: int, label: int, error: str, captions: tuple[str, ...] = ()
+    ) -> None:
         """Add a member of a tar."""
         if not self._tars or self._tars[-1] != tar:
             self._tars.append(tar)
-        self._append(marshal.dumps((name, 0, error, len(self._tars) - 1, offset, size)), label, NO_SOURCE)
+        row = (name, 0, error, len(self._tars) - 1, offset, size)
+        self._append(marshal.dumps((*row, captions) if captions else row), label, NO_SOURCE)
 
     def _append(self, row: bytes | bytearray, label: int, source: int) -> None:
         self._rows += row
@@ -95,10 +122,11 @@ class Samples:
 
     def __getitem__(self, i: int) -> Sample:
         row: tuple[Any, ...] = marshal.loads(self._row(i))
-        text, key_start, error, tar, offset, size = row + _OF_FILES[len(row) - 2 :]
+        text, key_start, error, tar, offset, size, captions = row + _OF_FILES[len(row) - 2 :]
         if tar < 0:
-            return Sample(text, self.labels[i], text[key_start:], error=error)
-        return Sample(self._tars[tar], self.labels[i], f"{Path(self._tars[tar]).name}/{text}", offset, size, error)
+            return Sample(text, self.labels[i], text[key_start:], error=error, captions=captions)
+        key = f"{Path(self._tars[tar]).name}/{text}"
+        return Sample(self._tars[tar], self.labels[i], key, offset, size, error, captions)
 
     def __iter__(self) -> Iterator[Sample]:
         return map(self.__getitem__, range(len(self)))
@@ -112,12 +140,14 @@ class Index:
         images, videos: the samples of each modality.
         classes: names of the classes of both, by label; empty where labels are numbers or there are none.
         roots: the files and folders that it was made of.
+        captions: whether the samples' captions were asked for.
     """
 
     images: Samples
     videos: Samples
     classes: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
+    captions: bool = False
 
     @property
     def class_count(self) -> int:
@@ -137,11 +167,12 @@ class Index:
         return "video", self.videos[number - len(self.images)]
 
     def sha256(self) -> str:
-        """Of modalities, names and labels in order: tells whether two indices are of the same collection."""
+        """Of modalities, names, labels and given captions in order: tells whether two are of the same collection."""
         digest = hashlib.sha256()
         for modality in MODALITIES:
             for sample in self[modality]:
-                digest.update(os.fsencode(f"{modality}\0{sample.key}\0{sample.label}\n"))
+                captions = f"\0{json.dumps(sample.captions)}" if sample.captions else ""
+                digest.update(os.fsencode(f"{modality}\0{sample.key}\0{sample.label}{captions}\n"))
         return digest.hexdigest()
 
 

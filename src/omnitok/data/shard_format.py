@@ -7,7 +7,9 @@ A folder holds
 - `plan.json`: the same without the shards, from the start of the work on;
 - a folder per shard, `00000`, `00001`, ...: for each grid shape one array, `codes-16x16.npy` (n, h, w) of images or
   `codes-5x16x16.npy` (n, t, h, w) of videos, `latents-...npy` (n, c, h, w) or (n, c, t, h, w); `items.npy`, a row per
-  item; `keys.txt`, all keys one after another; `shard.json`, its entry of the index and what could not be read;
+  item; `keys.txt`, all keys one after another; `shard.json`, its entry of the index and what could not be read; where
+  items have captions, `captions.txt`, all of them in UTF-8 with a NUL after each, and `captions.npy` (n, 2), int64,
+  between which bytes of it each item's are;
 - `errors.jsonl`: every file that could not be read, with the reason.
 
 All arrays are plain `.npy`: `numpy.load(..., mmap_mode="r")` reads them without this package. Codes are uint16, or
@@ -33,6 +35,7 @@ from omnitok.errors import ShardError, describe, reading
 FORMAT, VERSION = "omnitok-shards", 1
 INDEX_NAME, PLAN_NAME, ERRORS_NAME = "index.json", "plan.json", "errors.jsonl"
 SHARD_NAME, ITEMS_NAME, KEYS_NAME = "shard.json", "items.npy", "keys.txt"
+CAPTIONS_NAME, CAPTION_PLACES_NAME = "captions.txt", "captions.npy"
 
 Kind = Literal["codes", "latents"]
 Grid = tuple[int, ...]
@@ -76,9 +79,16 @@ class StoredArray(BaseModel, frozen=True):
 class StoredTable(BaseModel, frozen=True):
     """A file that describes the items of a shard."""
 
-    file: Literal["items.npy", "keys.txt"]
+    file: Literal["items.npy", "keys.txt", "captions.txt", "captions.npy"]
     bytes: Count
     sha256: str
+
+
+class StoredCaptions(BaseModel, frozen=True):
+    """The captions of a shard: how many of its items have some, and the files that hold them."""
+
+    items: Count
+    files: tuple[StoredTable, ...]
 
 
 class ShardEntry(BaseModel, frozen=True):
@@ -91,11 +101,16 @@ class ShardEntry(BaseModel, frozen=True):
     labelled: Count
     arrays: tuple[StoredArray, ...]
     tables: tuple[StoredTable, ...]
+    captions: StoredCaptions | None = None
+
+    def to_json(self, **options: Any) -> dict[str, Any]:
+        """As it is in `shard.json` and `index.json`: what is None is left out."""
+        return self.model_dump(exclude_none=True, **options)
 
     @property
     def files(self) -> tuple[StoredArray | StoredTable, ...]:
         """All of its files but `shard.json`."""
-        return (*self.arrays, *self.tables)
+        return (*self.arrays, *self.tables, *(self.captions.files if self.captions else ()))
 
 
 class FileFailure(BaseModel, frozen=True):
@@ -208,6 +223,7 @@ class TokenRecord:
         start: first frame in the video.
         crop: (top, left, height, width) in the file's frames of what was encoded, before resizing.
         flip: whether it was mirrored (after cropping).
+        captions: of its file.
     """
 
     key: str
@@ -219,6 +235,7 @@ class TokenRecord:
     start: int
     crop: tuple[int, int, int, int]
     flip: bool
+    captions: tuple[str, ...] = ()
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

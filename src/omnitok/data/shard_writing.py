@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from omnitok.atomic import atomic_path, sha256_of
 from omnitok.data.samples import NO_LABEL
 from omnitok.data.shard_format import (
+    CAPTION_PLACES_NAME,
+    CAPTIONS_NAME,
     ENCODING,
     ERRORS_NAME,
     INDEX_NAME,
@@ -24,10 +24,10 @@ from omnitok.data.shard_format import (
     KEYS_NAME,
     PLAN_NAME,
     SHARD_NAME,
-    STORED,
     FileFailure,
     ShardReport,
     StoredArray,
+    StoredCaptions,
     StoredTable,
     TokenFormat,
     TokenRecord,
@@ -38,7 +38,9 @@ from omnitok.data.shard_format import (
 from omnitok.errors import ShardError, reading
 
 _SHARD = re.compile("[0-9]{5,}")
-_SHARD_FILE = re.compile(rf"{ITEMS_NAME}|{KEYS_NAME}|{SHARD_NAME}|(codes|latents)-[0-9]+(x[0-9]+)*\.npy")
+_SHARD_FILE = re.compile(
+    rf"{ITEMS_NAME}|{KEYS_NAME}|{SHARD_NAME}|{CAPTIONS_NAME}|{CAPTION_PLACES_NAME}|(codes|latents)-[0-9]+(x[0-9]+)*\.npy"
+)
 
 
 @dataclass(frozen=True)
@@ -47,28 +49,6 @@ class Token:
 
     record: TokenRecord
     values: np.ndarray
-
-
-def pack(tokens: Tensor, format: TokenFormat) -> np.ndarray:
-    """Codes or float latents, of any shape, as they are stored.
-
-    Raises:
-        ShardError: codes outside the codebook; latents that are not finite, or too large for float16.
-    """
-    tokens = tokens.detach().cpu()
-    if format.kind == "codes":
-        codes = tokens.numpy()
-        if codes.size and not (codes.min() >= 0 and codes.max() < format.size):
-            raise ShardError(f"codes must lie in [0, {format.size}), found [{codes.min()}, {codes.max()}]")
-        return codes.astype(STORED[format.dtype])
-    if not torch.isfinite(tokens).all():
-        raise ShardError("the tokenizer gives latents that are NaN or infinite")
-    if format.dtype == "bfloat16":
-        return tokens.to(torch.bfloat16).contiguous().view(torch.int16).numpy().view(STORED["bfloat16"])
-    half = tokens.to(torch.float16)
-    if not torch.isfinite(half).all():
-        raise ShardError(f"latents reach {float(tokens.abs().max()):.4g}, beyond float16: store them as bfloat16")
-    return half.numpy()
 
 
 def begin_folder(folder: Path, plan: Mapping[str, Any]) -> None:
@@ -170,9 +150,10 @@ def write_shard(
             labelled=sum(record.label != NO_LABEL for record in records),
             arrays=tuple(arrays),
             tables=tuple(StoredTable(**_stamp(temporary / name)) for name in (ITEMS_NAME, KEYS_NAME)),
+            captions=_write_captions(temporary, records),
             errors=tuple(errors),
         )
-        write_json(temporary / SHARD_NAME, report.model_dump())
+        write_json(temporary / SHARD_NAME, report.to_json())
     return report
 
 
@@ -207,7 +188,7 @@ def write_index(folder: Path, format: TokenFormat, reports: Sequence[ShardReport
         "tokens": sum(report.tokens for report in reports),
         "skipped": len(errors),
         "labelled": sum(report.labelled for report in reports),
-        "shards": [report.model_dump(exclude={"errors"}) for report in reports],
+        "shards": [report.to_json(exclude={"errors"}) for report in reports],
     }
     write_json(folder / INDEX_NAME, content)
 
@@ -219,6 +200,23 @@ def _pack_records(records: Sequence[TokenRecord]) -> tuple[np.ndarray, bytes]:
         fps = np.nan if r.fps is None else r.fps
         rows.append((r.label, r.view, r.start, fps, r.size, r.source_size, r.crop, r.flip, len(keys)))
     return np.array(rows, dtype=ITEM_DTYPE), bytes(keys)
+
+
+def _write_captions(folder: Path, records: Sequence[TokenRecord]) -> StoredCaptions | None:
+    """Captions, those of a file once for all of its items; nothing where there are none at all."""
+    if not any(record.captions for record in records):
+        return None
+    text, known = bytearray(), dict[tuple[str, ...], tuple[int, int]]({(): (0, 0)})
+    for captions in (record.captions for record in records):
+        if captions not in known:
+            start = len(text)
+            text += "".join(f"{caption}\0" for caption in captions).encode()
+            known[captions] = start, len(text)
+    (folder / CAPTIONS_NAME).write_bytes(text)
+    np.save(folder / CAPTION_PLACES_NAME, np.array([known[record.captions] for record in records], dtype="<i8"))
+    names = (CAPTIONS_NAME, CAPTION_PLACES_NAME)
+    count = sum(bool(record.captions) for record in records)
+    return StoredCaptions(items=count, files=tuple(StoredTable(**_stamp(folder / name)) for name in names))
 
 
 def _stamp(path: Path) -> dict[str, Any]:

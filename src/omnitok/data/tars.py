@@ -6,11 +6,15 @@ resume from. Compressed tars have no such offsets and are refused.
 
 import io
 import json
+import os
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from omnitok.data.captions import SUFFIX as CAPTION_SUFFIX
+from omnitok.data.captions import parse_captions, parse_lines
 from omnitok.data.lists import Entry, parse_label
 from omnitok.data.modality import Modality
 from omnitok.errors import MediaError, describe, reading
@@ -27,23 +31,34 @@ class _BoundedReader(io.BufferedReader):
         return super().read(size)
 
 
-def read_members(path: str, modality_of: Callable[[str], Modality | None]) -> Iterator[Entry]:
+@dataclass
+class _Members:
+    """The members that hold images and videos; by their stems those that hold labels and captions, or should."""
+
+    media: list[Entry] = field(default_factory=list)
+    labels: dict[str, Entry] = field(default_factory=dict)
+    captions: dict[str, Entry] = field(default_factory=dict)
+
+
+def read_members(path: str, modality_of: Callable[[str], Modality | None], captions: bool = False) -> Iterator[Entry]:
     """An entry for every image and video in a tar, in the order of its members.
 
     The label is that of the `.cls` (an integer) or `.json` (its `label`) with the same name up to the suffix, else of
     the one with the same key, the name up to the first dot. Where several images share a key, the one without a second
     dot is the sample and the others are left out with a warning (`0.mask.png` beside `0.jpg`); images that are numbered
-    (`v1.0000.png`) or have a label each are samples of their own.
+    (`v1.0000.png`) or have a label each are samples of their own. Captions are found by name or key as labels are: in
+    the `.txt`, one a line, else in the `.json` as `caption`, `captions` or `text`.
 
     Args:
         path: of the tar.
         modality_of: "image", "video", or None for a member that is not wanted, by its name.
+        captions: whether they are wanted.
 
     Raises:
         MediaError: no uncompressed tar; or several images share a key and nothing tells which one is meant.
     """
-    members, labels = _read_headers(path, modality_of)
-    left_out = _left_out(path, members, labels)
+    found = _read_headers(path, modality_of, captions)
+    left_out = _left_out(path, found.media, found.labels)
     if left_out:
         warnings.warn(
             f"{path}: {len(left_out)} images are left out, because the image of their sample stands beside them, such "
@@ -51,11 +66,13 @@ def read_members(path: str, modality_of: Callable[[str], Modality | None]) -> It
             stacklevel=2,
         )
     dropped = {member.offset for member in left_out}
-    for member in members:
+    for member in found.media:
         if member.offset not in dropped:
             key, stem = _key_and_stem(member.path)
-            if given := labels.get(stem) or labels.get(key):
+            if given := found.labels.get(stem) or found.labels.get(key):
                 member = replace(member, label=given.label, error=member.error or given.error)
+            if given := found.captions.get(stem) or found.captions.get(key):
+                member = replace(member, captions=given.captions, error=member.error or given.error)
             yield member
 
 
@@ -65,11 +82,9 @@ def _key_and_stem(name: str) -> tuple[str, str]:
     return f"{folder}/{base.partition('.')[0]}", f"{folder}/{base.rpartition('.')[0]}"
 
 
-def _read_headers(path: str, modality_of: Callable[[str], Modality | None]) -> tuple[list[Entry], dict[str, Entry]]:
-    """The members that hold images and videos, and by their stems those that hold labels or should."""
+def _read_headers(path: str, modality_of: Callable[[str], Modality | None], captions: bool) -> _Members:
     require_regular(path)
-    members: list[Entry] = []
-    labels: dict[str, Entry] = {}
+    found = _Members()
     with (
         reading(path, MediaError, "tar without compression"),
         _BoundedReader(open(path, "rb", buffering=0)) as file,
@@ -82,30 +97,54 @@ def _read_headers(path: str, modality_of: Callable[[str], Modality | None]) -> t
                 continue
             if (modality := modality_of(base)) is not None:
                 error = f"{where}: is stored with holes, which cannot be read" if member.issparse() else ""
-                found = Entry(member.name, None, "", error, modality, member.offset_data, member.size)
-                members.append(found)
-            elif base.lower().endswith((".cls", ".json")):
+                media = Entry(member.name, None, "", error, modality, member.offset_data, member.size)
+                found.media.append(media)
+                continue
+            stem, suffix = _key_and_stem(member.name)[1], os.path.splitext(base)[1].lower()
+            if suffix in (".cls", ".json"):
                 label = _read_label(tar, member, where)
                 if label.error or label.label is not None:
-                    labels[_key_and_stem(member.name)[1]] = label
-    return members, labels
+                    found.labels[stem] = label
+            if captions and suffix in (CAPTION_SUFFIX, ".json"):
+                told = _read_captions(tar, member, where)
+                if (told.error or told.captions) and (suffix == CAPTION_SUFFIX or stem not in found.captions):
+                    found.captions[stem] = told
+    return found
 
 
 def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> Entry:
     try:
         with reading(where, MediaError, "label"):
-            MAX_TEXT.check(member.size, f"{where}: a label of {member.size} bytes", MediaError)
-            file = tar.extractfile(member)
-            text = file.read(member.size).decode("utf-8") if file is not None else ""
-            value: object = text
+            content = _content(tar, member, f"{where}: a label")
             if member.name.lower().endswith(".json"):
-                row = json.loads(text)
-                value = row.get("label") if isinstance(row, dict) else None
-            elif not text.strip():
+                value = _json_row(content).get("label")
+            elif not (value := content.decode("utf-8")).strip():
                 raise MediaError(f"{where}: holds no integer label")
             return Entry(member.name, parse_label(value, where, names=False))
     except MediaError as error:
         return Entry(member.name, error=str(error))
+
+
+def _read_captions(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> Entry:
+    try:
+        with reading(where, MediaError, "caption"):
+            content = _content(tar, member, f"{where}: a caption")
+            if member.name.lower().endswith(CAPTION_SUFFIX):
+                return Entry(member.name, captions=parse_lines(content, where))
+            return Entry(member.name, captions=parse_captions(_json_row(content), where))
+    except MediaError as error:
+        return Entry(member.name, error=str(error))
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, what: str) -> bytes:
+    MAX_TEXT.check(member.size, f"{what} of {member.size} bytes", MediaError)
+    file = tar.extractfile(member)
+    return file.read(member.size) if file is not None else b""
+
+
+def _json_row(content: bytes) -> dict[str, Any]:
+    row = json.loads(content.decode("utf-8"))
+    return row if isinstance(row, dict) else {}
 
 
 def _left_out(path: str, members: list[Entry], labels: dict[str, Entry]) -> list[Entry]:

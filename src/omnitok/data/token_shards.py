@@ -6,7 +6,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,21 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from omnitok.atomic import sha256_of
+from omnitok.data.captions import draw_caption
 from omnitok.data.loader import Batch, load_batches
 from omnitok.data.sampler import EpochOrder, Sampler
 from omnitok.data.samples import NO_LABEL
 from omnitok.data.shard_format import (
-    ENCODING,
     INDEX_NAME,
-    ITEM_DTYPE,
     ITEMS_NAME,
-    KEYS_NAME,
     STORED,
     Grid,
     ShardIndex,
     TokenRecord,
-    map_array,
-    map_bytes,
     read_index,
 )
+from omnitok.data.shard_table import ShardTable
+from omnitok.data.token_packing import map_tokens, packed_shape, unpack
 from omnitok.errors import ShardError, reading
 
 _INT64 = np.dtype(np.int64)
@@ -66,6 +63,11 @@ class TokenItem:
         return self.record.key
 
     @property
+    def captions(self) -> tuple[str, ...]:
+        """Of its file."""
+        return self._shards.captions(self.index)
+
+    @property
     def size(self) -> tuple[int, int, int]:
         """(T, H, W) of the pixels, for `decode` to crop to."""
         return self.record.size
@@ -87,8 +89,7 @@ class _Bucket:
 class _Mapped:
     values: np.ndarray  # (n, ...) as stored
     labels: np.ndarray  # (n,) int64, by the union of the classes
-    items: np.ndarray  # ITEM_DTYPE, of the whole shard
-    keys: np.ndarray  # uint8, of the whole shard
+    table: ShardTable  # of the whole shard
 
 
 class TokenShards:
@@ -109,6 +110,7 @@ class TokenShards:
         classes: names of the classes, by label; empty where labels came as numbers or there are none.
         grids: number of items of each grid shape: (h, w) of images, (t, h, w) of videos.
         shard_count, skipped: how many shards there are, and how many files could not be read when they were made.
+        captioned: how many items have captions.
 
     Raises:
         ShardError: no shards, unfinished, damaged, edited or truncated; folders of several tokenizers.
@@ -126,7 +128,7 @@ class TokenShards:
             raise ShardError("no folder of token shards is given")
         indices = [read_index(folder) for folder in self.folders]
         first, *others = (index.format for index in indices)
-        self.kind, self.size, self._dtype = first.kind, first.size, STORED[first.dtype]
+        self._format, self.kind, self.size = first, first.kind, first.size
         self._is_codes = first.kind == "codes"
         self.tokenizer, self.tokenizer_sha256 = first.tokenizer, first.tokenizer_sha256
         self._same_tokens = frozenset(same_tokens)
@@ -141,6 +143,8 @@ class TokenShards:
         self._length = 0
         self._buckets: list[_Bucket] = []
         self._files: list[tuple[Path, str]] = []  # with the SHA-256 of each
+        self._captioned: set[Path] = set()  # the folders of shards that have captions
+        self.captioned = 0
         for source, (folder, index) in enumerate(zip(self.folders, indices, strict=True)):
             self._add(source, folder, index)
         self.skipped = sum(index.skipped for index in indices)
@@ -151,7 +155,7 @@ class TokenShards:
             self.grids[bucket.grid] += bucket.count
         self._chosen: np.ndarray | None = None  # bool (n,), of `only`
         self._mapped: dict[int, _Mapped] = {}
-        self._tables: dict[Path, tuple[np.ndarray, np.ndarray]] = {}  # items and keys of a shard
+        self._tables: dict[Path, ShardTable] = {}  # of shards, by their folders
         if verify:
             self.verify()
 
@@ -181,6 +185,9 @@ class TokenShards:
                     raise ShardError(
                         f"{path}: has {found} bytes, the index says {file.bytes}; it is truncated or was changed"
                     )
+            if shard.captions:
+                self._captioned.add(folder / shard.name)
+                self.captioned += shard.captions.items
             row = 0
             for array in shard.arrays:
                 path = folder / shard.name / array.file
@@ -203,7 +210,7 @@ class TokenShards:
         label = mapped.labels.item(row)
         if self._is_codes:  # written out, and with numpy's fastest calls: a read is a few microseconds
             return TokenItem(torch.from_numpy(mapped.values[row].astype(_INT64)), None, label, i, self)
-        return TokenItem(None, self._unpack(mapped.values[row]), label, i, self)
+        return TokenItem(None, unpack(mapped.values[row], self._format), label, i, self)
 
     def read(self, indices: Sequence[int] | np.ndarray, grid: Grid) -> tuple[Tensor, Tensor]:
         """Several items of one grid: codes int64 `(b, *grid)` or latents float32 `(b, c, *grid)`; labels int64 (b,).
@@ -212,38 +219,31 @@ class TokenShards:
             ValueError: an item of another grid.
             ShardError: as for one item.
         """
-        rows = np.empty((len(indices), *self._shape(grid)), dtype=self._dtype)
+        rows = np.empty((len(indices), *packed_shape(grid, self._format)), dtype=STORED[self._format.dtype])
         labels = np.empty(len(indices), dtype=np.int64)
         for place, i in enumerate(map(int, indices)):
             number, mapped, row = self._locate(i)
             if self._buckets[number].grid != grid:
                 raise ValueError(f"item {i} is of grid {self._buckets[number].grid}, items of {grid} are wanted")
             rows[place], labels[place] = mapped.values[row], mapped.labels[row]
-        return self._unpack(rows), torch.from_numpy(labels)
+        return unpack(rows, self._format), torch.from_numpy(labels)
 
     def blocks(self, items: int = 1024) -> Iterator[Tensor]:
         """All tokens in order, so many items of one grid at a time: codes (n, ...) or float32 latents (n, c, ...)."""
         for number, bucket in enumerate(self._buckets):
             values = self._map(number).values
             for first in range(0, bucket.count, items):
-                yield self._unpack(values[first : first + items])
+                yield unpack(values[first : first + items], self._format)
 
     def record(self, index: int) -> TokenRecord:
         """Everything about an item but its tokens."""
         number, mapped, row = self._locate(index + self._length if index < 0 else index)
-        place = self._buckets[number].row + row
-        item, key_start = mapped.items[place], int(mapped.items["key_end"][place - 1]) if place else 0
-        return TokenRecord(
-            key=mapped.keys[key_start : int(item["key_end"])].tobytes().decode(*ENCODING),
-            label=int(mapped.labels[row]),
-            size=tuple(item["size"].tolist()),
-            source_size=tuple(item["source"].tolist()),
-            fps=None if np.isnan(item["fps"]) else float(item["fps"]),
-            view=int(item["view"]),
-            start=int(item["start"]),
-            crop=tuple(item["crop"].tolist()),
-            flip=bool(item["flip"]),
-        )
+        return mapped.table.record(self._buckets[number].row + row, int(mapped.labels[row]))
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The captions of an item's file; none where `omnitok tokenize` was not asked for them."""
+        number, mapped, row = self._locate(index + self._length if index < 0 else index)
+        return mapped.table.captions(self._buckets[number].row + row)
 
     @property
     def labels(self) -> np.ndarray:
@@ -268,10 +268,8 @@ class TokenShards:
         numbers: dict[bytes, int] = {}
         found: list[int] = []
         for bucket in self._buckets:
-            items, keys = self._table(bucket)
-            ends = items["key_end"][: bucket.row + bucket.count].tolist()
-            places = pairwise([ends[bucket.row - 1] if bucket.row else 0, *ends[bucket.row :]])
-            found += [numbers.setdefault(keys[start:end].tobytes(), len(numbers)) for start, end in places]
+            keys = self._table(bucket).keys(bucket.row, bucket.count)
+            found += [numbers.setdefault(key, len(numbers)) for key in keys]
         return np.array(found, dtype=np.int64)
 
     def only(self, chosen: np.ndarray) -> "TokenShards":
@@ -352,9 +350,6 @@ class TokenShards:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_mapped": {}, "_tables": {}}  # maps stay with their process
 
-    def _shape(self, grid: Grid) -> tuple[int, ...]:
-        return grid if self._is_codes else (self.size, *grid)
-
     def _locate(self, i: int) -> tuple[int, _Mapped, int]:
         """Number of the array that holds item i, the array, and the row in it."""
         if not 0 <= i < self._length:
@@ -367,46 +362,27 @@ class TokenShards:
         if mapped is not None:
             return mapped
         bucket = self._buckets[number]
-        values = map_array(bucket.path, (bucket.count, *self._shape(bucket.grid)), self._dtype)
-        self._check_values(values, bucket.path)
-        table, keys = self._table(bucket)
-        labels = table["label"][bucket.row : bucket.row + bucket.count].astype(_INT64)
+        values = map_tokens(bucket.path, bucket.count, bucket.grid, self._format)
+        table = self._table(bucket)
+        labels = table.items["label"][bucket.row : bucket.row + bucket.count].astype(_INT64)
         renumbering = self._renumbering[bucket.source]
         if renumbering is not None and labels.size:
             if not NO_LABEL <= labels.min() <= labels.max() < len(renumbering) - 1:
                 path = bucket.path.parent / ITEMS_NAME
                 raise ShardError(f"{path}: has a label outside the {len(renumbering) - 1} classes of {INDEX_NAME}")
             labels = renumbering[labels]  # -1 takes the last entry
-        mapped = self._mapped[number] = _Mapped(values, labels, table, keys)
+        mapped = self._mapped[number] = _Mapped(values, labels, table)
         return mapped
 
-    def _table(self, bucket: _Bucket) -> tuple[np.ndarray, np.ndarray]:
-        """Items and keys of the whole shard that an array lies in."""
+    def _table(self, bucket: _Bucket) -> ShardTable:
+        """The tables of the whole shard that an array lies in."""
         shard = bucket.path.parent
         if shard not in self._tables:
-            self._tables[shard] = map_array(shard / ITEMS_NAME, None, ITEM_DTYPE), map_bytes(shard / KEYS_NAME)
-        table, keys = self._tables[shard]
-        if len(table) < bucket.row + bucket.count:
-            raise ShardError(f"{shard / ITEMS_NAME}: holds {len(table)} items, fewer than the index says")
-        return table, keys
-
-    def _check_values(self, values: np.ndarray, path: Path) -> None:
-        if self._is_codes and (highest := int(values.max(initial=0))) >= self.size:
-            raise ShardError(
-                f"{path}: holds the code {highest}, but the codebook of {self.tokenizer!r} has {self.size}; "
-                "the index or the shard was changed"
-            )
-        flat = values.reshape(-1)
-        for first in range(0, 0 if self._is_codes else flat.size, 2**20):
-            if not torch.isfinite(self._unpack(flat[first : first + 2**20])).all():
-                raise ShardError(f"{path}: holds latents that are NaN or infinite; the shard was changed")
-
-    def _unpack(self, values: np.ndarray) -> Tensor:
-        if self._is_codes:
-            return torch.from_numpy(values.astype(_INT64))
-        if values.dtype == STORED["bfloat16"]:
-            return torch.from_numpy(values.astype(np.uint32) << np.uint32(16)).view(torch.float32)
-        return torch.from_numpy(values.astype(np.float32))
+            self._tables[shard] = ShardTable(shard, shard in self._captioned)
+        table = self._tables[shard]
+        if len(table.items) < bucket.row + bucket.count:
+            raise ShardError(f"{shard / ITEMS_NAME}: holds {len(table.items)} items, fewer than the index says")
+        return table
 
 
 class TokenDataset(Dataset[Batch]):
@@ -444,9 +420,13 @@ class TokenDataset(Dataset[Batch]):
         tokens, labels = self.shards.read(indices, grid)
         if not self.labelled:
             labels = torch.full_like(labels, NO_LABEL)
-        is_image = len(grid) == 2
+        is_image, numbers = len(grid) == 2, tuple(indices.tolist())
         shape = (len(indices), 3, *self._sizes[grid][is_image:])
-        return Batch(step, "image" if is_image else "video", tokens, labels, shape, indices=tuple(indices.tolist()))
+        captions = tuple(self._caption(step, i) for i in numbers) if self.shards.captioned else ()
+        return Batch(step, "image" if is_image else "video", tokens, labels, shape, indices=numbers, captions=captions)
+
+    def _caption(self, step: int, index: int) -> str:
+        return draw_caption(self.shards.captions(index), (self.order.seed, step, index))
 
 
 class TokenLoader:

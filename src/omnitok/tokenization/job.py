@@ -95,9 +95,11 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """What `plan.json` holds: equal for two plans exactly when they make the same shards."""
         pixels = asdict(self.pixel_format) if self.pixel_format != RGB else {}
+        captions = {"captions": True} if self.collection.captions else {}
         return {
             **self.format.to_json(),
             **pixels,
+            **captions,
             "samples": len(self.collection),
             "samples_sha256": self.collection.sha256(),
             "shard_count": self.shard_count,
@@ -157,6 +159,7 @@ class Summary:
 
     Attributes:
         items, tokens: in the shards; `images` and `videos` of the items.
+        captioned: items with captions.
         skipped: files that could not be read.
         shards, resumed: shards, and how many of them were there before.
         complete: whether all parts are done, so that `index.json` is written.
@@ -169,6 +172,7 @@ class Summary:
     images: int = 0
     videos: int = 0
     tokens: int = 0
+    captioned: int = 0
     skipped: int = 0
     shards: int = 0
     resumed: int = 0
@@ -201,6 +205,7 @@ class Summary:
                 self.videos += array.count
         self.items += report.items
         self.tokens += report.tokens
+        self.captioned += report.captions.items if report.captions else 0
         self.skipped += report.skipped
         self.shards += 1
         self.errors += report.errors
@@ -299,6 +304,6 @@ class TokenizeJob:
             report = read_shard(self.folder, shard)
             if report is not None:
                 total.count(report)
-        for name in ("items", "images", "videos", "tokens", "skipped", "shards", "errors"):
+        for name in ("items", "images", "videos", "tokens", "captioned", "skipped", "shards", "errors"):
             setattr(self.summary, name, getattr(total, name))
         self.finish()

@@ -18,7 +18,8 @@ from omnitok.data.image import image_reader
 from omnitok.data.loader import naming_dead_workers, read_ahead
 from omnitok.data.samples import Sample, sample_file
 from omnitok.data.shard_format import FileFailure, TokenRecord
-from omnitok.data.shard_writing import Token, pack
+from omnitok.data.shard_writing import Token
+from omnitok.data.token_packing import pack
 from omnitok.data.video_reader import VideoReader
 from omnitok.errors import MediaError, reading
 from omnitok.models.protocol import Tokenizer
@@ -91,6 +92,7 @@ def read_group(plan: Plan, group: int) -> Iterator[WorkerBatch]:
         read = _read_image if modality == "image" else _read_video
         try:
             with sample_file(sample) as path, reading(path, MediaError, modality):
+                sample = replace(sample, captions=sample.read_captions())
                 for item in read(path, number, sample, plan):
                     batch.items.append(item)
                     size += item.pixels.nbytes
@@ -173,7 +175,8 @@ def _record(
     sample: Sample, drawn: Augmentation, source: tuple[int, int], fps: float | None, frames: int, start: int
 ) -> TokenRecord:
     size = (frames, *drawn.size)
-    return TokenRecord(sample.key, sample.label, size, source, fps, drawn.view, start, drawn.box, drawn.flip)
+    captions = sample.captions or ()
+    return TokenRecord(sample.key, sample.label, size, source, fps, drawn.view, start, drawn.box, drawn.flip, captions)
 
 
 # ------------------------------------------------------------------------------------------------------------ encoding
