@@ -12,7 +12,7 @@ from torch import Tensor
 from omnitok.data.modality import Modality
 from omnitok.data.pixel_format import RGB, PixelFormat
 from omnitok.distributed import shard
-from omnitok.errors import OmnitokError
+from omnitok.errors import NotFiniteError, OmnitokError
 from omnitok.metrics.evaluate import Batch, EvaluationConfig, Need, Progress, Source, measured
 from omnitok.metrics.networks import Network, WeightsDir, load_networks
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
@@ -234,7 +234,10 @@ class Reconstructions(Source):
     def _reconstruct(self, pixels: Tensor, indices: Sequence[int]) -> Batch:
         """Samples (b, 3, H, W) or (b, 3, T, H, W) in [-1, 1] as the protocol's metrics see them and their results."""
         protocol, paths = self.config.protocol, [self.files[i] for i in indices]
-        result, codes = self.code(pixels, indices)
+        try:
+            result, codes = self.code(pixels, indices)
+        except NotFiniteError as error:
+            raise OmnitokError(f"{paths[0]}: the model {self.coder.name}: {error}") from error
         if not torch.isfinite(result).all():
             raise OmnitokError(f"{paths[0]}: the model {self.coder.name} answers NaN or infinite pixels")
         result = result.float().clamp(-1, 1).cpu()
