@@ -19,7 +19,6 @@ from omnitok.data import VideoReader, detect_modality, read_image, read_video, w
 from omnitok.data.containers import Clock
 from omnitok.errors import MediaError
 
-CASES = Path(__file__).resolve().parents[2] / "../shared/cases"
 QUALITY = {"flags": "+qscale", "global_quality": "118"}
 
 
@@ -319,38 +318,3 @@ def test_a_rate_of_hours_is_not_believed(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert len(read_levels(tmp_path / "a.avi", fps=7.5)[0]) < 10
-
-
-# --- the files that were reported --------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not CASES.exists(), reason="needs ../shared/cases")
-@pytest.mark.parametrize(
-    ("name", "fps", "frames", "seconds", "size"),
-    [
-        ("ab.ts", None, 40, 4, (48, 64)),
-        ("ab.ts", 10, 40, 4, (48, 64)),
-        ("vob.vob", None, 100, 4, (48, 64)),
-        ("vob.vob", 10, 40, 4, (48, 64)),
-        ("v.mp4", None, 70, 4, (48, 64)),
-        ("v.mkv", None, 70, 4, (48, 64)),
-        ("t.ogv", None, 150, 6, (48, 64)),
-        ("two.mkv", None, 100, 4, (96, 128)),
-        ("var.gif", None, 4, 3.2, None),
-        ("var.webp", None, 4, 3.2, None),
-    ],
-)
-def test_reported(name: str, fps: float | None, frames: int, seconds: float, size: tuple[int, int] | None) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore" if name in ("ab.ts", "vob.vob") else "error")
-        with VideoReader(CASES / name, fps) as reader:
-            assert sum(1 for _ in reader) == frames
-            assert sum(reader.durations) == pytest.approx(seconds, abs=0.01)
-            assert size is None or (reader.height, reader.width) == size
-            assert reader.frame_count is None or reader.frame_count < 200
-
-
-@pytest.mark.skipif(not CASES.exists(), reason="needs ../shared/cases")
-def test_reported_images() -> None:
-    assert (read_video(CASES / "clear.webm") > 0.98).all()
-    assert torch.allclose(read_image(CASES / "w.tif"), torch.tensor(21 / 127.5 - 1))

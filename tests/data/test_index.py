@@ -420,25 +420,6 @@ def test_several_images_per_key(tmp_path: Path) -> None:
     assert (both.images.labels.tolist(), both.videos.labels.tolist()) == ([5], [5])
 
 
-@pytest.mark.parametrize("name", ["space.csv", "case.csv", "float.csv", "value.csv", "mask.tar", "dots.tar"])
-@pytest.mark.filterwarnings("ignore:.*are left out")
-def test_the_cases_that_were_reported(name: str) -> None:
-    cases = Path(__file__).parents[3] / "shared/cases"
-    if not cases.is_dir():
-        pytest.skip("needs ../shared/cases")
-    assert (
-        labels_of(build_index(cases / name))
-        == {
-            "space.csv": {"a.png": "cat", "b.png": "dog"},
-            "case.csv": {"a.png": "cat", "b.png": "dog"},
-            "float.csv": {"a.png": 10, "b.png": 2, "c.png": None},
-            "value.csv": {"a.png": "cat", "b.png": "cat"},
-            "mask.tar": {"mask.tar/0.jpg": 1},
-            "dots.tar": {f"dots.tar/v1.000{i}.png": i for i in range(3)},
-        }[name]
-    )
-
-
 def test_classes_are_found_per_modality(tmp_path: Path) -> None:
     touch(tmp_path, "images/ape/1.png", "images/bear/2.png", "videos/bear/3.mp4", "videos/cow/4.mp4")
     for labels in ("auto", "folders"):

@@ -238,7 +238,9 @@ class VideoFile:
         yield held
         found = f"{stated - missing:.2f} s of {stated:.2f} s ({count} frames) can be decoded"
         if truncated and not self._allow_truncated:
-            raise MediaError(f"{self.path}: the video is truncated, {found}; allow_truncated=True reads these")
+            raise MediaError(
+                f"{self.path}: the video is truncated, {found}; from Python, allow_truncated=True reads these"
+            )
         if truncated:
             warnings.warn(f"{self.path}: the video is truncated, {found}", stacklevel=2)
         elif decoded.damaged:

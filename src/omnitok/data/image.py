@@ -111,6 +111,9 @@ def _formats() -> list[str]:
 
 def is_animated(path: Path, image: Image.Image) -> bool:
     """Whether the file holds several frames of a video (not merely several pages)."""
+    if image.format == "GIF":  # whose frames are counted by walking through all of them
+        with reading(path, MediaError, "animation"):
+            return bool(getattr(image, "is_animated", False))
     return image.format in _ANIMATED_FORMATS and count_frames(path, image) > 1
 
 

@@ -271,7 +271,7 @@ class FailureCounter:
         """Take in a batch: how many samples it has, and what failed on the way."""
         self.loaded += loaded
         self.failed += len(failures)
-        self.examples += list(failures)[: self.EXAMPLES - len(self.examples)]
+        self.examples = list(dict.fromkeys([*self.examples, *failures]))[: self.EXAMPLES]  # a bad file comes again
 
     def check(self) -> None:
         """Raise if too many failed. In a distributed run, first put the sums over processes into `loaded` and `failed`.
