@@ -3,17 +3,15 @@ import json
 import os
 import shutil
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import omnitok
 from helpers import small
+from helpers.hub import StandIn
 from omnitok.errors import CheckpointError
 from omnitok.hub import folder as folder_module
 from omnitok.hub import names
@@ -152,27 +150,22 @@ def test_weights_left_out_are_found_where_the_user_says(left_out: Path, monkeypa
     assert after.parameters is not None
 
 
-def test_weights_left_out_are_fetched_from_the_hub(left_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def download(repository: str, filename: str, **_: object) -> str:
-        asked.append((repository, filename))
-        return str(left_out / "model" / filename)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+def test_weights_left_out_are_fetched_from_the_hub(left_out: Path, hub: StandIn) -> None:
+    hub.add("omnitok/model", left_out / "model", "model.safetensors")
     assert fingerprint(omnitok.load_tokenizer("model")) == fingerprint(load_tokenizer(left_out / "model"))
-    assert asked == [("omnitok/model", "model.safetensors")]  # config.json, which pins it, is the package's
+    asked = {request.rpartition("/")[2] for request in hub.requests}
+    assert asked == {"main", "model.safetensors"}  # config.json, which pins it, is the package's
 
 
 @pytest.mark.parametrize("source", ("folder", "hub"))
 def test_other_weights_than_those_left_out_are_refused(
-    left_out: Path, source: str, monkeypatch: pytest.MonkeyPatch
+    left_out: Path, source: str, monkeypatch: pytest.MonkeyPatch, hub: StandIn
 ) -> None:
     weights = left_out / "model/model.safetensors"
     save_file({name: value * 2 for name, value in load_file(weights).items()}, weights)
     if source == "folder":
         monkeypatch.setenv("OMNITOK_MODELS", str(left_out))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(weights))
+    hub.add("omnitok/model", left_out / "model", "model.safetensors")
     for load in (load_tokenizer, names.find_files):
         with pytest.raises(
             CheckpointError, match=r"^model: needs the model\.safetensors .* has the SHA-256 [0-9a-f]{64}"
@@ -180,9 +173,7 @@ def test_other_weights_than_those_left_out_are_refused(
             load("model")
 
 
-def test_weights_left_out_and_no_network_are_one_sentence(left_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(left_out / "cache"))
+def test_weights_left_out_and_no_network_are_one_sentence(left_out: Path, no_hub: None) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_tokenizer("model")
     said, sha256 = str(caught.value), json.loads((left_out / "model/config.json").read_text())["weights_sha256"]
@@ -217,74 +208,13 @@ def test_unknown_name_has_close_matches_and_the_list() -> None:
             call("omnitokeniser-imagenet-k600")
 
 
-def test_mistyped_paths_do_not_ask_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_network(*args: object) -> str:
-        raise AssertionError("the hub was asked")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
+def test_mistyped_paths_do_not_ask_the_network(tmp_path: Path, hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     for name in ("runs/none", "none/model.safetensors", "model.ckpt", str(tmp_path / "none"), "none", "", "a/b/c"):
         with pytest.raises(CheckpointError):
             load_tokenizer(name)
-
-
-def test_hub_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def download(repository: str, filename: str, **_: object) -> str:
-        asked.append((repository, filename))
-        return str(CHECKPOINT if filename.endswith(".ckpt") else folder / filename)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert fingerprint(load_tokenizer("someone/a-model")) == fingerprint(load_tokenizer(folder))
-    assert asked == [("someone/a-model", "config.json"), ("someone/a-model", "model.safetensors")]
-    assert fingerprint(load_tokenizer("omnitokenizer-imagenet-k600")) == fingerprint(load_tokenizer(CHECKPOINT))
-    assert asked[-1] == ("Daniel0724/OmniTokenizer", "imagenet_k600.ckpt")
-
-
-def test_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"^someone/a-model: .*cannot be reached for config\.json") as caught:
-        load_tokenizer("someone/a-model")
-    assert "\n" not in str(caught.value)
-
-
-def test_an_unreachable_hub_is_told_in_seconds_and_its_cache_is_used(tmp_path: Path) -> None:
-    snapshot = tmp_path / "hub/models--someone--cached/snapshots/0123"
-    snapshot.mkdir(parents=True)
-    (tmp_path / "hub/models--someone--cached/refs").mkdir()
-    (tmp_path / "hub/models--someone--cached/refs/main").write_text("0123")
-    for name in ("config.json", "model.safetensors"):
-        (snapshot / name).touch()
-    program = """if True:
-        import time
-        from omnitok.errors import CheckpointError
-        from omnitok.hub.names import find_files
-        print(find_files("someone/cached").weights)
-        started = time.monotonic()
-        try:
-            find_files("someone/absent")
-        except CheckpointError as error:
-            print(time.monotonic() - started, error)
-    """
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
-    output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True).stdout
-    found, told = output.splitlines()
-    assert found == str(snapshot / "model.safetensors")
-    seconds, _, sentence = told.partition(" ")
-    assert float(seconds) < 10  # without a bound 23 seconds and more
-    assert "someone/absent: not a folder here, and the Hugging Face hub cannot be reached" in sentence
-
-
-def test_hub_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(repository: str, filename: str, **_: object) -> str:
-        raise ConnectionError("429 too many requests\nrequest id 7")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    with pytest.raises(CheckpointError, match=r"a/b: config\.json cannot be downloaded .*\(429 too many requests\)$"):
-        load_tokenizer("a/b")
+    assert not hub.requests
 
 
 # ------------------------------------------------------------------------------------------------------- broken files

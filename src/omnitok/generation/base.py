@@ -5,9 +5,11 @@ the codes or latents of a batch.
 """
 
 import math
-from abc import ABC, abstractmethod
+import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -16,7 +18,9 @@ from torch import Tensor
 from omnitok.errors import OmnitokError
 from omnitok.generation.memory import memory_guard
 from omnitok.generation.request import ENDLESS, Grid, Labels, Options, Request, Run, as_video, split_batches
+from omnitok.hub.folder import save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.hub.publish import Publishable
 from omnitok.models.conditions import make_conditions
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel
@@ -33,7 +37,7 @@ argument is the number of the first drawn latent frame within its whole video. G
 calls away from `sample`."""
 
 
-class Generator(ABC, Generic[Model, Options]):
+class Generator(Publishable, Generic[Model, Options]):
     """Images and videos from a model over the tokens of a tokenizer.
 
     Args:
@@ -62,6 +66,14 @@ class Generator(ABC, Generic[Model, Options]):
     def __repr__(self) -> str:
         size = f"{self.settings.num_frames}x{self.settings.height}x{self.settings.width}"
         return f"{type(self).__name__}({self.model!r}, trained at {size}, tokenizer {self.settings.tokenizer!r})"
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a folder that `load_generator` takes, with the tokenizer in its subfolder `tokenizer`.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        return save_generator(self.model, self.settings, folder, self.tokenizer)
 
     @property
     def device(self) -> torch.device:

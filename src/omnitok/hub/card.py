@@ -1,10 +1,64 @@
-"""Model cards: the README.md that is written beside a model."""
+"""Model cards: the README.md that is written beside a model, whose metadata the hub and its search read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
 
 from omnitok.hub.architectures import Generator
 from omnitok.hub.generator_settings import GeneratorSettings
-from omnitok.hub.header import KINDS
+from omnitok.hub.header import KINDS, PEER, TOKENIZER, split_card
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.tokenizer import OmniTokenizer
+
+LICENSE = "apache-2.0"
+"""Of omnitok, and of the models whose cards it writes until somebody says otherwise."""
+
+PLACE = "path/to/this/folder"
+"""What a card gives to be loaded, until the model is published."""
+
+_WITHOUT = (
+    "Training data, recipe and figures are not written down yet: whoever publishes this model adds them here, and "
+    "changes the licence above where the training data ask for another."
+)
+
+
+def card_metadata(fields: Mapping[str, Any]) -> dict[str, object]:
+    """What the hub is told of a model: the metadata of its card, but for the licence.
+
+    Args:
+        fields: of its `config.json`.
+    """
+    architecture, bottleneck = fields["architecture"], fields.get("bottleneck", "vq")
+    if architecture in (TOKENIZER, PEER):
+        kind = bottleneck.get("type") if isinstance(bottleneck, Mapping) else bottleneck
+        tags = [
+            "image-tokenizer",
+            "video-tokenizer",
+            *(["vae" if kind == "kl" else str(kind)] * (architecture != PEER)),
+        ]
+        return {"library_name": "omnitok", "pipeline_tag": "image-to-image", "tags": tags}
+    makes_videos = fields["settings"].get("num_frames", 1) > 1
+    tags = ["image-generation", *(["video-generation"] * makes_videos), KINDS[architecture].replace(" ", "-")]
+    return {"library_name": "omnitok", "pipeline_tag": "unconditional-image-generation", "tags": tags}
+
+
+def with_metadata(card: str, metadata: Mapping[str, object]) -> str:
+    """The card with those of the fields that its own metadata lack.
+
+    Raises:
+        ValueError: its metadata are no YAML mapping.
+    """
+    block, text = split_card(card)
+    try:
+        known = yaml.safe_load(block) or {}
+    except yaml.YAMLError as error:
+        raise ValueError("its metadata are no YAML") from error
+    if not isinstance(known, dict):
+        raise ValueError("its metadata are no YAML mapping")
+    lacking = {name: value for name, value in metadata.items() if name not in known}
+    added = yaml.safe_dump(lacking, sort_keys=False) if lacking else ""
+    return f"---\n{block}{added}---\n{text}"
 
 
 def tokenizer_card(tokenizer: OmniTokenizer, name: str) -> str:
@@ -16,7 +70,7 @@ def tokenizer_card(tokenizer: OmniTokenizer, name: str) -> str:
     else:
         bottleneck = f"{config.bottleneck.type}, {tokenizer.latent_channels} latent channels"
     return f"""---
-library_name: omnitok
+license: {LICENSE}
 ---
 # {name}
 
@@ -33,10 +87,10 @@ A joint image-video tokenizer ({parameters / 1e6:.1f} M parameters, {bottleneck}
 ```python
 from omnitok import OmniTokenizer
 
-tokenizer = OmniTokenizer.from_pretrained("path/to/this/folder")
+tokenizer = OmniTokenizer.from_pretrained("{PLACE}")
 ```
 
-Training data, recipe, licence and figures are not written down yet: whoever publishes this model adds them here.
+{_WITHOUT}
 """
 
 
@@ -49,7 +103,7 @@ def generator_card(model: Generator, settings: GeneratorSettings, name: str) -> 
     classes = ", ".join(settings.classes[:20]) + (" …" if len(settings.classes) > 20 else "")
     sampling = ", ".join(f"{key} {value}" for key, value in settings.sampling.chosen().items())
     return f"""---
-library_name: omnitok
+license: {LICENSE}
 ---
 # {name}
 
@@ -65,8 +119,8 @@ A {kind} ({parameters:.1f} M parameters) that generates {media} of {settings.hei
 ```python
 import omnitok
 
-generator = omnitok.load_generator("path/to/this/folder")
+generator = omnitok.load_generator("{PLACE}")
 ```
 
-Training data, recipe, licence and figures are not written down yet: whoever publishes this model adds them here.
+{_WITHOUT}
 """

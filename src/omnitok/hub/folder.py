@@ -26,7 +26,7 @@ from omnitok.hub.architectures import (
     check_shapes,
     shapes_of,
 )
-from omnitok.hub.card import generator_card, tokenizer_card
+from omnitok.hub.card import card_metadata, generator_card, tokenizer_card, with_metadata
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.header import (
     CARD_NAME,
@@ -38,7 +38,7 @@ from omnitok.hub.header import (
     read_architecture,
     read_shapes,
 )
-from omnitok.hub.names import Files, find_files
+from omnitok.hub.names import TOKENIZER_FOLDER, Files, find_files
 from omnitok.hub.released import convert_read
 from omnitok.hub.released.reader import ReleasedCheckpoint, read_released_checkpoint
 from omnitok.models.protocol import LatentStatistics, Tokenizer
@@ -247,8 +247,8 @@ def find_tokenizer(folder: Path, name: str) -> str:
     A path that training started with is looked for from the generator's folder and from each folder around it, then
     from where we are; whoever loads it compares its fingerprint.
     """
-    if (folder / "tokenizer" / CONFIG_NAME).is_file():
-        return str(folder / "tokenizer")
+    if (folder / TOKENIZER_FOLDER / CONFIG_NAME).is_file():
+        return str(folder / TOKENIZER_FOLDER)
     around = () if Path(name).is_absolute() else (folder.absolute(), *folder.absolute().parents)
     for start in around:
         for candidate in (start / name, start / name / "model"):
@@ -383,7 +383,7 @@ def save_generator(
     beside = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     config = dataclasses.asdict(model.config) | {"settings": beside | {"sampling": settings.sampling.chosen()}}
     if tokenizer is not None:
-        tokenizer.save_pretrained(Path(folder) / "tokenizer")
+        tokenizer.save_pretrained(Path(folder) / TOKENIZER_FOLDER)
     return write_model(
         folder, type(model).__name__, config, model.state_dict(), lambda name: generator_card(model, settings, name)
     )
@@ -418,7 +418,8 @@ def write_model(
         _write_config(folder, fields | {"weights_sha256": sha256})
         if not (folder / CARD_NAME).exists():
             with atomic_path(folder / CARD_NAME) as temporary:
-                temporary.write_text(card(folder.resolve().name), encoding="utf-8")
+                text = with_metadata(card(folder.resolve().name), card_metadata(fields))
+                temporary.write_text(text, encoding="utf-8")
     except OmnitokError:
         raise
     except Exception as error:  # safetensors has a class of its own for a full disk

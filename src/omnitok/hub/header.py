@@ -76,13 +76,20 @@ def read_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
+def split_card(card: str) -> tuple[str, str]:
+    """The YAML metadata of a card, "" where it has none, and its text."""
+    lines = card.splitlines(keepends=True)
+    fences = [number for number, line in enumerate(lines) if line.strip() == "---"][:2]
+    if len(fences) < 2 or fences[0] != 0:
+        return "", card
+    return "".join(lines[1 : fences[1]]), "".join(lines[fences[1] + 1 :])
+
+
 def first_sentence(card: Path) -> str:
     """The first line of prose of a model card; "" without one."""
     if not card.is_file():
         return ""
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
-    if lines and lines[0].strip() == "---" and "---" in (line.strip() for line in lines[1:]):  # YAML metadata
-        end = next(i for i, line in enumerate(lines[1:], start=1) if line.strip() == "---")
-        lines = lines[end + 1 :]
+    _, text = split_card(card.read_text(encoding="utf-8", errors="replace"))
+    lines = text.splitlines()
     prose = (line.strip() for line in lines if line.strip() and not line.startswith(("#", "|", "!", "<", "```", "---")))
     return next(prose, "")

@@ -3,13 +3,13 @@
 import difflib
 import math
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from omnitok.atomic import sha256_of
 from omnitok.errors import CheckpointError, describe, reason
+from omnitok.hub.download import HUB_ID, HubRepository, from_hub, hub_repository
 from omnitok.hub.header import (
     CARD_NAME,
     CONFIG_NAME,
@@ -31,11 +31,11 @@ HUB_OWNER = "omnitok"
 MODELS_VARIABLE = "OMNITOK_MODELS"
 """Names a folder that holds such weights as NAME/model.safetensors."""
 
-_PATIENCE = 5.0  # seconds for the hub to answer
 DIFFUSERS_PREFIX = "diffusers:"
 """Before the folder or hub id of an autoencoder of diffusers."""
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+TOKENIZER_FOLDER = "tokenizer"
+"""Of a generator's folder: its tokenizer, where it goes with it."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ def _unknown_name(name: str) -> str:
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return (
         f"{name}: no such model, folder or file; {hint}known names are {', '.join(known)}; also accepted are a folder "
-        f"with {CONFIG_NAME} and {WEIGHTS_NAME}, a hub id (owner/name), a released .ckpt or reference .safetensors, "
-        f"and {DIFFUSERS_PREFIX}FOLDER_OR_HUB_ID"
+        f"with {CONFIG_NAME} and {WEIGHTS_NAME}, a hub id (owner/name or owner/name@revision), a released .ckpt or "
+        f"reference .safetensors, and {DIFFUSERS_PREFIX}FOLDER_OR_HUB_ID"
     )
 
 
@@ -225,7 +225,7 @@ def find_files(name_or_path: str | os.PathLike[str], download: bool = True) -> F
     if len(path.parts) > 1 and path.parent.is_dir():  # a mistyped path, not a hub id: no need to ask the network
         raise CheckpointError(f"{name}: no such folder or file")
     if download and HUB_ID.fullmatch(name):
-        return Files(*(from_hub(name, filename) for filename in (CONFIG_NAME, WEIGHTS_NAME)))
+        return _hub_files(hub_repository(name))
     raise CheckpointError(_unknown_name(name))
 
 
@@ -254,6 +254,15 @@ def _pretrained_files(folder: Path, download: bool) -> Files:
     return Files(folder / CONFIG_NAME, weights)
 
 
+def _hub_files(repository: HubRepository) -> Files:
+    """Of a model on the hub; the tokenizer of a generator comes with it."""
+    config, weights = (repository.file(name) for name in (CONFIG_NAME, WEIGHTS_NAME))
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if repository.has(f"{TOKENIZER_FOLDER}/{name}"):
+            repository.file(f"{TOKENIZER_FOLDER}/{name}")
+    return Files(config, weights)
+
+
 def _hub_page(name: str) -> str:
     return f"https://huggingface.co/{HUB_OWNER}/{name}"
 
@@ -271,43 +280,3 @@ def _files_in(folder: Path) -> Files:
                 "of a run has one in its subfolder model"
             )
     return Files(folder / CONFIG_NAME, folder / WEIGHTS_NAME)
-
-
-def from_hub(repository: str, filename: str) -> Path:
-    """The file in the hub's local cache, downloaded where needed."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    # What stops a download (no network, a proxy, a rate limit, a full disk) has its own classes in several packages.
-    try:
-        return Path(hf_hub_download(repository, filename, local_files_only=not _answers(repository, filename)))
-    except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, so first
-        raise CheckpointError(
-            f"{repository}: not a folder here, and the Hugging Face hub cannot be reached for {filename}, which its "
-            "cache does not hold; download the files elsewhere and give their folder or file"
-        ) from error
-    except EntryNotFoundError as error:
-        raise CheckpointError(f"{repository}: this hub repository holds no {filename}") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{repository}: neither a folder here nor a public repository on the Hugging Face hub; "
-            f"bundled and known names are {', '.join(list_models())}"
-        ) from error
-    except Exception as error:
-        raise CheckpointError(
-            f"{repository}: {filename} cannot be downloaded from the Hugging Face hub ({reason(error)})"
-        ) from error
-
-
-def _answers(repository: str, filename: str) -> bool:
-    """Whether the hub says anything of a file within seconds; `hf_hub_download` tries for half a minute."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        get_hf_file_metadata(hf_hub_url(repository, filename), timeout=_PATIENCE)
-    except HfHubHTTPError:  # an answer, which the download will explain
-        return True
-    except Exception:
-        return False
-    return True

@@ -32,6 +32,7 @@ from omnitok.models.tiling import decode_tiles, encode_tiles
 from omnitok.models.transformer import Stack
 
 if TYPE_CHECKING:
+    from omnitok.hub.publish import Published
     from omnitok.hub.reconstruct import Reconstruction, Source
 
 __all__ = ["Autoencoding", "Encoding", "OmniTokenizer", "TokenizerConfig"]
@@ -114,6 +115,19 @@ class OmniTokenizer(nn.Module):
         from omnitok.hub.folder import save_tokenizer
 
         return save_tokenizer(self, folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+    ) -> "Published":
+        """Upload it to the Hugging Face hub; see `omnitok.hub.publish.push_to_hub`."""
+        from omnitok.hub.publish import push_to_hub
+
+        return push_to_hub(self, repo_id, private=private, revision=revision, commit_message=commit_message)
 
     @property
     def stacks(self) -> tuple[Stack, Stack, Stack, Stack]:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import token_facts, write_model
 from omnitok.hub.header import PEER
+from omnitok.hub.publish import Publishable
 from omnitok.models.bottlenecks import GaussianPosterior
 from omnitok.models.bottlenecks.kl import LATENT_BITS
 from omnitok.models.encoding import (
@@ -91,7 +92,7 @@ class Coded:
     logvar: Tensor | None = None
 
 
-class PeerTokenizer(nn.Module):
+class PeerTokenizer(nn.Module, Publishable):
     """A tokenizer of another project behind the `Tokenizer` protocol; see the top of this file.
 
     Here a tokenizer of images streams and one of videos does not; see `CausalPeer` for one that does.

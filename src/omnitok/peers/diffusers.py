@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnitok.errors import CheckpointError, MissingExtraError, describe, reading
+from omnitok.hub.download import HUB_ID, from_hub
 from omnitok.hub.header import CONFIG_NAME, read_json
-from omnitok.hub.names import HUB_ID, from_hub
 from omnitok.hub.released.reader import read_released_checkpoint
 from omnitok.models.protocol import LatentStatistics
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
