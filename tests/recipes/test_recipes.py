@@ -17,7 +17,7 @@ from omnitok.recipes import CATALOGUE, RECIPES, find_recipe, search
 from omnitok.training.config import TrainConfig
 from omnitok.training.settings import apply_settings
 from omnitok.training.stopping import Limits
-from omnitok.training.tasks.generator import build_model
+from omnitok.training.tasks.generator_objectives import build_model
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

@@ -22,7 +22,7 @@ from omnitok.training.config import AnyGeneratorConfig, DataConfig, OptimizerCon
 from omnitok.training.data import open_shards
 from omnitok.training.settings import apply_settings, read_config
 from omnitok.training.stopping import Limits
-from omnitok.training.tasks.generator import _draw, build_model, build_objective
+from omnitok.training.tasks.generator_objectives import build_model, build_objective, draw_batch
 
 Configs = dict[str, AnyGeneratorConfig]
 
@@ -176,7 +176,7 @@ def test_the_same_tokens_give_the_same_loss_from_shards_and_from_pixels(
     losses = []
     for batch, chosen in ((encoded, order), (read, other)):
         batch = replace(batch, inputs=batch.inputs[chosen], labels=batch.labels[chosen])
-        draws = _draw(objective, batch, config, ALONE)
+        draws = draw_batch(objective, batch, config, ALONE)
         losses.append(float(objective(batch.inputs, batch.labels, *draws)["loss"].detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6 if kind == "lm" else 1e-3)  # latents are stored as float16
 

@@ -365,8 +365,8 @@ class Generator(Publishable, Generic[Model, Options]):
         """What was asked for, then what the settings say, then the defaults."""
         sampling = self._complete(choose_sampling(self.sampling, given, is_video))
         scale = sampling.guidance_scale
-        if scale != 1 and not self.model.config.num_classes and self.model.config.condition is None:
-            raise ValueError(f"a model without classes cannot be guided: guidance_scale must be 1, found {scale}")
+        if scale != 1 and not self.model.config.is_conditional:
+            raise ValueError(f"an unconditional model cannot be guided: guidance_scale must be 1, found {scale}")
         return sampling
 
     def _items(

@@ -72,10 +72,9 @@ class _LatentDraw:
 
         top = TRAINED_STEPS - 1 if self._schedule is not None else 1
         low, high = (share * top for share in sampling.guidance_interval)
-        is_conditional = model.config.num_classes or model.config.condition is not None
         denoise = guided(
             self._network,
-            self._request.labels[batch] if is_conditional else None,
+            self._request.labels[batch] if model.config.is_conditional else None,
             self._request.others[batch],
             sampling.guidance_scale,
             sampling.guided_channels,

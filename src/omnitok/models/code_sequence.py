@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from omnitok.checked import checked, renamed
-from omnitok.models.conditions import ConditionConfig
+from omnitok.models.conditions import ConditionConfig, check_classes
 from omnitok.models.config import Count, Positive, Size
 
 Prefix = Literal["start class", "class start", "start", "class"]
@@ -32,7 +32,7 @@ class CodeModelConfig:
         norm, activation, bias: "rms" and "swiglu" without biases, or "layer" and "gelu" with biases as released.
         dropout: of embeddings and of what each branch adds, in training.
         rotary_base: slowest wavelength of the rotary positions, over 2 pi.
-        condition: what it is conditioned on beside or instead of a class; None for nothing.
+        condition: what it is conditioned on in place of a class; None for nothing.
     """
 
     codebook_size: Size = 8192
@@ -57,12 +57,18 @@ class CodeModelConfig:
             raise ValueError(f"width must be an even multiple of heads, found {self.width} and {self.heads}")
         if self.is_rotary and self.head_dim < 6:
             raise ValueError(f"rotary positions need width / heads of at least 6, found {self.head_dim}")
+        check_classes(self.num_classes, self.condition)
         return self
 
     @property
     def head_dim(self) -> int:
         """Channels of a head."""
         return self.width // self.heads
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether there is anything that guidance can lead to."""
+        return bool(self.num_classes) or self.condition is not None
 
     @property
     def is_rotary(self) -> bool:

@@ -57,6 +57,12 @@ class EmbeddingCondition:
 ConditionConfig = Annotated[TextCondition | EmbeddingCondition, Field(discriminator="type")]
 
 
+def check_classes(num_classes: int, condition: object) -> None:
+    """Raise ValueError for a model of classes that has another condition too: an item has one condition."""
+    if condition is not None and num_classes:
+        raise ValueError(f"a model with a condition has no classes: num_classes must be 0, found {num_classes}")
+
+
 class Context(NamedTuple):
     """What one block sees of a batch of conditions."""
 
@@ -82,6 +88,14 @@ def drop_conditions(conditions: Tensor, drop: Tensor) -> Tensor:
 def has_condition(conditions: Tensor) -> Tensor:
     """(b, …) bool, as classes, bytes or embeddings: where there is something."""
     return ~conditions[..., 0].isnan() if conditions.is_floating_point() else conditions >= 0
+
+
+def split_condition(condition: Tensor) -> str | Tensor | None:
+    """The text or the embeddings (n, d) of one row of a batch of conditions; None for none."""
+    there = condition[has_condition(condition)]
+    if not len(there):
+        return None
+    return there if there.is_floating_point() else bytes(there.tolist()).decode("utf-8", "replace")
 
 
 def make_conditions(config: ConditionConfig, items: Sequence[Any]) -> Tensor:

@@ -15,7 +15,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from omnitok.checked import checked
-from omnitok.models.conditions import ConditionConfig, ConditionEncoder, Context, CrossAttention
+from omnitok.models.conditions import ConditionConfig, ConditionEncoder, Context, CrossAttention, check_classes
 from omnitok.models.config import Count, Positive, Size
 from omnitok.models.encoding import HeadedModel, describe_model
 from omnitok.models.positions import rotary_1d, rotary_2d, rotate_pairs, sincos_1d, sincos_2d
@@ -70,10 +70,7 @@ class DiffusionTransformerConfig:
             raise ValueError("a temporal model alternates two kinds of blocks, so depth must be at least 2, found 1")
         if self.objective == "flow" and self.learn_sigma:
             raise ValueError("objective 'flow' has no sigma to learn: learn_sigma must be False")
-        if self.condition is not None and self.num_classes:
-            raise ValueError(
-                f"a model with a condition has no classes: num_classes must be 0, found {self.num_classes}"
-            )
+        check_classes(self.num_classes, self.condition)
         return self
 
     @property
@@ -85,6 +82,11 @@ class DiffusionTransformerConfig:
     def output_channels(self) -> int:
         """Channels of the output: c, or 2c where sigma is learned."""
         return self.latent_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether there is anything that guidance can lead to."""
+        return bool(self.num_classes) or self.condition is not None
 
     @property
     def null_label(self) -> int | None:

@@ -17,6 +17,7 @@ The models that ship were trained by chains of these runs: see `shipped`.
 from dataclasses import replace
 
 from omnitok.models.code_sequence import LanguageModelConfig, MaskedModelConfig
+from omnitok.models.conditions import TextCondition
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
 from omnitok.models.presets import preset
 from omnitok.models.sampling import DiffusionSampling, MaskedSampling, TokenSampling
@@ -151,6 +152,9 @@ TINY_MASK = MaskedModelTrainConfig(
 )
 """The language model's size, data and steps; all tasks."""
 
+TINY_TEXT = replace(TINY_MASK, name="tiny-text", model=replace(TINY_MASK.model, condition=TextCondition()))
+"""The masked model with a text, read byte by byte, in place of a class; begins with the masked model."""
+
 TINY_DIT = DiffusionTrainConfig(
     name="tiny-dit",
     model=DiffusionTransformerConfig(
@@ -199,6 +203,9 @@ RECIPES = [
          _ACCURACY.format("omnitok-tiny-lm"), "--shards runs/codes-images --shards runs/codes-videos"),
     _run(TINY_MASK, 0.8, "masked model of images and videos", "token shards of omnitok-tiny-vq-perceptual",
          _ACCURACY.format("omnitok-tiny-mask"), "--shards runs/codes-images --shards runs/codes-videos"),
+    _run(TINY_TEXT, 1.0, "masked model of images and videos from texts",
+         "token shards of omnitok-tiny-vq-perceptual, made with --captions", _ACCURACY.format("omnitok-tiny-text"),
+         "--shards runs/codes-images --shards runs/codes-videos --init omnitok-tiny-mask"),
     _run(TINY_DIT, 1.1, "diffusion transformer of images and videos", "token shards of omnitok-tiny-vae-perceptual",
          _ACCURACY.format("omnitok-tiny-dit"), "--shards runs/latents-images --shards runs/latents-videos"),
 ]

@@ -13,6 +13,7 @@ from omnitok.losses.discriminators import DiscriminatorConfig
 from omnitok.losses.objective import KLNormalization
 from omnitok.models.autoencoder import TokenizerConfig
 from omnitok.models.code_sequence import LanguageModelConfig, MaskedModelConfig
+from omnitok.models.conditions import TextCondition
 from omnitok.models.diffusion_transformer import DiffusionTransformerConfig
 from omnitok.models.sampling import DiffusionSampling, MaskedSampling, TokenSampling
 from omnitok.models.token_masks import DEFAULT_TASKS, IMAGE_TASKS, Task
@@ -332,8 +333,10 @@ class GeneratorTrainConfig(RunConfig):
         init: name or folder of a trained generator to start from (`--init`); None starts from random weights. Its
             architecture is kept. Classes are found by their names; those that it does not know begin anew.
         class_conditional: whether labels are learnt: of the shards, of lists, or the folders directly below those of
-            `data`. Where `model.num_classes` is 0, it becomes the number of classes found.
-        label_dropout: share of the labels replaced by the null class, each drawn for itself; guidance needs some.
+            `data`. Where `model.num_classes` is 0, it becomes the number of classes found. A model with a condition
+            (`model.condition`) learns that instead: captions, or embeddings of the shards.
+        label_dropout: share of the labels replaced by the null class, or of the conditions by none, each drawn for
+            itself; guidance needs some.
         data: batch sizes and the share of videos; for pixels also how they are read.
         validation_shards: of other samples, whose loss is logged at `log.validate_every` and at the end in place of
             that of what is held out; a run that begins with them holds nothing out.
@@ -417,6 +420,17 @@ class DiffusionTrainConfig(GeneratorTrainConfig):
 
 AnyGeneratorConfig = LanguageModelTrainConfig | MaskedModelTrainConfig | DiffusionTrainConfig
 AnyConfig = TrainConfig | AnyGeneratorConfig
+
+
+def learns_classes(config: AnyGeneratorConfig) -> bool:
+    """Whether labels are learnt: they are asked for, and the model has no other condition."""
+    return config.class_conditional and config.model.condition is None
+
+
+def learns_captions(config: AnyGeneratorConfig) -> bool:
+    """Whether captions are learnt."""
+    return isinstance(config.model.condition, TextCondition)
+
 
 CONFIG_KINDS: dict[str | None, type[AnyConfig]] = {
     None: TrainConfig,  # files of a tokenizer's training say no kind

@@ -24,7 +24,7 @@ from omnitok.data.video_reader import VideoReader
 from omnitok.distributed import Processes
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.models.protocol import Tokenizer
-from omnitok.training.config import AnyGeneratorConfig
+from omnitok.training.config import AnyGeneratorConfig, learns_captions, learns_classes
 
 MOST_HELD_OUT = 256
 """Files of each modality that a generator's training keeps back at most."""
@@ -41,6 +41,7 @@ class GeneratorData:
         fps: frames per second of the videos, where it is known.
         classes: names of the classes in the order of their labels; empty where they have no names.
         class_count: number of classes; 0 without labels.
+        has_captions: whether any of the samples has one.
         held_out: what is kept from training by `config.held_out`: shards or files; None where that is nothing.
     """
 
@@ -50,6 +51,7 @@ class GeneratorData:
     fps: float | None
     classes: tuple[str, ...] = ()
     class_count: int = 0
+    has_captions: bool = False
     held_out: TokenShards | Index | None = None
 
 
@@ -83,12 +85,15 @@ def build_dataset(
     return PixelDataset(samples, sampler, data, processes.rank, processes.world_size, labelled, pixel_format)
 
 
-def list_samples(data: DataConfig, labelled: bool = False, pixel_format: PixelFormat = RGB) -> Index:
+def list_samples(
+    data: DataConfig, labelled: bool = False, pixel_format: PixelFormat = RGB, captions: bool = False
+) -> Index:
     """The files of `data`; there must be some."""
     if not data.images and not data.videos:
         raise OmnitokError("there is nothing to train on: give --images DIR, --videos DIR, or both")
     labels: Labels = "folders" if labelled else "none"
-    return build_index(images=data.images, videos=data.videos, labels=labels, arrays=pixel_format.has_arrays)
+    arrays = pixel_format.has_arrays
+    return build_index(images=data.images, videos=data.videos, labels=labels, arrays=arrays, captions=captions)
 
 
 def hold_out(
@@ -199,10 +204,15 @@ def open_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Proce
         raise OmnitokError("there is nothing to train on: give --shards DIR, or --images DIR, --videos DIR, or both")
     _check_batches(config.data, config.optimizer.accumulation, processes)
     data = (_shard_data if config.shards else _pixel_data)(config, tokenizer, processes)
-    if config.class_conditional and not data.class_count:
+    if learns_classes(config) and not data.class_count:
         raise OmnitokError(
             "there are no labels to learn: give data with labels (`omnitok tokenize --labels folders`, folders per "
             "class), or --set class_conditional=false"
+        )
+    if learns_captions(config) and not data.has_captions:
+        raise OmnitokError(
+            "there are no captions to learn: give shards with captions (`omnitok tokenize --captions`), lists with a "
+            "column caption, or images and videos with text files beside them"
         )
     return data
 
@@ -235,7 +245,7 @@ def _shard_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Pro
     shards = open_shards(config.shards, tokenizer, config.tokenizer or "the tokenizer")
     if not shards.grids:
         raise OmnitokError(f"{config.shards[0]}: the shards hold no items")
-    data, labelled = config.data, config.class_conditional
+    data, labelled = config.data, learns_classes(config)
     part, held_out = hold_out_items(shards, config.held_out) if config.held_out else (shards, None)
     images, videos = ({grid: n for grid, n in part.grids.items() if len(grid) == rank} for rank in (2, 3))
     sampler = Sampler(images, videos, data, config.seed)
@@ -247,14 +257,15 @@ def _shard_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Pro
         (frames, height, width),
         next((record.fps for record in records if record.fps), None),
         *((shards.classes, shards.class_count) if labelled else ((), 0)),
+        shards.captioned > 0,
         held_out if held_out and held_out.grids else None,
     )
 
 
 def _pixel_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Processes) -> GeneratorData:
-    data, labelled = config.data, config.class_conditional
+    data, labelled = config.data, learns_classes(config)
     pixel_format = pixel_format_of(tokenizer, data)
-    samples = list_samples(data, labelled, pixel_format)
+    samples = list_samples(data, labelled, pixel_format, learns_captions(config))
     part, held_out = hold_out(samples, config.held_out, MOST_HELD_OUT, data.frames, pixel_format)
     dataset = build_dataset(data, config.optimizer.accumulation, config.seed, processes, labelled, part, pixel_format)
     of_videos = data.video_resolutions or data.resolutions
@@ -265,6 +276,7 @@ def _pixel_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Pro
         (data.frames if samples.videos else 1, resolution, resolution),
         data.fps,
         *((samples.classes, samples.class_count) if labelled else ((), 0)),
+        samples.captions,
         held_out if len(held_out) else None,
     )
 
@@ -303,7 +315,7 @@ def _pixel_batches(files: Index, config: AnyGeneratorConfig, pixel_format: Pixel
         images, videos = (files.images, none) if modality == "image" else (none, files.videos)
         samples = dataclasses.replace(files, images=images, videos=videos)
         alone = Processes(0, 1, torch.device("cpu"))
-        dataset = build_dataset(data, 1, config.seed, alone, config.class_conditional, samples, pixel_format)
+        dataset = build_dataset(data, 1, config.seed, alone, learns_classes(config), samples, pixel_format)
         yield from (dataset[step] for step in range(min(config.validation_batches, count // size)))
 
 
@@ -319,11 +331,12 @@ def _token_batches(shards: TokenShards, config: AnyGeneratorConfig, classes: tup
         indices = indices[:count] if config.validation_shards else indices[_spread(count, len(indices))]
         for first in range(0, len(indices), size):
             tokens, labels = shards.read(indices[first : first + size], grid)
-            if not config.class_conditional:
+            if not learns_classes(config):
                 labels = torch.full_like(labels, NO_LABEL)
             elif len(table) > 1:
                 labels = table[labels]
-            yield Batch(first, modality, tokens, labels)
+            captions = [shards.captions(int(i)) for i in indices[first : first + size]]
+            yield Batch(first, modality, tokens, labels, captions=tuple(next(iter(each), "") for each in captions))
 
 
 def _batch_size(config: AnyGeneratorConfig, modality: Modality) -> int:

@@ -4,6 +4,7 @@ A tokenizer: image -> joint (inflation), another bottleneck, deeper. A generator
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from omnitok.errors import OmnitokError
 from omnitok.hub.folder import TrainedGenerator, load_generator_model
 from omnitok.models.bottlenecks import BottleneckConfig, build_bottleneck
 from omnitok.models.code_sequence import LanguageModelConfig, MaskedModelConfig, SequenceConfig
+from omnitok.models.conditions import ConditionConfig
 from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.masked_model import MaskedModel
@@ -26,7 +28,10 @@ from omnitok.training.config import (
     LanguageModelTrainConfig,
     MaskedModelTrainConfig,
     TrainConfig,
+    learns_classes,
 )
+
+_OF_CONDITION = re.compile(r"^encode_condition\.|\.cross\.")
 
 AnyGenerator = LanguageModel | MaskedModel | DiffusionTransformer
 
@@ -225,12 +230,13 @@ def with_architecture(config: AnyGeneratorConfig, source: TrainedGenerator) -> A
     """
     found = source.model.config
     if isinstance(config, LanguageModelTrainConfig) and isinstance(found, LanguageModelConfig):
-        if config.class_conditional and not found.has_class:
+        if learns_classes(config) and not found.has_class:
             raise OmnitokError(
                 f"init: {config.init} knows no classes; train it with --set class_conditional=false, or without --init"
             )
         own = config.model
-        model = dataclasses.replace(found, num_classes=own.num_classes, dropout=own.dropout)
+        condition = _condition(own.condition, found.condition)
+        model = dataclasses.replace(found, num_classes=own.num_classes, dropout=own.dropout, condition=condition)
         return dataclasses.replace(config, model=model)
     if isinstance(config, MaskedModelTrainConfig) and isinstance(found, MaskedModelConfig | LanguageModelConfig):
         if not found.is_rotary:
@@ -238,10 +244,19 @@ def with_architecture(config: AnyGeneratorConfig, source: TrainedGenerator) -> A
         masked = config.model
         known = {field.name: getattr(found, field.name) for field in dataclasses.fields(masked)}
         known |= {"num_classes": masked.num_classes, "dropout": masked.dropout}
+        known |= {"condition": _condition(masked.condition, found.condition)}
         return dataclasses.replace(config, model=dataclasses.replace(masked, **known))
     if isinstance(config, DiffusionTrainConfig) and isinstance(found, DiffusionTransformerConfig):
-        return dataclasses.replace(config, model=dataclasses.replace(found, num_classes=config.model.num_classes))
+        own_diffusion = config.model
+        condition = _condition(own_diffusion.condition, found.condition)
+        changed = dataclasses.replace(found, num_classes=own_diffusion.num_classes, condition=condition)
+        return dataclasses.replace(config, model=changed)
     raise OmnitokError(f"init: {config.init} is a {type(source.model).__name__}, which {config.name} does not train")
+
+
+def _condition(wanted: ConditionConfig | None, found: ConditionConfig | None) -> ConditionConfig | None:
+    """The condition that is asked for, with the architecture of the source's where that is of its kind."""
+    return found if wanted is not None and type(wanted) is type(found) else wanted
 
 
 @torch.no_grad()
@@ -261,8 +276,8 @@ def start_from(model: AnyGenerator, source: TrainedGenerator, classes: Sequence[
     rows = _matching_rows(model, source, classes)
     for name, tensor in own.items():
         found = given.get(name)
-        if name in rows and found is None:
-            continue  # the first classes that it learns
+        if found is None and (name in rows or _OF_CONDITION.search(name)):
+            continue  # the first classes or the first condition that it learns
         if name in rows and found is not None and found.shape[1:] == tensor.shape[1:]:
             here, there = (list(part) for part in zip(*rows[name], strict=True))
             tensor[here] = found[there].to(tensor)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,139 +15,36 @@ from omnitok.data.loader import Batch, load_batches
 from omnitok.data.pixel_format import as_color
 from omnitok.data.samples import Index
 from omnitok.data.token_shards import TokenShards
-from omnitok.diffusion import diffusion_losses, draw_times
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.generation.loading import make_generator
+from omnitok.generation.request import Items
 from omnitok.hub.folder import TrainedGenerator, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import list_models
 from omnitok.models.code_transformer import start_from_codebook
+from omnitok.models.conditions import make_conditions, split_condition
 from omnitok.models.diffusion_transformer import DiffusionTransformer
-from omnitok.models.language_model import LanguageModel, language_model_losses
-from omnitok.models.masked_model import MaskedModel, masked_model_losses
-from omnitok.models.protocol import LatentStatistics, Tokenizer
-from omnitok.models.token_masks import Task as MaskTask
-from omnitok.models.token_masks import draw_hidden
+from omnitok.models.language_model import LanguageModel
+from omnitok.models.protocol import Tokenizer
 from omnitok.peers import load_tokenizer
 from omnitok.training.config import (
     AnyConfig,
     AnyGeneratorConfig,
     DiffusionTrainConfig,
     LanguageModelTrainConfig,
-    MaskedModelTrainConfig,
+    learns_classes,
 )
 from omnitok.training.data import GeneratorData, held_out_batches, open_data, open_shards, pixel_format_of
-from omnitok.training.seeds import WHOLE_BATCH, step_seed
 from omnitok.training.task import Say, Snapshot, Task, side_by_side
+from omnitok.training.tasks.generator_objectives import (
+    Draws,
+    build_model,
+    build_objective,
+    conditions_of,
+    draw_batch,
+)
 from omnitok.training.transfer import AnyGenerator, load_source, start_from, with_architecture
-
-Draws = tuple[Tensor, ...]
-
-
-class LanguageModelObjective(nn.Module):
-    """Cross-entropy of codes, as a module whose forward DDP and FSDP2 hook into."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
-        """No random numbers."""
-        return ()
-
-    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor) -> dict[str, Tensor]:
-        """Codes (b, h, w) or (b, t, h, w) -> "loss" in nats per code.
-
-        Args:
-            labels: (b,), -1 for none.
-            drop: (b,), which of the labels are taken away.
-        """
-        return {"loss": language_model_losses(self.model, tokens, labels, drop)["cross_entropy"]}
-
-
-class MaskedModelObjective(nn.Module):
-    """Cross-entropy of hidden codes.
-
-    Args:
-        tasks, label_smoothing: as of `MaskedModelTrainConfig`.
-    """
-
-    def __init__(self, model: MaskedModel, tasks: Mapping[MaskTask, float], label_smoothing: float) -> None:
-        super().__init__()
-        self.model, self.tasks, self.label_smoothing = model, tasks, label_smoothing
-
-    def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
-        """Which codes are hidden, for a batch of tokens of this shape; on the CPU."""
-        return (draw_hidden(tuple(tokens.shape), self.tasks, generator),)
-
-    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-        """Codes (b, h, w) or (b, t, h, w), and which of them are hidden -> "loss" in nats per hidden code."""
-        losses = masked_model_losses(self.model, tokens, hidden, labels, drop, self.label_smoothing)
-        return {"loss": losses["cross_entropy"]}
-
-
-class DiffusionObjective(nn.Module):
-    """The diffusion or flow matching losses (the model's config says which) of latents normalised by the tokenizer's
-    statistics.
-
-    Args:
-        mean, std: of each latent channel.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: DiffusionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
-
-    def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
-        """A time per item, and noise, for a batch of tokens of this shape; on the CPU."""
-        times = draw_times(self.model.config.objective, len(tokens), generator)
-        return times, torch.randn(tokens.shape, generator=generator)
-
-    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Latents (b, c, h, w) or (b, c, t, h, w) with times (b,) and noise -> "loss" and, of several, its terms."""
-        null = self.model.config.null_label
-        known = None if null is None else labels.masked_fill(drop | (labels < 0), null)
-        mean, std = (part if tokens.ndim == 4 else part[:, None] for part in (self.mean, self.std))
-        losses = diffusion_losses(self.model, (tokens - mean) / std, known, t, noise, self.model.config.objective)
-        terms = {name: loss.mean() for name, loss in losses.items()}
-        return {"loss": torch.stack(list(terms.values())).sum(), **(terms if len(terms) > 1 else {})}
-
-
-Objective = LanguageModelObjective | MaskedModelObjective | DiffusionObjective
-
-
-def build_model(config: AnyGeneratorConfig) -> AnyGenerator:
-    """A model with random weights, from torch's current random state."""
-    if isinstance(config, LanguageModelTrainConfig):
-        return LanguageModel(config.model)
-    if isinstance(config, MaskedModelTrainConfig):
-        return MaskedModel(config.model)
-    return DiffusionTransformer(config.model)
-
-
-def build_objective(config: AnyGeneratorConfig, model: AnyGenerator, statistics: LatentStatistics | None) -> Objective:
-    """The losses of this kind of model, on the tokens of a tokenizer whose latents have these statistics.
-
-    Raises:
-        OmnitokError: latents whose mean and deviation the tokenizer does not know.
-    """
-    if isinstance(model, LanguageModel):
-        return LanguageModelObjective(model)
-    if isinstance(model, MaskedModel):
-        assert isinstance(config, MaskedModelTrainConfig)
-        return MaskedModelObjective(model, config.tasks, config.label_smoothing)
-    if statistics is None:
-        raise OmnitokError(
-            "the tokenizer's config.json has no latent_statistics, which latents are normalised with; a VAE "
-            "trained by `omnitok train` has them"
-        )
-    return DiffusionObjective(model, statistics.mean, statistics.std)
 
 
 class GeneratorTask(Task):
@@ -207,7 +104,7 @@ class GeneratorTask(Task):
             height=height,
             width=width,
             num_frames=frames,
-            sampling=config.sampling if config.model.num_classes else _unguided(config.sampling),
+            sampling=config.sampling if config.model.is_conditional else _unguided(config.sampling),
             fps=data.fps,
         )
 
@@ -252,8 +149,9 @@ class GeneratorTask(Task):
 
     def split(self, batch: Batch) -> list[tuple[Draws, None]]:
         """(tokens, labels, which labels are dropped, the objective's random numbers) of each part."""
-        draws = _draw(self._objective, batch, self.config, self.processes)
-        whole = [x.to(self.processes.device, non_blocking=True) for x in (batch.inputs, batch.labels, *draws)]
+        draws = draw_batch(self._objective, batch, self.config, self.processes)
+        given = (batch.inputs, conditions_of(self.config, batch), *draws)
+        whole = [x.to(self.processes.device, non_blocking=True) for x in given]
         chunks = (x.chunk(self.config.optimizer.accumulation) for x in whole)
         return [(inputs, None) for inputs in zip(*chunks, strict=True)]
 
@@ -266,11 +164,13 @@ class GeneratorTask(Task):
         with FakeTensorMode(), torch.random.fork_rng(devices=[]), torch.no_grad():
             model = self.blank_copy()
             with FlopCounterMode(display=False) as counter:
+                condition = model.config.condition
+                none = None if condition is None else make_conditions(condition, [None] * shape[0])
                 if not isinstance(model, DiffusionTransformer):
                     tokens = model.config.prefix_length + math.prod(grid) - isinstance(model, LanguageModel)
-                    model(torch.zeros(shape[0], tokens, dtype=torch.int64), grid=grid[1:])
+                    model(torch.zeros(shape[0], tokens, dtype=torch.int64), grid=grid[1:], conditions=none)
                 else:
-                    model(torch.zeros(shape[0], model.config.latent_channels, *grid), torch.zeros(shape[0]))
+                    model(torch.zeros(shape[0], model.config.latent_channels, *grid), torch.zeros(shape[0]), none)
         return counter.get_total_flops()
 
     # -------------------------------------------------------------------------------------------------------- results
@@ -283,16 +183,23 @@ class GeneratorTask(Task):
 
     @torch.no_grad()
     def preview(self, model: AnyGenerator) -> Mapping[str, Tensor]:
-        """Samples of one class each, side by side: images, and of a model of videos also videos."""
+        """Samples of one class or caption each, side by side: images, and of a model of videos also videos."""
         generator = make_generator(model, self.tokenizer, self.settings)
-        count, classes = self.config.log.images, model.config.num_classes
-        labels = [i * classes // count if count < classes else i % classes for i in range(count)] if classes else None
-        chosen: list[int | None] = [None] * count if labels is None else [*labels]
+        chosen = self._preview_items(self.config.log.images)
         lengths = {"image": 1} | ({"video": self.settings.num_frames} if self.settings.num_frames > 1 else {})
         return {
             name: as_color(side_by_side(generator.sample(chosen, num_frames=frames).cpu().float().clamp(-1, 1)))
             for name, frames in lengths.items()
         }
+
+    def _preview_items(self, count: int) -> Items:
+        """What the preview's samples are asked to show: the classes, or the conditions of the first batch, in turns."""
+        classes, condition = self.config.model.num_classes, self.config.model.condition
+        if condition is None:
+            of_all = [i * classes // count if count < classes else i % classes for i in range(count)]
+            return of_all if classes else [None] * count
+        rows = conditions_of(self.config, self.data.dataset[0])
+        return [split_condition(rows[i % len(rows)]) for i in range(count)]
 
     @torch.no_grad()
     def validate(self, snapshot: Snapshot) -> Mapping[str, float]:
@@ -315,8 +222,8 @@ class GeneratorTask(Task):
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         for batch in map(self._encode, batches) if isinstance(source, Index) else batches:
-            draws = _draw(objective, batch, config, alone)
-            tensors = [tensor.to(device) for tensor in (batch.inputs, batch.labels, *draws)]
+            draws = draw_batch(objective, batch, config, alone)
+            tensors = [tensor.to(device) for tensor in (batch.inputs, conditions_of(config, batch), *draws)]
             name = f"{batch.modality}_loss"
             sums[name] = sums.get(name, 0.0) + float(objective(*tensors)["loss"]) * batch.size
             counts[name] = counts.get(name, 0) + batch.size
@@ -329,11 +236,6 @@ def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: Tokeni
     Raises:
         OmnitokError: tokens of the wrong kind, or more classes than the model is said to have.
     """
-    if config.model.condition is not None:
-        raise OmnitokError(
-            f"{config.name}: model.condition must be null, because files give no texts and no embeddings yet; train on "
-            "tensors of your own with the losses of the model"
-        )
     learns_codes = not isinstance(config, DiffusionTrainConfig)
     if learns_codes != tokenizer.is_discrete:
         kinds = {True: ("codes", "quantizer"), False: ("latents", "VAE")}
@@ -344,7 +246,7 @@ def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: Tokeni
             f"model.num_classes is {config.model.num_classes}, but the data have {data.class_count} classes; "
             "0 takes the number from the data"
         )
-    classes = (config.model.num_classes or data.class_count) if config.class_conditional else 0
+    classes = (config.model.num_classes or data.class_count) if learns_classes(config) else 0
     frames, height, width = tokenizer.latent_shape(*data.pixels)
     changes: dict[str, Any] = {"num_classes": classes}
     if isinstance(config, LanguageModelTrainConfig):
@@ -362,18 +264,5 @@ def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: Tokeni
 
 
 def _unguided(sampling: Any) -> Any:
-    """A recipe's defaults of sampling for a model without classes, which has nothing to be guided by."""
+    """A recipe's defaults of sampling for an unconditional model, which has nothing to be guided by."""
     return dataclasses.replace(sampling, guidance_scale=1.0, video_guidance_scale=None)
-
-
-def _draw(objective: Objective, batch: Batch, config: AnyGeneratorConfig, processes: Processes) -> Draws:
-    """Which labels are dropped, and the objective's own random numbers, for this process's share of a batch.
-
-    They are drawn for the whole batch and shared out as its items are, so that they do not depend on the number of
-    processes.
-    """
-    world_size, rank = processes.world_size, processes.rank
-    generator = torch.Generator().manual_seed(step_seed(config.seed, batch.step, WHOLE_BATCH))
-    everywhere = batch.inputs[:1].cpu().expand(batch.size * world_size, *batch.inputs.shape[1:])
-    drop = torch.rand(len(everywhere), generator=generator) < config.label_dropout
-    return tuple(whole[rank::world_size] for whole in (drop, *objective.draw(everywhere, generator)))
