@@ -12,6 +12,14 @@ from PIL import Image
 
 from helpers.small import SMALL
 from omnitok.cli import main
+from omnitok.data import list_media, read_image, read_video
+from omnitok.data.pixel_format import PixelFormat
+from omnitok.generation.loading import load_generator
+from omnitok.hub.folder import load_tokenizer, save_generator
+from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.language_model import LanguageModel
+from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 
 RANDOM = np.random.default_rng(0)
@@ -115,9 +123,70 @@ def test_models_of_other_channels_are_compared(bands: Path, capsys: pytest.Captu
     assert (code, "1 or 5 ranges are needed for 5 channels, found 2" in told) == (2, True)
 
 
+def test_cards_name_channels_and_ranges(bands: Path) -> None:
+    assert "| pixels | 5 channels; of .npy, TIFF and 16-bit files the values 0:10000 are" in (
+        bands / "five/README.md"
+    ).read_text("utf-8")
+    assert "| pixels | 3 channels (red, green, blue) |" in (model(bands / "three", 3) / "README.md").read_text("utf-8")
+
+
 def test_alpha_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(RANDOM.integers(0, 256, (20, 26, 4), dtype=np.uint8)).save(tmp_path / "a.png")
     Image.new("RGB", (20, 20)).save(tmp_path / "b.png")
     code, rows, _ = run(capsys, "compare", tmp_path, "--models", model(tmp_path / "m", 4), "-o", tmp_path / "out")
     assert (code, rows[0]["n"], len(rows[0]["psnr_per_channel"])) == (0, 2, 4)
     assert "alpha" in (tmp_path / "out/index.html").read_text()
+
+
+def language_model(tokenizer: Path, folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = LanguageModelConfig(
+        codebook_size=64, latent_frames=3, latent_height=2, latent_width=2, width=32, depth=1, heads=2
+    )
+    settings = GeneratorSettings(str(tokenizer), fingerprint(load_tokenizer(tokenizer)), (), 16, 16, 5, {}, 8.0)
+    return save_generator(LanguageModel(config), settings, folder)
+
+
+def test_bands_are_generated_as_arrays(bands: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lm, ranged, out = language_model(bands / "five", bands / "lm"), PixelFormat(5, ((0, 10000),)), bands / "samples"
+    assert run(capsys, "generate", lm, "--count", 2, "--grid", "-o", out)[0] == 0
+    expected = load_generator(lm).sample(indices=[0, 1])
+    for number, path in enumerate(files := list_media(out, arrays=True)):
+        assert np.load(path).dtype == np.float32
+        torch.testing.assert_close(read_image(path, pixel_format=ranged), expected[number].clamp(-1, 1))
+    assert [path.name for path in files] == ["000000.npy", "000001.npy"]
+    assert read_image(out / "grid.png").shape == (3, 16, 32)
+    assert run(capsys, "generate", lm, "--frames", 5, "-o", bands / "videos")[0] == 0
+    assert np.load(bands / "videos/000000.npy").shape == (5, 16, 16, 5)
+    for frames in (5, 9):  # at once, and streamed
+        line = ("generate", lm, "--video", bands / "in/v.npy", "--given", 1, "--frames", frames, "--mark")
+        assert run(capsys, *line, "-o", bands / "more.npy")[0] == 0
+        assert read_video(bands / "more.npy", pixel_format=ranged).shape == (5, frames, 16, 16)
+    Image.new("L", (26, 20), 255).save(bands / "mask.png")
+    filling = ("generate", lm, "--inpaint", bands / "in/a.npy", "--mask", bands / "mask.png")
+    assert run(capsys, *filling, "-o", bands / "filled.tif")[0] == 0
+    assert read_image(bands / "filled.tif", pixel_format=ranged).shape == (5, 16, 16)
+    for line, code, message in (
+        ((*filling, "-o", bands / "filled.png"), 2, "give a folder, or a name that ends in .npy, .tif, .tiff"),
+        (("generate", lm, "--npz", "-o", out), 2, "--npz is for colour, and this model's pixels have 5 channels"),
+        (("generate", lm, "--outpaint", bands / "mask.png", "--padding", 4), 1, "5 channels are wanted"),
+    ):
+        found, _, told = run(capsys, *line)
+        assert (found, message in told) == (code, True), told
+
+
+def test_alpha_and_bands_without_ranges_are_generated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for channels, suffix, read_as in ((4, ".png", "RGBA"), (1, ".png", "L"), (2, ".npy", "uint16")):
+        lm = language_model(model(tmp_path / f"m{channels}", channels), tmp_path / f"lm{channels}")
+        assert run(capsys, "generate", lm, "-o", tmp_path / f"out{channels}")[0] == 0
+        path = tmp_path / f"out{channels}/000000{suffix}"
+        if suffix == ".npy":
+            assert (np.load(path).dtype, np.load(path).shape) == (read_as, (16, 16, 2))
+        else:
+            with Image.open(path) as image:
+                assert image.mode == read_as
+        found = read_image(path, pixel_format=PixelFormat(channels))
+        expected = load_generator(lm).sample()[0].clamp(-1, 1)
+        torch.testing.assert_close(found, expected, atol=1 / 127.5, rtol=0)
+    with pytest.raises(ValueError, match=r"must be \(b, 2, …, H, W\) of images or videos, found \(1, 3, 16, 16\)"):
+        load_generator(lm).continue_video(torch.zeros(1, 3, 16, 16))

@@ -1,5 +1,6 @@
 """From what notebooks have to PIL images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from omnitok import OmniTokenizer
 from omnitok.data import read_image, to_pil, to_pixels, write_image, write_video
+from omnitok.errors import MediaError
 from omnitok.models.tokenizer import TokenizerConfig
 
 
@@ -54,9 +56,47 @@ def test_transparency_is_over_white_and_grey_is_taken() -> None:
 def test_what_is_no_image_is_said(tok: OmniTokenizer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must hold bytes \(uint8\), found float64"):
         tok.reconstruct(np.zeros((4, 4, 3)))
-    with pytest.raises(ValueError, match=r"must be \(H, W\), \(H, W, 3\) or \(T, H, W, 3\), found \(4, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"must be \(H, W\), \(H, W, 3\) or \(T, H, W, 3\), found uint8 \(4, 4, 4\)"):
         tok.reconstruct(np.zeros((4, 4, 4), dtype=np.uint8))
     with pytest.raises(ValueError, match="of one size, found 2 sizes"):
         tok.reconstruct([Image.new("RGB", (2, 2)), Image.new("RGB", (3, 2))])
     with pytest.raises(ValueError, match=r"found \(1, 2, 4, 4\)"):
         to_pil(torch.zeros(2, 4, 4))
+
+
+def of_channels(tok: OmniTokenizer, channels: int, ranges: tuple[tuple[float, float], ...] = ()) -> OmniTokenizer:
+    torch.manual_seed(0)
+    made = OmniTokenizer.from_config(replace(tok.config, channels=channels)).eval()
+    made.channel_ranges = ranges
+    return made
+
+
+def test_alpha_and_grey_come_back_as_they_are(tok: OmniTokenizer, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (11, 18, 4), dtype=np.uint8)
+    for channels, mode in ((4, "RGBA"), (1, "L")):
+        image, path = Image.fromarray(array).convert(mode), tmp_path / f"{mode}.png"
+        image.save(path)
+        model = of_channels(tok, channels)
+        for source in (path, image, np.asarray(image)):
+            result = model.reconstruct(source)
+            assert result.pixels.shape == (1, channels, 11, 18)
+            assert torch.equal(result.pixels, model.reconstruct(path).pixels)
+            assert [(made.size, made.mode) for made in result.images] == [((18, 11), mode)]
+        video = np.zeros((5, 16, 16, channels), dtype=np.uint8)
+        assert [made.mode for made in model.reconstruct(video).images] == 5 * [mode]
+
+
+def test_bands_are_numbers_in_their_ranges(tok: OmniTokenizer, tmp_path: Path) -> None:
+    model = of_channels(tok, 5, ((0, 10000),))
+    array = np.random.default_rng(0).uniform(0, 10000, (2, 16, 16, 5)).astype(np.float32)
+    for source, name in ((array, "v.npy"), (array[0], "a.npy")):
+        np.save(tmp_path / name, source)
+        result = model.reconstruct(source)
+        assert torch.equal(result.pixels, model.reconstruct(tmp_path / name).pixels)
+        assert {made.mode for made in result.images} == {"RGB"}
+    with pytest.raises(ValueError, match=r"must be \(H, W, 5\) or \(T, H, W, 5\), found float32 \(16, 16, 4\)"):
+        model.reconstruct(array[0, ..., :4])
+    with pytest.raises(ValueError, match="holds float32 numbers, so the range"):
+        of_channels(tok, 5).reconstruct(array[0])
+    with pytest.raises(MediaError, match="a PIL image: 5 channels are wanted"):
+        model.reconstruct(Image.new("RGB", (16, 16)))

@@ -31,6 +31,7 @@ Count = Annotated[int, tyro.conf.arg(metavar="N")]
 @dataclass(frozen=True, kw_only=True)
 class Generate(SamplingFlags, GivenFlags, CommonOptions):
     """Generate images (PNG) and videos (MP4) with a trained generator, or continue, fill, widen or join given ones.
+    Channels that those do not have become .npy.
 
     A sample depends on the seed and its number only, not on the batch size or the number of processes. After an
     interruption the same command continues: finished samples are kept. Several processes can share the work in one
@@ -78,15 +79,19 @@ class Generate(SamplingFlags, GivenFlags, CommonOptions):
         from omnitok.generation.asked import parse_asked, parse_negative
         from omnitok.generation.loading import load_generator
         from omnitok.generation.request import split_batches
+        from omnitok.generation.work import pixel_format_of
 
         device, dtype = resolve_device(launched_device(self.device)), getattr(torch, self.dtype)
         generator = load_generator(self.model, device, dtype, self.tokenizer)
         check_kind(options, generator.sampling_type, self.model)
         work = self.plan_work(generator)
+        pixel_format = pixel_format_of(generator)
+        if self.npz and pixel_format.channels != 3:
+            raise UsageError(f"--npz is for colour, and this model's pixels have {pixel_format.channels} channels")
         try:
             asked = parse_asked(generator, self.labels, self.text, self.embeddings)
             away = {} if self.negative is None else {"negative": parse_negative(generator, self.negative)}
-            files = sample_folder.plan_files(asked, self.count, self.out, work)
+            files = sample_folder.plan_files(asked, self.count, self.out, work, pixel_format)
         except ValueError as error:
             raise UsageError(f"--{error}") from error
         (rank, world_size), (part, parts) = launched_place(), parse_part(self.shard)
@@ -107,14 +112,14 @@ class Generate(SamplingFlags, GivenFlags, CommonOptions):
                 how: dict[str, Any] = {"seed": self.seed, "indices": [file.index for file in batch], **options, **away}
                 try:
                     pieces = work.draw([file.asked.value for file in batch], **how)
-                    sample_folder.write_samples([file.path for file in batch], pieces, work.fps)
+                    sample_folder.write_samples([file.path for file in batch], pieces, work.fps, pixel_format)
                     seconds = round((time.perf_counter() - started) / len(batch), 3)
                     rows |= {file.index: {"seconds": seconds} for file in batch}
                 except Exception as error:
                     show_traceback_if_debugging()
                     rows |= {file.index: {"error": explain_for(file.path, error)} for file in batch}
                 bar.update(len(batch))
-            if not sample_folder.write_extras(files, self.out, work.fps, self.grid, self.npz) and (
+            if not sample_folder.write_extras(files, self.out, work.fps, self.grid, self.npz, pixel_format) and (
                 self.grid or self.npz
             ):
                 say("the grid and the .npz are written by the process that finishes last")

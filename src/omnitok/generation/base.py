@@ -154,7 +154,7 @@ class Generator(Publishable, Generic[Model, Options]):
         """
         if num_frames is None:
             num_frames = 1 if prompt_frames is None else self.settings.num_frames
-        video = None if prompt_frames is None else as_video(prompt_frames)
+        video = None if prompt_frames is None else as_video(prompt_frames, self.tokenizer.channels)
         size = self._size(num_frames, height, width, video)
         request = self._request(labels, size, batch_size, options, prompt=video)
         known, grid = self._grid(request.size, request.prompt)
@@ -182,7 +182,7 @@ class Generator(Publishable, Generic[Model, Options]):
         The same as `sample(labels, num_frames, prompt_frames=frames)`, which says the other arguments and errors, but
         height and width are the frames' own. For more frames than the model was trained on, see `stream_video`.
         """
-        video = as_video(frames)
+        video = as_video(frames, self.tokenizer.channels)
         height = video.shape[3] if height is None else height
         width = video.shape[4] if width is None else width
         return self.sample(labels, num_frames, height, width, prompt_frames=video, **options)
@@ -212,7 +212,7 @@ class Generator(Publishable, Generic[Model, Options]):
 
         Other arguments and errors as in `sample`; the arguments are checked at once, not with the first piece.
         """
-        video = None if frames is None else as_video(frames)
+        video = None if frames is None else as_video(frames, self.tokenizer.channels)
         size = self._size(ENDLESS if num_frames is None else num_frames, height, width, video)
         request = self._request(labels, size, None, options, prompt=video)
         _, h, w = self.tokenizer.latent_shape(1, *request.size[1:])

@@ -46,9 +46,10 @@ class Filler(Generator[Model, Options]):
         Returns:
             The pixels' own shape. Other arguments and errors as in `sample`.
         """
-        if not isinstance(pixels, Tensor) or pixels.ndim not in (4, 5) or pixels.shape[1] != 3:
+        c = self.tokenizer.channels
+        if not isinstance(pixels, Tensor) or pixels.ndim not in (4, 5) or pixels.shape[1] != c:
             found = str(tuple(pixels.shape)) if isinstance(pixels, Tensor) else type(pixels).__name__
-            raise ValueError(f"pixels must be (b, 3, H, W) or (b, 3, T, H, W), found {found}")
+            raise ValueError(f"pixels must be (b, {c}, H, W) or (b, {c}, T, H, W), found {found}")
         accepted = (1, *pixels.shape[2:])
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape[1:]) != accepted:
             found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
@@ -75,7 +76,7 @@ class Filler(Generator[Model, Options]):
         sides = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
         if len(sides) != 4 or min(sides) < 0:
             raise ValueError(f"padding must be 0 or more: one number, or left, right, top and bottom, found {padding}")
-        video = as_video(pixels)
+        video = as_video(pixels, self.tokenizer.channels)
         mask = F.pad(torch.zeros_like(video[:, :1], dtype=torch.bool), sides, value=True)
         wide = F.pad(video, sides)
         if pixels.ndim == 4:
@@ -105,7 +106,7 @@ class Filler(Generator[Model, Options]):
         Raises:
             ValueError: sizes that differ, no frame between them; else as in `sample`.
         """
-        start, end = as_video(first), as_video(last)
+        start, end = (as_video(x, self.tokenizer.channels) for x in (first, last))
         if start.shape[:2] != end.shape[:2] or start.shape[3:] != end.shape[3:]:
             raise ValueError(
                 f"first and last must be alike but for their frames, found {tuple(start.shape)} and {tuple(end.shape)}"

@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 
 from omnitok.atomic import atomic_path, lock_folder
-from omnitok.data import WRITTEN_SUFFIXES, VideoWriter, read_image, read_video, write_image, write_video
+from omnitok.data import WRITTEN_SUFFIXES, read_image, read_video, write_image, write_video
+from omnitok.data.arrays import ARRAY_SUFFIXES
 from omnitok.data.image import WRITTEN_IMAGE_SUFFIXES, to_uint8
-from omnitok.data.video_writer import ENCODED_SUFFIXES
+from omnitok.data.modality import detect_modality
+from omnitok.data.pixel_format import RGB, PixelFormat, as_color
+from omnitok.data.video_writer import ENCODED_SUFFIXES, video_writer
 from omnitok.errors import OmnitokError, reading
 from omnitok.files import SAMPLE_NOTE
 from omnitok.generation.asked import Asked
@@ -42,18 +45,21 @@ class SampleFile:
     path: Path
 
 
-def plan_files(asked: Sequence[Asked], count: int, out: Path, work: Work) -> list[SampleFile]:
+def plan_files(
+    asked: Sequence[Asked], count: int, out: Path, work: Work, pixel_format: PixelFormat = RGB
+) -> list[SampleFile]:
     """What there is to be in the end: `count` samples of each thing asked for, or variants of what is made of given
     files.
 
     Args:
         asked: from `parse_asked`.
         out: folder, or the file of one result.
+        pixel_format: of the results; channels that ordinary files do not have, or ranges, make arrays of them.
 
     Raises:
         ValueError: results that cannot have that name.
     """
-    suffix = ".png" if work.modality == "image" else ".mp4"
+    suffix = ".npy" if _numbers(pixel_format) else ".png" if work.modality == "image" else ".mp4"
     if not work.given:
         files = []
         for index in range(count * len(asked)):
@@ -61,7 +67,9 @@ def plan_files(asked: Sequence[Asked], count: int, out: Path, work: Work) -> lis
             files.append(SampleFile(index, each, out / f"{index:06d}{each.slug}{suffix}"))
         return files
     if out.suffix.lower() in WRITTEN_SUFFIXES and not out.is_dir():
-        accepted = WRITTEN_IMAGE_SUFFIXES if work.modality == "image" else ENCODED_SUFFIXES
+        accepted = WRITTEN_IMAGE_SUFFIXES if work.modality == "image" else ENCODED_SUFFIXES | {".npy"}
+        if not pixel_format.mode:
+            accepted &= ARRAY_SUFFIXES
         if out.suffix.lower() not in accepted:
             endings = ", ".join(sorted(accepted))
             raise ValueError(f"out {out} names no {work.modality}: give a folder, or a name that ends in {endings}")
@@ -119,32 +127,44 @@ def _note(folder: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def write_samples(paths: Sequence[Path], samples: Tensor | Iterator[Tensor], fps: float) -> None:
-    """Write images (b, 3, H, W) or videos (b, 3, T, H, W), or pieces (1, 3, n, H, W) of one video as they come."""
+def _numbers(pixel_format: PixelFormat) -> dict[str, Any]:
+    """How the numbers of pixels are written that are not those of ordinary images: in the ranges of the channels, else
+    over all that 16 bits can say. Nothing for ordinary images."""
+    if pixel_format.mode and not pixel_format.ranges:
+        return {}
+    return {"dtype": "float32" if pixel_format.ranges else "uint16", "ranges": pixel_format.ranges}
+
+
+def write_samples(
+    paths: Sequence[Path], samples: Tensor | Iterator[Tensor], fps: float, pixel_format: PixelFormat = RGB
+) -> None:
+    """Write images (b, c, H, W) or videos (b, c, T, H, W), or pieces (1, c, n, H, W) of one video as they come."""
     if isinstance(samples, Tensor):
         for path, sample in zip(paths, samples.cpu().float(), strict=True):
-            write_sample(path, sample, fps)
+            write_sample(path, sample, fps, pixel_format)
         return
     first = next(samples)  # tells the size
-    with VideoWriter(paths[0], fps, first.shape[-1], first.shape[-2]) as writer:
+    with video_writer(paths[0], fps, first.shape[-1], first.shape[-2], **_numbers(pixel_format)) as writer:
         for piece in chain([first], samples):
             writer.write(piece[0].cpu().float())
 
 
-def write_sample(path: Path, sample: Tensor, fps: float) -> None:
-    """Write an image (3, H, W) or a video (3, T, H, W); an image under a video's name is one of one frame."""
+def write_sample(path: Path, sample: Tensor, fps: float, pixel_format: PixelFormat = RGB) -> None:
+    """Write an image (c, H, W) or a video (c, T, H, W); an image under a video's name is one of one frame."""
     if sample.ndim == 3 and path.suffix.lower() in WRITTEN_IMAGE_SUFFIXES:
-        write_image(path, sample)
+        write_image(path, sample, **_numbers(pixel_format))
     else:
-        write_video(path, sample if sample.ndim == 4 else sample[:, None], fps=fps)
+        write_video(path, sample if sample.ndim == 4 else sample[:, None], fps=fps, **_numbers(pixel_format))
 
 
-def write_extras(files: Sequence[SampleFile], folder: Path, fps: float, grid: bool, npz: bool) -> bool:
+def write_extras(
+    files: Sequence[SampleFile], folder: Path, fps: float, grid: bool, npz: bool, pixel_format: PixelFormat = RGB
+) -> bool:
     """Write the grid and the .npz; False where samples are missing, which another process makes."""
     if not all(file.path.exists() for file in files):
         return False
     if grid:
-        write_grid(files, folder, fps)
+        write_grid(files, folder, fps, pixel_format)
     if npz:
         write_npz(files, folder / NPZ_NAME)
     return True
@@ -164,19 +184,20 @@ def write_npz(files: Sequence[SampleFile], path: Path) -> None:
             array.write(to_uint8(read_image(file.path)).tobytes())
 
 
-def write_grid(files: Sequence[SampleFile], folder: Path, fps: float) -> None:
-    """The first samples of each class or text side by side, a row for each: `grid.png`, or `grid.mp4` of videos."""
+def write_grid(files: Sequence[SampleFile], folder: Path, fps: float, pixel_format: PixelFormat = RGB) -> None:
+    """The first samples of each class or text side by side in colour, a row for each: `grid.png`, or `grid.mp4` of
+    videos."""
     rows: dict[str | None, list[SampleFile]] = {}
     for file in files:
         row = rows.setdefault(file.asked.name, [])
         if len(row) < GRID_COLUMNS:
             row.append(file)
     columns = max(len(row) for row in rows.values())
-    suffix = files[0].path.suffix
-    read = read_image if suffix == ".png" else read_video
+    of_images = detect_modality(files[0].path) == "image"
+    read, suffix = (read_image, ".png") if of_images else (read_video, ".mp4")
     lines = []
     for row in rows.values():
-        samples = [read(file.path) for file in row]
+        samples = [as_color(read(file.path, pixel_format=pixel_format)) for file in row]
         samples += [torch.ones_like(samples[0])] * (columns - len(samples))
         lines.append(torch.cat(samples, dim=-1))
     write_sample(folder / f"{GRID_NAME}{suffix}", torch.cat(lines, dim=-2), fps)

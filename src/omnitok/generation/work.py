@@ -18,6 +18,7 @@ from torch import Tensor
 
 from omnitok.data import VideoReader, read_image
 from omnitok.data.modality import Modality, detect_modality
+from omnitok.data.pixel_format import RGB, PixelFormat
 from omnitok.data.transforms import Box, center_square, crop, resize
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.generation.loading import AnyGenerator
@@ -47,6 +48,11 @@ class Work:
     is_long: bool = False
 
 
+def pixel_format_of(generator: AnyGenerator) -> PixelFormat:
+    """How files are read and written for a generator: as for its tokenizer."""
+    return PixelFormat(generator.tokenizer.channels, generator.tokenizer.channel_ranges)
+
+
 def sampling(generator: AnyGenerator, frames: int | None) -> Work:
     """Images, or videos of so many frames."""
     settings, count = generator.settings, frames or 1
@@ -65,7 +71,7 @@ def continuation(generator: AnyGenerator, path: Path, given: int, frames: int | 
         OmnitokError: the video cannot be read, or is shorter.
     """
     settings = generator.settings
-    prompt = _read(path, given, partial(square, settings))
+    prompt = _read(path, given, partial(square, settings), pixel_format=pixel_format_of(generator))
     count = settings.num_frames if frames is None else frames
     is_long = count > settings.num_frames
 
@@ -104,7 +110,7 @@ def inpainting(generator: AnyGenerator, path: Path, mask: Path, frames: int | No
             raise OmnitokError(f"{mask}: must be as large as {path}, {wanted}, found {width} x {height}")
         return source.fit
 
-    source = _read(path, frames, fit, generator.settings.num_frames)
+    source = _read(path, frames, fit, generator.settings.num_frames, pixel_format=pixel_format_of(generator))
     pixels, is_moving = source.pixels, detect_modality(mask) == "video"
     if is_moving and modality == "image":
         raise OmnitokError(f"{mask}: is a video, but {path} is an image, whose mask is an image")
@@ -147,7 +153,7 @@ def outpainting(generator: AnyGenerator, path: Path, padding: tuple[int, int, in
         by = scale(height, width)
         return Fit((0, 0, height, width), max(1, round(height * by)), max(1, round(width * by)))
 
-    source = _read(path, frames, fit, settings.num_frames)
+    source = _read(path, frames, fit, settings.num_frames, pixel_format=pixel_format_of(generator))
     pixels = source.pixels
     by = scale(*source.size)
     sides = (int(left * by), int(right * by), int(top * by), int(bottom * by))  # rounded down, so that all of it fits
@@ -175,7 +181,8 @@ def interpolation(generator: AnyGenerator, first: Path, last: Path, given: int, 
         OmnitokError: a file cannot be read, or a video is shorter.
     """
     fit = partial(square, generator.settings)
-    start, end = _read(first, given, fit, from_end=True), _read(last, given, fit)
+    how = pixel_format_of(generator)
+    start, end = _read(first, given, fit, from_end=True, pixel_format=how), _read(last, given, fit, pixel_format=how)
 
     def draw(labels: Items, **options: Any) -> Tensor:
         a, b = (part.pixels.expand(len(labels), -1, -1, -1, -1) for part in (start, end))
@@ -193,7 +200,10 @@ def mark_given(pieces: Iterator[Tensor], given: int) -> Iterator[Tensor]:
         if marked:
             piece = piece.clone()
             border = max(2, round(min(piece.shape[-2:]) / 32))  # two pixels share their colour in H.264
-            red = torch.tensor([1.0, -1.0, -1.0], device=piece.device).to(piece.dtype)[:, None, None, None]
+            red = piece.new_full((piece.shape[1], 1, 1, 1), -1.0)
+            red[0] = 1.0
+            if len(red) == 4:
+                red[3] = 1.0  # opaque
             for edge in (slice(None, border), slice(-border, None)):
                 piece[:, :, :marked, edge] = piece[:, :, :marked, :, edge] = red
         yield piece
@@ -256,6 +266,7 @@ def _read(
     *,
     nearest: bool = False,
     from_end: bool = False,
+    pixel_format: PixelFormat = RGB,
 ) -> _Read:
     """An image, or frames of a video.
 
@@ -264,15 +275,16 @@ def _read(
         choose: (H, W) of the file -> how frames are brought to size.
         nearest: it is a mask.
         from_end: the last frames instead of the first.
+        pixel_format: channels and ranges of the pixels.
 
     Raises:
         OmnitokError: the file cannot be read or is shorter.
     """
     if detect_modality(path) == "image":
-        image = read_image(path)[:, None]
+        image = read_image(path, pixel_format=pixel_format)[:, None]
         size = (image.shape[2], image.shape[3])
         return _Read((fit := choose(*size))(image, nearest)[None], size, fit)
-    with VideoReader(path) as reader:
+    with VideoReader(path, pixel_format=pixel_format) as reader:
         size, count = (reader.height, reader.width), frames or most
         fit = choose(*size)
         taken = deque(reader, count) if from_end else itertools.islice(reader, count)

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from omnitok.data.pixel_format import format_ranges
 from omnitok.hub.architectures import Generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.header import KINDS, PEER, TOKENIZER, split_card
@@ -78,6 +79,7 @@ A joint image-video tokenizer ({parameters / 1e6:.1f} M parameters, {bottleneck}
 
 | | |
 |---|---|
+| pixels | {_pixels(tokenizer)} |
 | patch | {config.patch_size} x {config.patch_size} pixels, {config.temporal_patch_size} frames |
 | width | {config.width} ({config.heads} heads of {config.head_dim}) |
 | encoder | spatial {config.encoder_blocks!r}, {config.encoder_temporal_blocks} temporal blocks |
@@ -92,6 +94,15 @@ tokenizer = OmniTokenizer.from_pretrained("{PLACE}")
 
 {_WITHOUT}
 """
+
+
+def _pixels(tokenizer: OmniTokenizer) -> str:
+    """Channels, and which values of files they are."""
+    names = {1: "grey", 3: "red, green, blue", 4: "red, green, blue, alpha"}.get(tokenizer.channels, "")
+    text = f"{tokenizer.channels} channel{'s' * (tokenizer.channels > 1)}{f' ({names})' if names else ''}"
+    if not tokenizer.channel_ranges:
+        return text
+    return f"{text}; of .npy, TIFF and 16-bit files the values {format_ranges(tokenizer.channel_ranges)} are -1 and 1"
 
 
 def generator_card(model: Generator, settings: GeneratorSettings, name: str) -> str:

@@ -150,8 +150,8 @@ class OmniTokenizer(nn.Module):
         """Encode and decode an image or video as notebooks have it; `.images` of the result are PIL images.
 
         Args:
-            source: a file's path; a PIL image or several of one size; an array of bytes (H, W, 3) or (T, H, W, 3); a
-                tensor of pixels.
+            source: a file's path; a PIL image or several of one size; an array of bytes (H, W, 3) or (T, H, W, 3), or
+                where pixels are not in colour of numbers (…, H, W, c) in the channels' ranges; a tensor of pixels.
             tile: as in `encode`.
 
         Raises:
