@@ -122,6 +122,36 @@ def test_joint_distribution() -> None:
     assert distance(steps=1, order="random") == pytest.approx(0.45, abs=0.02)  # that of the uniform distribution
 
 
+@torch.no_grad()
+def test_codes_made_of_digits() -> None:
+    """Digits are drawn each by itself, and a code is what they make; batches and known codes as of other models."""
+    factors, count = (2, 3), 6000
+    config = MaskedModelConfig(
+        codebook_size=6, code_factors=factors, latent_frames=1, latent_height=1, latent_width=2, width=12, heads=2
+    )
+    logits = torch.tensor([0.7, 0.3, 0.6, 0.3, 0.1]).log()
+    sampler = MaskedCodeSampler(
+        MaskedModel(config), lambda ids, grid, contexts: logits.expand(len(ids), 2, -1),
+        torch.full((count,), -1), torch.full((count,), -1), item_keys(1, range(count)), MaskedSampling(steps=2),
+    )  # fmt: skip
+    codes = torch.zeros(count, 1, 1, 2, dtype=torch.long)
+    drawn = sampler.fill(codes, torch.ones_like(codes, dtype=torch.bool))
+    share = torch.bincount(drawn.flatten(), minlength=6) / drawn.numel()
+    expected = (logits[2:].exp()[:, None] * logits[:2].exp()).flatten()  # the first digit counts 1
+    assert (share - expected).abs().sum() / 2 < 0.02
+
+    torch.manual_seed(0)
+    network = MaskedModel(MaskedModelConfig(**GRID | {"code_factors": (4, 5)}))
+    for parameter in network.parameters():
+        parameter.data.mul_(3)
+    g = MaskedGenerator(network, G.tokenizer, SETTINGS)
+    whole = g.sample_codes(["cat", "dog", None], (3, 2, 3), seed=3, guidance_scale=2.0)
+    parts = g.sample_codes(["cat", "dog", None], (3, 2, 3), seed=3, guidance_scale=2.0, batch_size=1)
+    assert torch.equal(parts, whole)
+    begun = g.sample_codes(["cat"], (3, 2, 3), prompt_codes=whole[:1, :1], seed=5)
+    assert torch.equal(begun[:, :1], whole[:1, :1])
+
+
 def test_video_frames_given_stay() -> None:
     given = video(5)
     made = G.continue_video(given, 9, ["cat", "dog"], seed=1)

@@ -1,5 +1,7 @@
 """The masked model and its training masks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -61,6 +63,36 @@ def test_a_fixed_batch_is_learnt() -> None:
     dropped = masked_model_losses(model, codes, hidden, labels, torch.ones(4, dtype=torch.bool))["cross_entropy"]
     none = masked_model_losses(model, codes, hidden, torch.full((4,), -1))["cross_entropy"]
     assert torch.equal(dropped, none)
+
+
+def test_codes_made_of_digits() -> None:
+    torch.manual_seed(1)
+    config = replace(CONFIG, codebook_size=12, code_factors=(3, 4))
+    model = MaskedModel(config)
+    table = model.token_embedding.weight
+    assert len(table) == config.code_offset + 7
+    code = 2 + 3 * 1  # the digits 2 and 1
+    ids = torch.tensor([[0, config.mask_id, config.code_offset + code]])
+    first = table[config.code_offset :]
+    expected = torch.stack([table[0], table[config.mask_id], first[2] + first[3 + 1]])
+    assert torch.equal(model.embed(ids)[0], expected)
+    codes = torch.randint(12, (4, 3, 4, 5))
+    hidden = draw_hidden((4, 3, 4, 5), DEFAULT_TASKS, torch.Generator().manual_seed(0))
+    logits = model.eval()(model.ids(codes, hidden=hidden), (4, 5)).unflatten(1, (3, 4, 5))[hidden]
+    assert logits.shape[1] == 7
+    likelihood = logits[:, :3].log_softmax(1)[:, :, None] + logits[:, 3:].log_softmax(1)[:, None]  # m 3 4
+    of_codes = likelihood.transpose(1, 2).flatten(1)  # m 12
+    loss = masked_model_losses(model, codes, hidden)["cross_entropy"]
+    torch.testing.assert_close(loss, torch.nn.functional.nll_loss(of_codes, codes[hidden]))
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=4e-3)
+    for _ in range(300):
+        loss = masked_model_losses(model, codes, hidden, torch.tensor([0, 1, 2, -1]))["cross_entropy"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.02
+    with pytest.raises(ValueError, match="product codebook_size, 12, found"):
+        replace(config, code_factors=(3, 3))
 
 
 def test_regions_of_tasks() -> None:

@@ -30,7 +30,7 @@ from omnitok.models.bottlenecks import (
     VQConfig,
     build_bottleneck,
 )
-from omnitok.models.bottlenecks.base import Quantizer
+from omnitok.models.bottlenecks.base import Quantizer, digits, from_digits, group_bases
 from omnitok.models.tokenizer import OmniTokenizer
 
 WIDTH = 12
@@ -45,6 +45,25 @@ CONFIGS = (
 )
 every_quantizer = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.type)
 Make = Callable[..., OmniTokenizer]
+
+
+@every_quantizer
+def test_codes_are_made_of_digits(config: Any) -> None:
+    bottleneck = build_bottleneck(WIDTH, config)
+    bases = bottleneck.code_bases
+    assert math.prod(bases) == bottleneck.vocab_size == 64
+    codes = torch.arange(64)
+    assert torch.equal(from_digits(digits(codes, bases), bases), codes)
+    if len(bases) > 1 and config.type != "rvq":  # the digits have channels of their own
+        latents = bottleneck.lookup(codes)
+        same_first = latents[codes % bases[0] == 0]
+        assert torch.equal(same_first[:, :1], same_first[:1, :1].expand(len(same_first), 1))
+
+
+def test_digits_are_grouped() -> None:
+    assert group_bases((2,) * 7, 4) == (4, 4, 4, 2)
+    assert group_bases((70, 2), 64) == (70, 2)  # what is larger by itself stays so
+    assert group_bases((30,), 4) == (30,)
 
 
 @pytest.fixture

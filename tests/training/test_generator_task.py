@@ -12,17 +12,22 @@ import torch
 from helpers.processes import kill_at
 from helpers.runs import assert_same_run, rows
 from helpers.training import ALONE, resolved, train
+from omnitok import load_generator
 from omnitok.cli import main
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import load_generator_model, load_tokenizer
+from omnitok.models.bottlenecks import LFQConfig
+from omnitok.models.code_sequence import MaskedModelConfig
 from omnitok.models.protocol import fingerprint
 from omnitok.models.sampling import narrow
 from omnitok.models.tokenizer import OmniTokenizer
-from omnitok.training.config import AnyGeneratorConfig, DataConfig, OptimizerConfig
+from omnitok.training.config import AnyGeneratorConfig, DataConfig, MaskedModelTrainConfig, OptimizerConfig
 from omnitok.training.data import open_shards
 from omnitok.training.settings import apply_settings, read_config
 from omnitok.training.stopping import Limits
 from omnitok.training.tasks.generator_objectives import build_model, build_objective, draw_batch
+
+from .conftest import SMALL
 
 Configs = dict[str, AnyGeneratorConfig]
 
@@ -240,3 +245,23 @@ def test_shards_from_before_and_after_the_decoder_was_trained_on_are_read_togeth
     assert "its tokens are of the tokenizer" in capsys.readouterr().err
     assert main([*inspect, "--model", str(tmp_path / "new")]) == 0
     assert json.loads(capsys.readouterr().out)["items"] == 16
+
+
+def test_many_codes_made_of_digits_are_learnt_by_these(
+    generator_configs: Configs, labelled_media: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    OmniTokenizer.from_config(replace(SMALL, bottleneck=LFQConfig(bits=16))).save_pretrained(tmp_path / "lfq")
+    lm = generator_configs["lm"]
+    config = MaskedModelTrainConfig(
+        name="mask", model=MaskedModelConfig(width=32, depth=1, heads=2), tokenizer=str(tmp_path / "lfq"),
+        data=lm.data, optimizer=lm.optimizer, engine=lm.engine, log=lm.log, steps=2, start_from_codebook=True,
+    )  # fmt: skip
+    trained = train(config, tmp_path / "run")
+    model = load_generator_model(trained.model).model
+    assert (model.config.codebook_size, model.config.code_factors) == (65536, (256, 256))
+    assert sum(parameter.numel() for parameter in model.parameters()) < 100_000
+    assert load_generator(trained.model).sample(["a"], num_frames=5).shape == (1, 3, 5, 16, 16)
+    train(replace(config, init=str(trained.model)), tmp_path / "again", limits=Limits(max_steps=1))
+    with pytest.raises(OmnitokError, match="knows 256 x 256 codes, and the tokens have 32"):
+        train(replace(config, init=str(trained.model), tokenizer=lm.tokenizer), tmp_path / "refused")

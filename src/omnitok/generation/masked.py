@@ -7,10 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from omnitok.generation.autoregressive import choose, guide
+from omnitok.generation.autoregressive import Noise, choose, guide
 from omnitok.generation.filling import CodeGenerator
 from omnitok.generation.random import hashed_gumbel, item_keys
 from omnitok.generation.request import Grid, ProgressTracker, Request
+from omnitok.models.bottlenecks.base import from_digits
 from omnitok.models.conditions import Context
 from omnitok.models.masked_model import MaskedModel, masked_ids
 from omnitok.models.sampling import TRAINED_STEPS, MaskedSampling
@@ -61,7 +62,7 @@ class MaskedCodeSampler:
 
     def _step(self, codes: Tensor, hidden: Tensor, left: Tensor, done: float, step: int) -> tuple[Tensor, Tensor]:
         sampling, shape = self._sampling, codes.shape
-        logits = self._logits(codes, hidden, done).float()  # (b, n, codebook_size)
+        logits = self._logits(codes, hidden, done).float()  # (b, n, codes, or digits one after another)
         b, n = logits.shape[:2]
         rows = hidden.flatten(1)
         items, places = rows.nonzero(as_tuple=True)
@@ -70,12 +71,12 @@ class MaskedCodeSampler:
         noise = None
         if sampling.temperature:
             noise = partial(hashed_gumbel, self._keys[items], position)
-        drawn = choose(wanted, noise, sampling)
+        drawn, likelihood = self._draw(wanted, noise)
         if sampling.order == "random":
             confidence = torch.zeros(len(drawn), device=codes.device)
             scale = 1.0
         else:
-            confidence = wanted.log_softmax(-1).gather(-1, drawn[:, None]).squeeze(-1)
+            confidence = likelihood
             scale = sampling.choice_temperature * (1 - done)
         if scale:
             confidence = confidence + scale * hashed_gumbel(self._keys[items], -1 - position, 1).squeeze(-1)
@@ -86,6 +87,15 @@ class MaskedCodeSampler:
         ranks = surest.argsort(dim=1).argsort(dim=1)
         return new.reshape(shape), (ranks < left[:, None]).reshape(shape) & hidden
 
+    def _draw(self, logits: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
+        """Codes (m,) drawn by their logits, and the logarithms of how likely they are; of digits each by itself."""
+        factors, chosen, likelihood = self._config.factors, list[Tensor](), torch.zeros(len(logits)).to(logits)
+        for i, part in enumerate(logits.split(factors, dim=-1)):
+            own = None if noise is None else _later(noise, sum(factors[:i]), logits.device)
+            chosen.append(choose(part, own, self._sampling))
+            likelihood = likelihood + part.log_softmax(-1).gather(-1, chosen[-1][:, None]).squeeze(-1)
+        return from_digits(torch.stack(chosen, dim=-1), factors), likelihood
+
     def _logits(self, codes: Tensor, hidden: Tensor, done: float) -> Tensor:
         sampling, grid, contexts = self._sampling, (codes.shape[-2], codes.shape[-1]), self._contexts
         low, high = sampling.guidance_interval
@@ -95,6 +105,15 @@ class MaskedCodeSampler:
             return self._network(ids, grid, contexts=first)
         other = masked_ids(self._config, codes, self._others, hidden)
         return guide(self._network(torch.cat([ids, other]), grid, contexts=contexts), sampling.guidance_scale)
+
+
+def _later(noise: Noise, start: int, device: torch.device) -> Noise:
+    """The noise of the numbers from `start` on."""
+    if not start:
+        return noise
+    return lambda numbers: noise(
+        start + (torch.arange(numbers, device=device) if isinstance(numbers, int) else numbers)
+    )
 
 
 def _still_hidden(unknown: Tensor, done: int, steps: int) -> Tensor:
@@ -155,5 +174,5 @@ class MaskedGenerator(CodeGenerator[MaskedModel, MaskedSampling]):
     def _bytes_per_item(self, grid: tuple[int, ...], sampling: MaskedSampling) -> int:
         """About what one step keeps at once: the logits and their noise, and what a block computes."""
         config, rows = self.model.config, 2 if sampling.is_guided else 1
-        channels = round(config.width * (5 + 2 * config.feedforward_multiple)) + 3 * config.codebook_size
+        channels = round(config.width * (5 + 2 * config.feedforward_multiple)) + 3 * sum(config.factors)
         return rows * math.prod(grid) * channels * 4

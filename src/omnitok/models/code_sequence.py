@@ -4,6 +4,7 @@ A sequence is a prefix (start token, class token) and then the codes in raster o
 one latent frame, so it is a prefix of every video that starts with it.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 import torch
@@ -86,9 +87,14 @@ class CodeModelConfig:
         raise NotImplementedError
 
     @property
+    def factors(self) -> tuple[int, ...]:
+        """Bases of the digits that codes are embedded and predicted by; one where a code is no more than a number."""
+        return (self.codebook_size,)
+
+    @property
     def vocabulary(self) -> int:
-        """Number of ids."""
-        return self.code_offset + self.codebook_size
+        """Number of embeddings: of ids, or of ids before the codes and of digits."""
+        return self.code_offset + sum(self.factors)
 
     def max_tokens(self, height: int, width: int) -> int:
         """Tokens of the longest sequence over frames of `height` x `width` latent positions, prefix included.
@@ -202,7 +208,29 @@ class LanguageModelConfig(CodeModelConfig):
 @checked
 class MaskedModelConfig(CodeModelConfig):
     """Architecture and vocabulary of a masked model: ids are classes, null class, mask, codes, and a sequence is the
-    class token and then the codes; positions are rotary."""
+    class token and then the codes; positions are rotary.
+
+    Attributes:
+        code_factors: where codes are made of digits (LFQ, BSQ, FSQ, residual and product quantizers) and are too many
+            for a table of them, the bases of these digits, the first one counting 1: a code's embedding is the sum of
+            those of its digits, which are predicted each by itself, as in MAGVIT-v2 (Yu et al., 2024, arXiv 2310.05737,
+            "token factorization"). Empty: a code is one number.
+    """
+
+    code_factors: tuple[Size, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_factors(self) -> "MaskedModelConfig":
+        if self.code_factors and math.prod(self.code_factors) != self.codebook_size:
+            raise ValueError(
+                f"code_factors must have the product codebook_size, {self.codebook_size}, found {self.code_factors}"
+            )
+        return self
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """See `code_factors`."""
+        return self.code_factors or (self.codebook_size,)
 
     @property
     def prefix(self) -> Prefix:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omnitok.models.bottlenecks.base import digits
 from omnitok.models.code_sequence import MaskedModelConfig, sequence_ids
 from omnitok.models.code_transformer import (
     CodeBlock,
@@ -38,8 +39,18 @@ class MaskedModel(CodeModel):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(CodeBlock(config, causal=False) for _ in range(config.depth))
         self.norm = build_norm(config)
-        self.head = nn.Linear(config.width, config.codebook_size, bias=False)
+        self.head = nn.Linear(config.width, sum(config.factors), bias=False)
         initialise(self, config.depth)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings (b, n, width) of ids (b, n); of a code that is made of digits, the sum of theirs."""
+        factors, first = self.config.factors, self.config.code_offset
+        if len(factors) == 1:
+            return self.token_embedding(tokens)
+        starts = torch.tensor([first + sum(factors[:i]) for i in range(len(factors))], device=tokens.device)
+        of_codes = self.token_embedding(digits((tokens - first).clamp(min=0), factors) + starts).sum(dim=-2)
+        others = self.token_embedding(tokens.clamp(max=first - 1))
+        return torch.where((tokens >= first)[..., None], of_codes, others)
 
     def ids(self, codes: Tensor, labels: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
         """`masked_ids` of this model."""
@@ -52,7 +63,7 @@ class MaskedModel(CodeModel):
         conditions: Tensor | None = None,
         contexts: Sequence[Context] | None = None,
     ) -> Tensor:
-        """Logits of every code.
+        """Logits of every code, or of every digit of it.
 
         Args:
             tokens: (b, n) ids: the class token, and the codes of whole latent frames, the mask token where not known.
@@ -61,7 +72,7 @@ class MaskedModel(CodeModel):
             contexts: what `CodeModel.contexts` made of them already.
 
         Returns:
-            (b, n - 1, codebook_size)
+            (b, n - 1, codebook_size), or those of the digits one after another, (b, n - 1, sum(config.factors))
 
         Raises:
             ValueError: wrong shape or dtype, or more tokens than the model's largest grid has.
@@ -72,7 +83,7 @@ class MaskedModel(CodeModel):
         if tokens.shape[1] > (limit := config.max_tokens(*grid)):
             raise ValueError(f"{tokens.shape[1]} tokens are longer than the context of {limit}")
         rotation = rotary_tables(config, tokens.shape[1], grid, tokens.device, self.compute_dtype)
-        x = self.dropout(self.token_embedding(tokens))
+        x = self.dropout(self.embed(tokens))
         contexts = self.contexts(conditions) if contexts is None else contexts
         for i, block in enumerate(self.blocks):
             x = block(x, rotation, None, None, None if contexts is None else contexts[i])
@@ -120,7 +131,7 @@ def masked_model_losses(
         label_smoothing: share of the target that is spread over all codes.
 
     Returns:
-        `cross_entropy`, a scalar, computed in float32 under any autocast.
+        `cross_entropy`, a scalar, computed in float32 under any autocast; of codes made of digits, the sum over them.
 
     Raises:
         ValueError: codes or labels out of range, or longer than the context.
@@ -135,5 +146,8 @@ def masked_model_losses(
     ids = masked_ids(config, codes, labels, hidden)
     logits = model(ids, grid=(codes.shape[-2], codes.shape[-1]), **given)[hidden.flatten(1)]
     with torch.autocast(logits.device.type, enabled=False):
-        loss = F.cross_entropy(logits.float(), codes[hidden].long(), label_smoothing=label_smoothing)
+        wanted = digits(codes[hidden].long(), config.factors).unbind(-1)
+        parts = zip(logits.float().split(config.factors, dim=-1), wanted, strict=True)
+        losses = [F.cross_entropy(part, digit, label_smoothing=label_smoothing) for part, digit in parts]
+        loss = torch.stack(losses).sum()
     return {"cross_entropy": loss}

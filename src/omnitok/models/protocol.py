@@ -62,6 +62,8 @@ class Tokenizer(Protocol):
             where they are all that whole numbers of the files' type can say.
         is_discrete: whether its tokens are codes; else they are latents.
         vocab_size: number of codes; None without codes.
+        code_bases: of the digits that a code is made of, the first one counting 1, whose product is `vocab_size`; one
+            where a code is no more than a number, and none without codes.
         latent_channels: c, channels of the latents (of the code vectors where there are codes).
         bits_per_token: of one position of the latent grid, as it is stored.
         downsample: (t, h, w) pixels per latent position; the first frame is a latent frame by itself.
@@ -83,6 +85,8 @@ class Tokenizer(Protocol):
     def is_discrete(self) -> bool: ...
     @property
     def vocab_size(self) -> int | None: ...
+    @property
+    def code_bases(self) -> tuple[int, ...]: ...
     @property
     def latent_channels(self) -> int: ...
     @property

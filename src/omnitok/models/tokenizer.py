@@ -190,6 +190,11 @@ class OmniTokenizer(nn.Module):
         return self.bottleneck.vocab_size
 
     @property
+    def code_bases(self) -> tuple[int, ...]:
+        """Of the digits that a code is made of, the first one counting 1."""
+        return self.bottleneck.code_bases
+
+    @property
     def latent_channels(self) -> int:
         """c, channels of the latents, of the code vectors where there are codes."""
         return self.bottleneck.latent_channels

@@ -61,6 +61,7 @@ class Traits:
         latent_channels: c, of what the decoder is given (of the code vectors of a quantizer).
         downsample: (t, h, w) pixels per latent position; t is 1 for a tokenizer of images.
         vocab_size: number of codes; None without codes.
+        code_bases: of the digits that a code is made of; () where it is no more than a number.
         is_video_model: it takes videos (b, 3, T, H, W) whole. Otherwise the hooks are given images (b, 3, H, W), and a
             video goes through frame by frame.
         first_frame_alone: of a video model, whether the first frame is a latent frame by itself (T = 1 + k t), so that
@@ -75,6 +76,7 @@ class Traits:
     latent_channels: int
     downsample: tuple[int, int, int]
     vocab_size: int | None = None
+    code_bases: tuple[int, ...] = ()
     is_video_model: bool = False
     first_frame_alone: bool = True
     multiple: tuple[int, int] | None = None
@@ -164,6 +166,11 @@ class PeerTokenizer(nn.Module, Publishable):
     def vocab_size(self) -> int | None:
         """Number of codes; None without codes."""
         return self.traits.vocab_size
+
+    @property
+    def code_bases(self) -> tuple[int, ...]:
+        """Of the digits that a code is made of, the first one counting 1."""
+        return self.traits.code_bases or (() if self.vocab_size is None else (self.vocab_size,))
 
     @property
     def latent_channels(self) -> int:

@@ -65,8 +65,8 @@ class CausalPeer(PeerTokenizer):
         is_gaussian: bool = False,
     ) -> None:
         quantizer = None if fsq_levels is None else scalar_quantizer(fsq_levels)
-        codes = None if quantizer is None else quantizer.vocab_size
-        super().__init__(config, Traits(name, latent_channels, downsample, codes, is_video_model=True))
+        codes, bases = (None, ()) if quantizer is None else (quantizer.vocab_size, quantizer.code_bases)
+        super().__init__(config, Traits(name, latent_channels, downsample, codes, bases, is_video_model=True))
         self.quantizer, self.is_gaussian = quantizer, is_gaussian
 
     def encode_piece(self, pixels: Tensor, memory: Memory | None) -> Tensor:

@@ -195,16 +195,17 @@ class OpenMAGVIT2(PeerTokenizer):
         steps = range(len(shape.widths) - 1)
         side, time = 2 ** len(steps), 2 ** sum(shape.halves_time(i) for i in steps)
         bits = shape.latent_channels
-        super().__init__(
-            config, Traits("Open-MAGVIT2", bits, (time, side, side), vocab_size=2**bits, is_video_model=shape.video)
+        traits = Traits(
+            "Open-MAGVIT2", bits, (time, side, side), 2**bits, code_bases=(2,) * bits, is_video_model=shape.video
         )
+        super().__init__(config, traits)
         self.encoder, self.decoder = Encoder(shape), Decoder(shape)
 
     def encode_pixels(self, pixels: Tensor) -> Coded:
         """Code vectors of -1 and 1; bit i of a code says whether channel i is positive."""
         z = self.encoder(pixels)
         check_finite(z, "features", FEATURES_WHY)
-        codes = from_digits((z > 0).movedim(1, -1), [2] * z.shape[1])
+        codes = from_digits((z > 0).movedim(1, -1), self.code_bases)
         return Coded(self.lookup(codes).movedim(-1, 1), codes)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -221,7 +222,7 @@ class OpenMAGVIT2(PeerTokenizer):
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Code vectors of -1 and 1."""
-        return digits(codes, [2] * self.latent_channels).to(self.dtype) * 2 - 1
+        return digits(codes, self.code_bases).to(self.dtype) * 2 - 1
 
 
 # ------------------------------------------------------------------------------------------------------ released files

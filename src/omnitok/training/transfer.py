@@ -242,7 +242,10 @@ def with_architecture(config: AnyGeneratorConfig, source: TrainedGenerator) -> A
         if not found.is_rotary:
             raise OmnitokError(f"init: {config.init} has learned positions, and a masked model needs rotary ones")
         masked = config.model
-        known = {field.name: getattr(found, field.name) for field in dataclasses.fields(masked)}
+        names = {field.name for field in dataclasses.fields(masked)} & {
+            field.name for field in dataclasses.fields(found)
+        }
+        known = {name: getattr(found, name) for name in names}
         known |= {"num_classes": masked.num_classes, "dropout": masked.dropout}
         known |= {"condition": _condition(masked.condition, found.condition)}
         return dataclasses.replace(config, model=dataclasses.replace(masked, **known))
@@ -301,10 +304,9 @@ def _matching_rows(
     else:
         pairs = [(i, i) for i in range(min(here.num_classes, there.num_classes))]
     if isinstance(here, SequenceConfig) and isinstance(there, SequenceConfig):
-        if here.codebook_size != there.codebook_size:
-            raise OmnitokError(
-                f"init: the model knows {there.codebook_size} codes, and the tokens have {here.codebook_size}"
-            )
+        if here.factors != there.factors:
+            knows, have = (" x ".join(map(str, config.factors)) for config in (there, here))
+            raise OmnitokError(f"init: the model knows {knows} codes, and the tokens have {have}")
         embedded = [(i + here.class_offset, j + there.class_offset) for i, j in pairs]
         embedded += [(i, i) for i in range(min(here.class_offset, there.class_offset))]
         if here.null_id is not None and there.null_id is not None:
@@ -314,7 +316,7 @@ def _matching_rows(
             (embedded, here.code_offset, there.code_offset),
             (predicted, here.head_offset, there.head_offset),
         ):
-            rows += [(here_first + i, there_first + i) for i in range(here.codebook_size)]
+            rows += [(here_first + i, there_first + i) for i in range(sum(here.factors))]
         if isinstance(here, MaskedModelConfig) and isinstance(there, MaskedModelConfig):
             embedded.append((here.mask_id, there.mask_id))
         return {"token_embedding.weight": embedded, "head.weight": predicted}

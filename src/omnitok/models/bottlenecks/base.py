@@ -75,6 +75,12 @@ class Bottleneck(nn.Module):
     vocab_size: int | None = None
     bits_per_token: float
 
+    @property
+    def code_bases(self) -> tuple[int, ...]:
+        """Of the digits that a code is made of, the first one counting 1 (see `digits`); one where a code is no more
+        than a number, none without codes."""
+        return () if self.vocab_size is None else (self.vocab_size,)
+
     def encode(self, features: Tensor) -> BottleneckOutput:
         """The plain result, no state changed."""
         raise NotImplementedError
@@ -213,6 +219,29 @@ def from_digits(values: Tensor, bases: Sequence[int]) -> Tensor:
     """The inverse of `digits`: values (..., len(bases)), whole -> codes (...), int64."""
     places = torch.tensor([math.prod(bases[:i]) for i in range(len(bases))], device=values.device)
     return (values.long() * places).sum(dim=-1)
+
+
+def group_bases(bases: Sequence[int], most: int) -> tuple[int, ...]:
+    """Neighbouring digits put together: as few as can be of bases of at most `most`, the largest as small as can be.
+
+    >>> group_bases([2] * 18, 2**14)
+    (512, 512)
+    >>> group_bases((8, 8, 8, 5, 5, 5), 2**12)
+    (512, 125)
+    """
+
+    def grouped(limit: int) -> tuple[int, ...]:
+        groups = [1]
+        for base in bases:
+            if groups[-1] * base <= limit or groups[-1] == 1:
+                groups[-1] *= base
+            else:
+                groups.append(base)
+        return tuple(groups)
+
+    fewest = len(grouped(most))
+    runs = {math.prod(bases[i:j]) for i in range(len(bases)) for j in range(i + 1, len(bases) + 1)}
+    return next(found for limit in sorted(runs) if len(found := grouped(limit)) == fewest)
 
 
 def check_code_count(bases: Sequence[int], name: str) -> None:

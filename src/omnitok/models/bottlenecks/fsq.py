@@ -65,6 +65,11 @@ class FiniteScalarQuantizer(Quantizer):
     def __init__(self, width: int, config: FSQConfig = FSQConfig()) -> None:  # noqa: B008 (frozen)
         super().__init__(width, config, math.prod(config.levels))
 
+    @property
+    def code_bases(self) -> tuple[int, ...]:
+        """Of the digits that a code is made of, the first one counting 1."""
+        return self.config.levels
+
     def _levels(self, like: Tensor) -> Tensor:
         return torch.tensor(self.config.levels, device=like.device)  # (c,); no state, so no buffer
 
@@ -83,9 +88,9 @@ class FiniteScalarQuantizer(Quantizer):
     def codes_of(self, z: Tensor) -> Tensor:
         """The nearest level of each channel of bounded z (..., c): (...)."""
         half_width = self._levels(z) // 2
-        return from_digits((z * half_width).round() + half_width, self.config.levels)
+        return from_digits((z * half_width).round() + half_width, self.code_bases)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Latents of codes (...) -> (..., c)."""
         half_width = self._levels(codes) // 2
-        return (digits(codes, self.config.levels) - half_width).float() / half_width
+        return (digits(codes, self.code_bases) - half_width).float() / half_width

@@ -57,6 +57,11 @@ class LookupFreeQuantizer(Quantizer):
         super().__init__(width, config, 2**config.bits)
 
     @property
+    def code_bases(self) -> tuple[int, ...]:
+        """Of the digits that a code is made of, the first one counting 1."""
+        return (2,) * self.latent_channels
+
+    @property
     def scale(self) -> float:
         """Absolute value of each channel of a code vector."""
         return 1.0
@@ -67,15 +72,11 @@ class LookupFreeQuantizer(Quantizer):
 
     def codes_of(self, z: Tensor) -> Tensor:
         """The signs of z (..., bits) as a number: (...)."""
-        return from_digits(z > 0, self._bases)
-
-    @property
-    def _bases(self) -> list[int]:
-        return [2] * self.latent_channels
+        return from_digits(z > 0, self.code_bases)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Latents of codes (...) -> (..., bits)."""
-        return (2 * digits(codes, self._bases) - 1).float() * self.scale
+        return (2 * digits(codes, self.code_bases) - 1).float() * self.scale
 
     def similarities(self, z: Tensor) -> list[Tensor]:
         """Negative squared distances of each group of channels of z (n, bits) to its sign patterns: (n, 2^group)."""

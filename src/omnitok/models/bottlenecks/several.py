@@ -61,6 +61,11 @@ class SeveralCodebooks(Quantizer):
         books = [make_book(number, size) for number, size in enumerate(config.codebook_sizes)]
         self.books = cast("Sequence[Codebook]", nn.ModuleList(books))
 
+    @property
+    def code_bases(self) -> tuple[int, ...]:
+        """Of the digits that a code is made of, the first one counting 1."""
+        return self.config.codebook_sizes
+
     def part(self, z: Tensor, rows: Sequence[Tensor]) -> Tensor:
         """What the next book codes of z (n, c), the books before it having given `rows`: (n, channels of the book)."""
         raise NotImplementedError
@@ -92,12 +97,12 @@ class SeveralCodebooks(Quantizer):
                 codes.append(chosen)
                 rows.append(found)
                 statistics |= {f"{name}_{number}": value for name, value in seen.items()}
-        combined = from_digits(torch.stack(codes, dim=-1), self.config.codebook_sizes)
+        combined = from_digits(torch.stack(codes, dim=-1), self.code_bases)
         return combined.reshape(z.shape[:-1]), [closer.reshape(z.shape) for closer in self.joined(rows)], statistics
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Latents of codes (...) -> (..., c)."""
-        parts = digits(codes, self.config.codebook_sizes).unbind(dim=-1)
+        parts = digits(codes, self.code_bases).unbind(dim=-1)
         return self.joined([book.rows(part) for book, part in zip(self.books, parts, strict=True)])[-1]
 
     def similarities(self, z: Tensor) -> list[Tensor]:

@@ -22,6 +22,7 @@ from omnitok.generation.request import Items
 from omnitok.hub.folder import TrainedGenerator, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import list_models
+from omnitok.models.bottlenecks.base import group_bases
 from omnitok.models.code_transformer import start_from_codebook
 from omnitok.models.conditions import make_conditions, split_condition
 from omnitok.models.diffusion_transformer import DiffusionTransformer
@@ -33,6 +34,7 @@ from omnitok.training.config import (
     AnyGeneratorConfig,
     DiffusionTrainConfig,
     LanguageModelTrainConfig,
+    MaskedModelTrainConfig,
     learns_classes,
 )
 from omnitok.training.data import GeneratorData, held_out_batches, open_data, open_shards, pixel_format_of
@@ -45,6 +47,9 @@ from omnitok.training.tasks.generator_objectives import (
     draw_batch,
 )
 from omnitok.training.transfer import AnyGenerator, load_source, start_from, with_architecture
+
+MOST_CODES = 2**14
+"""Masked models learn more codes than these by their digits, where they have any."""
 
 
 class GeneratorTask(Task):
@@ -123,7 +128,8 @@ class GeneratorTask(Task):
                 say(f"{config.init} learnt tokens of another tokenizer ({known}, or other weights of it)")
         elif not isinstance(config, DiffusionTrainConfig) and config.start_from_codebook:
             assert not isinstance(model, DiffusionTransformer)
-            start_from_codebook(model, self.tokenizer.code_vectors())
+            if len(model.config.factors) == 1:  # the digits of a code have no vectors
+                start_from_codebook(model, self.tokenizer.code_vectors())
         objective = build_objective(config, model, self.tokenizer.latent_statistics)
         self.prepare(model.to(device).train(), objective)
         self._objective = objective
@@ -255,12 +261,23 @@ def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: Tokeni
     if learns_codes:
         changes |= {"codebook_size": tokenizer.vocab_size}
         changes |= {"latent_frames": frames, "latent_height": height, "latent_width": width}
+        if isinstance(config, MaskedModelTrainConfig):
+            given = config.model.code_factors
+            is_given = given and math.prod(given) == tokenizer.vocab_size
+            changes |= {"code_factors": given if is_given else _factors(tokenizer)}
     elif isinstance(config, DiffusionTrainConfig) and frames > 1 and not config.model.temporal:
         raise OmnitokError(f"{config.name}: the data hold videos, which need --set model.temporal=true")
     else:
         changes |= {"latent_channels": tokenizer.latent_channels}
     model: Any = dataclasses.replace(config.model, **changes)
     return dataclasses.replace(config, model=model)
+
+
+def _factors(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The digits that a tokenizer's codes are learnt by, where they are too many to be learnt one by one."""
+    codes = tokenizer.vocab_size or 0
+    factors = group_bases(tokenizer.code_bases, MOST_CODES) if codes > MOST_CODES else ()
+    return factors if len(factors) > 1 else ()
 
 
 def _unguided(sampling: Any) -> Any:
