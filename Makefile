@@ -31,7 +31,7 @@ $(DOCS_STAMP): $(STAMP)
 demo: $(STAMP) ## reconstruct real pictures and clips; your own: make demo FILES="a.jpg b.mp4"
 	$(BIN)/omnitok demo $(FILES)
 
-app: $(STAMP) ## a page in the browser at http://127.0.0.1:7860: reconstruct, edit tokens, generate, inpaint, compare
+app: $(STAMP) ## a page in the browser at http://127.0.0.1:7860: reconstruct, edit tokens, generate, interpolate, inpaint, compare
 	$(BIN)/omnitok app
 
 # One process per core, one thread each: the models of the tests are too small to share among threads.

@@ -15,6 +15,7 @@ from omnitok.data import write_image, write_video
 from omnitok.data.drawn import drawn_image
 from omnitok.data.ken_burns import ken_burns
 from omnitok.errors import CheckpointError, MediaError, OmnitokError
+from omnitok.generation.loading import AnyGenerator
 from omnitok.metrics import psnr
 
 
@@ -212,20 +213,22 @@ def test_options_are_those_of_the_generator(models: Models) -> None:
 def test_samples_are_those_of_the_generator(models: Models) -> None:
     dit = models.generators["omnitok-tiny-dit"]
     done: list[int] = []
-    made = generators.generate(dit, "leopard", 1, 2, {"seed": 3, "steps": "2"}, lambda step, total: done.append(step))
+    made = generators.generate(
+        dit, "leopard", {"seed": 3, "steps": "2", "progress": lambda step, total: done.append(step)}, 1, 2
+    )
     assert torch.equal(made, dit.sample(["leopard", "leopard"], seed=3, steps=2))
     assert done == [1, 2]
-    assert generators.generate(dit, "", 100, 1, {"steps": 1}, ignore).shape == (1, 3, 17, 64, 64)
+    assert generators.generate(dit, "", {"steps": 1}, 100, 1).shape == (1, 3, 17, 64, 64)
     with pytest.raises(ValueError, match="found 'unicorn'"):
-        generators.generate(dit, "unicorn", 1, 1, {}, ignore)
+        generators.generate(dit, "unicorn", {}, 1, 1)
     with pytest.raises(ValueError, match="steps must be"):
-        generators.generate(dit, "", 1, 1, {"steps": "many"}, ignore)
+        generators.generate(dit, "", {"steps": "many"}, 1, 1)
 
 
 def test_predictions_begin_with_what_was_given(models: Models, tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", video(9), 6)
     dit = models.generators["omnitok-tiny-dit"]
-    made, fps = generators.predict(dit, str(tmp_path / "a.mp4"), 5, "", {"steps": 1}, ignore)
+    made, fps = generators.predict(dit, "", {"steps": 1}, str(tmp_path / "a.mp4"), 5)
     assert made.shape == (3, 17, 64, 64)
     assert fps == 6
     red = torch.tensor([1.0, -1, -1])
@@ -233,30 +236,74 @@ def test_predictions_begin_with_what_was_given(models: Models, tmp_path: Path) -
     assert not torch.equal(made[:, 5, 0, 0], red)
     assert psnr(made[None, :, :5, 4:-4, 4:-4], video(9)[None, :, :5, 4:-4, 4:-4]) > 20
     with pytest.raises(OmnitokError, match="at least 12 are needed"):
-        generators.predict(dit, str(tmp_path / "a.mp4"), 12, "", {"steps": 1}, ignore)
+        generators.predict(dit, "", {"steps": 1}, str(tmp_path / "a.mp4"), 12)
 
 
-@pytest.mark.parametrize("name", ["omnitok-tiny-dit", "omnitok-tiny-mask"])
-def test_only_holes_are_filled(models: Models, tmp_path: Path, name: str) -> None:
-    from PIL import Image
+@pytest.fixture(scope="module", params=["omnitok-tiny-dit", "omnitok-tiny-mask"])
+def filler(request: pytest.FixtureRequest, models: Models) -> AnyGenerator:
+    return models.generators.get(request.param) or load_models([request.param]).generators[request.param]
 
-    generator = models.generators.get(name) or load_models([name]).generators[name]
-    assert generators.can_inpaint(generator)
+
+def test_language_models_fill_nothing(models: Models, filler: AnyGenerator) -> None:
+    assert generators.can_fill(filler)
+    assert not generators.can_fill(models.generators["omnitok-tiny-lm"])
+
+
+def test_only_holes_are_filled(filler: AnyGenerator, tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", drawn_image(128, 3))
-    image = Image.open(tmp_path / "a.png")
-    paint = torch.zeros(128, 128, dtype=torch.bool)
-    paint[40:80, 32:64] = True
-    holes, filled = generators.inpaint(generator, image, paint, "", {"steps": 1}, ignore)
+    paint = torch.zeros(64, 64, dtype=torch.bool)  # the editor's size may be another
+    paint[20:40, 16:32] = True
+    mask = generators.save_mask(tmp_path / "mask.png", paint, (128, 128))
+    holes, filled, _ = generators.inpaint(filler, "", {"steps": 1}, str(tmp_path / "a.png"), mask)
     assert holes.shape == filled.shape == (3, 64, 64)
-    hole = torch.zeros(64, 64, dtype=torch.bool)
-    hole[20:40, 16:32] = True
-    inside = torch.nn.functional.max_pool2d(hole[None].float(), 5, 1, 2)[0] > 0  # resizing blurs the edge of paint
-    assert torch.equal(holes[:, ~inside], filled[:, ~inside])
-    assert (holes[:, hole] == 0).all()
-    assert not (filled[:, hole] == 0).any(0).all()
-    for given in ((None, paint), (image, ~paint & paint)):
-        with pytest.raises(ValueError, match="paint over what is to be filled"):
-            generators.inpaint(generator, *given, "", {}, ignore)
+    assert torch.equal(holes[:, ~paint], filled[:, ~paint])
+    assert (holes[:, paint] == 0).all()
+    assert not (filled[:, paint] == 0).any(0).all()
+    with pytest.raises(ValueError, match="paint over what is to be filled"):
+        generators.save_mask(tmp_path / "mask.png", ~paint & paint, (128, 128))
+
+
+def test_holes_of_videos_are_filled_in_all_frames(filler: AnyGenerator, tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", video(9), 6)
+    paint = torch.zeros(64, 64, dtype=torch.bool)
+    paint[:, :24] = True
+    mask = generators.save_mask(tmp_path / "mask.png", paint, (64, 64))
+    holes, filled, fps = generators.inpaint(filler, "", {"steps": 1}, str(tmp_path / "a.mp4"), mask)
+    assert holes.shape == filled.shape == (3, 9, 64, 64)
+    assert fps == 6
+    assert torch.equal(holes[..., 24:], filled[..., 24:])
+    assert not torch.equal(holes[..., :24], filled[..., :24])
+
+
+def test_margins_lie_around_an_image(filler: AnyGenerator, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", drawn_image(64, 3)[:, :32, :40])
+    wide = generators.outpaint(filler, "", {"steps": 1}, str(tmp_path / "a.png"), 10, 20, 50, 25)
+    assert wide.shape == (3, 32 + 16 + 8, 40 + 4 + 8)
+    assert torch.allclose(wide[:, 16:48, 4:44], uploads.read_image(str(tmp_path / "a.png"), 64))
+
+
+def test_images_and_the_ends_of_a_video_are_joined(filler: AnyGenerator, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_image(tmp_path / f"{seed}.png", drawn_image(64, seed))
+    paths = [str(tmp_path / f"{seed}.png") for seed in (1, 2)]
+    made, _ = generators.interpolate(filler, "", {"steps": 1}, *paths, 9)
+    assert made.shape == (3, 9, 64, 64)
+    for frame, path in ((0, paths[0]), (-1, paths[1])):
+        assert torch.allclose(made[:, frame], uploads.read_image(path, 64))
+    with pytest.raises(ValueError, match="num_frames must be at least 6"):
+        generators.interpolate(filler, "", {"steps": 1}, *paths, 3)
+    with pytest.raises(MediaError, match="upload an image first"):
+        generators.interpolate(filler, "", {"steps": 1}, None, paths[1], 9)
+
+    write_video(tmp_path / "a.mp4", video(21), 6)
+    made, fps = generators.refill(filler, "", {"steps": 1}, str(tmp_path / "a.mp4"), 3, 17)
+    assert made.shape == (3, 17, 64, 64)
+    assert fps == 6
+    (given, _), inner = uploads.read_video(str(tmp_path / "a.mp4"), 21, 64), slice(4, -4)
+    for ours, theirs in ((slice(3), slice(3)), (slice(-3, None), slice(-3, None))):
+        assert torch.allclose(made[:, ours, inner, inner], given[:, theirs, inner, inner])
+        assert torch.equal(made[:, ours, 0, 0], torch.tensor([1.0, -1, -1])[:, None].expand(3, 3))
+    assert not torch.equal(made[:, 3, 0, 0], torch.tensor([1.0, -1, -1]))
 
 
 # ------------------------------------------------------------------------------------------------------------- compare

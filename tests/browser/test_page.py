@@ -24,7 +24,13 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
 
-MODELS = ("omnitok-tiny-vq", "omnitok-tiny-vae-perceptual", "omnitok-tiny-dit", "omnitok-tiny-lm")
+MODELS = (
+    "omnitok-tiny-vq",
+    "omnitok-tiny-vae-perceptual",
+    "omnitok-tiny-dit",
+    "omnitok-tiny-lm",
+    "omnitok-tiny-mask",
+)
 PATIENCE = 120_000  # milliseconds
 
 
@@ -65,12 +71,30 @@ class Tab:
         with self.page.expect_response(lambda response: "/upload?" in response.url, timeout=PATIENCE):
             block.locator("input[type=file]").set_input_files(list(files))
 
+    def within(self, name: str) -> "Tab":
+        """The tab with one of the tabs in it in front."""
+        self.page.get_by_role("tab", name=name, exact=True).click()
+        return self
+
+    def block(self, label: str) -> "playwright.Locator":
+        """The component of that label that is seen."""
+        return self.panel.locator(".block").filter(has=self.page.get_by_text(label, exact=True)).locator("visible=true")
+
+    def field(self, role: str, label: str) -> "playwright.Locator":
+        """The field of that label that is seen."""
+        return self.panel.get_by_role(role, name=label).locator("visible=true")
+
+    def choose(self, label: str, option: str) -> None:
+        """Take an option of the list of that label."""
+        self.panel.get_by_label(label).locator("visible=true").first.click()
+        self.page.get_by_role("option", name=option).click()
+
     def press(self, name: str) -> None:
-        self.panel.get_by_role("button", name=name, exact=True).click()
+        self.panel.get_by_role("button", name=name, exact=True).locator("visible=true").click()
 
     def paint(self, left: float, top: float, right: float, bottom: float) -> None:
         """Drag the brush over the canvas, in shares of its width and height."""
-        box = self.panel.locator("canvas").first.bounding_box()
+        box = self.panel.locator("canvas").locator("visible=true").first.bounding_box()
         self.page.mouse.move(box["x"] + left * box["width"], box["y"] + top * box["height"])
         self.page.mouse.down()
         self.page.mouse.move(box["x"] + right * box["width"], box["y"] + bottom * box["height"], steps=6)
@@ -187,7 +211,7 @@ def test_samples_are_those_of_the_generator(browser: "playwright.Browser", serve
 
 
 def test_a_video_goes_on(browser: "playwright.Browser", served: ServedPage, media: Path) -> None:
-    tab = open_tab(browser, served, "Predict")
+    tab = open_tab(browser, served, "Predict and Interpolate")
     tab.upload("Video", media / "chelsea.mp4")
     tab.panel.get_by_label("Steps").fill("2")
     tab.press("Predict")
@@ -200,9 +224,35 @@ def test_a_video_goes_on(browser: "playwright.Browser", served: ServedPage, medi
     tab.page.close()
 
 
+def test_frames_between_are_made(browser: "playwright.Browser", served: ServedPage, media: Path) -> None:
+    tab = open_tab(browser, served, "Predict and Interpolate").within("Interpolate")
+    tab.upload("First image", media / "chelsea.png")
+    tab.upload("Last image", media / "coffee.png")
+    tab.field("spinbutton", "Frames in all").fill("9")
+    tab.choose("Generator", "omnitok-tiny-mask")
+    tab.field("textbox", "Steps").fill("2")
+    tab.press("Interpolate")
+    strip = tab.block("All frames").locator("img")
+    made = tab.pixels(strip).unflatten(2, (9, 64))  # 3 h t w
+    for frame, name in ((0, "chelsea"), (8, "coffee")):
+        assert (made[:, :, frame] - uploads.read_image(str(media / f"{name}.png"), 64)).abs().max() < 0.02
+    assert not torch.equal(made[:, :, 4], made[:, :, 0])
+    film = tab.block("The given frames of a video have a red border").locator("video[src]")
+    first_address = film.get_attribute("src", timeout=PATIENCE)
+
+    tab.page.get_by_role("tab", name="Between the ends of a video").click()
+    tab.upload("Video", media / "chelsea.mp4")
+    tab.field("spinbutton", "Frames given").fill("2")
+    tab.press("Make what lies between")
+    playwright.expect(film).not_to_have_attribute("src", first_address or "", timeout=PATIENCE)
+    red = tab.pixels(strip).unflatten(2, (9, 64))[:, 0].mean(2)  # 3 t, of the first row of pixels
+    assert ((red[0] > 0.99) & (red[1] < -0.99)).tolist() == [True, True, *[False] * 5, True, True]
+    tab.page.close()
+
+
 def test_holes_are_filled(browser: "playwright.Browser", served: ServedPage, media: Path) -> None:
     tab = open_tab(browser, served, "Inpaint")
-    tab.panel.get_by_label("Steps").fill("3")
+    tab.field("textbox", "Steps").fill("3")
     tab.panel.locator("input[type=file]").first.set_input_files(media / "chelsea.png")
     tab.page.wait_for_timeout(1500)  # until the editor shows it
     tab.paint(0.48, 0.45, 0.52, 0.55)
@@ -212,6 +262,33 @@ def test_holes_are_filled(browser: "playwright.Browser", served: ServedPage, med
     assert 0.01 < grey.float().mean() < 0.5
     assert torch.equal(holes[:, ~grey], filled[:, ~grey])
     assert not torch.equal(holes[:, grey], filled[:, grey])
+    tab.page.close()
+
+
+def test_holes_of_videos_and_margins_are_filled(browser: "playwright.Browser", served: ServedPage, media: Path) -> None:
+    tab = open_tab(browser, served, "Inpaint")
+    tab.choose("Generator", "omnitok-tiny-mask")
+    tab.field("textbox", "Steps").fill("2")
+    tab.page.get_by_role("tab", name="A video").click()
+    tab.upload("Video", media / "chelsea.mp4")
+    tab.panel.locator("canvas").locator("visible=true").first.wait_for(timeout=PATIENCE)
+    tab.page.wait_for_timeout(1500)  # until the editor shows the first frame
+    tab.paint(0.48, 0.45, 0.52, 0.55)
+    tab.press("Fill the video")
+    videos = tab.panel.locator("video[src]")
+    playwright.expect(videos).to_have_count(3, timeout=PATIENCE)
+    holes, filled = (tab.video(media / f"{number}.mp4", number) for number in (1, 2))
+    assert holes.shape == filled.shape == (3, 17, 64, 64)
+    grey = (holes.abs() < 0.05).all(0)
+    assert 0.01 < grey.float().mean() < 0.9
+    assert (holes - filled).abs().mean(0)[grey].mean() > 2 * (holes - filled).abs().mean(0)[~grey].mean()
+
+    tab.page.get_by_role("tab", name="Margins").click()
+    tab.upload("Image", media / "coffee.png")
+    tab.press("Make the margins")
+    wide = tab.pixels(tab.block("With margins").locator("img"))
+    assert wide.shape == (3, 63, 63)  # a quarter on each side of 192 pixels, brought to at most 64
+    assert (wide[:, 10:53, 10:53] - uploads.read_image(str(media / "coffee.png"), 43)).abs().max() < 0.02
     tab.page.close()
 
 

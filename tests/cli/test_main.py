@@ -356,6 +356,10 @@ def test_explanations(error: Exception, said: str) -> None:
     assert len(explain(error)) <= 4000
 
 
+def test_the_page_has_advice_of_its_own_where_memory_is_short() -> None:
+    assert explain(MemoryError(), "choose fewer frames") == "out of memory; choose fewer frames"
+
+
 def test_what_is_short_is_seen_through_wrappers() -> None:
     wrapped = MediaError("a.mp4: cannot be written")
     wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")

@@ -1,30 +1,35 @@
-"""What the tabs of generators do: samples, continuations, and filled holes; and which options a generator has."""
+"""What the tabs of generators do: samples, continuations, what lies between, filled holes, margins; and which options a
+generator has.
+
+Each takes a class by name or number ("" is any), and keywords of `Generator.sample` as a run.
+"""
 
 import dataclasses
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from pydantic.fields import FieldInfo
 from torch import Tensor
 
-from omnitok.app.uploads import check_video
-from omnitok.data import to_pixels
+from omnitok.app.uploads import check_image, check_video
+from omnitok.data.image import ImageReader
+from omnitok.generation import work
 from omnitok.generation.asked import parse_labels
 from omnitok.generation.diffusion import DiffusionGenerator
 from omnitok.generation.loading import AnyGenerator
 from omnitok.generation.masked import MaskedGenerator
-from omnitok.generation.request import Progress
-from omnitok.generation.work import continuation, square
-from omnitok.hub.generator_settings import GeneratorSettings
 
 OPTIONS = ("guidance_scale", "steps", "temperature", "top_k", "top_p")
 """Of sampling, where a generator has them; left empty they are the model's own."""
 
 MAX_COUNT = 8
 """Samples at a time."""
+
+Run = dict[str, Any]
+Video = tuple[Tensor, float]
+"""Frames (3, T, H, W), and how many of them a second shows."""
 
 
 def option_help(generator: AnyGenerator) -> dict[str, str]:
@@ -43,55 +48,81 @@ def own_options(generator: AnyGenerator, given: dict[str, str | None]) -> dict[s
     return {name: text.strip() for name, text in given.items() if text and text.strip() and name in names}
 
 
-def generate(
-    generator: AnyGenerator, label: str, frames: int, count: int, run: dict[str, Any], progress: Progress
-) -> Tensor:
-    """Samples of one class, by name or number ("" is any): images (b, 3, H, W), or videos where frames > 1."""
-    frames = min(frames, generator.settings.num_frames)
-    labels = _labels(generator, label) * min(count, MAX_COUNT)
-    return generator.sample(labels, frames, progress=progress, **run).float().cpu()
-
-
-def predict(
-    generator: AnyGenerator, path: str | None, given: int, label: str, run: dict[str, Any], progress: Progress
-) -> tuple[Tensor, float]:
-    """A video (3, T, H, W) that begins with the first `given` frames of another, in a red border; and its rate."""
-    work = continuation(generator, Path(check_video(path)), given, None, mark=True)
-    pieces = work.draw(_labels(generator, label), progress=progress, **run)
-    return torch.cat(list(pieces), dim=2)[0].float().cpu(), work.fps
-
-
-def can_inpaint(generator: AnyGenerator) -> bool:
-    """Whether it fills holes."""
+def can_fill(generator: AnyGenerator) -> bool:
+    """Whether it makes what lies anywhere among given pixels: a language model sees only what comes before."""
     return isinstance(generator, DiffusionGenerator | MaskedGenerator)
 
 
-def inpaint(
-    generator: AnyGenerator,
-    image: Image.Image | None,
-    painted: Tensor,
-    label: str,
-    run: dict[str, Any],
-    progress: Progress,
-) -> tuple[Tensor, Tensor]:
-    """An image in the generator's size with grey where paint, bool (H', W'), lay over it, and with that filled, both
-    (3, H, W).
+def makes_videos(generator: AnyGenerator) -> bool:
+    """Whether it was trained on videos."""
+    return generator.settings.num_frames > 1
+
+
+def generate(generator: AnyGenerator, label: str, run: Run, frames: int, count: int) -> Tensor:
+    """Samples: images (b, 3, H, W), or videos (b, 3, T, H, W) where frames > 1."""
+    frames = min(frames, generator.settings.num_frames)
+    return generator.sample(_labels(generator, label) * min(count, MAX_COUNT), frames, **run).float().cpu()
+
+
+def predict(generator: AnyGenerator, label: str, run: Run, path: str | None, given: int) -> Video:
+    """A video that begins with the first `given` frames of another, in a red border."""
+    continued = work.continuation(generator, Path(check_video(path)), given, None, mark=True)
+    pieces = continued.draw(_labels(generator, label), **run)
+    return torch.cat(list(pieces), dim=2)[0].float().cpu(), continued.fps
+
+
+def interpolate(
+    generator: AnyGenerator, label: str, run: Run, first: str | None, last: str | None, frames: int
+) -> Video:
+    """A video that begins with one image and ends with another."""
+    files = Path(check_image(first)), Path(check_image(last))
+    return _draw_video(work.interpolation(generator, *files, 1, frames), generator, label, run)
+
+
+def refill(generator: AnyGenerator, label: str, run: Run, path: str | None, given: int, frames: int) -> Video:
+    """A video that begins with the first `given` frames of another and ends with its last ones, in red borders."""
+    middle = work.middle(generator, Path(check_video(path)), given, frames, mark=True)
+    return _draw_video(middle, generator, label, run)
+
+
+def inpaint(generator: AnyGenerator, label: str, run: Run, path: str, mask: str) -> tuple[Tensor, Tensor, float]:
+    """An image (3, H, W) or a video (3, T, H, W) with grey where an image that serves as mask is white, the same with
+    that filled, and its rate."""
+    filling = work.inpainting(generator, Path(path), Path(mask), None)
+    filled = filling.draw(_labels(generator, label), **run)
+    assert isinstance(filled, Tensor)
+    assert filling.seen is not None
+    return filling.seen[0].reshape(filled.shape[1:]), filled[0].float().cpu(), filling.fps
+
+
+def outpaint(generator: AnyGenerator, label: str, run: Run, path: str | None, *shares: int) -> Tensor:
+    """An image (3, H, W) with margins made around it: left, right, top, bottom, in hundredths of its side."""
+    with ImageReader(check_image(path)) as reader:
+        width, height = reader.width, reader.height
+    sides = (width, width, height, height)
+    left, right, top, bottom = (round(side * share / 100) for side, share in zip(sides, shares, strict=True))
+    wide = work.outpainting(generator, Path(str(path)), (left, right, top, bottom), None)
+    made = wide.draw(_labels(generator, label), **run)
+    assert isinstance(made, Tensor)
+    return made[0].float().cpu()
+
+
+def save_mask(path: Path, painted: Tensor, size: tuple[int, int]) -> str:
+    """Write an image of that (width, height), white where there is paint, bool (H', W'), and give its path.
 
     Raises:
-        ValueError: no image, or nothing painted.
+        ValueError: nothing is painted.
     """
-    if image is None or not painted.any():
-        raise ValueError("upload an image and paint over what is to be filled first")
-    pixels = _fit(to_pixels(image)[0], generator.settings)
-    mask = F.interpolate(painted[None, None].float(), image.size[::-1])[0].expand(3, -1, -1)
-    holes = _fit(mask * 2 - 1, generator.settings)[:1] > -1
-    filled = generator.inpaint(pixels[None], holes[None], _labels(generator, label), progress=progress, **run)
-    return pixels.masked_fill(holes, 0.0), filled[0].float().cpu()
+    if not painted.any():
+        raise ValueError("paint over what is to be filled first")
+    Image.fromarray(painted.numpy()).resize(size, Image.Resampling.NEAREST).save(path)
+    return str(path)
 
 
-def _fit(pixels: Tensor, settings: GeneratorSettings) -> Tensor:
-    """An image (3, H, W) in the generator's size."""
-    return square(settings, pixels.shape[1], pixels.shape[2])(pixels[:, None], nearest=False)[:, 0]
+def _draw_video(between: work.Work, generator: AnyGenerator, label: str, run: Run) -> Video:
+    made = between.draw(_labels(generator, label), **run)
+    assert isinstance(made, Tensor)
+    return made[0].float().cpu(), between.fps
 
 
 def _labels(generator: AnyGenerator, text: str) -> list[int | None]:

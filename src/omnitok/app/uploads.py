@@ -24,6 +24,9 @@ MAX_PIXELS = Limit("OMNITOK_APP_MAX_PIXELS", 2**23)
 MAX_SECONDS = Limit("OMNITOK_APP_MAX_SECONDS", 60)
 """Of an uploaded video. Only the first frames are used, but browsers record without end."""
 
+KEPT_SECONDS = Limit("OMNITOK_APP_KEPT_SECONDS", 3600)
+"""For which uploads and results are kept, so that a page that is left open goes on working for so long."""
+
 MAX_FILES = 8
 """That are compared at once."""
 
@@ -68,6 +71,17 @@ def check_video(path: str | None) -> str:
     return path
 
 
+def check_image(path: str | None) -> str:
+    """The path, where its header stays within the bounds.
+
+    Raises:
+        MediaError: nothing was uploaded, it cannot be read, or it is above a bound.
+    """
+    path = _given(path, "an image")
+    with ImageReader(path, MAX_PIXELS, whole=True):
+        return path
+
+
 def check_files(paths: Sequence[str] | None) -> list[str]:
     """Images and videos to compare, no lists of further files among them.
 
@@ -82,8 +96,7 @@ def check_files(paths: Sequence[str] | None) -> list[str]:
         if detect_modality(path) == "video":
             check_video(path)
         else:
-            with ImageReader(path, MAX_PIXELS, whole=True):
-                pass
+            check_image(path)
     return [str(path) for path in paths]  # gradio's are strings of another class
 
 

@@ -35,7 +35,7 @@ VERBS = {
     "push": "Upload a model to the Hugging Face hub, with its card and, of a generator, its tokenizer.",
     "models": "List the models that can be given by name.",
     "demo": "Reconstruct images and videos that need no download.",
-    "app": "Open a page in the browser: reconstruct, edit tokens, generate, predict, inpaint, compare.",
+    "app": "Open a page in the browser: reconstruct, edit tokens, generate, predict, interpolate, inpaint, compare.",
     "tokenize": "Turn a collection of images and videos into token shards for training.",
     "recipes": "List the recipes of `train`, with purpose, data, cost and expected score.",
     "train": "Train a tokenizer or a generator by a recipe.",

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import tyro
@@ -17,11 +18,13 @@ from omnitok.errors import OmnitokError
 from omnitok.hub.names import local_weights, pretrained_models
 from omnitok.memory import prepare_for_streams
 
+_MEMORY_ADVICE = "choose a smaller side, fewer frames, samples or tokenizers"
+
 
 @dataclass(frozen=True, kw_only=True)
 class App:
-    """Open a page at http://127.0.0.1:7860 to reconstruct images and videos, edit tokens, generate, predict, inpaint
-    and compare.
+    """Open a page at http://127.0.0.1:7860 to reconstruct images and videos, edit tokens, generate, predict,
+    interpolate, inpaint and compare.
 
     Only this machine reaches the page; nothing is shared or reported. Several users are served in turn. Uploads are
     bounded, and removed after an hour and when the page is closed (Ctrl-C). Needs gradio: pip install 'omnitok[app]'.
@@ -46,7 +49,7 @@ class App:
         from omnitok.app.page import build, served
 
         names = self.model or [name for name in pretrained_models() if local_weights(name)]
-        page = build(load_models(names, resolve_device(self.device)), explain)
+        page = build(load_models(names, resolve_device(self.device)), partial(explain, advice=_MEMORY_ADVICE))
         with served(page, self.port) as address:
             say(f"the page is at {address}; Ctrl-C closes it")
             with contextlib.suppress(KeyboardInterrupt):

@@ -12,6 +12,8 @@ from omnitok.errors import OmnitokError, describe, is_disk_full, reason
 _LONGEST_SENTENCE = 4000
 """Characters: room for every missing file of weights, and no more for a hostile file that ends up in a message."""
 
+_MEMORY_ADVICE = "use --tile (such as --tile 512), a smaller --fps or --batch-size, or another --device"
+
 # The words of loaders, allocators and libraries that have no exception of their own for it.
 _MEMORY_WORDS = ("out of memory", "cannot allocate memory", "can't allocate memory", "failed to map segment")
 
@@ -20,11 +22,15 @@ class UsageError(Exception):
     """Options that make no sense, alone or together; the command line exits with 2."""
 
 
-def explain(error: BaseException) -> str:
-    """One sentence for anything raised: plain for what a user can cause, marked as our fault otherwise."""
+def explain(error: BaseException, advice: str = _MEMORY_ADVICE) -> str:
+    """One sentence for anything raised: plain for what a user can cause, marked as our fault otherwise.
+
+    Args:
+        advice: what takes less memory.
+    """
     causes = list(_causes(error))
     text = describe(str(error), _LONGEST_SENTENCE)
-    environment = _environment(causes)
+    environment = _environment(causes, advice)
     if environment is not None:
         if not isinstance(error, OmnitokError):
             return f"{_file_name(causes)}{environment}"
@@ -66,10 +72,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _environment(causes: list[BaseException]) -> str | None:
+def _environment(causes: list[BaseException], advice: str) -> str | None:
     """What is short, where that is the reason."""
     if any(_is_out_of_memory(cause) for cause in causes):
-        return "out of memory; use --tile (such as --tile 512), a smaller --fps or --batch-size, or another --device"
+        return f"out of memory; {advice}"
     if any(is_disk_full(cause) for cause in causes):
         return "the disk is full; nothing half-written is left"
     # torch raises it wherever the main process happens to be when the worker dies.

@@ -39,6 +39,7 @@ class Work:
         fps: frames per second of the results, where they are videos.
         given: files that the results are made of and named after; none for samples.
         is_long: comes in several pieces, so one at a time.
+        seen: what is left of a file that is filled, brought to its size, (1, 3, T, H, W), the holes grey.
     """
 
     draw: Draw
@@ -46,6 +47,7 @@ class Work:
     fps: float
     given: tuple[Path, ...] = ()
     is_long: bool = False
+    seen: Tensor | None = None
 
 
 def pixel_format_of(generator: AnyGenerator) -> PixelFormat:
@@ -128,7 +130,8 @@ def inpainting(generator: AnyGenerator, path: Path, mask: Path, frames: int | No
         filled = generator.inpaint(pixels.expand(len(labels), -1, -1, -1, -1), holes, labels, **options)
         return filled if modality == "video" else filled.squeeze(2)
 
-    return Work(draw, modality, source.fps or generator.settings.frame_rate, (path,))
+    fps = source.fps or generator.settings.frame_rate
+    return Work(draw, modality, fps, (path,), seen=pixels.masked_fill(holes, 0.0))
 
 
 def outpainting(generator: AnyGenerator, path: Path, padding: tuple[int, int, int, int], frames: int | None) -> Work:
@@ -180,33 +183,59 @@ def interpolation(generator: AnyGenerator, first: Path, last: Path, given: int, 
     Raises:
         OmnitokError: a file cannot be read, or a video is shorter.
     """
-    fit = partial(square, generator.settings)
-    how = pixel_format_of(generator)
-    start, end = _read(first, given, fit, from_end=True, pixel_format=how), _read(last, given, fit, pixel_format=how)
+    fit, how = partial(square, generator.settings), pixel_format_of(generator)
+    ends = _read(first, given, fit, from_end=True, pixel_format=how), _read(last, given, fit, pixel_format=how)
+    return _between(generator, ends, frames, (first, last), mark=False)
 
+
+def middle(generator: AnyGenerator, path: Path, given: int, frames: int | None, mark: bool) -> Work:
+    """Videos of `frames` frames (None: the trained length) that begin and end as a video does.
+
+    Args:
+        given: frames taken of its beginning and of its end.
+        mark: draw a red border around those.
+
+    Raises:
+        OmnitokError: the video cannot be read, or is shorter.
+    """
+    fit, how = partial(square, generator.settings), pixel_format_of(generator)
+    ends = _read(path, given, fit, pixel_format=how), _read(path, given, fit, from_end=True, pixel_format=how)
+    return _between(generator, ends, frames, (path,), mark)
+
+
+def _between(
+    generator: AnyGenerator, ends: tuple["_Read", "_Read"], frames: int | None, given: tuple[Path, ...], mark: bool
+) -> Work:
     def draw(labels: Items, **options: Any) -> Tensor:
-        a, b = (part.pixels.expand(len(labels), -1, -1, -1, -1) for part in (start, end))
-        return generator.interpolate(a, b, frames, labels, **options)
+        first, last = (end.pixels.expand(len(labels), -1, -1, -1, -1) for end in ends)
+        made = generator.interpolate(first, last, frames, labels, **options)
+        if mark:
+            made = _bordered(made, slice(first.shape[2]))
+            made = _bordered(made, slice(made.shape[2] - last.shape[2], None))
+        return made
 
-    return Work(draw, "video", start.fps or end.fps or generator.settings.frame_rate, (first, last))
+    return Work(draw, "video", ends[0].fps or ends[1].fps or generator.settings.frame_rate, given)
 
 
 def mark_given(pieces: Iterator[Tensor], given: int) -> Iterator[Tensor]:
     """Pieces (b, 3, n, H, W) of videos with a red border on their first `given` frames."""
     start = 0
     for piece in pieces:
-        marked = min(max(given - start, 0), piece.shape[2])
+        yield _bordered(piece, slice(min(max(given - start, 0), piece.shape[2])))
         start += piece.shape[2]
-        if marked:
-            piece = piece.clone()
-            border = max(2, round(min(piece.shape[-2:]) / 32))  # two pixels share their colour in H.264
-            red = piece.new_full((piece.shape[1], 1, 1, 1), -1.0)
-            red[0] = 1.0
-            if len(red) == 4:
-                red[3] = 1.0  # opaque
-            for edge in (slice(None, border), slice(-border, None)):
-                piece[:, :, :marked, edge] = piece[:, :, :marked, :, edge] = red
-        yield piece
+
+
+def _bordered(video: Tensor, frames: slice) -> Tensor:
+    """A video (b, 3, T, H, W) with a red border around some frames."""
+    video = video.clone()
+    border = max(2, round(min(video.shape[-2:]) / 32))  # two pixels share their colour in H.264
+    red = video.new_full((video.shape[1], 1, 1, 1), -1.0)
+    red[0] = 1.0
+    if len(red) == 4:
+        red[3] = 1.0  # opaque
+    for edge in (slice(None, border), slice(-border, None)):
+        video[:, :, frames, edge] = video[:, :, frames, :, edge] = red
+    return video
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

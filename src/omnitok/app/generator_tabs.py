@@ -1,0 +1,200 @@
+"""Tabs of generators: samples, and what they make of given images and videos."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import ImageOps
+from torch import Tensor
+
+from omnitok.app import generators, uploads
+from omnitok.app.generators import Run
+from omnitok.app.models import Models
+from omnitok.app.parts import (
+    BUTTONS,
+    On,
+    brush_editor,
+    drawing_by,
+    gr,
+    painted,
+    sampling_inputs,
+    show_image,
+    slider,
+    to_images,
+    upload_image,
+    upload_video,
+)
+from omnitok.data import VideoReader, write_video
+from omnitok.generation.loading import AnyGenerator
+from omnitok.generation.request import Progress
+from omnitok.generation.sample_folder import write_sample
+
+_RED, _BRUSH = "#ff0000", 40  # of paint, and its width in pixels
+_FRAME_SIDE = 512  # of a frame to paint on
+
+
+def generate_tab(models: Models, on: On) -> None:
+    """Samples of a class."""
+    sampling = sampling_inputs(models, list(models.generators))
+    with gr.Row():
+        longest = _longest(models, list(models.generators))
+        frames = slider(1, longest, 1, label="Frames", info="1 is an image; at most the trained length.")
+        count = slider(1, generators.MAX_COUNT, 4, label="Samples")
+    button = gr.Button("Generate", variant="primary")
+    gallery = gr.Gallery(
+        label="Samples", format="png", columns=4, object_fit="contain", interactive=False, buttons=BUTTONS
+    )
+
+    def make(folder: Path, generator: AnyGenerator, label: str, run: Run, *inputs: int) -> list[tuple[str, str]]:
+        samples = generators.generate(generator, label, run, *inputs)
+        suffix = ".png" if samples.ndim == 4 else ".mp4"
+        paths = [folder / f"{number}{suffix}" for number in range(len(samples))]
+        for path, sample in zip(paths, samples, strict=True):
+            write_sample(path, sample, generator.settings.frame_rate)
+        return [(str(path), f"sample {number}") for number, path in enumerate(paths)]
+
+    on(button.click, "generate", drawing_by(models, make), [*sampling, frames, count], [gallery])
+
+
+def predict_tab(models: Models, on: On) -> None:
+    """What comes after given frames, and what comes between them."""
+    names = [name for name, generator in models.generators.items() if generators.makes_videos(generator)]
+    with gr.Tab("Predict"):
+        _predict(models, on, names)
+    names = [name for name in names if generators.can_fill(models.generators[name])]
+    if names:
+        with gr.Tab("Interpolate"):
+            _interpolate(models, on, names)
+
+
+def _predict(models: Models, on: On, names: list[str]) -> None:
+    sampling = sampling_inputs(models, names)
+    with gr.Row():
+        video = upload_video()
+        result = gr.Video(label="Prediction: the given frames have a red border", interactive=False)
+    most = _longest(models, names) - 1
+    given = slider(1, most, 5, label="Frames given", info="The first ones; the rest is predicted.")
+    button = gr.Button("Predict", variant="primary")
+
+    def make(folder: Path, *inputs: Any) -> str:
+        return _write(folder / "prediction.mp4", *generators.predict(*inputs))
+
+    on(button.click, "predict", drawing_by(models, make), [*sampling, video, given], [result])
+
+
+def _interpolate(models: Models, on: On, names: list[str]) -> None:
+    sampling, longest = sampling_inputs(models, names), _longest(models, names)
+    frames = slider(3, longest, longest, label="Frames in all", info="Given ones included.")
+    with gr.Tab("Between two images"):
+        with gr.Row():
+            first, last = upload_image("First image"), upload_image("Last image")
+        images_button = gr.Button("Interpolate", variant="primary")
+    with gr.Tab("Between the ends of a video"):
+        video = upload_video()
+        given = slider(1, longest // 2, 5, label="Frames given", info="Of its beginning and of its end.")
+        video_button = gr.Button("Make what lies between", variant="primary")
+    with gr.Row():
+        film = gr.Video(label="The given frames of a video have a red border", interactive=False)
+        strip = show_image("All frames")
+
+    def show(folder: Path, made: Tensor, fps: float) -> list[Any]:
+        columns = torch.cat(list(made.unbind(1)), dim=2)
+        return [_write(folder / "between.mp4", made, fps), *to_images(columns)]
+
+    def of_images(folder: Path, *inputs: Any) -> list[Any]:
+        return show(folder, *generators.interpolate(*inputs))
+
+    def of_video(folder: Path, *inputs: Any) -> list[Any]:
+        return show(folder, *generators.refill(*inputs))
+
+    on(
+        images_button.click,
+        "interpolate",
+        drawing_by(models, of_images),
+        [*sampling, first, last, frames],
+        [film, strip],
+    )
+    on(video_button.click, "refill", drawing_by(models, of_video), [*sampling, video, given, frames], [film, strip])
+
+
+def inpaint_tab(models: Models, on: On) -> None:
+    """What is painted over, and margins."""
+    names = [name for name, generator in models.generators.items() if generators.can_fill(generator)]
+    sampling = sampling_inputs(models, names)
+    with gr.Tab("An image"):
+        _inpaint_image(models, on, sampling)
+    if any(generators.makes_videos(models.generators[name]) for name in names):
+        with gr.Tab("A video"):
+            _inpaint_video(models, on, sampling)
+    with gr.Tab("Margins"):
+        _outpaint(models, on, sampling)
+
+
+def _inpaint_image(models: Models, on: On, sampling: list[Any]) -> None:
+    with gr.Row():
+        editor = brush_editor("Image: paint over what is to be filled", ("upload", "webcam", "clipboard"), _BRUSH, _RED)
+        result = gr.ImageSlider(label="Holes | filled", format="png", interactive=False)
+    button = gr.Button("Fill", variant="primary")
+
+    def make(folder: Path, generator: AnyGenerator, label: str, run: Run, drawing: Any) -> Any:
+        image = None if drawing is None else drawing["background"]
+        if image is None:
+            raise ValueError("upload an image first")
+        mask = generators.save_mask(folder / "mask.png", painted(drawing), image.size)
+        image.save(folder / "image.png")
+        holes, filled, _ = generators.inpaint(generator, label, run, str(folder / "image.png"), mask)
+        return to_images(holes, filled)
+
+    on(button.click, "inpaint", drawing_by(models, make), [*sampling, editor], [result])
+
+
+def _inpaint_video(models: Models, on: On, sampling: list[Any]) -> None:
+    with gr.Row():
+        video = upload_video()
+        editor = brush_editor("First frame: paint over what is to be filled in all frames", (), _BRUSH, _RED)
+    button = gr.Button("Fill the video", variant="primary")
+    with gr.Row():
+        holes, result = (gr.Video(label=label, interactive=False) for label in ("Holes", "Filled"))
+
+    def first_frame(folder: Path, progress: Progress, path: str | None) -> Any:
+        if path is None:
+            return None
+        (image,) = to_images(uploads.read_video(path, 1, _FRAME_SIDE)[0][:, 0])
+        return ImageOps.contain(image, (_FRAME_SIDE, _FRAME_SIDE))  # small ones are enlarged, to be painted on
+
+    def make(
+        folder: Path, generator: AnyGenerator, label: str, run: Run, path: str | None, drawing: Any
+    ) -> tuple[str, str]:
+        with VideoReader(uploads.check_video(path)) as reader:
+            size = (reader.width, reader.height)
+        mask = generators.save_mask(folder / "mask.png", painted(drawing), size)
+        before, after, fps = generators.inpaint(generator, label, run, str(path), mask)
+        return _write(folder / "holes.mp4", before, fps), _write(folder / "filled.mp4", after, fps)
+
+    on(video.change, "first_frame", first_frame, [video], [editor])
+    on(button.click, "inpaint_video", drawing_by(models, make), [*sampling, video, editor], [holes, result])
+
+
+def _outpaint(models: Models, on: On, sampling: list[Any]) -> None:
+    with gr.Row():
+        with gr.Column():
+            image = upload_image("Image", sources=("upload", "webcam", "clipboard"))
+            with gr.Row():
+                sides = [slider(0, 100, 25, label=f"{side} (%)") for side in ("Left", "Right", "Top", "Bottom")]
+        result = show_image("With margins")
+    button = gr.Button("Make the margins", variant="primary")
+
+    def make(folder: Path, generator: AnyGenerator, label: str, run: Run, path: str | None, *shares: int) -> Any:
+        return to_images(generators.outpaint(generator, label, run, path, *shares))[0]
+
+    on(button.click, "outpaint", drawing_by(models, make), [*sampling, image, *sides], [result])
+
+
+def _longest(models: Models, names: list[str]) -> int:
+    """Frames that the models of these names were trained on, at most."""
+    return max(models.generators[name].settings.num_frames for name in names)
+
+
+def _write(path: Path, video: Tensor, fps: float) -> str:
+    write_video(path, video, fps)
+    return str(path)
