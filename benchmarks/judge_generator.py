@@ -26,16 +26,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from omnitok import OmniTokenizer
 from omnitok.data import VideoReader, list_media, read_image
 from omnitok.data.transforms import fit_square
+from omnitok.files import sample_slug
 from omnitok.losses.perceptual import load_mobilenet_v2
-from omnitok.metrics import MobileNetImageFeatures, MobileNetVideoFeatures, frechet_distance, gaussian_statistics
-
-HELD_OUT = 5  # every such real sample
+from omnitok.metrics import (
+    ConfusionAccumulator,
+    LinearClassifier,
+    MobileNetImageFeatures,
+    MobileNetVideoFeatures,
+    frechet_distance,
+    gaussian_statistics,
+    gradient_features,
+)
+from omnitok.metrics.classifier import HELD_OUT
 
 
 def load(path: Path, frames: int | None, size: int | None) -> Tensor:
@@ -54,51 +61,18 @@ def features_of(samples: Sequence[Tensor], network: torch.nn.Module) -> Tensor:
     return torch.cat([network(torch.stack(list(samples[i : i + 16]))) for i in range(0, len(samples), 16)]).double()
 
 
-def plain_features(images: Sequence[Tensor]) -> Tensor:
-    """(n, 64 * 12): 9 orientations of gradients (Dalal and Triggs, 2005) and the mean colour of 8 x 8 cells."""
-    x = torch.stack(list(images)).double()
-    grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    dx, dy = grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2], grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1]
-    bins = (torch.atan2(dy, dx).remainder(torch.pi) * (9 / torch.pi)).long().clamp(max=8)
-    votes = torch.zeros(len(x), 9, *x.shape[2:], dtype=x.dtype).scatter_(1, bins, torch.hypot(dx, dy))
-    histograms = F.adaptive_avg_pool2d(votes, 8)
-    histograms = (histograms / (histograms.sum(1, keepdim=True) + 0.02)).sqrt()
-    return torch.cat([histograms, F.adaptive_avg_pool2d(x, 8)], dim=1).flatten(1)
-
-
-def train_classifier(x: Tensor, y: Tensor, classes: int, decay: float = 1e-3) -> tuple[Tensor, Tensor]:
-    """Weights (d, classes) and biases of a logistic regression."""
-    weight = torch.zeros(x.shape[1], classes, dtype=x.dtype, requires_grad=True)
-    bias = torch.zeros(classes, dtype=x.dtype, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(x @ weight + bias, y) + decay * weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return weight.detach(), bias.detach()
-
-
 class Judge:
-    """A classifier over standardised features, trained on the real samples that are not held out."""
+    """A classifier over features, trained on the real samples that are not held out."""
 
     def __init__(self, x: Tensor, y: Tensor, names: Sequence[str]) -> None:
-        self.names = names
-        self.mean, self.std = x.mean(0), x.std(0).clamp_min(1e-6)
-        self.weight, self.bias = train_classifier((x - self.mean) / self.std, y, len(names))
+        self.names, self.classifier = names, LinearClassifier(x, y, len(names))
 
     def accuracy(self, x: Tensor, y: Tensor) -> tuple[float, dict[str, float]]:
         """Over all of x, and by class."""
-        right = (((x - self.mean) / self.std) @ self.weight + self.bias).argmax(1) == y
-        of_class = {name: right[y == i] for i, name in enumerate(self.names)}
-        return float(right.double().mean()), {n: float(r.double().mean()) for n, r in of_class.items() if len(r)}
-
-
-def slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+        confusions = ConfusionAccumulator(self.names)
+        confusions.update(y, self.classifier.predict(x))
+        found = confusions.compute()
+        return found.accuracy, {name: row["value"] for name, row in found.by_name.items()}
 
 
 def main() -> None:
@@ -117,7 +91,7 @@ def main() -> None:
         raise SystemExit(f"{arguments.samples}: holds no samples with a class in their names")
     is_clip = found[0][1][2] == "mp4"
     names = sorted(path.name for path in arguments.real.iterdir() if path.is_dir())
-    number = {slug(name): i for i, name in enumerate(names)}
+    number = {sample_slug(name): i for i, name in enumerate(names)}
     found = [(path, match) for path, match in found if match[1] in number]
     if not found:
         raise SystemExit(f"{arguments.samples}: no sample is of a class of {arguments.real}")
@@ -133,7 +107,7 @@ def main() -> None:
     # What the judges see, by the prefix of their keys in the result.
     sights: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {"": lambda samples: features_of(samples, network)}
     if not is_clip:
-        sights["plain_"] = plain_features
+        sights["plain_"] = lambda samples: gradient_features(torch.stack(list(samples)))
 
     seen: dict[str, list[Tensor]] = {prefix: [] for prefix in sights}
     real_y: list[int] = []

@@ -41,6 +41,11 @@ _copies: OrderedDict[tuple[int, str], Path] = OrderedDict()
 _copies_lock = threading.Lock()
 
 
+def sample_slug(name: str) -> str:
+    """What a class or a text becomes in the name of a sample."""
+    return re.sub(r"[^\w.-]+", "_", name)[:60]
+
+
 def url_of(path: str | os.PathLike[str]) -> str:
     """The URL that a path stands for, or "". `Path` leaves one slash of the two after the scheme."""
     match = _URL.fullmatch(os.fspath(path))

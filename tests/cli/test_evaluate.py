@@ -26,8 +26,9 @@ MEASURING = [*COMMON, "--protocol", "--weights-dir", "--batch-size", "--resoluti
 FLAGS = {
     "reconstruction": [*MEASURING, "--metrics", "--out", "--model", "--ranges", "--data"],
     "fidelity": [*MEASURING, "--metrics", "--out", "--video", "--samples", "--real", "--fake"],
+    "alignment": [*MEASURING, "--metrics", "--out", "--video", "--real", "--fake"],
     "statistics": [*MEASURING, "--video", "--samples", "--data", "--metric", "--out", "--state-dir"],
-    "compare": [*MEASURING, "--metrics", "--out", "--models", "--data", "--pictures", "--no-references"],
+    "compare": [*MEASURING, "--metrics", "--out", "--models", "--data", "--pictures", "--no-references", "--ranges"],
     "protocols": COMMON,
 }
 
@@ -187,6 +188,8 @@ def test_missing_weights_are_said_before_any_work(
         ("fidelity --real in --fake in --metrics fvd", "fvd"),
         ("fidelity --real in --fake in --samples 1", "--samples"),
         ("fidelity --real in --fake in --resolution 0", "--resolution"),
+        ("alignment --fake in --metrics fid", "metrics of images are class_accuracy"),
+        ("alignment", "--fake"),
         ("statistics --data in -o here.txt", "--out"),
         ("compare --data in", "at least one model"),
         ("frobnicate", "frobnicate"),

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 import omnitok
+from omnitok.cli.alignment import Alignment
 from omnitok.cli.compare import Compare
 from omnitok.cli.fidelity import Fidelity, Statistics
 from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, show_results
@@ -87,6 +88,7 @@ class Protocols(CommonOptions):
 Action = (
     Annotated[Reconstruction, tyro.conf.subcommand("reconstruction", prefix_name=False)]
     | Annotated[Fidelity, tyro.conf.subcommand("fidelity", prefix_name=False)]
+    | Annotated[Alignment, tyro.conf.subcommand("alignment", prefix_name=False)]
     | Annotated[Statistics, tyro.conf.subcommand("statistics", prefix_name=False)]
     | Annotated[Compare, tyro.conf.subcommand("compare", prefix_name=False)]
     | Annotated[Protocols, tyro.conf.subcommand("protocols", prefix_name=False)]
@@ -95,7 +97,7 @@ Action = (
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure tokenizers and samples: PSNR, SSIM, LPIPS, FID, FVD, IS, KID, precision, recall, codebook usage."""
+    """Measure tokenizers and samples: PSNR, SSIM, LPIPS, FID, FVD, IS, KID, precision, recall, usage, alignment."""
 
     action: Annotated[Action, tyro.conf.arg(name="")]
 

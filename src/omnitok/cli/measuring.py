@@ -129,7 +129,8 @@ def show_results(results: Sequence[Result], protocol: Protocol, out: Path | None
         if result.warning:
             say(f"warning: {result.modality} {result.warning}")
     names = short_names([result.model or "-" for result in results])
-    report = Report(COLUMNS, as_json, name_key="metric")
+    columns = [column for column in COLUMNS if column is not CHANCE or any(r.chance is not None for r in results)]
+    report = Report(columns, as_json, name_key="metric")
     for result in results:
         report.add(result.row() | ({} if as_json else {"model": names[result.model or "-"]}))
     report.finish(f"`omnitok evaluate protocols` spells out what {protocol.name} means")
@@ -158,10 +159,12 @@ def _size(row: Row) -> str:
     return side if row["frames"] == 1 else f"{row['frames']}x{side}"
 
 
+CHANCE = Column("chance", lambda row: f"{row['chance']:.3f}" if "chance" in row else "-")
 COLUMNS = (
     Column("of", lambda row: row["modality"]),
     Column("model", lambda row: row["model"]),
     Column("value", lambda row: "inf or -" if row["value"] is None else f"{row['value']:.5g}"),
+    CHANCE,
     Column("±", lambda row: "-" if row["spread"] is None else f"{row['spread']:.2g}"),
     Column("n", lambda row: str(row["n"])),
     Column("size", _size),

@@ -1,6 +1,5 @@
 """What samples are asked to show: classes, texts, or sequences of embeddings from files."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from omnitok.data.embeddings import read_embeddings
+from omnitok.files import sample_slug
 from omnitok.generation.loading import AnyGenerator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.conditions import TextCondition, make_conditions
@@ -29,7 +29,7 @@ class Asked:
     @property
     def slug(self) -> str:
         """The end of a file's name, before its suffix."""
-        return "" if self.name is None else "-" + re.sub(r"[^\w.-]+", "_", self.name)[:60]
+        return "" if self.name is None else f"-{sample_slug(self.name)}"
 
     @property
     def note(self) -> int | str | None:

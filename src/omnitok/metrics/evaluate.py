@@ -7,8 +7,9 @@ Streaming: memory does not grow with the set, but for the features of KID, preci
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from omnitok.checked import checked
 from omnitok.data.modality import Modality
 from omnitok.errors import OmnitokError
 from omnitok.metrics.average import AverageAccumulator
+from omnitok.metrics.classifier import ConfusionAccumulator
 from omnitok.metrics.codebook import CodebookAccumulator
 from omnitok.metrics.features import FeatureSet
 from omnitok.metrics.frechet import FrechetAccumulator, GaussianStatistics
@@ -72,6 +74,7 @@ class Batch:
         real, fake: uint8 (n, 3, H, W) or (n, 3, T, H, W), as feature networks see both sides.
         pairs: float32 in [-1, 1], of the same shapes: originals and what is compared with them.
         codes: of the tokenizer.
+        answers: by metric, what its accumulator takes: indices of names that were asked for, and that are seen.
     """
 
     indices: Sequence[int]
@@ -80,6 +83,7 @@ class Batch:
     fake: Tensor | None = None
     pairs: tuple[Tensor, Tensor] | None = None
     codes: Tensor | None = None
+    answers: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
 
 class Source(ABC):
@@ -92,6 +96,7 @@ class Source(ABC):
         identity: what the sums depend on beside the files and the config.
         vocab_size: of the tokenizer.
         channels: of the pixels.
+        names: of classes or colours, by the metric that tells them apart.
         expected: samples that the protocol asks for, where it asks for a number.
     """
 
@@ -101,6 +106,7 @@ class Source(ABC):
     identity: str
     vocab_size = 0
     channels = 3
+    names: Mapping[str, Sequence[str]] = MappingProxyType({})
     expected: int | None = None
 
     @abstractmethod
@@ -148,7 +154,7 @@ class Measurement:
                 if ready is not None:
                     self._ready[key] = ready
                 elif key not in self._gauges:
-                    self._gauges[key] = _Gauge(metric, network, side, self._accumulator(metric, network))
+                    self._gauges[key] = _Gauge(metric, network, side, self._accumulator(name, network))
                     if metric.distance is not None and source.channels != 3:
                         for channel in range(source.channels):
                             average = AverageAccumulator()
@@ -157,11 +163,14 @@ class Measurement:
 
     def _key(self, name: str, side: Side) -> str:
         metric, network = METRICS[name], self.networks[name]
-        shared = network.name if network is not None and metric.gathers != "pairs" else name
+        shared = name if network is None or metric.gathers in ("pairs", "confusions", "scores") else network.name
         return f"{shared}/{metric.gathers}/{side}"
 
-    def _accumulator(self, metric: Metric, network: Network | None) -> Any:
-        if metric.gathers == "pairs":
+    def _accumulator(self, name: str, network: Network | None) -> Any:
+        metric = METRICS[name]
+        if metric.gathers == "confusions":
+            return ConfusionAccumulator(self.source.names[name])
+        if metric.gathers in ("pairs", "scores"):
             return AverageAccumulator()
         if metric.gathers == "codes":
             return CodebookAccumulator(self.source.vocab_size)
@@ -190,9 +199,11 @@ class Measurement:
             OmnitokError: a network answers NaN or infinite numbers.
         """
         seen: dict[tuple[str, Side], tuple[Tensor, Tensor | None]] = {}
-        for gauge in self._gauges.values():
+        for name, gauge in self._gauges.items():
             metric, network = gauge.metric, gauge.network
-            if metric.gathers == "codes":
+            if metric.gathers in ("confusions", "scores"):
+                gauge.accumulator.update(*batch.answers[name.partition("/")[0]])
+            elif metric.gathers == "codes":
                 gauge.accumulator.update(batch.codes)
             elif metric.gathers == "pairs":
                 if batch.pairs is not None:

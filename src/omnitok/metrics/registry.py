@@ -8,6 +8,7 @@ from torch import Tensor
 
 from omnitok.data.modality import Modality
 from omnitok.metrics.average import average_rows
+from omnitok.metrics.classifier import confusion_rows
 from omnitok.metrics.codebook import codebook_rows
 from omnitok.metrics.frechet import frechet_rows, fvd_rows
 from omnitok.metrics.i3d import MINIMUM_FRAMES
@@ -19,10 +20,11 @@ from omnitok.metrics.psnr import psnr_per_frame
 from omnitok.metrics.results import Gathered, Result
 from omnitok.metrics.ssim import ssim_per_frame
 
-Task = Literal["reconstruction", "fidelity"]
-Gathers = Literal["pairs", "codes", "moments", "features", "logits"]
+Task = Literal["reconstruction", "fidelity", "alignment"]
+Gathers = Literal["pairs", "codes", "moments", "features", "logits", "confusions", "scores"]
 """What is gathered: the average distance of "pairs" of original and result; counts of a tokenizer's "codes"; of a
-network's features their "moments" or all "features", of both sides; "logits" of the judged side."""
+network's features their "moments" or all "features", of both sides; "logits" of the judged side; "confusions" of what
+samples were asked to show and what they show; "scores" of each sample beside its text."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Metric:
     """A row of the table.
 
     Attributes:
-        tasks: whether tokenizers ("reconstruction") or sets of samples ("fidelity") have it.
+        tasks: whether tokenizers ("reconstruction"), sets of samples ("fidelity"), or samples beside what they were
+            asked to show ("alignment") have it.
         modalities: what it is measured of.
         gathers: metrics that gather the same of one network share it.
         rows: the numbers, from what was gathered.
@@ -57,6 +60,7 @@ class Metric:
 
 
 _EVERY: tuple[Task, ...] = ("reconstruction", "fidelity")
+_ASKED: tuple[Task, ...] = ("alignment",)
 _TOKENIZER, _SETS = _EVERY[:1], _EVERY[1:]
 _BOTH: tuple[Modality, ...] = ("image", "video")
 _IMAGE, _VIDEO = _BOTH[:1], _BOTH[1:]
@@ -81,6 +85,10 @@ METRICS: dict[str, Metric] = {
     "fvd_styleganv": Metric(_SETS, _VIDEO, "moments", frechet_rows, "i3d_torchscript", None, MINIMUM_FRAMES),
     "fd_mobilenet_v2": Metric(_EVERY, _IMAGE, "moments", frechet_rows, "mobilenet_v2"),
     "fd_mobilenet_v2_video": Metric(_EVERY, _VIDEO, "moments", frechet_rows, "mobilenet_v2_video"),
+    "class_accuracy": Metric(_ASKED, _IMAGE, "confusions", confusion_rows, "mobilenet_v2"),
+    "class_accuracy_plain": Metric(_ASKED, _IMAGE, "confusions", confusion_rows),
+    "class_accuracy_video": Metric(_ASKED, _VIDEO, "confusions", confusion_rows, "mobilenet_v2_video"),
+    "color_accuracy": Metric(_ASKED, _IMAGE, "confusions", confusion_rows),
 }
 """Name -> metric."""
 

@@ -36,11 +36,17 @@ class Result:
     spread: float | None = None
     spread_is: str | None = None
     warning: str | None = None
+    chance: float | None = None  # of accuracies, see `Confusion.chance`
+    real_value: float | None = None  # of accuracies of classes: what real samples reach that were held out
+    by: dict[str, dict[str, float]] | None = None  # of accuracies: value and n for each class or colour
     per_channel: tuple[float, ...] | None = None  # PSNR and SSIM of pixels that are not in colour
 
     def row(self) -> dict[str, Any]:
         """Plain JSON values; infinite and undefined numbers are None. `medium` is the older name of `modality`."""
         values = {**asdict(self), "medium": self.modality}
+        for name in ("chance", "real_value", "by"):
+            if values[name] is None:
+                del values[name]
         if (of_channels := values.pop("per_channel")) is not None:
             values["per_channel"] = [_finite(value) for value in of_channels]
         return {key: _finite(value) for key, value in values.items()}

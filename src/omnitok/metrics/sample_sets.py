@@ -61,10 +61,15 @@ class SampleSet:
 
 
 class FolderSet(SampleSet):
-    """The images, or the videos, of a folder, sorted by path, or of a list, in its order."""
+    """The images, or the videos, of a folder, sorted by path, or of a list, in its order; or `files` of these."""
 
-    def __init__(self, path: Path, wanted: Modality, config: EvaluationConfig) -> None:
+    def __init__(
+        self, path: Path, wanted: Modality, config: EvaluationConfig, files: Sequence[Path] | None = None
+    ) -> None:
         super().__init__(path, wanted, config)
+        if files is not None:
+            self._files, self.n = list(files), len(files)
+            return
         found = files_by_modality(path)
         self._files = found.pop(wanted, [])
         for other, files in found.items():
