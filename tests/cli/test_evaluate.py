@@ -26,7 +26,7 @@ MEASURING = [*COMMON, "--protocol", "--weights-dir", "--batch-size", "--resoluti
 FLAGS = {
     "reconstruction": [*MEASURING, "--metrics", "--out", "--model", "--ranges", "--data"],
     "fidelity": [*MEASURING, "--metrics", "--out", "--video", "--samples", "--real", "--fake"],
-    "alignment": [*MEASURING, "--metrics", "--out", "--video", "--real", "--fake"],
+    "alignment": [*MEASURING, "--metrics", "--out", "--video", "--real", "--fake", "--clip"],
     "statistics": [*MEASURING, "--video", "--samples", "--data", "--metric", "--out", "--state-dir"],
     "compare": [*MEASURING, "--metrics", "--out", "--models", "--data", "--pictures", "--no-references", "--ranges"],
     "protocols": COMMON,

@@ -19,7 +19,8 @@ class Alignment(MetricsOptions):
 
     Metrics: class_accuracy (a classifier of MobileNetV2's features, trained on the real images; of videos
     class_accuracy_video), class_accuracy_plain (the same on gradients and colours, no weights), color_accuracy (the
-    colour measured of the object, no network). Texts are asked for the first class and the first colour that they
+    colour measured of the object, no network), clip_score (2.5 times the cosine of a CLIP model's embeddings, with
+    --clip; the only one that needs the extra hf). Texts are asked for the first class and the first colour that they
     name. Chance is what the same samples reach in a random order.
     """
 
@@ -27,6 +28,8 @@ class Alignment(MetricsOptions):
     """The samples: a folder that `omnitok generate` wrote, or another one or a list with labels or captions."""
     real: Annotated[OptionalFolder, SAID] = None
     """Real samples, a folder for each class; needed for classes."""
+    clip: Annotated[str | None, tyro.conf.arg(metavar="DIR|HUB_ID"), SAID] = None
+    """CLIP model of transformers with its tokenizer, for clip_score."""
     video: bool = False
     """Judge videos instead of images."""
     metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAMES"), SAID] = ()
@@ -45,6 +48,7 @@ class Alignment(MetricsOptions):
                 self.real,
                 metrics,
                 config,
+                clip=self.clip,
                 modality="video" if self.video else "image",
                 weights_dir=self.weights_dir,
                 device=processes.device,

@@ -10,6 +10,7 @@ from omnitok.losses.perceptual import MobileNetV2, load_mobilenet_v2
 from omnitok.metrics.alignment import evaluate_alignment
 from omnitok.metrics.average import Average, AverageAccumulator
 from omnitok.metrics.classifier import Confusion, ConfusionAccumulator, LinearClassifier, gradient_features
+from omnitok.metrics.clip_score import ClipScore, load_clip_score
 from omnitok.metrics.codebook import CodebookAccumulator, CodebookStatistics, codebook_statistics
 from omnitok.metrics.colors import COLORS, ImageColors, NamedColor, measure_colors
 from omnitok.metrics.comparison import compare
@@ -42,15 +43,15 @@ from omnitok.metrics.ssim import ssim, ssim_per_frame
 # fmt: off
 __all__ = [
     "CLEAN", "COLORS", "I3D", "LPIPS", "METRICS", "OFFICIAL", "PROTOCOLS", "Average", "AverageAccumulator",
-    "CodebookAccumulator", "CodebookStatistics", "Confusion", "ConfusionAccumulator", "EvaluatedModel",
+    "ClipScore", "CodebookAccumulator", "CodebookStatistics", "Confusion", "ConfusionAccumulator", "EvaluatedModel",
     "EvaluationConfig", "FIDInception", "FeatureSet", "FrechetAccumulator", "GaussianStatistics", "ImageColors",
     "InceptionOutput", "InceptionScore", "InceptionScoreAccumulator", "KernelDistance", "LinearClassifier",
     "MobileNetImageFeatures", "MobileNetV2", "MobileNetVideoFeatures", "NamedColor", "PrecisionRecall", "Protocol",
     "Result", "TorchScriptI3D", "check_metrics", "codebook_statistics", "compare", "compute_statistics",
     "evaluate_alignment", "evaluate_fidelity", "evaluate_reconstruction", "files_by_modality", "frechet_distance",
-    "gaussian_statistics", "gradient_features", "inception_score", "is_metric", "kid", "load_i3d",
-    "load_i3d_torchscript", "load_inception", "load_lpips", "load_mobilenet_v2", "load_networks", "load_statistics",
-    "measure_colors", "networks_for", "precision_recall", "psnr", "psnr_per_frame", "save_statistics", "ssim",
-    "ssim_per_frame",
+    "gaussian_statistics", "gradient_features", "inception_score", "is_metric", "kid", "load_clip_score",
+    "load_i3d", "load_i3d_torchscript", "load_inception", "load_lpips", "load_mobilenet_v2", "load_networks",
+    "load_statistics", "measure_colors", "networks_for", "precision_recall", "psnr", "psnr_per_frame",
+    "save_statistics", "ssim", "ssim_per_frame",
 ]
 # fmt: on

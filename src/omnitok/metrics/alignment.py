@@ -1,4 +1,4 @@
-"""Do samples show what they were asked for? The class, by classifiers trained on real samples, and the colour."""
+"""Do samples show what they were asked for? Their class, by classifiers trained on real ones; colour; CLIPScore."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,6 +14,7 @@ from omnitok.distributed import shard
 from omnitok.errors import MissingWeightsError, OmnitokError
 from omnitok.hub.weights import find_weights
 from omnitok.metrics.classifier import HELD_OUT, LinearClassifier, gradient_features
+from omnitok.metrics.clip_score import load_clip_score
 from omnitok.metrics.colors import COLORS, measure_colors
 from omnitok.metrics.evaluate import Batch, EvaluationConfig, Need, Progress, Source, measured
 from omnitok.metrics.networks import Network, WeightsDir, load_networks
@@ -34,6 +35,7 @@ def evaluate_alignment(
     config: EvaluationConfig | None = None,
     *,
     modality: Modality = "image",
+    clip: str | os.PathLike[str] | None = None,
     weights_dir: WeightsDir = None,
     device: torch.device | str = "cpu",
     networks: Mapping[str, Network] | None = None,
@@ -51,6 +53,7 @@ def evaluate_alignment(
         fake: a folder that `omnitok generate` wrote, or one or a list of samples with labels or captions.
         real: a folder of real samples, a folder per class, or a list with labels; needed for classes.
         metrics: names of `omnitok.metrics.registry.METRICS` (default: those for which there is what they need).
+        clip: folder or hub id of a CLIP model of transformers; clip_score needs it.
         device: where the networks compute.
         weights_dir, networks, state_folder, progress: as of `evaluate_reconstruction`.
 
@@ -65,7 +68,7 @@ def evaluate_alignment(
     wanted = read_wanted(fake, modality, classes)
     asked = {name: sum(index >= 0 for index in _asked(name, wanted, classes)) for name in _possible(modality)}
     if metrics is None:
-        chosen = [name for name, count in asked.items() if count and _has_weights(name, weights_dir, networks)]
+        chosen = [name for name, count in asked.items() if count and _has_weights(name, clip, weights_dir, networks)]
         if not chosen:
             raise OmnitokError(f"{fake}: no sample was asked for in a class of the real ones or in a colour")
     else:
@@ -73,9 +76,19 @@ def evaluate_alignment(
     for name in chosen:
         _check(name, asked[name], fake, real, classes)
     if networks is None:
-        networks = load_networks(networks_for(chosen, config.protocol), weights_dir, device)
+        needed = [name for name in networks_for(chosen, config.protocol) if name != "clip"]
+        networks = load_networks(needed, weights_dir, device)
+    score = None
+    if "clip_score" in chosen:
+        if clip is None:
+            raise MissingWeightsError(
+                "clip_score needs the config.json, model.safetensors and tokenizer.json of a CLIP model of "
+                "transformers: name their folder or hub id with --clip"
+            )
+        score = load_clip_score(clip, device)
+        networks = {**networks, "clip": Network(score.name, score.sha256, score)}
     samples = FolderSet(Path(fake), modality, config, [each.path for each in wanted])
-    source = AskedSamples(samples, wanted, chosen, classes, real_files)
+    source = AskedSamples(samples, wanted, chosen, classes, real_files, score)
     real_values = source.learn(networks, [name for name in chosen if name.startswith("class")])
     with measured(source, chosen, config, networks, state_folder, "alignment", progress) as measurement:
         return [replace(row, real_value=real_values.get(row.metric)) for row in measurement.results()]
@@ -88,6 +101,7 @@ class AskedSamples(Source):
         samples: the files of `wanted`.
         classes: names of the classes of the real samples.
         real_files: (file, class number) of the real samples.
+        score: of samples beside their texts.
     """
 
     def __init__(
@@ -97,14 +111,17 @@ class AskedSamples(Source):
         metrics: Sequence[str],
         classes: Sequence[str],
         real_files: Sequence[tuple[Path, int]],
+        score: Callable[[Tensor, Sequence[str]], Tensor] | None = None,
     ) -> None:
-        self.samples, self.classes, self._real = samples, classes, real_files
+        self.samples, self.classes, self._real, self._score = samples, classes, real_files, score
         config, modality = samples.config, samples.modality
         self.files = [*samples.files, *(path for path, _ in real_files)]
         self.identity = repr([list(wanted), list(classes)])
         self.names = {name: COLORS if name == "color_accuracy" else classes for name in metrics}
         self._own = shard(samples.n)
-        self._asked = {name: torch.tensor(_asked(name, wanted, classes)) for name in metrics}
+        told = [name for name in metrics if METRICS[name].gathers == "confusions"]
+        self._asked = {name: torch.tensor(_asked(name, wanted, classes)) for name in told}
+        self._texts = [each.text for each in wanted]
         self._judges: dict[str, Callable[[Tensor], Tensor]] = {"color_accuracy": _name_colors}
         self.total = len(self._own)
         self.row = Result(
@@ -162,7 +179,14 @@ class AskedSamples(Source):
         own = self._own[start:]
         size = 1 if self.samples.modality == "video" else self.samples.config.batch_size
         for part, pixels in zip(batches(own, size), self.samples.iterate(own, size), strict=True):
-            answers = {name: (asked[list(part)], self._judges[name](pixels)) for name, asked in self._asked.items()}
+            answers: dict[str, tuple[Tensor, ...]] = {
+                name: (asked[list(part)], self._judges[name](pixels)) for name, asked in self._asked.items()
+            }
+            if self._score is not None:
+                texts = [self._texts[index] for index in part]
+                having = [place for place, text in enumerate(texts) if text]
+                score = self._score(pixels[having], [str(texts[place]) for place in having]) if having else pixels[:0]
+                answers["clip_score"] = (score,)
             yield Batch(part, self.samples.name, answers=answers)
 
 
@@ -193,6 +217,8 @@ def _possible(modality: Modality) -> list[str]:
 
 def _asked(name: str, wanted: Sequence[Wanted], classes: Sequence[str]) -> list[int]:
     """The number of the class or colour that each sample was asked for; -1 for none of these."""
+    if name == "clip_score":
+        return [0 if each.text else -1 for each in wanted]
     if name == "color_accuracy":
         return [COLORS.index(each.color) if each.color in COLORS else -1 for each in wanted]
     number = {name: index for index, name in enumerate(classes)}
@@ -201,16 +227,20 @@ def _asked(name: str, wanted: Sequence[Wanted], classes: Sequence[str]) -> list[
 
 def _check(name: str, asked: int, fake: object, real: object, classes: Sequence[str]) -> None:
     """Raise OmnitokError for a metric that has nothing to measure."""
-    if name != "color_accuracy" and real is None:
+    if name.startswith("class") and real is None:
         raise OmnitokError(f"{name} needs real samples of every class: name their folder with --real")
+    if not asked and name == "clip_score":
+        raise OmnitokError(f"{fake}: clip_score has nothing to measure, for no sample has a text")
     if not asked:
         names = COLORS if name == "color_accuracy" else classes
         listed = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
         raise OmnitokError(f"{fake}: {name} has nothing to measure, for no sample was asked for as one of {listed}")
 
 
-def _has_weights(name: str, weights_dir: WeightsDir, networks: Mapping[str, Network] | None) -> bool:
+def _has_weights(name: str, clip: object, weights_dir: WeightsDir, networks: Mapping[str, Network] | None) -> bool:
     network = METRICS[name].network
+    if network == "clip":
+        return clip is not None
     if network is None or networks is not None:
         return network is None or network in (networks or {})
     try:

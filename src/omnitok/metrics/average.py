@@ -1,7 +1,7 @@
 """The mean of a number per sample or per frame (PSNR, SSIM, LPIPS) over a whole set."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,11 @@ class AverageAccumulator(Accumulator):
             return Average(mean, math.nan, int(n))
         variance = max(squares - n * mean * mean, 0.0) / (n - 1)
         return Average(mean, math.sqrt(variance / n), int(n))
+
+
+def score_rows(gathered: Gathered) -> list[Result]:
+    """The same, over the samples that have a score, which need not be all."""
+    return [replace(row, n=gathered.fake.n) for row in average_rows(gathered)]
 
 
 def average_rows(gathered: Gathered) -> list[Result]:

@@ -74,7 +74,8 @@ class Batch:
         real, fake: uint8 (n, 3, H, W) or (n, 3, T, H, W), as feature networks see both sides.
         pairs: float32 in [-1, 1], of the same shapes: originals and what is compared with them.
         codes: of the tokenizer.
-        answers: by metric, what its accumulator takes: indices of names that were asked for, and that are seen.
+        answers: by metric, what its accumulator takes: indices of names that were asked for, and of
+            names that are seen; or scores.
     """
 
     indices: Sequence[int]
