@@ -80,7 +80,8 @@ def test_pieces_are_whole_latent_frames_and_smaller_for_larger_frames() -> None:
     model = tokenizer(SMALL)
     assert frames_at_once(model, 720, 1280, None) == 4
     assert frames_at_once(model, 256, 256, None) == 32
-    assert frames_at_once(model, 4320, 7680, 256) > frames_at_once(model, 4320, 7680, None)
+    assert [frames_at_once(model, 720, 1280, tile) for tile in (128, 256, 512)] == [8, 8, 4]
+    assert [frames_at_once(model, 2000, 2000, tile) for tile in (128, 256)] == [4, 4]  # whole frames are held
 
 
 def test_counts_of_tokens_and_bits() -> None:

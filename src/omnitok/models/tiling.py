@@ -88,7 +88,7 @@ def decode_tiles(decode: Callable[[Tensor], Tensor], grid: Tensor, tile: int, co
         weights[rows, columns] += ramp
     assert total is not None
     assert weights is not None
-    return total / weights
+    return total.div_(weights)
 
 
 def _ramp(span: Span, length: int, patch: int, like: Tensor) -> Tensor:

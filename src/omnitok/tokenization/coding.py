@@ -15,16 +15,18 @@ from omnitok.models.tiling import Span, decode_tiles, spans
 from omnitok.models.tokenizer import OmniTokenizer
 
 POSITIONS_AT_ONCE = 8192  # latent positions that a piece aims at: about 100 MB of activations in the small models
+PIXELS_AT_ONCE = 2**23  # of whole frames, which tiles are cut from: 100 MB as floats, and there are several copies
 
 
 def frames_at_once(tokenizer: Tokenizer, height: int, width: int, tile: int | None) -> int:
     """How many frames of a video to push at a time: whole latent frames, fewer the larger the frames are."""
     frames, patch, _ = tokenizer.downsample
     _, h, w = tokenizer.latent_shape(1, height, width)
+    most = min(8, PIXELS_AT_ONCE // (frames * height * width))
     if tile is not None:
         side = 2 * tile // patch  # with the halo
         h, w = min(h, side), min(w, side)
-    return frames * max(1, min(8, POSITIONS_AT_ONCE // (h * w)))
+    return frames * max(1, min(most, POSITIONS_AT_ONCE // (h * w)))
 
 
 def _goes_in_pieces(tokenizer: Tokenizer, tile: int | None) -> bool:
