@@ -72,6 +72,8 @@ def reason(error: BaseException) -> str:
         return "out of memory"
     if isinstance(error, RecursionError):
         return "nested too deeply"
+    if isinstance(error, OSError) and isinstance(inner := getattr(error, "reason", None), OSError):  # of a URL
+        return reason(inner)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     if type(error).__module__.startswith("pydantic"):  # its own text has many lines, types and web addresses

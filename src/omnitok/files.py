@@ -52,6 +52,14 @@ def url_of(path: str | os.PathLike[str]) -> str:
     return f"{match[1]}://{match[2]}" if match and match[1] in _SCHEMES else ""
 
 
+def check_scheme(text: str) -> None:
+    """Raise MediaError where a text is a URL that fsspec is not asked about, which would be taken for a folder here."""
+    scheme, separator, _ = text.partition("://")
+    if separator and re.fullmatch("[a-z][a-z0-9+]+", scheme) and scheme not in {*_SCHEMES, "file"}:
+        known = ", ".join(sorted(_SCHEMES))
+        raise MediaError(f"{text}: {scheme} is not among the kinds of URLs that are read and written: {known}")
+
+
 def name_of(path: str) -> str:
     """The last part of a path; of a URL without what asks for something (`?...`)."""
     return os.path.basename(re.sub(r"[?#].*", "", path) if url_of(path) else path)

@@ -22,7 +22,9 @@ import omnitok
 from omnitok.cli import completion
 from omnitok.cli.elsewhere import writing_elsewhere
 from omnitok.cli.failures import UsageError, explain, show_traceback_if_debugging
+from omnitok.cli.options import check_no_settings
 from omnitok.cli.report import renamed
+from omnitok.files import check_scheme
 
 __all__ = ["VERBS", "main"]
 
@@ -107,6 +109,10 @@ def _parse(arguments: list[str]) -> Verb | None:
     if verb not in VERBS:
         raise UsageError(_unknown(verb))
     options: type[Verb] = getattr(import_module(f"omnitok.cli.{verb}"), verb.capitalize())
+    for argument in arguments[1:]:
+        check_scheme(argument)
+    if verb == "train":
+        check_no_settings(arguments[1:], options)
     parsed = tyro.cli(
         options,
         prog=f"omnitok {verb}",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -187,3 +188,21 @@ def resolve_device(name: str) -> torch.device:
             f"--device {name}: this machine or this build of torch has no such device, only {', '.join(available)}"
         )
     return device
+
+
+def check_no_settings(arguments: Sequence[str], options: type[Any]) -> None:
+    """Raise UsageError for what is given to `train` as an option and is a setting of its recipe."""
+    known = {field.name for field in fields(options)}
+    given = [argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")]
+    for flag in given:
+        key = flag.replace("-", "_")
+        if key in known or not key:
+            continue
+        from omnitok.training.config import CONFIG_KINDS
+        from omnitok.training.settings import setting_names
+
+        names = {name: None for kind in CONFIG_KINDS.values() for name in setting_names(kind)}
+        found = [name for name in names if name.rpartition(".")[2] == {"learning_rate": "lr"}.get(key, key)]
+        if found:
+            hint = " or ".join(f"--set {name}=..." for name in found)
+            raise UsageError(f"--{flag}: is a setting of the recipe, {hint}; --dry-run shows them all")
