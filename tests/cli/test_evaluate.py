@@ -110,7 +110,13 @@ def test_two_processes_equal_one(
     common = ["--json", "--resolution", "32", "--device", "cpu"]
     names = "psnr,fd_mobilenet_v2" if WEIGHTS.is_dir() else "psnr"
     sets = ["--real", str(tmp_path / "a"), "--fake", str(tmp_path / "b")]
+    captions = tmp_path / "captions.csv"
+    captions.write_text(
+        "path,caption\n" + "".join(f"a/{i}.png,a {'grey' if i % 2 else 'red'} thing\n" for i in range(5))
+    )
+    asked = ["--fake", str(captions), "--metrics", "color_accuracy"]
     lines = [
+        ["evaluate", "alignment", *asked, *common],
         ["evaluate", "reconstruction", "--model", str(vq_folder), "--data", str(media), "--frames", "5", *common],
         ["evaluate", "fidelity", *sets, "--metrics", names, "--weights-dir", str(WEIGHTS), *common],
     ]
@@ -329,6 +335,23 @@ def test_a_missing_folder_is_told_before_torch_is_imported(line: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "omnitok: error: none: no such file or folder\n"
+
+
+def test_alignment_is_a_table_with_chance(
+    tmp_path: Path, make_picture: MakeMedia, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(4):
+        make_picture(tmp_path / f"real/{'ab'[index % 2]}/{index}.png", width=40)
+        make_picture(tmp_path / f"fake/{index:06d}-{'ab'[index % 2]}.png", width=32, height=32)
+    (tmp_path / "fake/generate.json").write_text('{"labels": [0, 1]}')
+    line = ["alignment", "--fake", tmp_path / "fake", "--real", tmp_path / "real", "--metrics", "class_accuracy_plain"]
+    assert evaluate(*line, "-o", tmp_path / "out", "--device", "cpu") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"value +real +chance +±", shown)
+    (row,) = json.loads((tmp_path / "out/results.json").read_text())["results"]
+    assert (row["metric"], row["n"], row["n_reference"]) == ("class_accuracy_plain", 4, 4)
+    assert set(row["by"]) == {"a", "b"}
+    assert 0 <= row["real_value"] <= 1
 
 
 def test_protocols_are_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:

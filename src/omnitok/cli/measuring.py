@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -129,8 +129,10 @@ def show_results(results: Sequence[Result], protocol: Protocol, out: Path | None
         if result.warning:
             say(f"warning: {result.modality} {result.warning}")
     names = short_names([result.model or "-" for result in results])
-    columns = [column for column in COLUMNS if column is not CHANCE or any(r.chance is not None for r in results)]
-    report = Report(columns, as_json, name_key="metric")
+    told = {key for result in results for key in result.row()}
+    report = Report(
+        [column for column in COLUMNS if OF_ACCURACIES.get(column.title, "value") in told], as_json, name_key="metric"
+    )
     for result in results:
         report.add(result.row() | ({} if as_json else {"model": names[result.model or "-"]}))
     report.finish(f"`omnitok evaluate protocols` spells out what {protocol.name} means")
@@ -159,12 +161,18 @@ def _size(row: Row) -> str:
     return side if row["frames"] == 1 else f"{row['frames']}x{side}"
 
 
-CHANCE = Column("chance", lambda row: f"{row['chance']:.3f}" if "chance" in row else "-")
+def _accuracy(key: str) -> Callable[[Row], str]:
+    return lambda row: f"{row[key]:.3f}" if key in row else "-"
+
+
+OF_ACCURACIES = {"real": "real_value", "chance": "chance"}
+"""Columns that are shown where a row has such a key."""
+
 COLUMNS = (
     Column("of", lambda row: row["modality"]),
     Column("model", lambda row: row["model"]),
     Column("value", lambda row: "inf or -" if row["value"] is None else f"{row['value']:.5g}"),
-    CHANCE,
+    *(Column(title, _accuracy(key)) for title, key in OF_ACCURACIES.items()),
     Column("±", lambda row: "-" if row["spread"] is None else f"{row['spread']:.2g}"),
     Column("n", lambda row: str(row["n"])),
     Column("size", _size),
