@@ -1,10 +1,11 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from evaluation_media import levels, make_pictures, small_model
+from evaluation_media import levels, make_clip, make_pictures, pooled, small_model
 
 from omnitok.data import VideoReader, read_image, write_video
 from omnitok.errors import CheckpointError, OmnitokError
@@ -14,6 +15,7 @@ from omnitok.metrics.comparison import PICTURES, PLOT, compare, table
 from omnitok.metrics.comparison_page import write_page
 from omnitok.metrics.drawing import Plot, side_by_side, write_plots
 
+WEIGHTS = Path(__file__).resolve().parents[2] / "../shared/weights"
 MODELS = {"small-vq": "vq", "small-kl": "kl"}
 
 
@@ -122,6 +124,29 @@ def test_what_one_model_cannot_do_is_said_and_the_others_go_on(media: Path, tmp_
     assert all(len(row) == len(titles) for row in cells)
     write_page(found, shown, tmp_path / PLOT, tmp_path / "index.html")
     assert "no videos &lt;b&gt;" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.parametrize("weights", ["stand-in", "real"])
+def test_distances_of_features_of_images_and_videos(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path / "in", 2)
+    for i in range(2):
+        make_clip(tmp_path / f"in/{i}.mp4", 2)
+    config, metrics = EvaluationConfig(resolution=32, frames=2), ("fd_mobilenet_v2", "fd_mobilenet_v2_video")
+    if weights == "real" and not (WEIGHTS / "mobilenet_v2.safetensors").is_file():
+        pytest.skip("needs ../shared/weights")
+    if weights == "stand-in":
+        networks = {name: replace(pooled(), name=name) for name in ("mobilenet_v2", "mobilenet_v2_video")}
+        monkeypatch.setattr("omnitok.metrics.comparison.load_networks", lambda *given: networks)
+    found, _ = compare(
+        tmp_path / "in", MODELS, load, tmp_path, metrics, config, weights_dir=WEIGHTS, references=False, shown=0
+    )
+    assert [list(c.values) for c in found] == 2 * [[name] for name in metrics]
+    for c in found:
+        assert c.error is None
+        assert 0 < c.values[metrics[c.modality == "video"]] < float("inf")
+    assert found[0].values != found[2].values  # the originals' features are those of the first pass
 
 
 @pytest.mark.parametrize("kind", ["H.264", "AV1"])

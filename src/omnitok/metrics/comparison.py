@@ -348,7 +348,8 @@ class _Passes:
                     comparison.values[result.metric] = result.value
                     if result.per_channel is not None:
                         comparison.per_channel[result.metric] = result.per_channel
-                for metric, network in measurement.networks.items():
+                for metric in measurement.metrics:  # of this modality
+                    network = measurement.networks[metric]
                     if network is not None and METRICS[metric].gathers == "moments":
                         self._seen[network.name] = measurement.compute(metric, "real")
         except MediaError:
