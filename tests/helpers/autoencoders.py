@@ -53,6 +53,32 @@ IMAGES: dict[str, dict[str, Any]] = {
         "spatial_compression_ratio": 2,
         "sample_size": 16,
     },
+    "AutoencoderKLHunyuanImageRefiner": {
+        "latent_channels": 4,
+        "block_out_channels": (32, 32, 32),
+        "layers_per_block": 1,
+        "spatial_compression_ratio": 4,
+        "temporal_compression_ratio": 2,
+    },
+    "AutoencoderKLKVAE": {
+        "channels": 32,
+        "num_enc_blocks": 1,
+        "num_dec_blocks": 1,
+        "z_channels": 4,
+        "ch_mult": (1, 2),
+        "sample_size": 16,
+    },
+    "AutoencoderKLQwenImage21": {
+        "base_dim": 4,
+        "decoder_base_dim": 4,
+        "z_dim": 2,
+        "dim_mult": [1, 1, 1],
+        "num_res_blocks": 1,
+        "temperal_downsample": [False, True],
+        "latents_mean": [0.5, -0.5],
+        "latents_std": [2.0, 3.0],
+        "scale_factor_spatial": 4,
+    },
 }
 
 VIDEOS: dict[str, dict[str, Any]] = {
@@ -103,6 +129,26 @@ VIDEOS: dict[str, dict[str, Any]] = {
         "latent_channels": 4, "block_out_channels": (8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4,
         "down_block_types": ("SpatialDownBlock3D", "SpatialTemporalDownBlock3D", "SpatialTemporalDownBlock3D"),
         "up_block_types": ("SpatialUpBlock3D", "SpatialTemporalUpBlock3D", "SpatialTemporalUpBlock3D"),
+    },
+    "AutoencoderKLLTX2Video": {
+        "latent_channels": 8, "block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8),
+        "down_block_types": ("LTX2VideoDownBlock3D",) * 3, "layers_per_block": (1, 1, 1, 1),
+        "decoder_layers_per_block": (1, 1, 1), "spatio_temporal_scaling": (True,) * 3,
+        "decoder_spatio_temporal_scaling": (True,) * 2, "decoder_inject_noise": (False,) * 3,
+        "downsample_type": ("spatial", "temporal", "spatiotemporal"), "upsample_type": ("spatiotemporal",) * 2,
+        "upsample_residual": (False,) * 2, "upsample_factor": (1, 1), "patch_size": 2, "patch_size_t": 1,
+        "spatial_compression_ratio": 8, "temporal_compression_ratio": 4,
+    },
+    "AutoencoderKLKVAEVideo": {
+        "ch": 32, "ch_mult": (1, 1, 2), "num_res_blocks": 1, "z_channels": 4, "temporal_compress_times": 4,
+    },
+    "Kandinsky6SRVAE": {
+        "latent_channels": 4, "encoder_block_out_channels": (16, 32, 32), "decoder_block_out_channels": (16, 32, 32),
+        "layers_per_block": 1, "temporal_compression_ratio": 2,
+    },
+    "AutoencoderKLAllegro": {
+        "block_out_channels": (4, 4, 4, 4), "latent_channels": 4, "layers_per_block": 1, "norm_num_groups": 2,
+        "sample_size": 128,
     },
     "AutoencoderVidTok": {"ch": 8, "ch_mult": (1, 2, 2), "num_res_blocks": 1, "z_channels": 4},
 }  # fmt: skip

@@ -1,6 +1,9 @@
 """Autoencoders of diffusers behind our protocol answer as they do themselves, with random weights at small sizes."""
 
+import importlib
+import inspect
 import json
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -17,6 +20,8 @@ import omnitok
 from helpers.autoencoders import IMAGES, VIDEOS, build, save
 from omnitok.errors import CheckpointError, OmnitokError
 from omnitok.models.protocol import Tokenizer
+from omnitok.peers.diffusers import describe_diffusers
+from omnitok.peers.diffusers_classes import ARCHITECTURES, REFUSED
 
 pytest.importorskip("diffusers")
 
@@ -46,8 +51,11 @@ def padded(x: Tensor, tokenizer: Any) -> Tensor:
 def test_images_equal_theirs(name: str, tmp_path: Path) -> None:
     tokenizer, model = omnitok.load_tokenizer(save(tmp_path, name)), build(name)
     assert isinstance(tokenizer, Tokenizer)
-    x = pixels(2, 3, 11, 14)
-    latents, reconstruction = theirs(model, padded(x, tokenizer))
+    x = pixels(2, tokenizer.channels, 11, 14)
+    if name in ("AutoencoderKLHunyuanImageRefiner", "AutoencoderKLQwenImage21"):  # a video of one frame to them
+        latents, reconstruction = (part.squeeze(2) for part in theirs(model, padded(x, tokenizer).unsqueeze(2)))
+    else:
+        latents, reconstruction = theirs(model, padded(x, tokenizer))
     encoding = tokenizer.encode(x)
     if name == "VQModel":
         latents = model.quantize(latents)[0]
@@ -58,7 +66,9 @@ def test_images_equal_theirs(name: str, tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", [name for name in VIDEOS if name not in ("AutoencoderKLTemporalDecoder",)])
+@pytest.mark.parametrize(
+    "name", [name for name in VIDEOS if name not in ("AutoencoderKLTemporalDecoder", "AutoencoderKLAllegro")]
+)
 def test_videos_and_images_equal_theirs(name: str, tmp_path: Path) -> None:
     tokenizer, model = omnitok.load_tokenizer(save(tmp_path / "v1_1", name)), build(name)
     for x in (pixels(1, 3, 4, 11, 14), pixels(1, 3, 11, 14)):
@@ -87,6 +97,67 @@ def test_a_decoder_that_knows_time_is_told_the_frames(tmp_path: Path) -> None:
     frames = x.transpose(1, 2).flatten(0, 1)
     expected = model.decode(model.encode(frames).latent_dist.mode(), num_frames=3).sample
     assert torch.equal(tokenizer(x), expected.unflatten(0, (2, 3)).transpose(1, 2))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("channels", [1, 4])
+def test_pixels_of_other_channels(channels: int, tmp_path: Path) -> None:
+    changes = {"in_channels": channels, "out_channels": channels}
+    tokenizer, x = omnitok.load_tokenizer(save(tmp_path, "AutoencoderKL", **changes)), pixels(1, channels, 8, 8)
+    assert tokenizer.channels == channels
+    assert torch.equal(tokenizer(x), theirs(build("AutoencoderKL", **changes), x)[1])
+    again = omnitok.load_tokenizer(tokenizer.save_pretrained(tmp_path / "ours"))
+    assert torch.equal(again(x), tokenizer(x))
+    with pytest.raises(ValueError, match=rf"accepted are float images \(b, {channels}, H, W\)"):
+        tokenizer.encode(pixels(1, 3, 8, 8))
+
+
+@torch.inference_mode()
+def test_tiles_that_must_cover_all(tmp_path: Path) -> None:
+    name = "AutoencoderKLAllegro"
+    tokenizer, model = omnitok.load_tokenizer(save(tmp_path, name)), build(name)
+    model.enable_tiling()
+    x = pixels(1, 3, 3, 16, 20)
+    encoding = tokenizer.encode(x)
+    full = F.pad(x, (0, 108, 0, 112, 0, 21), mode="replicate")  # 24 frames of 128 x 128
+    latents = model.encode(full).latent_dist.mode()
+    assert torch.equal(encoding.latents, latents)
+    expected = model.decode(latents).sample.transpose(1, 2)
+    assert torch.equal(tokenizer.decode(latents, encoding.size), expected[:, :, :3, :16, :20])
+    assert tokenizer.latent_shape(25, 129, 129) == (10, 17, 22)  # 16 frames, 8 rows and 48 columns more
+    with pytest.raises(OmnitokError, match="AutoencoderKLAllegro takes videos only, 4 frames at a time"):
+        tokenizer.encode(x[:, :, 0])
+
+
+def test_every_class_of_theirs_is_taken_or_refused_by_name(tmp_path: Path) -> None:
+    import diffusers
+    from diffusers.models import autoencoders
+
+    kinds = {
+        name: kind
+        for module in pkgutil.iter_modules(autoencoders.__path__)
+        for name, kind in vars(importlib.import_module(f"{autoencoders.__name__}.{module.name}")).items()
+        if inspect.isclass(kind) and issubclass(kind, diffusers.ModelMixin) and kind.__module__.endswith(module.name)
+    }
+    assert len(kinds) > 30
+    assert ARCHITECTURES.keys() == (IMAGES | VIDEOS).keys()
+    for name in sorted(kinds.keys() - ARCHITECTURES):
+        (tmp_path / "config.json").write_text(json.dumps({"_class_name": name}))
+        with pytest.raises(CheckpointError, match=rf"{name}.*(it cannot be a tokenizer here$|known autoencoders are)"):
+            omnitok.load_tokenizer(f"diffusers:{tmp_path}")
+    assert REFUSED.keys() <= kinds.keys()
+
+
+def test_a_config_alone_describes_a_model(tmp_path: Path) -> None:
+    for name in (IMAGES | VIDEOS).keys() - {"AutoencoderVidTok"}:
+        (tmp_path / "config.json").write_text(json.dumps({**build(name).config, "_class_name": name}))
+        described = describe_diffusers(str(tmp_path))
+        assert described.device.type == "meta"
+        assert sum(p.numel() for p in described.parameters()) == sum(p.numel() for p in build(name).parameters())
+        assert described.channels == (4 if name == "AutoencoderKLQwenImage21" else 3)
+    edit(tmp_path, _class_name="AutoencoderKL", layers_per_block=10**9)
+    with pytest.raises(CheckpointError, match="asks for more than 1000 layers"):
+        describe_diffusers(str(tmp_path))
 
 
 @torch.inference_mode()
@@ -239,7 +310,7 @@ def edit(path: Path, **fields: object) -> None:
         ({"layers_per_block": 10**9}, "field layers_per_block asks for more than 1000 layers"),
         ({"block_out_channels": [8]}, "cannot be read as|weights"),
         ({"block_out_channels": "wide"}, "cannot be read as"),
-        ({"in_channels": 1}, "its pixels have 1 channels, where images and videos have 3"),
+        ({"in_channels": 1}, "it makes pixels of 3 channels out of pixels of 1"),
         ({"scaling_factor": "large"}, "the statistics of its latents make no sense"),
         ({"latents_mean": [1.0, 2.0, 3.0]}, "the statistics of its latents make no sense"),
         ({"twist": 3, "_diffusers_version": "99.0"}, "fields twist are not known to diffusers .* version 99.0"),

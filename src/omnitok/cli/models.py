@@ -32,7 +32,7 @@ class Models(CommonOptions):
 
     A token stands for a patch of frames x height x width pixels, in the first frame for height x width. Bits are log2
     of the codebook's size, or 16 for each number of a VAE's latents; bits per pixel are those of an image. Reads no
-    weights but those of diffusers, and draws no random numbers: --device and --seed change nothing here.
+    weights and draws no random numbers: --device and --seed change nothing here.
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL..."), SAID] = ()
@@ -59,10 +59,10 @@ def _patch(row: Row) -> str:
 def _info(name: str) -> ModelInfo:
     if not name.startswith(DIFFUSERS_PREFIX):
         return model_info(name)
-    from omnitok.peers.diffusers import load_diffusers
+    from omnitok.peers.diffusers import describe_diffusers
 
     source = name.removeprefix(DIFFUSERS_PREFIX)
-    model = load_diffusers(source)
+    model = describe_diffusers(source)
     tokens = TokenInfo(model.vocab_size, model.latent_channels, model.bits_per_token, model.downsample)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return ModelInfo(name, "tokenizer", parameters, None, "", source, tokens, model.traits.name)

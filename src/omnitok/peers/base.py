@@ -68,6 +68,7 @@ class Traits:
             it takes images too; otherwise T = k t, and images are refused.
         multiple: pixels that height and width are padded to a multiple of; None means those of `downsample`.
         frame_multiple: frames that (T - 1, or T) is padded to a multiple of; None means that of `downsample`.
+        channels: of the pixels; where it is not 3, that many stand in place of 3 everywhere.
         statistics: of its latents, for generators to normalise with; a shift m and a scaling factor s are the mean m
             and the deviation 1/s.
     """
@@ -81,6 +82,7 @@ class Traits:
     first_frame_alone: bool = True
     multiple: tuple[int, int] | None = None
     frame_multiple: int | None = None
+    channels: int = 3
     statistics: LatentStatistics | None = None
 
 
@@ -131,10 +133,10 @@ class PeerTokenizer(nn.Module, Publishable):
     def pad_sides(self, video: Tensor) -> Tensor:
         """A video (b, 3, T, H, W) of whole latent positions: the last row and column are repeated."""
         height, width = video.shape[3:]
-        mh, mw = self._multiple
-        if height % mh == 0 and width % mw == 0:
+        full_height, full_width = self._padded_sides(height, width)
+        if (height, width) == (full_height, full_width):
             return video
-        return F.pad(video, (0, -width % mw, 0, -height % mh, 0, 0), mode="replicate")
+        return F.pad(video, (0, full_width - width, 0, full_height - height, 0, 0), mode="replicate")
 
     def in_tiles(self, tile: int) -> contextlib.AbstractContextManager[None]:
         """Within it, the other hooks work in square tiles of `tile` pixels, `tile_unit` or more."""
@@ -154,8 +156,8 @@ class PeerTokenizer(nn.Module, Publishable):
 
     @property
     def channels(self) -> int:
-        """Of the pixels: colour alone."""
-        return 3
+        """Of the pixels."""
+        return self.traits.channels
 
     @property
     def is_discrete(self) -> bool:
@@ -206,8 +208,8 @@ class PeerTokenizer(nn.Module, Publishable):
         """Latent grid (t, h, w) of a video of `frames` x `height` x `width` pixels; an image has frames = 1."""
         t, h, w = self.downsample
         latent_frames = math.ceil(self._padded_frames(frames) / t)
-        sides = (math.ceil(side / m) * m for side, m in zip((height, width), self._multiple, strict=True))
-        return latent_frames, next(sides) // h, next(sides) // w
+        full_height, full_width = self._padded_sides(height, width)
+        return latent_frames, full_height // h, full_width // w
 
     def num_frames(self, latent_frames: int) -> int:
         """Frames that `latent_frames` latent frames decode to."""
@@ -219,9 +221,9 @@ class PeerTokenizer(nn.Module, Publishable):
         alone = int(self.traits.first_frame_alone)
         return alone + math.ceil((frames - alone) / multiple) * multiple
 
-    @property
-    def _multiple(self) -> tuple[int, int]:
-        return self.traits.multiple or self.downsample[1:]
+    def _padded_sides(self, height: int, width: int) -> tuple[int, int]:
+        mh, mw = self.traits.multiple or self.downsample[1:]
+        return math.ceil(height / mh) * mh, math.ceil(width / mw) * mw
 
     def __repr__(self) -> str:
         t, h, w = self.downsample
@@ -238,7 +240,7 @@ class PeerTokenizer(nn.Module, Publishable):
             OmnitokError: an image for a model of videos only, or tiles that it cannot work in.
             NotFiniteError: pixels, or what the encoder makes of them, hold NaN or infinity.
         """
-        check_pixels(x, check_range)
+        check_pixels(x, check_range, self.channels)
         is_image = x.ndim == 4
         self._check_image(is_image)
         video = x.unsqueeze(2) if is_image else x

@@ -1,13 +1,12 @@
 """Autoencoders of diffusers (github.com/huggingface/diffusers) by the `_class_name` of their `config.json`.
 
-Their code computes. Here is how each is asked: its patches, the frames that it takes, its tiles, its statistics.
+Their code computes, asked as `diffusers_classes` says of each.
 """
 
 import contextlib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnitok.errors import CheckpointError, MissingExtraError, describe, reading
+from omnitok.hub.architectures import WithoutInit
 from omnitok.hub.download import HUB_ID, from_hub
 from omnitok.hub.header import CONFIG_NAME, read_json
 from omnitok.hub.released.reader import read_released_checkpoint
 from omnitok.models.protocol import LatentStatistics
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
+from omnitok.peers.diffusers_classes import ARCHITECTURES, PATCHED, REFUSED
 from omnitok.peers.family import Family, assemble
 from omnitok.peers.vidtok import check_version, version_in
 
@@ -30,90 +31,6 @@ MAX_LAYERS = 1000
 _SAID_TWICE = ("block_out_channels", "force_upcast")  # by some classes, for pipelines
 
 _OVERLAP = 0.25  # of neighbouring tiles, as in their AutoencoderKL
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How to ask one class.
-
-    Attributes:
-        space: pixels per latent row and column.
-        time: frames per latent frame; None for a model of images.
-        frames: what T - 1 (T, where the first frame is not alone) is padded to a multiple of; None means `time`.
-        alone: whether the first frame is a latent frame by itself.
-        tiles: whether it has tiles of its own.
-        one_by_one: whether samples of a batch go through singly, for it fails with more.
-        arguments: what its `decode` takes beside the latents.
-    """
-
-    space: Callable[[Any], int]
-    time: Callable[[Any], int] | None = None
-    frames: Callable[[Any], int] | None = None
-    alone: Callable[[Any], bool] = lambda model: True
-    tiles: bool = False
-    one_by_one: bool = False
-    arguments: Callable[[Any, Tensor], dict[str, Any]] = lambda model, latents: {}
-
-
-def _levels(field: str) -> Callable[[Any], int]:
-    """2 for every level but one that a field of the configuration lists."""
-    return lambda model: 2 ** (len(model.config[field]) - 1)
-
-
-def _claimed(model: Any) -> int:
-    return int(model.spatial_compression_ratio)
-
-
-def _time(model: Any) -> int:
-    return int(model.temporal_compression_ratio)
-
-
-def _halvings(model: Any) -> int:
-    return 2 ** sum(model.config.temperal_downsample)  # (their spelling)
-
-
-def _timestep(model: Any, latents: Tensor) -> dict[str, Any]:
-    """A decoder that also removes noise is told that there is none, as their pipelines do by default."""
-    return {"temb": latents.new_zeros(len(latents))} if model.config.timestep_conditioning else {}
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "AutoencoderKL": Architecture(_levels("block_out_channels"), tiles=True),
-    "AsymmetricAutoencoderKL": Architecture(_levels("down_block_out_channels")),
-    "AutoencoderTiny": Architecture(_levels("encoder_block_out_channels")),
-    "VQModel": Architecture(_levels("block_out_channels")),
-    "AutoencoderDC": Architecture(_claimed, tiles=True),
-    "AutoencoderKLFlux2": Architecture(_levels("block_out_channels"), tiles=True),
-    "AutoencoderKLHunyuanImage": Architecture(lambda model: int(model.config.spatial_compression_ratio)),
-    "AutoencoderKLTemporalDecoder": Architecture(
-        _levels("block_out_channels"), lambda model: 1, arguments=lambda model, z: {"num_frames": z.shape[2]}
-    ),
-    "AutoencoderKLCogVideoX": Architecture(  # decodes latent frames in pairs, so that they are odd in number
-        _levels("block_out_channels"),
-        lambda model: int(model.config.temporal_compression_ratio),
-        lambda model: 2 * int(model.config.temporal_compression_ratio),
-        tiles=True,
-    ),
-    "AutoencoderKLWan": Architecture(_claimed, _halvings, lambda model: 4, tiles=True),
-    "AutoencoderKLQwenImage": Architecture(_claimed, _halvings, lambda model: 4, tiles=True),
-    "AutoencoderKLHunyuanVideo": Architecture(_claimed, _time, tiles=True),
-    "AutoencoderKLHunyuanVideo15": Architecture(_claimed, _time, tiles=True, one_by_one=True),
-    "AutoencoderKLCosmos": Architecture(
-        lambda model: int(model.config.spatial_compression_ratio),
-        lambda model: int(model.config.temporal_compression_ratio),
-    ),
-    "AutoencoderKLLTXVideo": Architecture(_claimed, _time, tiles=True, arguments=_timestep),
-    "AutoencoderKLMochi": Architecture(_claimed, _time, tiles=True),
-    "AutoencoderKLMagvit": Architecture(_claimed, _time, lambda model: model.num_sample_frames_batch_size, tiles=True),
-    "AutoencoderVidTok": Architecture(
-        lambda model: 2 ** len(model.encoder.spatial_ds),
-        _time,
-        lambda model: _time(model) if model.is_causal else model.num_sample_frames_batch_size,
-        alone=lambda model: bool(model.is_causal),
-        tiles=True,
-    ),
-}
-"""Those whose pixels have three channels, and how to ask them."""
 
 
 class DiffusersTokenizer(PeerTokenizer):
@@ -129,10 +46,7 @@ class DiffusersTokenizer(PeerTokenizer):
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        name = config.get("_class_name")
-        if not isinstance(name, str) or name not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            raise CheckpointError(f"field _class_name is {describe(name)}, known autoencoders are {known}")
+        name = _class_of(config)
         model = _build(name, config)
         self._asks = asks = ARCHITECTURES[name]
         space = asks.space(model)
@@ -146,11 +60,23 @@ class DiffusersTokenizer(PeerTokenizer):
                 is_video_model=asks.time is not None,
                 first_frame_alone=asks.alone(model),
                 frame_multiple=None if asks.frames is None else asks.frames(model),
+                channels=_channels(name, model),
             ),
         )
         self.model = model
         if asks.one_by_one:
             model.enable_slicing()
+        self._cover = None if asks.cover is None else asks.cover(model)
+        if self._cover is not None:
+            model.enable_tiling()
+
+    def _padded_frames(self, frames: int) -> int:
+        return super()._padded_frames(frames) if self._cover is None else _covered(frames, *self._cover[0])
+
+    def _padded_sides(self, height: int, width: int) -> tuple[int, int]:
+        if self._cover is None:
+            return super()._padded_sides(height, width)
+        return _covered(height, *self._cover[1]), _covered(width, *self._cover[2])
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of every module; the latents' statistics, which may be among the weights, are read anew."""
@@ -172,8 +98,12 @@ class DiffusersTokenizer(PeerTokenizer):
         folded = self.traits.name == "AutoencoderKLTemporalDecoder"  # encodes images, decodes videos
         if self.traits.name == "AutoencoderKLMagvit":  # it keeps frames of a call that failed
             self.model._clear_conv_cache()
-        out = self.model.encode(pixels.transpose(1, 2).flatten(0, 1) if folded else pixels)
-        coded = self._read(out)
+        if self._asks.as_video:
+            coded = self._read(self.model.encode(pixels.unsqueeze(2)))
+            logvar = None if coded.logvar is None else coded.logvar.squeeze(2)
+            coded = Coded(coded.latents.squeeze(2), logvar=logvar)
+        else:
+            coded = self._read(self.model.encode(pixels.transpose(1, 2).flatten(0, 1) if folded else pixels))
         if folded:
             assert coded.logvar is not None
             parts = (part.unflatten(0, (b, frames)).transpose(1, 2) for part in (coded.latents, coded.logvar))
@@ -213,8 +143,14 @@ class DiffusersTokenizer(PeerTokenizer):
         if self.traits.name == "AutoencoderKLMagvit":
             model._clear_conv_cache()
         folded = self.traits.name == "AutoencoderKLTemporalDecoder"
+        if self._asks.as_video:
+            latents = latents.unsqueeze(2)
         out = model.decode(latents.transpose(1, 2).flatten(0, 1) if folded else latents, **arguments)
         pixels = out if isinstance(out, Tensor) else out.sample
+        if self._asks.as_video:
+            return pixels.squeeze(2)
+        if self.traits.name == "AutoencoderKLAllegro":  # gives frames before channels
+            return pixels.transpose(1, 2)
         return pixels.unflatten(0, (len(latents), -1)).transpose(1, 2) if folded else pixels
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -251,6 +187,20 @@ class DiffusersTokenizer(PeerTokenizer):
 # ------------------------------------------------------------------------------------------------------------ the model
 
 
+def _class_of(config: Mapping[str, Any]) -> str:
+    """The class that a configuration names.
+
+    Raises:
+        CheckpointError: it is not taken here.
+    """
+    name = config.get("_class_name")
+    if isinstance(name, str) and name in ARCHITECTURES:
+        return name
+    if isinstance(name, str) and name in REFUSED:
+        raise CheckpointError(f"{name} {REFUSED[name]}: it cannot be a tokenizer here")
+    raise CheckpointError(f"field _class_name is {describe(name)}, known autoencoders are {', '.join(ARCHITECTURES)}")
+
+
 def _build(name: str, config: Mapping[str, Any]) -> Any:
     """Their model with fresh weights."""
     try:
@@ -279,7 +229,6 @@ def _build(name: str, config: Mapping[str, Any]) -> Any:
             model = kind(**fields)
     else:
         model = kind(**fields)
-    _check_channels(name, model)
     return model
 
 
@@ -288,12 +237,26 @@ def _is_newer(theirs: object, installed: str) -> bool:
     return first > second
 
 
-def _check_channels(name: str, model: Any) -> None:
-    found = model.config.get("in_channels", model.config.get("input_channels", 3))
-    patch = model.config.get("patch_size") if name == "AutoencoderKLWan" else None
-    expected = 15 if name == "AutoencoderKLMochi" else 3 * (patch or 1) ** 2  # Mochi adds sines of the pixels
-    if found != expected:
-        raise CheckpointError(f"its pixels have {found} channels, where images and videos have 3")
+def _covered(length: int, tile: int, stride: int) -> int:
+    """The least length from `length` on that a tile and whole strides make."""
+    return tile + max(0, -(-(length - tile) // stride)) * stride
+
+
+def _channels(name: str, model: Any) -> int:
+    """Of the pixels.
+
+    Raises:
+        CheckpointError: it makes pixels of others than it takes.
+    """
+    config = model.config
+    given = config.get("in_channels", config.get("input_channels", 3))
+    made = config.get("out_channels", config.get("out_ch", given))
+    if name == "AutoencoderKLMochi":  # adds sines of the pixels
+        given /= 5
+    values = (config.get("patch_size") or 1) ** 2 if name in PATCHED else 1  # of a channel
+    if given != made or given % values:
+        raise CheckpointError(f"it makes pixels of {made / values:g} channels out of pixels of {given / values:g}")
+    return int(given) // values
 
 
 def _latent_channels(model: Any) -> int:
@@ -362,19 +325,43 @@ def load_diffusers(reference: str) -> PeerTokenizer:
         CheckpointError: missing or damaged files, an unknown architecture, weights that do not fit: one sentence.
         MissingExtraError: diffusers is not installed.
     """
+    config_path, config = _read_config(reference)
     place, _, subfolder = reference.partition("#")
-    config_path = _find(place, subfolder, CONFIG_NAME)
-    config = read_json(config_path)
-    if config.get("_class_name") == "AutoencoderVidTok" and config.get("is_causal", True):
-        check_version(version_in(reference), reference)
-    paths = _find_weights(place, subfolder)
     weights: dict[str, Tensor] = {}
-    for path in paths:
+    for path in _find_weights(place, subfolder):
         weights |= read_released_checkpoint(path).state_dict
     renamed = {f"model.{_new_name(name)}": weight for name, weight in weights.items()}
+    with _telling(config_path):
+        return assemble(DIFFUSERS, config, renamed)
+
+
+def describe_diffusers(reference: str) -> PeerTokenizer:
+    """An autoencoder as its `config.json` says, on the meta device: its weights are neither read nor looked for.
+
+    Arguments and errors as for `load_diffusers`.
+    """
+    config_path, config = _read_config(reference)
+    with _telling(config_path), torch.device("meta"), WithoutInit():
+        return DiffusersTokenizer(config)
+
+
+def _read_config(reference: str) -> tuple[Path, dict[str, Any]]:
+    place, _, subfolder = reference.partition("#")
+    path = _find(place, subfolder, CONFIG_NAME)
+    config = read_json(path)
+    with _telling(path):
+        name = _class_of(config)
+    if name == "AutoencoderVidTok" and config.get("is_causal", True):
+        check_version(version_in(reference), reference)
+    return path, config
+
+
+@contextlib.contextmanager
+def _telling(config_path: Path) -> Iterator[None]:
+    """What is wrong within it is told of the folder."""
     with reading(config_path, CheckpointError, "configuration of diffusers"):
         try:
-            return assemble(DIFFUSERS, config, renamed)
+            yield
         except CheckpointError as error:
             raise CheckpointError(f"{config_path.parent}: {error}") from error
 
