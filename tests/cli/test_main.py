@@ -42,6 +42,7 @@ FLAGS = {
         "--crop-range",
         "--labels",
         "--captions",
+        "--embed",
         "--batch-size",
         "--shard-size",
         "--shard",

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -90,6 +91,25 @@ def test_captions(
     )
     assert main(["tokenize", "--inspect", "shards"]) == 0
     assert "3 items have captions, such as\n  x/0.png: a picture | the same one\n" in capsys.readouterr().out
+
+
+def test_embeddings(
+    data: Path, vq_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save(data / "x/0.embedding.npy", np.ones((3, 2)))
+    assert tokenize(data, vq_folder, Path("shards"), "--embed", "files", "--json", "--workers", "0") == 0
+    assert json.loads(capsys.readouterr().out)["embedded"] == 1
+    assert main(["tokenize", "--inspect", "shards", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["embeddings"] == {"source": "files", "width": 2, "sha256": "", "items": 1}
+    assert main(["tokenize", "--inspect", "shards"]) == 0
+    assert "1 items have embeddings of files, of width 2\n" in capsys.readouterr().out
+    for source in ("text", "text:", "sound"):
+        assert tokenize(data, vq_folder, Path("none"), "--embed", source) == 2
+        assert f"--embed must be files, audio, text:DIR or text:HUB_ID, found {source}" in capsys.readouterr().err
+    assert tokenize(data, vq_folder, Path("none"), "--embed", "text:nowhere") == 1
+    assert "nowhere: no such folder" in capsys.readouterr().err
 
 
 def test_inspecting_with_another_model_is_refused(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from omnitok.data import write_image
-from omnitok.data.captions import LONGEST, MOST, draw_caption
+from omnitok.data.captions import LONGEST, MOST, draw
 from omnitok.data.config import DataConfig
 from omnitok.data.index import build_index
 from omnitok.data.loader import Batch, PixelDataset, load_batches
@@ -180,10 +180,10 @@ def test_the_collection_is_another_one_with_other_captions(images: Path) -> None
 
 
 def test_each_of_several_captions_is_drawn() -> None:
-    drawn = [draw_caption(("a", "b", "c"), (0, step, 5)) for step in range(300)]
+    drawn = [draw(("a", "b", "c"), (0, step, 5)) for step in range(300)]
     assert all(80 < drawn.count(caption) < 120 for caption in "abc")
-    assert drawn == [draw_caption(("a", "b", "c"), (0, step, 5)) for step in range(300)]
-    assert (draw_caption((), (0,)), draw_caption(("a",), (0,))) == ("", "a")
+    assert drawn == [draw(("a", "b", "c"), (0, step, 5)) for step in range(300)]
+    assert (draw((), (0,)), draw(("a",), (0,))) == (None, "a")
 
 
 def pixels_of(index: Index, rank: int = 0, world_size: int = 1) -> PixelDataset:

@@ -3,9 +3,11 @@
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,15 @@ import torch
 
 from omnitok.atomic import sha256_of
 from omnitok.data import TokenShards
-from omnitok.data.shard_format import FileFailure, TokenFormat, TokenRecord, codes_dtype, read_json, write_json
+from omnitok.data.shard_format import (
+    EmbeddingFormat,
+    FileFailure,
+    TokenFormat,
+    TokenRecord,
+    codes_dtype,
+    read_json,
+    write_json,
+)
 from omnitok.data.shard_writing import (
     Token,
     begin_folder,
@@ -326,7 +336,7 @@ def test_places_of_captions_outside_their_file_are_refused(captioned: Path, plac
     np.save(captioned / "00000/captions.npy", places)
     shards = TokenShards(captioned)
     assert shards.captions(1) == ()
-    with pytest.raises(ShardError, match=r"captions\.txt: has 262\d+ bytes, item 2's are said to be"):
+    with pytest.raises(ShardError, match=r"captions\.txt: item 2's bytes are said to be .* of 262\d+;"):
         shards.captions(2)
 
 
@@ -341,6 +351,63 @@ def test_captions_that_are_damaged_or_gone_are_told(captioned: Path) -> None:
     assert read_shard(captioned, 0) is None
     with pytest.raises(ShardError, match=r"captions\.txt: has \d+ bytes"):
         TokenShards(captioned)
+
+
+WITH_EMBEDDINGS = replace(FORMAT, embeddings=EmbeddingFormat(source="text:some/t5", width=3, sha256="b" * 64))
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Path:
+    """Two shards; sequences of three items of the first, two of them the same."""
+    two = (np.full((2, 3), 1, np.float16), np.full((1, 3), 2, np.float16))
+    given = [[two, (), two, (np.full((4, 3), 3, np.float16),)], [()]]
+    for number, sequences in enumerate(given):
+        tokens = [Token(record(i), pack(codes_of(i, (4, 3)), FORMAT), each) for i, each in enumerate(sequences)]
+        write_shard(tmp_path, number, WITH_EMBEDDINGS, tokens, [])
+    write_index(tmp_path, WITH_EMBEDDINGS, [report for n in range(2) if (report := read_shard(tmp_path, n))])
+    return tmp_path
+
+
+def test_embeddings(embedded: Path) -> None:
+    shards = TokenShards(embedded, verify=True)
+    found = [[tuple(x.shape) for x in shards.embeddings(i)] for i in range(5)]
+    assert found == [[(2, 3), (1, 3)], [], [(2, 3), (1, 3)], [(4, 3)], []]
+    assert [x.unique().tolist() for x in shards.embeddings(0)] == [[1], [2]]
+    assert (shards.embedded, shards.embedding_format) == (3, WITH_EMBEDDINGS.embeddings)
+    first, none = shards.embedding(0), shards.embedding(1)
+    assert first is not None
+    assert (first.dtype, first.shape, none) == (torch.float32, (2, 3), None)
+    assert np.load(embedded / "00000/embeddings.npy").shape == (7, 3)
+    plain = TokenShards(write(embedded / "plain", FORMAT, GRIDS))
+    assert (plain.embedded, plain.embedding_format, plain.embedding(0)) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    "name, row, value, said",
+    [
+        ("embedding-places", 2, [0, 9], "item 2's sequences are said to be 0 to 9 of 3"),
+        ("embedding-places", 2, [-1, 1], "item 2's sequences are said to be -1 to 1"),
+        ("embedding-ends", 1, 9, "item 2's rows are said to be 2 to 9 of 7"),
+        ("embedding-ends", 0, 5, "item 2's rows are said to be 5 to 3"),
+        ("embeddings", 2, np.nan, "item 2's are NaN or infinite"),
+    ],
+)
+def test_embeddings_that_were_changed_are_refused(embedded: Path, name: str, row: int, value: Any, said: str) -> None:
+    path = embedded / f"00000/{name}.npy"
+    array = np.load(path)
+    array[row] = value
+    np.save(path, array)
+    shards = TokenShards(embedded)
+    with pytest.raises(ShardError, match=re.escape(said)):
+        shards.embeddings(2)
+    assert shards.embeddings(1) == ()
+
+
+@pytest.mark.parametrize("width", [0, 16385, 4])
+def test_an_index_that_lies_about_the_width_of_embeddings(embedded: Path, width: int) -> None:
+    resealed(embedded, embeddings={"source": "files", "width": width})
+    with pytest.raises(ShardError, match=r"embeddings\.width|embeddings\.npy: holds .*\(7, 3\), the index says"):
+        TokenShards(embedded).embedding(0)
 
 
 def test_names_that_are_no_text_survive(tmp_path: Path) -> None:

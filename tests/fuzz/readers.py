@@ -33,7 +33,7 @@ from omnitok import peers
 from omnitok.data import TokenShards, VideoReader, read_image, read_image_array, write_video
 from omnitok.data.index import build_index
 from omnitok.data.samples import sample_file
-from omnitok.data.shard_format import FileFailure, TokenFormat, TokenRecord, read_json, write_json
+from omnitok.data.shard_format import EmbeddingFormat, FileFailure, TokenFormat, TokenRecord, read_json, write_json
 from omnitok.data.shard_writing import Token, begin_folder, read_shard, write_index, write_shard
 from omnitok.data.token_file import TokenHeader, open_tokens, write_tokens
 from omnitok.data.token_packing import pack
@@ -166,7 +166,8 @@ def read_whole_video(path: Path) -> None:
 
 
 def build_shards(folder: Path) -> None:
-    format = TokenFormat("codes", "uint16", 64, "some-vq", "a" * 64, ("ape", "bee"), {"resolution": 24})
+    embeddings = EmbeddingFormat(source="text:some/t5", width=3, sha256="b" * 64)
+    format = TokenFormat("codes", "uint16", 64, "some-vq", "a" * 64, ("ape", "bee"), {"resolution": 24}, embeddings)
     begin_folder(folder, format.to_json())
     for number in range(2):
         tokens = []
@@ -174,7 +175,8 @@ def build_shards(folder: Path) -> None:
             frames = 1 if len(grid) == 2 else 5
             size, crop, captions = (frames, 24, 24), (0, 0, 30, 30), ("an ape", "a bee")[:i]
             record = TokenRecord(f"ape/{i}.png", i % 2, size, (30, 30), None, 0, 0, crop, False, captions)
-            tokens.append(Token(record, pack(torch.full(grid, i), format)))
+            embeddings = tuple(np.full((k + 1, 3), k, dtype=np.float16) for k in range(i))
+            tokens.append(Token(record, pack(torch.full(grid, i), format), embeddings))
         write_shard(folder, number, format, tokens, [FileFailure(key="bad.png", reason="bad")])
     write_index(folder, format, [report for n in range(2) if (report := read_shard(folder, n)) is not None])
 
@@ -198,7 +200,7 @@ def restamp_sizes(folder: Path, changed: Path, rng: random.Random) -> None:
         return
     index = read_json(folder / "index.json")
     for shard in index["shards"]:
-        for file in [*shard["arrays"], *shard["tables"], *shard["captions"]["files"]]:
+        for file in [*shard["arrays"], *shard["tables"], *shard["captions"]["files"], *shard["embeddings"]["files"]]:
             file["bytes"] = (folder / shard["name"] / file["file"]).stat().st_size
     write_json(folder / "index.json", index)
 
@@ -211,6 +213,7 @@ def read_shards(path: Path) -> None:
         item = shards[i]
         assert item.key is not None
         assert item.size is not None
+        shards.embeddings(i)
     assert len(shards.labels) == len(shards)
     for _ in shards.blocks():
         pass
@@ -290,9 +293,10 @@ def build_lists(folder: Path) -> None:
         (folder / "below" / name).parent.mkdir(exist_ok=True)
         (folder / "below" / name).touch()
     (folder / "a.txt").write_text("".join(f"below/{name}\t{i}\n" for i, name in enumerate(names)))
-    rows = "".join(f"below/{name},cat {name},x,a caption\n" for name in names)
-    (folder / "a.csv").write_text("path,label,source,caption\n" + rows)
-    lines = [{"path": f"below/{name}", "label": 3, "text": ["a", "b"]} for name in names]
+    rows = "".join(f"below/{name},cat {name},x,a caption,below/1.embedding.npy\n" for name in names)
+    (folder / "a.csv").write_text("path,label,source,caption,embedding\n" + rows)
+    lines = [{"path": f"below/{name}", "label": 3, "text": ["a", "b"], "embedding": ""} for name in names]
+    np.save(folder / "below/1.embedding.npy", np.ones((2, 3)))
     (folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "below/0.txt").write_text("one caption\nanother one\n")
     with tarfile.open(folder / "a.tar", "w") as tar:
@@ -305,18 +309,23 @@ def build_lists(folder: Path) -> None:
                 tar.addfile(info, io.BytesIO(content))
 
 
+NAMES = ("a.txt", "a.csv", "a.jsonl", "a.tar", "below")
+
+
 def read_lists(path: Path) -> None:
-    for name in ("a.txt", "a.csv", "a.jsonl", "a.tar", "below"):
+    for name in NAMES:
         with contextlib.suppress(MediaError):  # one of them is damaged, and each is to be reached
             for labels in ("auto", "folders"):
-                index = build_index([path / name], labels=labels, captions=labels == "auto")
+                index = build_index([path / name], labels=labels, captions=labels == "auto", embeddings=True)
                 for number in range(min(len(index), 10)):
                     _, sample = index.locate(number)
                     with contextlib.suppress(MediaError), sample_file(sample):
                         sample.read_captions()
-    index = build_index([path / name for name in ("a.txt", "a.csv", "a.jsonl", "a.tar", "below")], captions=True)
-    for number in range(len(index)):
-        index.locate(number)[1].read_captions()
+                        sample.read_embedding()
+    index = build_index([path / name for name in NAMES], captions=True, embeddings=True)
+    for _, sample in (index.locate(number) for number in range(len(index))):
+        sample.read_captions()
+        sample.read_embedding()
 
 
 def build_tokens(folder: Path) -> None:

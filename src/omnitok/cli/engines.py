@@ -13,6 +13,7 @@ from omnitok.cli.failures import UsageError
 from omnitok.cli.options import SAID, require_least
 
 if TYPE_CHECKING:
+    from omnitok.hub.text_encoders import TextEncoder
     from omnitok.models.protocol import Tokenizer
     from omnitok.tokenization.job import TokenizeJob
 
@@ -46,8 +47,15 @@ class EngineFlags:
                 "--engine torchrun needs torchrun: torchrun --standalone --nproc-per-node N -m omnitok tokenize ..."
             )
 
-    def do(self, job: TokenizeJob, tokenizer: Tokenizer, device: str, progress: Callable[[int], object]) -> None:
-        """Make the shards of `job`; `device` is for actors, which load the tokenizer themselves."""
+    def do(
+        self,
+        job: TokenizeJob,
+        tokenizer: Tokenizer,
+        text_encoder: TextEncoder | None,
+        device: str,
+        progress: Callable[[int], object],
+    ) -> None:
+        """Make the shards of `job`; `device` is for actors, which load the models themselves."""
         if self.engine == "ray":
             from omnitok.tokenization.on_ray import tokenize_on_ray
 
@@ -56,4 +64,4 @@ class EngineFlags:
             from omnitok.tokenization.pipeline import tokenize_here
 
             workers = self.workers if self.workers is not None else min(8, (os.cpu_count() or 1) - 1)
-            tokenize_here(job, tokenizer, workers, progress)
+            tokenize_here(job, tokenizer, workers, progress, text_encoder)

@@ -41,6 +41,7 @@ def print_summary(plan: Plan, summary: Summary, output: Path, seconds: float, as
         "classes": len(format.classes),
         "class_names": list(format.classes),
         **({"captioned": summary.captioned} if plan.collection.captions else {}),
+        **({"embedded": summary.embedded} if format.embeddings else {}),
         "resumed_shards": summary.resumed,
         "items_per_second": round(summary.encoded / seconds, 3),
         "frames_per_second": round(summary.frames / seconds, 3),
@@ -59,6 +60,8 @@ def print_summary(plan: Plan, summary: Summary, output: Path, seconds: float, as
     print(f"{len(format.classes)} classes: {shown}{more}" if format.classes else "no named classes")
     if plan.collection.captions:
         print(f"{summary.captioned} items have captions")
+    if format.embeddings:
+        print(f"{summary.embedded} items have embeddings of {format.embeddings.source}")
     if row["limiting_stage"] is not None:
         rates = f"{row['items_per_second']:.1f} items/s, {row['frames_per_second']:.1f} frames/s"
         print(f"{rates} in {row['seconds']:.1f} s; {row['limiting_stage']} is the limit")
@@ -95,6 +98,8 @@ def inspect_shards(
     }
     if shards.captioned:
         row |= {"captioned": shards.captioned, "captions": _some_captions(shards)}
+    if shards.embedding_format:
+        row["embeddings"] = {**shards.embedding_format.model_dump(), "items": shards.embedded}
     if len(shards):
         image = image or Path(f"{folders[0].resolve().name}-sample.png")
         write_image(image, _sample_grid(shards, loaded.tokenizer))
@@ -179,6 +184,9 @@ def _print(row: Row) -> None:
         print(f"{row['captioned']} items have captions, such as")
         for key, captions in row["captions"].items():
             print(f"  {describe(key)}: {' | '.join(map(describe, captions))}")
+    if "embeddings" in row:
+        found = row["embeddings"]
+        print(f"{found['items']} items have embeddings of {found['source']}, of width {found['width']}")
     if row["kind"] == "codes":
         _print_histogram(row)
     else:

@@ -63,6 +63,9 @@ class Tokenize(EngineFlags, CommonOptions):
     Lists, manifests and tars give their own."""
     captions: bool = False
     """Keep captions of files: of tables the column caption, captions or text, else the lines of a.txt beside a.jpg."""
+    embed: Annotated[str | None, tyro.conf.arg(metavar="SOURCE"), SAID] = None
+    """Keep embeddings: files (.npy that tables name as embedding, else a.embedding.npy beside a.jpg), audio (log-mel
+    frames of a video's sound), text:DIR or text:HUB_ID (of captions, by a T5 or CLIP of transformers)."""
     batch_size: Count = 16
     """Items encoded at a time."""
     shard_size: Count = 1024
@@ -85,6 +88,8 @@ class Tokenize(EngineFlags, CommonOptions):
         self.check_common()
         self.check_engine()
         require_least(self, max_errors=0)
+        if self.embed not in (None, "files", "audio") and not self._embeds_text:
+            raise UsageError(f"--embed must be files, audio, text:DIR or text:HUB_ID, found {self.embed}")
         part, parts = parse_part(self.shard)
         from omnitok.tokenization.settings import TokenizeSettings
 
@@ -101,25 +106,36 @@ class Tokenize(EngineFlags, CommonOptions):
         from omnitok.cli.loading import load_named
         from omnitok.data.index import build_index
         from omnitok.distributed import launched_device, launched_place
+        from omnitok.tokenization.embedding import open_source
         from omnitok.tokenization.job import TokenizeJob, make_plan
 
         rank, world_size = launched_place()
         # The actors of Ray load their own.
         device = resolve_device("cpu" if self.engine == "ray" else launched_device(self.device))
         model = load_named(self.model or DEFAULT_MODEL, device, self.dtype, self.ranges)
-        arrays = model.pixel_format.has_arrays
-        collection = build_index(self.data, labels=self.labels, arrays=arrays, captions=self.captions)
-        plan = make_plan(collection, settings, model.tokenizer, model.name, model.sha256, self.latent_dtype)
+        collection = build_index(
+            self.data,
+            labels=self.labels,
+            arrays=model.pixel_format.has_arrays,
+            captions=self.captions or self._embeds_text,
+            embeddings=self.embed == "files",
+        )
+        embeddings, encoder = open_source(self.embed, collection, device) if self.embed else (None, None)
+        plan = make_plan(collection, settings, model.tokenizer, model.name, model.sha256, self.latent_dtype, embeddings)
         if parts > plan.shard_count:
             say(f"there are {plan.shard_count} shards for {parts} parts; a smaller --shard-size gives more")
         out = self.out or Path("omnitok-shards")
         job = TokenizeJob(plan, out, part * world_size + rank, parts * world_size, self.resume)
         started = time.perf_counter()
         with progress_bar(job.sample_count, "tokenize", "file") as bar:
-            self.do(job, model.tokenizer, self.device, bar.update)
+            self.do(job, model.tokenizer, encoder, self.device, bar.update)
         job.finish()
         if rank:
             return 0
         job.wait_for(part, parts)
         print_summary(plan, job.summary, out, time.perf_counter() - started, self.json)
         return 1 if job.summary.skipped > self.max_errors or not job.summary.items else 0
+
+    @property
+    def _embeds_text(self) -> bool:
+        return self.embed is not None and self.embed.startswith("text:") and self.embed != "text:"

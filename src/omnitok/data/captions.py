@@ -7,12 +7,15 @@ have a text file of its name beside it.
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from omnitok.errors import MediaError, describe, reading
 from omnitok.files import localize, require_regular, url_of
 from omnitok.limits import MAX_TEXT
+
+T = TypeVar("T")
 
 KEYS = ("caption", "captions", "text")
 """Columns of tables and keys of JSON objects that hold captions, in the order in which they are looked for."""
@@ -69,10 +72,10 @@ def beside(path: str) -> str:
     return os.path.splitext(path)[0] + SUFFIX
 
 
-def draw_caption(captions: Sequence[str], seed: tuple[int, ...]) -> str:
-    """One of several captions, each as likely, by a seed; "" where there is none."""
+def draw(captions: Sequence[T], seed: tuple[int, ...]) -> T | None:
+    """One of several captions, or of what stands for them, each as likely, by a seed; None where there is none."""
     if len(captions) < 2:
-        return captions[0] if captions else ""
+        return captions[0] if captions else None
     return captions[int(np.random.default_rng(seed).integers(len(captions)))]
 
 

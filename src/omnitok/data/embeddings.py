@@ -1,14 +1,24 @@
 """Sequences of embeddings in files, which generators are conditioned on: of a sound, of a text encoder, of anything."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from omnitok.errors import MediaError, reading
 
 MAX_LENGTH, MAX_CHANNELS = 4096, 16384
 """What one sequence may have at most."""
+
+KEY = "embedding"
+"""Column of tables and key of JSON objects that names a file of embeddings."""
+
+SUFFIX = ".embedding.npy"
+"""Of a file of embeddings, named like the image or video beside it: `a.embedding.npy` of `a.mp4`."""
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> np.ndarray:
@@ -30,6 +40,34 @@ def read_embeddings(path: str | os.PathLike[str]) -> np.ndarray:
     if not np.isfinite(values).all():
         raise MediaError(f"{path}: holds values that are not finite")
     return values
+
+
+def beside(path: str) -> str:
+    """Name of the file that may hold the embeddings of an image or video."""
+    return os.path.splitext(path)[0] + SUFFIX
+
+
+def pack_embeddings(values: np.ndarray, name: str) -> np.ndarray:
+    """A sequence (n, d) as float16.
+
+    Raises:
+        MediaError: too long for `MAX_LENGTH`, or numbers beyond float16; the message starts with `name`.
+    """
+    if len(values) > MAX_LENGTH:
+        raise MediaError(f"{name}: {len(values)} embeddings, at most {MAX_LENGTH} are accepted")
+    with np.errstate(over="ignore"):
+        half = np.asarray(values, dtype=np.float16)
+    if not np.isfinite(half).all():
+        raise MediaError(f"{name}: the embeddings reach {float(np.abs(values).max()):.4g}, beyond float16")
+    return half
+
+
+def pad_sequences(sequences: Sequence[Tensor | None], width: int) -> Tensor:
+    """Sequences (n, width) as one tensor (b, longest, width) with NaN after their ends; None is NaN everywhere."""
+    none = torch.full((1, width), torch.nan)
+    if not sequences:
+        return none.new_empty(0, 1, width)
+    return pad_sequence([none if x is None else x for x in sequences], batch_first=True, padding_value=torch.nan)
 
 
 def _within(size: int, most: int) -> bool:

@@ -3,7 +3,8 @@
 Accepted are, on this machine, as patterns (`*.png`) or as URLs (see `omnitok.files`),
 
 - a folder: the images and videos in it and below it, by suffix, also in linked folders; where there are none, those in
-  its `.tar` shards. A `manifest.csv` in the folder tells the sources and captions of its files;
+  its `.tar` shards. A `manifest.csv` in the folder tells the sources, captions and embeddings of its
+  files;
 - an image or a video: itself;
 - a list or table (see `omnitok.data.lists`), and a WebDataset shard (see `omnitok.data.tars`).
 
@@ -14,16 +15,16 @@ then, and so is a line of a list that makes no sense.
 import os
 import warnings
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from omnitok.data.captions import KEYS as CAPTION_KEYS
-from omnitok.data.captions import SUFFIX as CAPTION_SUFFIX
-from omnitok.data.captions import beside
+from omnitok.data import captions as of_captions
+from omnitok.data import embeddings as of_embeddings
 from omnitok.data.image import IMAGE_SUFFIXES
 from omnitok.data.lists import LISTS, SOURCE_KEYS, Entry, read_entries, table_columns
 from omnitok.data.modality import MODALITIES, Modality, modality_of
@@ -76,6 +77,7 @@ def build_index(
     root: str | os.PathLike[str] | None = None,
     arrays: bool = False,
     captions: bool = False,
+    embeddings: bool = False,
 ) -> Index:
     """The images and videos in files, folders and lists of any kind (see the top of this module), in a stable order.
 
@@ -89,6 +91,8 @@ def build_index(
         arrays: whether `.npy` files in folders and tars are images and videos (as they are in lists).
         captions: whether samples have their captions: those of tables and tars, or those in a text file beside a file
             that a table gives none for (read when they are wanted: `Sample.read_captions`).
+        embeddings: whether samples have embeddings: in files that tables name, else beside them, as
+            `Sample.read_embedding` reads them.
 
     Raises:
         MediaError: something is missing, empty, of another kind, or malformed; none of some listed files looked at
@@ -101,7 +105,8 @@ def build_index(
     every = [path for _, group in groups for path in group]
     if not every:
         raise MediaError("no path is given to look for images and videos in")
-    builder = _Builder(labels if labels != "auto" or all(map(is_folder, every)) else "none", arrays, captions)
+    labels = labels if labels != "auto" or all(map(is_folder, every)) else "none"
+    builder = _Builder(labels, arrays, captions, embeddings)
     for wanted, group in groups:
         builder.seen = set() if len(group) > 1 else None
         for path in group:
@@ -118,8 +123,8 @@ def build_index(
 class _Builder:
     """Collects samples of both modalities; labels are all numbers or all names."""
 
-    def __init__(self, labels: Labels, arrays: bool, captions: bool) -> None:
-        self.labels, self.arrays, self.captions = labels, arrays, captions
+    def __init__(self, labels: Labels, arrays: bool, captions: bool, embeddings: bool) -> None:
+        self.labels, self.arrays, self.captions, self.embeddings = labels, arrays, captions, embeddings
         self.seen: set[str] | None = None  # of those that several paths may lead to
         self.samples: dict[Modality, Samples] = {modality: Samples() for modality in MODALITIES}
         self._classes, self._sources = dict[str, int](), dict[str, int]()
@@ -154,9 +159,39 @@ class _Builder:
             )
         return label
 
-    def captions_of(self, file: str, given: tuple[str, ...] = ()) -> tuple[str, ...] | None:
-        """The captions that a table gives for a file, else None for those beside it; of a URL nothing is beside it."""
-        return given if given or not self.captions or url_of(file) else None
+    @property
+    def columns(self) -> set[str]:
+        """Of tables, which tell something of a file that is asked for."""
+        captions, embeddings = of_captions.KEYS if self.captions else (), [of_embeddings.KEY] if self.embeddings else ()
+        return {*SOURCE_KEYS, *captions, *embeddings}
+
+    def add_file(
+        self,
+        modality: Modality,
+        file: str,
+        key_start: int,
+        label: int,
+        told: Entry,
+        known: Container[str] | None = None,
+    ) -> None:
+        """Add a file with what a table tells of it, else with what is beside it.
+
+        Args:
+            known: all files of its folder that are no images or videos; None looks for them when they are read, but not
+                beside a URL.
+        """
+
+        def is_there(name: str) -> bool:
+            return not url_of(file) if known is None else name in known
+
+        captions: tuple[str, ...] | None = told.captions
+        embedding: str | None = told.embedding
+        if self.captions and not captions and is_there(of_captions.beside(file)):
+            captions = None
+        if self.embeddings and not embedding and is_there(of_embeddings.beside(file)):
+            embedding = None
+        source = self.source(told.source)
+        self.samples[modality].append(file, key_start, label, source, captions=captions, embedding=embedding)
 
     def add_error(self, modality: Modality, entry: Entry) -> None:
         """Add a line that makes no sense, which is counted and listed like a file that cannot be read."""
@@ -184,7 +219,7 @@ class _Builder:
         numbers = np.array([*(number[name] for name in self._classes), NO_LABEL], dtype=np.int32)
         for samples, part in zip((images, videos), labels, strict=True):
             samples.labels = array("i", (numbers[part] if classes else part).tobytes())
-        return Index(images, videos, classes, tuple(roots), self.captions)
+        return Index(images, videos, classes, tuple(roots), self.captions, self.embeddings)
 
 
 def _nothing(wanted: Sequence[Modality]) -> str:
@@ -195,9 +230,11 @@ def _nothing(wanted: Sequence[Modality]) -> str:
 def _add_folder(builder: _Builder, folder: str, wanted: Sequence[Modality]) -> None:
     of_modality = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES}
     suffixes = frozenset().union(*(of_modality[modality] for modality in wanted), _ARRAYS if builder.arrays else ())
-    walked = walk(folder, suffixes | {CAPTION_SUFFIX} if builder.captions else suffixes)
-    texts = {file for file in walked if file.lower().endswith(CAPTION_SUFFIX)}
-    found = {file: modality_of(file, wanted) for file in walked if file not in texts}
+    asked = {of_captions.SUFFIX: builder.captions, of_embeddings.SUFFIX: builder.embeddings}
+    endings = tuple(ending for ending, is_asked in asked.items() if is_asked)
+    walked = walk(folder, suffixes.union(f".{ending.rpartition('.')[2]}" for ending in endings))
+    others = {file for file in walked if file.endswith(endings) or os.path.splitext(file)[1].lower() not in suffixes}
+    found = {file: modality_of(file, wanted) for file in walked if file not in others}
     if missing := [modality for modality in wanted if modality not in found.values()]:
         tars = walk(folder, frozenset({".tar"}))
         if wanted == MODALITIES[1:] and not tars:
@@ -217,9 +254,7 @@ def _add_folder(builder: _Builder, folder: str, wanted: Sequence[Modality]) -> N
         if builder.labels == "folders" and name is None:
             raise MediaError(f"{file}: has no label, because it lies in no folder of a class: FOLDER/CLASS/FILE")
         told = manifest.get(os.path.normpath(file), _UNTOLD)
-        label, source = builder.folder_label(name, file), builder.source(told.source)
-        captions = told.captions or (None if beside(file) in texts else ())
-        builder.samples[modality].append(file, key_start, label, source, captions=captions)
+        builder.add_file(modality, file, key_start, builder.folder_label(name, file), told, others)
 
 
 def _frame_folders(folder: str) -> list[str]:
@@ -233,18 +268,18 @@ def _frame_folders(folder: str) -> list[str]:
 
 
 def _manifest_in(builder: _Builder, folder: str, modality: Modality) -> dict[str, Entry]:
-    """File -> source and captions by the manifest in a folder, if there is one that names files and these."""
+    """File -> what the manifest in a folder tells of it, if there is one that names files and what is asked for."""
     manifest = Path(folder, MANIFEST)
     if not manifest.is_file():
         return {}
     columns = set(table_columns(manifest))
-    if not columns & {*SOURCE_KEYS, *(CAPTION_KEYS if builder.captions else ())} or not columns & {"path", "file"}:
+    if not columns & builder.columns or not columns & {"path", "file"}:
         return {}  # some other table
     told = {}
-    for entry in read_entries(manifest, builder.captions):
+    for entry in read_entries(manifest, builder.captions, builder.embeddings):
         if not entry.error:
             told[os.path.normpath(os.path.join(folder, entry.path))] = entry
-        elif builder.captions:
+        elif builder.captions or builder.embeddings:
             builder.add_error(modality, entry)
     return told
 
@@ -261,7 +296,7 @@ def _add_file(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
             require_regular(path)
         if builder.is_new(path):
             key_start = len(path) - len(os.path.basename(path))
-            builder.samples[modality].append(path, key_start, captions=builder.captions_of(path))
+            builder.add_file(modality, path, key_start, NO_LABEL, _UNTOLD)
     else:
         raise MediaError(
             f"{path}: {suffix or 'a file without a suffix'} is no source of {' or '.join(f'{m}s' for m in wanted)}; "
@@ -274,7 +309,7 @@ def _add_list(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
     base = os.path.join(os.path.dirname(path) if root is None else root, "")
     probed: list[str] = []
     modality = wanted[0]
-    for entry in _usable(read_entries(localize(path), builder.captions)):
+    for entry in _usable(read_entries(localize(path), builder.captions, builder.embeddings)):
         if entry.error:
             builder.add_error(modality, entry)
             continue
@@ -284,10 +319,10 @@ def _add_list(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
         if len(wanted) > 1:
             modality = modality_of(file) or "image"
         if builder.is_new(file):
-            label, source = builder.label(entry.label, path), builder.source(entry.source)
             key_start = len(base) if file.startswith(base) else 0
-            captions = builder.captions_of(file, entry.captions)
-            builder.samples[modality].append(file, key_start, label, source, captions=captions)
+            if entry.embedding and not key_start and not url_of(entry.embedding):
+                entry = replace(entry, embedding=os.path.join(base, entry.embedding))
+            builder.add_file(modality, file, key_start, builder.label(entry.label, path), entry)
     if not probed:
         raise MediaError(f"{path}: the list is empty")
     if not any(url_of(file) or os.path.exists(file) for file in probed):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnitok.data.captions import parse_captions
+from omnitok.data.embeddings import KEY as EMBEDDING_KEY
 from omnitok.data.modality import Modality
 from omnitok.errors import MediaError, describe, reading
 from omnitok.files import require_regular
@@ -39,6 +40,7 @@ class Entry:
         error: why it cannot be used, or "".
         modality, offset, size: of a member of a tar, the latter in bytes.
         captions: where they are asked for.
+        embedding: the file of embeddings, as written, where one is asked for; "" is none.
     """
 
     path: str
@@ -49,9 +51,10 @@ class Entry:
     offset: int = 0
     size: int = 0
     captions: tuple[str, ...] = ()
+    embedding: str = ""
 
 
-def read_entries(path: Path, captions: bool = False) -> Iterator[Entry]:
+def read_entries(path: Path, captions: bool = False, embeddings: bool = False) -> Iterator[Entry]:
     """The entries of a list or table, by its suffix.
 
     - `.txt`, `.tsv`, `.lst`: lines of `PATH` or `PATH<TAB>LABEL`, the label an integer (the released annotations);
@@ -61,6 +64,7 @@ def read_entries(path: Path, captions: bool = False) -> Iterator[Entry]:
     - `.jsonl`, `.ndjson`: one JSON object per line with the same keys.
 
     With `captions`, tables may have `caption` (or `captions`, `text`): one in a cell, one or a list of them in JSON.
+    With `embeddings`, they may have `embedding`, the path of a `.npy` file.
 
     Raises:
         MediaError: not such a file, or a line longer than `MAX_TEXT` allows.
@@ -78,16 +82,17 @@ def read_entries(path: Path, captions: bool = False) -> Iterator[Entry]:
                 if isinstance(row, list):
                     if len(row) != len(columns):
                         raise MediaError(f"{where}: has more or fewer than the header's {len(columns)} columns")
-                    entry = _from_row(dict(zip(columns, row, strict=True)), where, captions)
+                    entry = _from_row(dict(zip(columns, row, strict=True)), where, captions, embeddings)
                 elif not row.strip():
                     continue
                 elif suffix in TABLES:
-                    entry = _from_row(json.loads(row), where, captions)
+                    entry = _from_row(json.loads(row), where, captions, embeddings)
                 else:
                     entry = _from_line(row, where, labelled)
                     labelled = entry.label is not None
-                if "\0" in entry.path:
-                    raise MediaError(f"{where}: the path holds a NUL character: {describe(entry.path)}")
+                for path_in_line in (entry.path, entry.embedding):
+                    if "\0" in path_in_line:
+                        raise MediaError(f"{where}: the path holds a NUL character: {describe(path_in_line)}")
         except MediaError as error:
             entry = Entry(where, error=str(error))
         yield entry
@@ -151,7 +156,7 @@ def _from_line(line: str, where: str, labelled: bool | None) -> Entry:
     return Entry(name, label)
 
 
-def _from_row(values: object, where: str, captions: bool) -> Entry:
+def _from_row(values: object, where: str, captions: bool, embeddings: bool) -> Entry:
     if not isinstance(values, dict):
         raise MediaError(f"{where}: a JSON object is wanted, found {describe(values)!r}")
     row = {key.strip().casefold(): value for key, value in values.items()}
@@ -164,7 +169,11 @@ def _from_row(values: object, where: str, captions: bool) -> Entry:
     if not isinstance(source, str | None):
         raise MediaError(f"{where}: a {SOURCE_KEYS[0]} is a name, found {describe(source)!r}")
     told = parse_captions(row, where) if captions else ()
-    return Entry(name, parse_label(label, where), (source or "").strip(), captions=told)
+    embedding = row.get(EMBEDDING_KEY) if embeddings else None
+    if not isinstance(embedding, str | None):
+        raise MediaError(f"{where}: an {EMBEDDING_KEY} is the path of a .npy file, found {describe(embedding)!r}")
+    number, kind = parse_label(label, where), (source or "").strip()
+    return Entry(name, number, kind, captions=told, embedding=(embedding or "").strip())
 
 
 def _header(line: str) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from omnitok.data.captions import draw_caption
+from omnitok.data.captions import draw as draw_one
 from omnitok.data.config import DataConfig
 from omnitok.data.drawn import drawn_image, drawn_mask
 from omnitok.data.image import image_reader, read_image
@@ -58,6 +58,8 @@ class Batch:
         indices: which items of token shards these are.
         captions: one for each sample, of several one that the step decides, "" where there is none; empty where there
             are none at all, or nobody asked.
+        embeddings: of token shards that have some, else None: float32 (b, n, d), NaN after the end of a sequence and
+            where there is none; of several sequences, one for each caption, that of the caption.
     """
 
     step: int
@@ -68,6 +70,7 @@ class Batch:
     failures: Sequence[Failure] = field(default_factory=list)
     indices: tuple[int, ...] = ()
     captions: tuple[str, ...] = ()
+    embeddings: Tensor | None = None
 
     @property
     def codes(self) -> Tensor | None:
@@ -86,7 +89,8 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """The same in page-locked memory; a DataLoader with `pin_memory` calls this."""
-        return replace(self, inputs=self.inputs.pin_memory(), labels=self.labels.pin_memory())
+        embeddings = None if self.embeddings is None else self.embeddings.pin_memory()
+        return replace(self, inputs=self.inputs.pin_memory(), labels=self.labels.pin_memory(), embeddings=embeddings)
 
 
 @dataclass(slots=True)
@@ -187,7 +191,7 @@ class PixelDataset(Dataset[Batch]):
                         pixels = load_training_image(path, *how)
                     else:
                         pixels = load_training_video(path, self._sampling, *how)
-                    return _Loaded(pixels, sample.label, draw_caption(sample.read_captions(), (draw.seed, 5)))
+                    return _Loaded(pixels, sample.label, draw_one(sample.read_captions(), (draw.seed, 5)) or "")
             except MediaError as error:
                 failures.append((sample.name, str(error)))
                 replacements = replacements or self.sampler.replacements(modality, draw, MAX_REPLACEMENTS)

@@ -12,17 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from omnitok.atomic import scratch_folder
 from omnitok.data.captions import read_beside
+from omnitok.data.embeddings import beside, read_embeddings
 from omnitok.data.modality import MODALITIES, Modality
 from omnitok.errors import MediaError, reading
-from omnitok.files import localize
+from omnitok.files import localize, require_regular, url_of
 
 NO_LABEL = -1
 NO_SOURCE = -1
 _BLOCK = 2**20  # bytes that are copied at a time
-# Error, number of the tar, offset, size and captions, where a row lacks them.
-_OF_FILES: tuple[Any, ...] = ("", -1, 0, None, ())
+# Error, number of the tar, offset, size, captions and embedding, where a row lacks them.
+_OF_FILES: tuple[Any, ...] = ("", -1, 0, None, (), "")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Sample:
         offset, size: of the stretch of a tar, in bytes; `size` is None for a file of its own.
         error: why there is nothing to be read, of a line of a list that makes no sense.
         captions: that its list or shard gives; None where they are in a text file beside it, if there is one.
+        embedding: the file of embeddings that its list names, from the folder on in which `key` lies; "" is none, None
+            one beside it, if there is one.
     """
 
     path: str
@@ -45,6 +50,7 @@ class Sample:
     size: int | None = None
     error: str = ""
     captions: tuple[str, ...] | None = ()
+    embedding: str | None = ""
 
     def read_captions(self) -> tuple[str, ...]:
         """The captions, wherever they are.
@@ -53,6 +59,24 @@ class Sample:
             MediaError: the text file beside it cannot be read or does not hold captions.
         """
         return read_beside(self.path) if self.captions is None else self.captions
+
+    def read_embedding(self) -> np.ndarray | None:
+        """The sequence of embeddings (n, d), float32, wherever it is; None where there is none.
+
+        Raises:
+            MediaError: the file cannot be read, or holds none; the message starts with the sample's name.
+        """
+        file = beside(self.path) if self.embedding is None else self.embedding
+        if not file or (self.embedding is None and not url_of(file) and not os.path.lexists(file)):
+            return None
+        where = f"{self.name}: its embeddings in {os.path.basename(file) if self.embedding is None else file}"
+        path = file if url_of(file) else os.path.join(self.path.removesuffix(self.key), file)
+        local = localize(path)
+        try:
+            require_regular(local)
+            return read_embeddings(local)
+        except MediaError as error:
+            raise MediaError(str(error).replace(str(local), where, 1)) from error
 
     @property
     def name(self) -> str:
@@ -82,14 +106,12 @@ class Samples:
         source: int = NO_SOURCE,
         error: str = "",
         captions: tuple[str, ...] | None = (),
+        embedding: str | None = "",
     ) -> None:
         """Add a file; its key is `text[key_start:]`."""
-        row: tuple[Any, ...] = (text, key_start)
-        if captions != ():
-            row += (error, *_OF_FILES[1:-1], captions)
-        elif error:
-            row += (error,)
-        self._append(marshal.dumps(row), label, source)
+        is_plain = not error and captions == () and embedding == ""
+        more = () if is_plain else (error, *_OF_FILES[1:-2], captions, embedding)
+        self._append(marshal.dumps((text, key_start, *more)), label, source)
 
     def append_member(
         self, tar: str, name: str, offset: int, size: int, label: int, error: str, captions: tuple[str, ...] = ()
@@ -122,9 +144,9 @@ class Samples:
 
     def __getitem__(self, i: int) -> Sample:
         row: tuple[Any, ...] = marshal.loads(self._row(i))
-        text, key_start, error, tar, offset, size, captions = row + _OF_FILES[len(row) - 2 :]
+        text, key_start, error, tar, offset, size, captions, embedding = row + _OF_FILES[len(row) - 2 :]
         if tar < 0:
-            return Sample(text, self.labels[i], text[key_start:], error=error, captions=captions)
+            return Sample(text, self.labels[i], text[key_start:], error=error, captions=captions, embedding=embedding)
         key = f"{Path(self._tars[tar]).name}/{text}"
         return Sample(self._tars[tar], self.labels[i], key, offset, size, error, captions)
 
@@ -140,7 +162,7 @@ class Index:
         images, videos: the samples of each modality.
         classes: names of the classes of both, by label; empty where labels are numbers or there are none.
         roots: the files and folders that it was made of.
-        captions: whether the samples' captions were asked for.
+        captions, embeddings: whether those of the samples were asked for.
     """
 
     images: Samples
@@ -148,6 +170,7 @@ class Index:
     classes: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
     captions: bool = False
+    embeddings: bool = False
 
     @property
     def class_count(self) -> int:
@@ -167,12 +190,13 @@ class Index:
         return "video", self.videos[number - len(self.images)]
 
     def sha256(self) -> str:
-        """Of modalities, names, labels and given captions in order: tells whether two are of the same collection."""
+        """Of modalities, names, labels and what lists give in order: tells whether two are of the same collection."""
         digest = hashlib.sha256()
         for modality in MODALITIES:
             for sample in self[modality]:
-                captions = f"\0{json.dumps(sample.captions)}" if sample.captions else ""
-                digest.update(os.fsencode(f"{modality}\0{sample.key}\0{sample.label}{captions}\n"))
+                given = f"\0{json.dumps(sample.captions)}" if sample.captions else ""
+                given += f"\0\0{sample.embedding}" if sample.embedding else ""
+                digest.update(os.fsencode(f"{modality}\0{sample.key}\0{sample.label}{given}\n"))
         return digest.hexdigest()
 
 

@@ -9,7 +9,9 @@ A folder holds
   `codes-5x16x16.npy` (n, t, h, w) of videos, `latents-...npy` (n, c, h, w) or (n, c, t, h, w); `items.npy`, a row per
   item; `keys.txt`, all keys one after another; `shard.json`, its entry of the index and what could not be read; where
   items have captions, `captions.txt`, all of them in UTF-8 with a NUL after each, and `captions.npy` (n, 2), int64,
-  between which bytes of it each item's are;
+  between which bytes of it each item's are; where items have embeddings, `embeddings.npy` (rows, d), float16,
+  `embedding-ends.npy` (sequences,), int64, the rows where the sequences end, and `embedding-places.npy` (n, 2), int64,
+  between which sequences each item's are: one, or one for each of its captions;
 - `errors.jsonl`: every file that could not be read, with the reason.
 
 All arrays are plain `.npy`: `numpy.load(..., mmap_mode="r")` reads them without this package. Codes are uint16, or
@@ -20,7 +22,7 @@ order of the arrays of a shard, then of their rows, which is also the order of `
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,12 +32,14 @@ import torch
 from pydantic import BaseModel, Field
 
 from omnitok.atomic import atomic_path
+from omnitok.data.embeddings import MAX_CHANNELS
 from omnitok.errors import ShardError, describe, reading
 
 FORMAT, VERSION = "omnitok-shards", 1
 INDEX_NAME, PLAN_NAME, ERRORS_NAME = "index.json", "plan.json", "errors.jsonl"
 SHARD_NAME, ITEMS_NAME, KEYS_NAME = "shard.json", "items.npy", "keys.txt"
 CAPTIONS_NAME, CAPTION_PLACES_NAME = "captions.txt", "captions.npy"
+EMBEDDINGS_NAME, ENDS_NAME, PLACES_NAME = "embeddings.npy", "embedding-ends.npy", "embedding-places.npy"
 
 Kind = Literal["codes", "latents"]
 Grid = tuple[int, ...]
@@ -79,7 +83,15 @@ class StoredArray(BaseModel, frozen=True):
 class StoredTable(BaseModel, frozen=True):
     """A file that describes the items of a shard."""
 
-    file: Literal["items.npy", "keys.txt", "captions.txt", "captions.npy"]
+    file: Literal[
+        "items.npy",
+        "keys.txt",
+        "captions.txt",
+        "captions.npy",
+        "embeddings.npy",
+        "embedding-ends.npy",
+        "embedding-places.npy",
+    ]
     bytes: Count
     sha256: str
 
@@ -88,6 +100,14 @@ class StoredCaptions(BaseModel, frozen=True):
     """The captions of a shard: how many of its items have some, and the files that hold them."""
 
     items: Count
+    files: tuple[StoredTable, ...]
+
+
+class StoredEmbeddings(BaseModel, frozen=True):
+    """The embeddings of a shard: how many of its items have some, rows in all, and the files that hold them."""
+
+    items: Count
+    rows: Count
     files: tuple[StoredTable, ...]
 
 
@@ -102,6 +122,7 @@ class ShardEntry(BaseModel, frozen=True):
     arrays: tuple[StoredArray, ...]
     tables: tuple[StoredTable, ...]
     captions: StoredCaptions | None = None
+    embeddings: StoredEmbeddings | None = None
 
     def to_json(self, **options: Any) -> dict[str, Any]:
         """As it is in `shard.json` and `index.json`: what is None is left out."""
@@ -110,7 +131,8 @@ class ShardEntry(BaseModel, frozen=True):
     @property
     def files(self) -> tuple[StoredArray | StoredTable, ...]:
         """All of its files but `shard.json`."""
-        return (*self.arrays, *self.tables, *(self.captions.files if self.captions else ()))
+        conditions = (part.files for part in (self.captions, self.embeddings) if part is not None)
+        return (*self.arrays, *self.tables, *(file for files in conditions for file in files))
 
 
 class FileFailure(BaseModel, frozen=True):
@@ -131,6 +153,20 @@ class _Identity(BaseModel):
     sha256: str
 
 
+class EmbeddingFormat(BaseModel, frozen=True):
+    """What the embeddings of all shards are.
+
+    Attributes:
+        source: "files", "audio", or "text:NAME" with the folder or hub id of a text encoder.
+        width: d, of an embedding.
+        sha256: of the text encoder's weights.
+    """
+
+    source: Annotated[str, Field(max_length=10_000)]
+    width: Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+    sha256: str = ""
+
+
 class ShardIndex(BaseModel, frozen=True):
     """`index.json`."""
 
@@ -143,6 +179,7 @@ class ShardIndex(BaseModel, frozen=True):
     settings: dict[str, Any]
     skipped: Count
     labelled: Count = 0
+    embeddings: EmbeddingFormat | None = None
     shards: tuple[ShardEntry, ...]
 
     @property
@@ -154,7 +191,16 @@ class ShardIndex(BaseModel, frozen=True):
         """
         size = self.codebook_size if self.kind == "codes" else self.latent_channels
         identity = self.tokenizer
-        return TokenFormat(self.kind, self.dtype, size, identity.name, identity.sha256, self.classes, self.settings)
+        return TokenFormat(
+            self.kind,
+            self.dtype,
+            size,
+            identity.name,
+            identity.sha256,
+            self.classes,
+            self.settings,
+            self.embeddings,
+        )
 
 
 @dataclass(frozen=True)
@@ -168,6 +214,7 @@ class TokenFormat:
         tokenizer, tokenizer_sha256: who made them; `omnitok.models.protocol.fingerprint` of its float32 weights.
         classes: names of the classes, by label; empty where labels came as numbers, or where there are none.
         settings: how they were made (resolution, frames, views, ...), for the record and for `--resume` to compare.
+        embeddings: what the embeddings beside the tokens are; None where there are none.
 
     Raises:
         ValueError: a kind, dtype or size that does not exist.
@@ -180,6 +227,7 @@ class TokenFormat:
     tokenizer_sha256: str
     classes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    embeddings: EmbeddingFormat | None = None
 
     def __post_init__(self) -> None:
         accepted = _DTYPES.get(self.kind)
@@ -201,6 +249,7 @@ class TokenFormat:
             "tokenizer": {"name": self.tokenizer, "sha256": self.tokenizer_sha256},
             "classes": list(self.classes),
             "settings": dict(self.settings),
+            **({"embeddings": self.embeddings.model_dump()} if self.embeddings else {}),
         }
 
 
@@ -300,6 +349,26 @@ def read_index(folder: Path) -> ShardIndex:
         index = ShardIndex.model_validate(content)
         index.format  # noqa: B018 - whose checks belong to the index
         return index
+
+
+def common_embeddings(folders: Sequence[Path], indices: Sequence[ShardIndex]) -> EmbeddingFormat | None:
+    """What the embeddings of several folders are; None where there are none.
+
+    Raises:
+        ShardError: those of two folders are not alike.
+    """
+    common: tuple[Path, EmbeddingFormat] | None = None
+    for folder, found in ((folder, index.embeddings) for folder, index in zip(folders, indices, strict=True)):
+        if found is None:
+            continue
+        common = common or (folder, found)
+        if found != common[1]:
+            (other, theirs), weights = common, ", by other weights" * (found.sha256 != common[1].sha256)
+            raise ShardError(
+                f"{folder}: has embeddings of {describe(found.source)!r} of width {found.width}, and {other} of "
+                f"{describe(theirs.source)!r} of width {theirs.width}{weights}; they cannot be read together"
+            )
+    return common[1] if common else None
 
 
 def map_bytes(path: Path) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Writing token shards, each whole or not at all; see `omnitok.data.shard_format`."""
 
+import hashlib
 import json
 import math
 import os
@@ -16,18 +17,22 @@ from omnitok.data.samples import NO_LABEL
 from omnitok.data.shard_format import (
     CAPTION_PLACES_NAME,
     CAPTIONS_NAME,
+    EMBEDDINGS_NAME,
     ENCODING,
+    ENDS_NAME,
     ERRORS_NAME,
     INDEX_NAME,
     ITEM_DTYPE,
     ITEMS_NAME,
     KEYS_NAME,
+    PLACES_NAME,
     PLAN_NAME,
     SHARD_NAME,
     FileFailure,
     ShardReport,
     StoredArray,
     StoredCaptions,
+    StoredEmbeddings,
     StoredTable,
     TokenFormat,
     TokenRecord,
@@ -39,16 +44,21 @@ from omnitok.errors import ShardError, reading
 
 _SHARD = re.compile("[0-9]{5,}")
 _SHARD_FILE = re.compile(
-    rf"{ITEMS_NAME}|{KEYS_NAME}|{SHARD_NAME}|{CAPTIONS_NAME}|{CAPTION_PLACES_NAME}|(codes|latents)-[0-9]+(x[0-9]+)*\.npy"
+    rf"{ITEMS_NAME}|{KEYS_NAME}|{SHARD_NAME}|{CAPTIONS_NAME}|{CAPTION_PLACES_NAME}|{EMBEDDINGS_NAME}|{ENDS_NAME}|"
+    rf"{PLACES_NAME}|(codes|latents)-[0-9]+(x[0-9]+)*\.npy"
 )
 
 
 @dataclass(frozen=True)
 class Token:
-    """An item to be written: a record with codes or latents, as `pack` stores them, and without the batch axis."""
+    """An item to be written: a record with codes or latents, as `pack` stores them, and without the batch axis.
+
+    `embeddings` are sequences (n, d), float16: one, or one for each of its captions.
+    """
 
     record: TokenRecord
     values: np.ndarray
+    embeddings: tuple[np.ndarray, ...] = ()
 
 
 def begin_folder(folder: Path, plan: Mapping[str, Any]) -> None:
@@ -151,6 +161,7 @@ def write_shard(
             arrays=tuple(arrays),
             tables=tuple(StoredTable(**_stamp(temporary / name)) for name in (ITEMS_NAME, KEYS_NAME)),
             captions=_write_captions(temporary, records),
+            embeddings=_write_embeddings(temporary, [token.embeddings for bucket in ordered for token in bucket]),
             errors=tuple(errors),
         )
         write_json(temporary / SHARD_NAME, report.to_json())
@@ -217,6 +228,26 @@ def _write_captions(folder: Path, records: Sequence[TokenRecord]) -> StoredCapti
     names = (CAPTIONS_NAME, CAPTION_PLACES_NAME)
     count = sum(bool(record.captions) for record in records)
     return StoredCaptions(items=count, files=tuple(StoredTable(**_stamp(folder / name)) for name in names))
+
+
+def _write_embeddings(folder: Path, items: Sequence[tuple[np.ndarray, ...]]) -> StoredEmbeddings | None:
+    """Sequences of embeddings, the same ones once for all of their items; nothing where there are none at all."""
+    if not any(items):
+        return None
+    sequences: list[np.ndarray] = []
+    known = dict[tuple[bytes, ...], tuple[int, int]]({(): (0, 0)})
+    places = []
+    for item in items:
+        content = tuple(hashlib.sha256(sequence.tobytes()).digest() for sequence in item)
+        if content not in known:
+            known[content] = len(sequences), len(sequences) + len(item)
+            sequences += item
+        places.append(known[content])
+    np.save(folder / EMBEDDINGS_NAME, np.concatenate(sequences).astype("<f2"))
+    np.save(folder / ENDS_NAME, np.cumsum([len(sequence) for sequence in sequences], dtype="<i8"))
+    np.save(folder / PLACES_NAME, np.array(places, dtype="<i8"))
+    files = tuple(StoredTable(**_stamp(folder / name)) for name in (EMBEDDINGS_NAME, ENDS_NAME, PLACES_NAME))
+    return StoredEmbeddings(items=sum(map(bool, items)), rows=sum(map(len, sequences)), files=files)
 
 
 def _stamp(path: Path) -> dict[str, Any]:

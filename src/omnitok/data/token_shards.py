@@ -4,10 +4,10 @@ import copy
 import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from omnitok.atomic import sha256_of
-from omnitok.data.captions import draw_caption
+from omnitok.data.captions import draw
+from omnitok.data.embeddings import pad_sequences
 from omnitok.data.loader import Batch, load_batches
 from omnitok.data.sampler import EpochOrder, Sampler
 from omnitok.data.samples import NO_LABEL
@@ -24,13 +25,17 @@ from omnitok.data.shard_format import (
     ITEMS_NAME,
     STORED,
     Grid,
+    ShardEntry,
     ShardIndex,
     TokenRecord,
+    common_embeddings,
     read_index,
 )
 from omnitok.data.shard_table import ShardTable
 from omnitok.data.token_packing import map_tokens, packed_shape, unpack
 from omnitok.errors import ShardError, reading
+
+T = TypeVar("T")
 
 _INT64 = np.dtype(np.int64)
 
@@ -110,7 +115,8 @@ class TokenShards:
         classes: names of the classes, by label; empty where labels came as numbers or there are none.
         grids: number of items of each grid shape: (h, w) of images, (t, h, w) of videos.
         shard_count, skipped: how many shards there are, and how many files could not be read when they were made.
-        captioned: how many items have captions.
+        captioned, embedded: how many items have captions, and embeddings.
+        embedding_format: what the embeddings beside the tokens are, their source and width; None where there are none.
 
     Raises:
         ShardError: no shards, unfinished, damaged, edited or truncated; folders of several tokenizers.
@@ -142,13 +148,15 @@ class TokenShards:
         self._unite_classes(indices)
         self._length = 0
         self._buckets: list[_Bucket] = []
-        self._files: list[tuple[Path, str]] = []  # with the SHA-256 of each
-        self._captioned: set[Path] = set()  # the folders of shards that have captions
-        self.captioned = 0
+        self._entries: dict[Path, ShardEntry] = {}  # by the folders of shards
+        self.embedding_format = common_embeddings(self.folders, indices)
         for source, (folder, index) in enumerate(zip(self.folders, indices, strict=True)):
             self._add(source, folder, index)
         self.skipped = sum(index.skipped for index in indices)
-        self.shard_count = sum(len(index.shards) for index in indices)
+        shards = [shard for index in indices for shard in index.shards]
+        self.shard_count = len(shards)
+        self.captioned = sum(shard.captions.items for shard in shards if shard.captions)
+        self.embedded = sum(shard.embeddings.items for shard in shards if shard.embeddings)
         self._starts = [bucket.first for bucket in self._buckets]
         self.grids: dict[Grid, int] = Counter()
         for bucket in self._buckets:
@@ -178,16 +186,13 @@ class TokenShards:
         for shard in index.shards:
             for file in shard.files:
                 path = folder / shard.name / file.file
-                self._files.append((path, file.sha256))
                 if not path.is_file():
                     raise ShardError(f"{path}: is missing, although the index lists it")
                 if (found := path.stat().st_size) != file.bytes:
                     raise ShardError(
                         f"{path}: has {found} bytes, the index says {file.bytes}; it is truncated or was changed"
                     )
-            if shard.captions:
-                self._captioned.add(folder / shard.name)
-                self.captioned += shard.captions.items
+            self._entries[folder / shard.name] = shard
             row = 0
             for array in shard.arrays:
                 path = folder / shard.name / array.file
@@ -244,6 +249,15 @@ class TokenShards:
         """The captions of an item's file; none where `omnitok tokenize` was not asked for them."""
         number, mapped, row = self._locate(index + self._length if index < 0 else index)
         return mapped.table.captions(self._buckets[number].row + row)
+
+    def embedding(self, index: int) -> Tensor | None:
+        """The sequence of embeddings of an item, float32 (n, d), of several the first; None where it has none."""
+        return next(iter(self.embeddings(index)), None)
+
+    def embeddings(self, index: int) -> tuple[Tensor, ...]:
+        """The sequences of embeddings of an item: none, one, or of a text encoder one for each of its captions."""
+        number, mapped, row = self._locate(index + self._length if index < 0 else index)
+        return tuple(map(torch.from_numpy, mapped.table.embeddings(self._buckets[number].row + row)))
 
     @property
     def labels(self) -> np.ndarray:
@@ -339,11 +353,11 @@ class TokenShards:
         Raises:
             ShardError: naming the first file that differs.
         """
-        for path, sha256 in self._files:
+        for path, file in ((shard / file.file, file) for shard, entry in self._entries.items() for file in entry.files):
             with reading(path, ShardError, "file of a shard"):
                 found = sha256_of(path)
-            if found != sha256:
-                raise ShardError(f"{path}: its content has changed: SHA-256 {found}, the index says {sha256}")
+            if found != file.sha256:
+                raise ShardError(f"{path}: its content has changed: SHA-256 {found}, the index says {file.sha256}")
 
     # ------------------------------------------------------------------------------------------------------ mapping
 
@@ -378,7 +392,8 @@ class TokenShards:
         """The tables of the whole shard that an array lies in."""
         shard = bucket.path.parent
         if shard not in self._tables:
-            self._tables[shard] = ShardTable(shard, shard in self._captioned)
+            width = self.embedding_format.width if self.embedding_format else 0
+            self._tables[shard] = ShardTable(shard, self._entries[shard], width)
         table = self._tables[shard]
         if len(table.items) < bucket.row + bucket.count:
             raise ShardError(f"{shard / ITEMS_NAME}: holds {len(table.items)} items, fewer than the index says")
@@ -422,11 +437,21 @@ class TokenDataset(Dataset[Batch]):
             labels = torch.full_like(labels, NO_LABEL)
         is_image, numbers = len(grid) == 2, tuple(indices.tolist())
         shape = (len(indices), 3, *self._sizes[grid][is_image:])
-        captions = tuple(self._caption(step, i) for i in numbers) if self.shards.captioned else ()
-        return Batch(step, "image" if is_image else "video", tokens, labels, shape, indices=numbers, captions=captions)
+        format = self.shards.embedding_format
 
-    def _caption(self, step: int, index: int) -> str:
-        return draw_caption(self.shards.captions(index), (self.order.seed, step, index))
+        def drawn(of_item: Callable[[int], Sequence[T]]) -> list[T | None]:
+            return [draw(of_item(i), (self.order.seed, step, i)) for i in numbers]  # embeddings as their captions
+
+        return Batch(
+            step,
+            "image" if is_image else "video",
+            tokens,
+            labels,
+            shape,
+            indices=numbers,
+            captions=tuple(found or "" for found in drawn(self.shards.captions)) if self.shards.captioned else (),
+            embeddings=pad_sequences(drawn(self.shards.embeddings), format.width) if format else None,
+        )
 
 
 class TokenLoader:

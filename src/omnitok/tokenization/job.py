@@ -15,7 +15,7 @@ from typing import Any
 from omnitok.data.modality import MODALITIES
 from omnitok.data.pixel_format import RGB, PixelFormat
 from omnitok.data.samples import Index
-from omnitok.data.shard_format import FileFailure, ShardReport, TokenFormat, codes_dtype
+from omnitok.data.shard_format import EmbeddingFormat, FileFailure, ShardReport, TokenFormat, codes_dtype
 from omnitok.data.shard_writing import (
     Token,
     begin_folder,
@@ -62,6 +62,8 @@ class Plan:
     settings: TokenizeSettings
     format: TokenFormat
     pixel_format: PixelFormat = RGB
+    latent_frames: tuple[int, int] = (1, 1)
+    """Frames of a video's first latent frame, and of each later one."""
 
     @property
     def groups_in_shard(self) -> int:
@@ -113,12 +115,14 @@ def make_plan(
     name: str,
     tokenizer_sha256: str,
     latent_dtype: str = "float16",
+    embeddings: EmbeddingFormat | None = None,
 ) -> Plan:
     """The plan of a collection for a tokenizer.
 
     Args:
         tokenizer, name, tokenizer_sha256: the tokenizer, its name, and its fingerprint in float32.
         latent_dtype: how a VAE's latents are stored, float16 or bfloat16.
+        embeddings: what is kept beside tokens.
 
     Raises:
         ValueError: another latent_dtype.
@@ -131,8 +135,10 @@ def make_plan(
         tokenizer_sha256=tokenizer_sha256,
         classes=collection.classes,
         settings=asdict(settings),
+        embeddings=embeddings,
     )
-    return Plan(collection, settings, format, PixelFormat(tokenizer.channels, tokenizer.channel_ranges))
+    pixel_format = PixelFormat(tokenizer.channels, tokenizer.channel_ranges)
+    return Plan(collection, settings, format, pixel_format, (tokenizer.num_frames(1), tokenizer.downsample[0]))
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ class Summary:
 
     Attributes:
         items, tokens: in the shards; `images` and `videos` of the items.
-        captioned: items with captions.
+        captioned, embedded: items with captions, and with embeddings.
         skipped: files that could not be read.
         shards, resumed: shards, and how many of them were there before.
         complete: whether all parts are done, so that `index.json` is written.
@@ -173,6 +179,7 @@ class Summary:
     videos: int = 0
     tokens: int = 0
     captioned: int = 0
+    embedded: int = 0
     skipped: int = 0
     shards: int = 0
     resumed: int = 0
@@ -206,6 +213,7 @@ class Summary:
         self.items += report.items
         self.tokens += report.tokens
         self.captioned += report.captions.items if report.captions else 0
+        self.embedded += report.embeddings.items if report.embeddings else 0
         self.skipped += report.skipped
         self.shards += 1
         self.errors += report.errors
@@ -304,6 +312,6 @@ class TokenizeJob:
             report = read_shard(self.folder, shard)
             if report is not None:
                 total.count(report)
-        for name in ("items", "images", "videos", "tokens", "captioned", "skipped", "shards", "errors"):
+        for name in ("items", "images", "videos", "tokens", "captioned", "embedded", "skipped", "shards", "errors"):
             setattr(self.summary, name, getattr(total, name))
         self.finish()

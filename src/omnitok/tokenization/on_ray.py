@@ -15,6 +15,7 @@ import torch
 
 from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError
 from omnitok.peers import load_tokenizer
+from omnitok.tokenization.embedding import load_encoder
 from omnitok.tokenization.job import Plan, Progress, TokenizeJob, silent
 from omnitok.tokenization.pipeline import encode_group, read_group
 
@@ -162,11 +163,12 @@ class _Encode:
             wanted = plan.format.tokenizer_sha256
             raise CheckpointError(f"{plan.format.tokenizer}: has weights {found} on this Ray worker, not {wanted}")
         self.tokenizer = tokenizer.to(device, _DTYPES[plan.settings.precision]).eval()
+        self.text_encoder = load_encoder(plan.format.embeddings, device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         group = int(row["group"])
         batches = pickle.loads(row["batches"]) if row["batches"] else read_group(self.plan, group)
-        done = encode_group(self.plan, self.tokenizer, batches, group)
+        done = encode_group(self.plan, self.tokenizer, batches, group, self.text_encoder)
         return {"group": group, "done": pickle.dumps(done, protocol=5)}
 
 

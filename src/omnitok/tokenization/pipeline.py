@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
@@ -22,9 +23,11 @@ from omnitok.data.shard_writing import Token
 from omnitok.data.token_packing import pack
 from omnitok.data.video_reader import VideoReader
 from omnitok.errors import MediaError, reading
+from omnitok.hub.text_encoders import TextEncoder
 from omnitok.models.protocol import Tokenizer
 from omnitok.tokenization.augmentations import Augmentation, draw_augmentations
 from omnitok.tokenization.coding import VideoEncoder, encode
+from omnitok.tokenization.embedding import AUDIO, Sound, embed_captions, given_embeddings
 from omnitok.tokenization.job import GroupTokens, Plan, Progress, TokenizeJob, silent
 
 BATCH_BYTES = 2**26
@@ -48,12 +51,14 @@ ItemKey = tuple[int, int, int]
 class Pixels:
     """Pixels to be encoded: (3, H, W) of an image or (3, T, H, W) of a video.
 
-    A long video that is kept whole comes in several, which are encoded as a stream; the last of them has the record.
+    A long video that is kept whole comes in several, which are encoded as a stream; the last of them has the record and
+    the embeddings.
     """
 
     key: ItemKey
     pixels: Tensor
     record: TokenRecord | None
+    embeddings: tuple[np.ndarray, ...] = ()
 
 
 @dataclass
@@ -93,8 +98,9 @@ def read_group(plan: Plan, group: int) -> Iterator[WorkerBatch]:
         try:
             with sample_file(sample) as path, reading(path, MediaError, modality):
                 sample = replace(sample, captions=sample.read_captions())
+                given = given_embeddings(plan.format.embeddings, sample)
                 for item in read(path, number, sample, plan):
-                    batch.items.append(item)
+                    batch.items.append(replace(item, embeddings=given) if given else item)
                     size += item.pixels.nbytes
                     if size >= BATCH_BYTES:
                         yield batch
@@ -126,15 +132,23 @@ def _read_video(path: str, number: int, sample: Sample, plan: Plan) -> Iterator[
             _Cutter(number, drawn, frames, partial(_record, sample, drawn, size, reader.fps))
             for drawn in draw_augmentations(settings, number, *size, latest)
         ]
+        is_heard = plan.format.embeddings is not None and plan.format.embeddings.source == AUDIO
+        sound = Sound(path, reader, plan.latent_frames) if is_heard else None
         count = 0
         for frame in reader:
             for cutter in cutters:
-                yield from cutter.push(count, frame[:, None])
+                for item in cutter.push(count, frame[:, None]):
+                    yield _with(sound, item)
             count += 1
         for cutter in cutters:
-            yield from cutter.finish()
+            for item in cutter.finish():
+                yield _with(sound, item)
         if frames and not cutters[0].taken:
             raise MediaError(f"{path}: {count} frames, at least {frames} are needed")
+
+
+def _with(sound: Sound | None, item: Pixels) -> Pixels:
+    return item if sound is None or item.record is None else replace(item, embeddings=sound.during(item.record))
 
 
 class _Cutter:
@@ -183,7 +197,13 @@ def _record(
 
 
 @torch.inference_mode()
-def encode_group(plan: Plan, tokenizer: Tokenizer, batches: Iterable[WorkerBatch], group: int) -> GroupTokens:
+def encode_group(
+    plan: Plan,
+    tokenizer: Tokenizer,
+    batches: Iterable[WorkerBatch],
+    group: int,
+    text_encoder: TextEncoder | None = None,
+) -> GroupTokens:
     """The tokens of a group from all that was read of it, without those of files that turned out to be unreadable."""
     encoder, errors, seconds = _GroupEncoder(plan, tokenizer), dict[int, FileFailure](), 0.0
     for batch in batches:
@@ -195,6 +215,10 @@ def encode_group(plan: Plan, tokenizer: Tokenizer, batches: Iterable[WorkerBatch
         errors |= batch.errors
         seconds += time.perf_counter() - started
     tokens = [encoder.done[key] for key in sorted(encoder.done) if key[0] not in errors]
+    if text_encoder is not None:
+        started = time.perf_counter()
+        tokens = embed_captions(tokens, text_encoder)
+        seconds += time.perf_counter() - started
     frames = sum(token.record.size[0] for token in encoder.done.values())
     return GroupTokens(group, tokens, list(errors.values()), frames, seconds)
 
@@ -244,7 +268,7 @@ class _GroupEncoder:
 
     def _keep(self, item: Pixels, tokens: Tensor) -> None:
         assert item.record is not None
-        self.done[item.key] = Token(item.record, pack(tokens, self._plan.format))
+        self.done[item.key] = Token(item.record, pack(tokens, self._plan.format), item.embeddings)
 
 
 # ------------------------------------------------------------------------------------------------------- both together
@@ -281,12 +305,19 @@ def _until_last(reader: Iterator[WorkerBatch]) -> Iterator[WorkerBatch]:
 
 
 @naming_dead_workers()
-def tokenize_here(job: TokenizeJob, tokenizer: Tokenizer, workers: int, progress: Progress = silent) -> None:
+def tokenize_here(
+    job: TokenizeJob,
+    tokenizer: Tokenizer,
+    workers: int,
+    progress: Progress = silent,
+    text_encoder: TextEncoder | None = None,
+) -> None:
     """Make the shards of `job` in this process.
 
     Args:
         workers: reading processes; 0 reads in this one.
         progress: told about the files of every batch.
+        text_encoder: of the plan's embeddings, where these are of text.
 
     Raises:
         ShardError: the tokenizer gives what shards cannot hold.
@@ -301,5 +332,5 @@ def tokenize_here(job: TokenizeJob, tokenizer: Tokenizer, workers: int, progress
 
     begun = time.perf_counter()
     for group, batches in _read_groups(job.plan, job.groups, workers):
-        job.add(encode_group(job.plan, tokenizer, told(batches), group))
+        job.add(encode_group(job.plan, tokenizer, told(batches), group, text_encoder))
     job.summary.seconds += time.perf_counter() - begun
