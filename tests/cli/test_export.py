@@ -6,6 +6,11 @@ import torch
 
 from helpers.small import TINY
 from omnitok.cli import main
+from omnitok.export.files import NOTE
+from omnitok.hub.folder import save_generator
+from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.models.code_sequence import LanguageModelConfig
+from omnitok.models.language_model import LanguageModel
 from omnitok.models.tokenizer import OmniTokenizer
 
 
@@ -39,7 +44,11 @@ def test_bad_options_are_a_sentence(model: Path, tmp_path: Path, capsys: pytest.
         ([str(model), "--size", "8"], 2, "--size must be HxW"),
         ([str(model), "--frames", "4"], 2, "--frames must be 1 for images, or 1 plus a multiple of 2, found 4"),
         ([str(model), "--format", "pickle"], 2, "torch"),
-        (["omnitok-tiny-lm"], 1, "where a tokenizer"),
+        ([str(model), "--frames", "few"], 2, "--frames must be a number of frames, or any, found 'few'"),
+        ([str(model), "--stream", "--size", "any"], 2, "--stream takes one height and width"),
+        (["omnitok-tiny-lm", "--size", "any"], 2, "any are for tokenizers"),
+        (["omnitok-tiny-lm", "--frames", "99"], 2, "--size is not for this model: the context holds"),
+        (["omnitok-tiny-mask", "--frames", "99"], 2, "--size asks for 1664 codes, more than the context of 321"),
         ([str(tmp_path / "none")], 1, "none"),
     ):
         assert main(["export", "-o", out, *options]) == code
@@ -49,3 +58,22 @@ def test_bad_options_are_a_sentence(model: Path, tmp_path: Path, capsys: pytest.
     (tmp_path / "out").touch()
     assert main(["export", str(model), "-o", out]) == 1
     assert "is a file" in capsys.readouterr().err
+
+
+def test_a_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    tokenizer = OmniTokenizer.from_config(TINY).eval()
+    settings = GeneratorSettings("x", tokenizer.fingerprint, height=8, width=12, num_frames=5)
+    sizes = {"latent_frames": 3, "latent_height": 2, "latent_width": 3, "width": 16, "depth": 1, "heads": 2}
+    model = LanguageModel(LanguageModelConfig(codebook_size=64, **sizes)).eval()
+    folder = save_generator(model, settings, tmp_path / "lm", tokenizer)
+    for options, slots in (([], 2 + 3 * 2 * 3), (["--frames", "1", "--size", "8x8"], 2 + 2 * 2)):
+        assert main(["export", str(folder), "-o", str(tmp_path / "out"), "--json", *options]) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        assert (row["part"], row["max_error"]) == ("step", 0)
+        notes = {NOTE: ""}
+        step = torch.export.load(row["output"], extra_files=notes).module()
+        shape = json.loads(notes[NOTE])["cache_shape"]
+        assert shape == [1, None, 2, slots, 8]
+        past = torch.zeros(1, 4, 2, slots, 8)
+        assert step(torch.zeros(4, 1, dtype=torch.int64), torch.tensor([0]), past, past)[0].shape[:2] == (4, 1)

@@ -25,7 +25,7 @@ FLAGS = {
     "encode": [*MODEL, "--out", "--fps", "--latent-dtype"],
     "decode": [*MODEL, "--out"],
     "convert": COMMON,
-    "export": ["--help", "--out", "--format", "--size", "--frames", "--seed", "--json"],
+    "export": ["--help", "--out", "--format", "--size", "--frames", "--stream", "--seed", "--json"],
     "push": ["--help", "--private", "--revision", "--message", "--dry-run", "--json"],
     "models": COMMON,
     "demo": [*MODEL, "--out"],

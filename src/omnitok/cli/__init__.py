@@ -33,7 +33,7 @@ VERBS = {
     "encode": "Turn images and videos into files of tokens.",
     "decode": "Turn files of tokens back into images and videos.",
     "convert": "Turn a released checkpoint into a model folder.",
-    "export": "Write encoder and decoder of a tokenizer as graphs that run without omnitok.",
+    "export": "Write a tokenizer, or a generator's step, as graphs that run without omnitok.",
     "push": "Upload a model to the Hugging Face hub, with its card and, of a generator, its tokenizer.",
     "models": "List the models that can be given by name.",
     "demo": "Reconstruct images and videos that need no download.",

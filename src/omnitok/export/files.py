@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.fx.experimental._config as fx_config
 from torch import Tensor
 
 from omnitok.atomic import atomic_path
@@ -50,11 +49,14 @@ def export_graph(graph: Graph, path: Path) -> Exported:
         OmnitokError: what was written gives other results than the library itself.
         MissingExtraError: the packages of ONNX are not installed.
     """
-    # Without this, layouts are compared with what they are for the first example, and other sizes refused.
-    with fx_config.patch(  # type: ignore[attr-defined]
-        backed_size_oblivious=any(len(axes) > 1 for axes in graph.free)
-    ):
-        program = torch.export.export(graph.module, graph.examples[0], dynamic_shapes=graph.free, strict=False)
+    program = torch.export.export(
+        graph.module,
+        graph.examples[0],
+        dynamic_shapes=graph.free,
+        strict=False,
+        # else layouts are compared with what they are for the first example, and other sizes refused
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
     program.example_inputs = None  # else they are saved: of videos nearly as large as the weights
     note = json.dumps(graph.note)
     with atomic_path(path) as temporary:

@@ -229,6 +229,16 @@ def find_files(name_or_path: str | os.PathLike[str], download: bool = True) -> F
     raise CheckpointError(_unknown_name(name))
 
 
+def architecture_of(name_or_path: str | os.PathLike[str]) -> str | None:
+    """What the `config.json` of a model calls it (a key of `KINDS`, or `PEER`); None without one of ours.
+
+    Raises:
+        CheckpointError: as `find_files`.
+    """
+    config = None if os.fspath(name_or_path).startswith(DIFFUSERS_PREFIX) else find_files(name_or_path).config
+    return None if config is None else read_json(config).get("architecture")
+
+
 def _pretrained_files(folder: Path, download: bool) -> Files:
     """Of a model of the package, whose `config.json` pins the weights that come from elsewhere by their SHA-256.
 

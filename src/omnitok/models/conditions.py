@@ -253,7 +253,7 @@ class ConditionEncoder(nn.Module):
         else:
             x = self.embed(conditions.clamp(min=0))
         x = x + self.positions[: x.shape[1]]
-        first = self.first.expand(len(x), 1, -1)
+        first = self.first.expand(x.shape[0], 1, -1)  # not len(), which fixes the batch of an exported graph
         x = torch.cat([first, x.to(first.dtype)], dim=1)
         mask = F.pad(there, (1, 0), value=True)
         for block in self.blocks:

@@ -75,6 +75,11 @@ class PositionalConvolution(nn.Module):
         b, t, h, w, d = x.shape
         frames = x.reshape(b * t, h, w, d).permute(0, 3, 1, 2)  # channels last in memory
         last = 2 if self.causal else 1  # the kernel frame that sees the current frame
+        if is_free(t):  # which frames a kernel frame misses may not depend on how many there are
+            padded = F.pad(x, (0, 0, 0, 0, 0, 0, last, 2 - last))
+            shifted = (padded.narrow(1, k, t).reshape(b * t, h, w, d).permute(0, 3, 1, 2) for k in range(3))
+            parts = (self._frame_convolution(y, k, None) for k, y in enumerate(shifted))
+            return (sum(parts) + self.bias[:, None, None]).permute(0, 2, 3, 1).reshape(b, t, h, w, d)
         out = self._frame_convolution(frames, last, self.bias).permute(0, 2, 3, 1).reshape(b, t, h, w, d)
         for kernel_frame in range(3):
             shift = last - kernel_frame  # output frame i reads input frame i - shift
