@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.conditioned import save_conditioned
 from helpers.small import SMALL
 from omnitok import OmniTokenizer
 from omnitok.app import generators, tokens, uploads
@@ -17,6 +18,7 @@ from omnitok.data.ken_burns import ken_burns
 from omnitok.errors import CheckpointError, MediaError, OmnitokError
 from omnitok.generation.loading import AnyGenerator
 from omnitok.metrics import psnr
+from omnitok.models.conditions import EmbeddingCondition, TextCondition
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +225,30 @@ def test_samples_are_those_of_the_generator(models: Models) -> None:
         generators.generate(dit, "unicorn", {}, 1, 1)
     with pytest.raises(ValueError, match="steps must be"):
         generators.generate(dit, "", {"steps": "many"}, 1, 1)
+
+
+def test_texts_and_what_to_lead_away_from_are_asked_for(models: Models, vq: OmniTokenizer, tmp_path: Path) -> None:
+    lm = models.generators["omnitok-tiny-lm"]
+    assert not generators.takes_text(lm)
+    assert generators.away_from(lm, "") == {}
+    assert generators.away_from(lm, "watch") == {"negative": lm.settings.classes.index("watch")}
+    with pytest.raises(ValueError, match="found 'unicorn'"):
+        generators.away_from(lm, "unicorn")
+    vq.save_pretrained(tmp_path / "vq")
+    for name, condition in (("text", TextCondition(max_length=20)), ("embeddings", EmbeddingCondition(channels=3))):
+        generator = load_models([save_conditioned(condition, tmp_path / "vq", tmp_path / name)]).generators.popitem()[1]
+        assert generators.takes_text(generator) == (name == "text")
+        assert not generators.has_classes(generator)
+        assert torch.equal(generators.generate(generator, "", {}, 1, 1), generator.sample([None]))
+        if name == "text":
+            away = generators.away_from(generator, "a blue one")
+            made = generators.generate(generator, "a red dress", away, 1, 2)
+            assert torch.equal(made, generator.sample(["a red dress"] * 2, negative="a blue one"))
+            assert not torch.equal(made, generators.generate(generator, "a red dress", {}, 1, 2))
+            with pytest.raises(ValueError, match="a text may have 20 bytes"):
+                generators.generate(generator, "a text that is too long", {}, 1, 1)
+        else:
+            assert generators.away_from(generator, "a blue one") == {}
 
 
 def test_predictions_begin_with_what_was_given(models: Models, tmp_path: Path) -> None:

@@ -12,11 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from helpers.conditioned import save_conditioned
 from helpers.pages import ServedPage, open_page
+from helpers.small import SMALL
 from omnitok import OmniTokenizer, load_generator
 from omnitok.app import tokens, uploads
 from omnitok.data import read_image, read_video, to_pixels, write_image, write_video
 from omnitok.data.ken_burns import ken_burns
+from omnitok.models.conditions import TextCondition
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'omnitok[app]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -35,8 +38,16 @@ PATIENCE = 120_000  # milliseconds
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPage]:
-    with open_page(MODELS, tmp_path_factory.mktemp("page")) as page:
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    OmniTokenizer.from_config(SMALL).save_pretrained(folder / "vq")
+    return save_conditioned(TextCondition(max_length=20), folder / "vq", folder / "text")
+
+
+@pytest.fixture(scope="module")
+def served(text_model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPage]:
+    with open_page([*MODELS, text_model], tmp_path_factory.mktemp("page")) as page:
         yield page
 
 
@@ -207,6 +218,26 @@ def test_samples_are_those_of_the_generator(browser: "playwright.Browser", serve
     made = load_generator("omnitok-tiny-lm").sample(["leopard"] * 2, seed=3, temperature=0.9)
     for number in range(2):
         assert torch.allclose(tab.pixels(images.nth(number)), made[number], atol=0.02)
+    tab.page.close()
+
+
+def test_a_text_says_what_is_made(browser: "playwright.Browser", served: ServedPage, text_model: str) -> None:
+    tab = open_tab(browser, served, "Generate")
+    playwright.expect(tab.field("textbox", "Text")).to_have_count(0)
+    tab.choose("Generator", text_model)
+    playwright.expect(tab.field("textbox", "Text")).to_be_visible(timeout=PATIENCE)
+    playwright.expect(tab.panel.get_by_role("combobox", name="Class")).to_be_hidden()
+    tab.field("textbox", "Text").fill("a red dress")
+    tab.field("textbox", "Negative").fill("a blue one")
+    tab.field("spinbutton", "Samples").fill("1")
+    tab.press("Generate")
+    images = tab.panel.locator(".grid-container img")
+    playwright.expect(images).to_have_count(1, timeout=PATIENCE)
+    made = load_generator(text_model).sample(["a red dress"], negative="a blue one")
+    assert torch.allclose(tab.pixels(images.first), made[0], atol=0.02)
+    tab.field("textbox", "Text").fill("a text that is longer than twenty bytes")
+    tab.press("Generate")
+    tab.page.get_by_text("a text may have 20 bytes for this model, found 39").wait_for(timeout=PATIENCE)
     tab.page.close()
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import omnitok
+from helpers.conditioned import save_conditioned
 from helpers.processes import TIMEOUT
 from omnitok import load_generator
 from omnitok.atomic import lock_folder
@@ -27,7 +28,7 @@ from omnitok.hub import names
 from omnitok.hub.folder import load_tokenizer, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.bottlenecks import KLConfig
-from omnitok.models.code_sequence import LanguageModelConfig, MaskedModelConfig
+from omnitok.models.code_sequence import LanguageModelConfig
 from omnitok.models.code_transformer import CodeBlock
 from omnitok.models.conditions import EmbeddingCondition, TextCondition
 from omnitok.models.diffusion_transformer import (
@@ -36,7 +37,6 @@ from omnitok.models.diffusion_transformer import (
     DiffusionTransformerConfig,
 )
 from omnitok.models.language_model import LanguageModel
-from omnitok.models.masked_model import MaskedModel
 from omnitok.models.protocol import LatentStatistics, fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 
@@ -79,20 +79,9 @@ def dit(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def conditioned(vq_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Masked models, of texts and of embeddings."""
-    folder, models = tmp_path_factory.mktemp("generators"), {}
+    folder = tmp_path_factory.mktemp("generators")
     conditions = {"text": TextCondition(max_length=20), "embeddings": EmbeddingCondition(channels=3, max_length=4)}
-    for name, condition in conditions.items():
-        torch.manual_seed(0)
-        config = MaskedModelConfig(
-            codebook_size=64, latent_frames=2, latent_height=2, latent_width=2, width=32, depth=1, heads=2,
-            condition=condition,
-        )  # fmt: skip
-        model = MaskedModel(config)
-        for weights in (model.blocks[0].cross.out.weight, model.head.weight):
-            torch.nn.init.normal_(weights)
-        settings = replace(settings_of(vq_folder, {"steps": 4, "guidance_scale": 2.0}), classes=())
-        models[name] = str(save_generator(model, settings, folder / name))
-    return models
+    return {name: save_conditioned(each, vq_folder, folder / name) for name, each in conditions.items()}
 
 
 def generate(*arguments: str | Path) -> int:

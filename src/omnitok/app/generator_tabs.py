@@ -34,7 +34,7 @@ _FRAME_SIDE = 512  # of a frame to paint on
 
 
 def generate_tab(models: Models, on: On) -> None:
-    """Samples of a class."""
+    """Samples of a class or a text."""
     sampling = sampling_inputs(models, list(models.generators))
     with gr.Row():
         longest = _longest(models, list(models.generators))
@@ -45,8 +45,8 @@ def generate_tab(models: Models, on: On) -> None:
         label="Samples", format="png", columns=4, object_fit="contain", interactive=False, buttons=BUTTONS
     )
 
-    def make(folder: Path, generator: AnyGenerator, label: str, run: Run, *inputs: int) -> list[tuple[str, str]]:
-        samples = generators.generate(generator, label, run, *inputs)
+    def make(folder: Path, generator: AnyGenerator, asked: str, run: Run, *inputs: int) -> list[tuple[str, str]]:
+        samples = generators.generate(generator, asked, run, *inputs)
         suffix = ".png" if samples.ndim == 4 else ".mp4"
         paths = [folder / f"{number}{suffix}" for number in range(len(samples))]
         for path, sample in zip(paths, samples, strict=True):
@@ -136,13 +136,13 @@ def _inpaint_image(models: Models, on: On, sampling: list[Any]) -> None:
         result = gr.ImageSlider(label="Holes | filled", format="png", interactive=False)
     button = gr.Button("Fill", variant="primary")
 
-    def make(folder: Path, generator: AnyGenerator, label: str, run: Run, drawing: Any) -> Any:
+    def make(folder: Path, generator: AnyGenerator, asked: str, run: Run, drawing: Any) -> Any:
         image = None if drawing is None else drawing["background"]
         if image is None:
             raise ValueError("upload an image first")
         mask = generators.save_mask(folder / "mask.png", painted(drawing), image.size)
         image.save(folder / "image.png")
-        holes, filled, _ = generators.inpaint(generator, label, run, str(folder / "image.png"), mask)
+        holes, filled, _ = generators.inpaint(generator, asked, run, str(folder / "image.png"), mask)
         return to_images(holes, filled)
 
     on(button.click, "inpaint", drawing_by(models, make), [*sampling, editor], [result])
@@ -163,12 +163,12 @@ def _inpaint_video(models: Models, on: On, sampling: list[Any]) -> None:
         return ImageOps.contain(image, (_FRAME_SIDE, _FRAME_SIDE))  # small ones are enlarged, to be painted on
 
     def make(
-        folder: Path, generator: AnyGenerator, label: str, run: Run, path: str | None, drawing: Any
+        folder: Path, generator: AnyGenerator, asked: str, run: Run, path: str | None, drawing: Any
     ) -> tuple[str, str]:
         with VideoReader(uploads.check_video(path)) as reader:
             size = (reader.width, reader.height)
         mask = generators.save_mask(folder / "mask.png", painted(drawing), size)
-        before, after, fps = generators.inpaint(generator, label, run, str(path), mask)
+        before, after, fps = generators.inpaint(generator, asked, run, str(path), mask)
         return _write(folder / "holes.mp4", before, fps), _write(folder / "filled.mp4", after, fps)
 
     on(video.change, "first_frame", first_frame, [video], [editor])
@@ -184,8 +184,8 @@ def _outpaint(models: Models, on: On, sampling: list[Any]) -> None:
         result = show_image("With margins")
     button = gr.Button("Make the margins", variant="primary")
 
-    def make(folder: Path, generator: AnyGenerator, label: str, run: Run, path: str | None, *shares: int) -> Any:
-        return to_images(generators.outpaint(generator, label, run, path, *shares))[0]
+    def make(folder: Path, generator: AnyGenerator, asked: str, run: Run, path: str | None, *shares: int) -> Any:
+        return to_images(generators.outpaint(generator, asked, run, path, *shares))[0]
 
     on(button.click, "outpaint", drawing_by(models, make), [*sampling, image, *sides], [result])
 

@@ -1,7 +1,8 @@
 """What the tabs of generators do: samples, continuations, what lies between, filled holes, margins; and which options a
 generator has.
 
-Each takes a class by name or number ("" is any), and keywords of `Generator.sample` as a run.
+Each takes what is asked for, a class by name or number or a text ("" is anything), and as a run keywords of
+`Generator.sample`.
 """
 
 import dataclasses
@@ -16,10 +17,12 @@ from torch import Tensor
 from omnitok.app.uploads import check_image, check_video
 from omnitok.data.image import ImageReader
 from omnitok.generation import work
-from omnitok.generation.asked import parse_labels
+from omnitok.generation.asked import parse_asked, parse_negative
 from omnitok.generation.diffusion import DiffusionGenerator
 from omnitok.generation.loading import AnyGenerator
 from omnitok.generation.masked import MaskedGenerator
+from omnitok.generation.request import Items
+from omnitok.models.conditions import TextCondition
 
 OPTIONS = ("guidance_scale", "steps", "temperature", "top_k", "top_p")
 """Of sampling, where a generator has them; left empty they are the model's own."""
@@ -48,6 +51,23 @@ def own_options(generator: AnyGenerator, given: dict[str, str | None]) -> dict[s
     return {name: text.strip() for name, text in given.items() if text and text.strip() and name in names}
 
 
+def takes_text(generator: AnyGenerator) -> bool:
+    """Whether it is asked for by a text."""
+    return isinstance(generator.model.config.condition, TextCondition)
+
+
+def has_classes(generator: AnyGenerator) -> bool:
+    """Whether it is asked for by a class."""
+    return generator.model.config.num_classes > 0 and not takes_text(generator)
+
+
+def away_from(generator: AnyGenerator, text: str | None) -> Run:
+    """The keyword of what guidance is to lead away from, where something is given and the generator takes it."""
+    if not text or not (takes_text(generator) or has_classes(generator)):
+        return {}
+    return {"negative": parse_negative(generator, text)}
+
+
 def can_fill(generator: AnyGenerator) -> bool:
     """Whether it makes what lies anywhere among given pixels: a language model sees only what comes before."""
     return isinstance(generator, DiffusionGenerator | MaskedGenerator)
@@ -58,51 +78,51 @@ def makes_videos(generator: AnyGenerator) -> bool:
     return generator.settings.num_frames > 1
 
 
-def generate(generator: AnyGenerator, label: str, run: Run, frames: int, count: int) -> Tensor:
+def generate(generator: AnyGenerator, asked: str, run: Run, frames: int, count: int) -> Tensor:
     """Samples: images (b, 3, H, W), or videos (b, 3, T, H, W) where frames > 1."""
     frames = min(frames, generator.settings.num_frames)
-    return generator.sample(_labels(generator, label) * min(count, MAX_COUNT), frames, **run).float().cpu()
+    return generator.sample([*_asked(generator, asked)] * min(count, MAX_COUNT), frames, **run).float().cpu()
 
 
-def predict(generator: AnyGenerator, label: str, run: Run, path: str | None, given: int) -> Video:
+def predict(generator: AnyGenerator, asked: str, run: Run, path: str | None, given: int) -> Video:
     """A video that begins with the first `given` frames of another, in a red border."""
     continued = work.continuation(generator, Path(check_video(path)), given, None, mark=True)
-    pieces = continued.draw(_labels(generator, label), **run)
+    pieces = continued.draw(_asked(generator, asked), **run)
     return torch.cat(list(pieces), dim=2)[0].float().cpu(), continued.fps
 
 
 def interpolate(
-    generator: AnyGenerator, label: str, run: Run, first: str | None, last: str | None, frames: int
+    generator: AnyGenerator, asked: str, run: Run, first: str | None, last: str | None, frames: int
 ) -> Video:
     """A video that begins with one image and ends with another."""
     files = Path(check_image(first)), Path(check_image(last))
-    return _draw_video(work.interpolation(generator, *files, 1, frames), generator, label, run)
+    return _draw_video(work.interpolation(generator, *files, 1, frames), generator, asked, run)
 
 
-def refill(generator: AnyGenerator, label: str, run: Run, path: str | None, given: int, frames: int) -> Video:
+def refill(generator: AnyGenerator, asked: str, run: Run, path: str | None, given: int, frames: int) -> Video:
     """A video that begins with the first `given` frames of another and ends with its last ones, in red borders."""
     middle = work.middle(generator, Path(check_video(path)), given, frames, mark=True)
-    return _draw_video(middle, generator, label, run)
+    return _draw_video(middle, generator, asked, run)
 
 
-def inpaint(generator: AnyGenerator, label: str, run: Run, path: str, mask: str) -> tuple[Tensor, Tensor, float]:
+def inpaint(generator: AnyGenerator, asked: str, run: Run, path: str, mask: str) -> tuple[Tensor, Tensor, float]:
     """An image (3, H, W) or a video (3, T, H, W) with grey where an image that serves as mask is white, the same with
     that filled, and its rate."""
     filling = work.inpainting(generator, Path(path), Path(mask), None)
-    filled = filling.draw(_labels(generator, label), **run)
+    filled = filling.draw(_asked(generator, asked), **run)
     assert isinstance(filled, Tensor)
     assert filling.seen is not None
     return filling.seen[0].reshape(filled.shape[1:]), filled[0].float().cpu(), filling.fps
 
 
-def outpaint(generator: AnyGenerator, label: str, run: Run, path: str | None, *shares: int) -> Tensor:
+def outpaint(generator: AnyGenerator, asked: str, run: Run, path: str | None, *shares: int) -> Tensor:
     """An image (3, H, W) with margins made around it: left, right, top, bottom, in hundredths of its side."""
     with ImageReader(check_image(path)) as reader:
         width, height = reader.width, reader.height
     sides = (width, width, height, height)
     left, right, top, bottom = (round(side * share / 100) for side, share in zip(sides, shares, strict=True))
     wide = work.outpainting(generator, Path(str(path)), (left, right, top, bottom), None)
-    made = wide.draw(_labels(generator, label), **run)
+    made = wide.draw(_asked(generator, asked), **run)
     assert isinstance(made, Tensor)
     return made[0].float().cpu()
 
@@ -119,15 +139,18 @@ def save_mask(path: Path, painted: Tensor, size: tuple[int, int]) -> str:
     return str(path)
 
 
-def _draw_video(between: work.Work, generator: AnyGenerator, label: str, run: Run) -> Video:
-    made = between.draw(_labels(generator, label), **run)
+def _draw_video(between: work.Work, generator: AnyGenerator, asked: str, run: Run) -> Video:
+    made = between.draw(_asked(generator, asked), **run)
     assert isinstance(made, Tensor)
     return made[0].float().cpu(), between.fps
 
 
-def _labels(generator: AnyGenerator, text: str) -> list[int | None]:
-    """
+def _asked(generator: AnyGenerator, text: str) -> Items:
+    """What the one item is asked to show.
+
     Raises:
-        ValueError: no class of that name or number.
+        ValueError: no class of that name or number, or a text that is too long.
     """
-    return parse_labels([text] if text else [], generator.settings, generator.model.config.num_classes)
+    given = [text] if text else []
+    asked = parse_asked(generator, texts=given) if takes_text(generator) else parse_asked(generator, labels=given)
+    return [asked[0].value]

@@ -30,52 +30,55 @@ On = Callable[[Any, str, Work, Sequence[Any], Sequence[Any]], None]
 """Let an event, such as a button's click, named for scripts, do some work on inputs and show it in outputs."""
 
 Make = Callable[..., Any]
-"""Takes a folder for its files, a generator, a class, a run (see `generators`), and the values of further inputs."""
+"""Takes a folder for its files, a generator, what is asked for, a run (see `generators`), and further inputs."""
 
 
 def sampling_inputs(models: Models, names: Sequence[str]) -> list[Any]:
-    """Model, class, seed and `OPTIONS`; those that a model lacks are hidden while it is chosen."""
+    """Generator, class, text, negative, seed, `OPTIONS`; what a generator lacks is hidden while it is chosen."""
 
-    def fitting(name: str) -> list[Any]:
+    def fitting(name: str) -> list[dict[str, Any]]:
         generator = models.generators[name]
-        helps, has_classes = generators.option_help(generator), generator.model.config.num_classes > 0
-        shown = [gr.update(visible=option in helps, info=helps.get(option)) for option in OPTIONS]
-        return [gr.update(choices=["", *generator.settings.classes], value="", visible=has_classes), *shown]
+        helps, has_classes = generators.option_help(generator), generators.has_classes(generator)
+        takes_text = generators.takes_text(generator)
+        return [
+            {"choices": ["", *generator.settings.classes], "value": "", "visible": has_classes},
+            {"visible": takes_text},
+            {"visible": takes_text or has_classes},
+            *({"visible": option in helps, "info": helps.get(option)} for option in OPTIONS),
+        ]
 
+    label_of, text_of, negative_of, *options_of = fitting(names[0])
     with gr.Row():
         model = gr.Dropdown(names, value=names[0], label="Generator")
-        first, helps = models.generators[names[0]], generators.option_help(models.generators[names[0]])
-        classes = ["", *first.settings.classes]
-        label = gr.Dropdown(
-            classes,
-            value="",
-            label="Class",
-            info="By name or number; empty is any.",
-            allow_custom_value=True,
-            visible=first.model.config.num_classes > 0,
-        )
+        label = gr.Dropdown(label="Class", info="By name or number; empty is any.", allow_custom_value=True, **label_of)
+        text = gr.Textbox(label="Text", info="What it is to show; empty is anything.", **text_of)
+        negative = gr.Textbox(label="Negative", info="What guidance leads away from.", **negative_of)
         seed = gr.Number(0, precision=0, minimum=0, maximum=2**53, label="Seed")
     with gr.Row():
         options = [
-            gr.Textbox(
-                label=name.replace("_", " ").capitalize(),
-                info=helps.get(name),
-                placeholder="the model's own",
-                visible=name in helps,
-            )
-            for name in OPTIONS
+            gr.Textbox(label=name.replace("_", " ").capitalize(), placeholder="the model's own", **of)
+            for name, of in zip(OPTIONS, options_of, strict=True)
         ]
-    model.change(fitting, [model], [label, *options], api_visibility="private", queue=False, show_progress="hidden")
-    return [model, label, seed, *options]
+    model.change(
+        lambda name: [gr.update(**of) for of in fitting(name)],
+        [model],
+        [label, text, negative, *options],
+        api_visibility="private",
+        queue=False,
+        show_progress="hidden",
+    )
+    return [model, label, text, negative, seed, *options]
 
 
 def drawing_by(models: Models, make: Make) -> Work:
-    """What makes something by the generator, and with the class and options, that `sampling_inputs` say."""
+    """What makes something by the generator, of what is asked for and with the options that `sampling_inputs` say."""
 
-    def work(folder: Path, progress: Progress, name: str, label: str | None, seed: int | None, *rest: Any) -> Any:
-        generator, values = models.generators[name], dict(zip(OPTIONS, rest, strict=False))
-        run = {"seed": seed or 0, "progress": progress, **generators.own_options(generator, values)}
-        return make(folder, generator, label or "", run, *rest[len(OPTIONS) :])
+    def work(folder: Path, progress: Progress, name: str, *inputs: Any) -> Any:
+        generator, (label, text, negative, seed, *rest) = models.generators[name], inputs
+        asked = text if generators.takes_text(generator) else label
+        run = {"seed": seed or 0, "progress": progress, **generators.away_from(generator, negative)}
+        run |= generators.own_options(generator, dict(zip(OPTIONS, rest, strict=False)))
+        return make(folder, generator, asked or "", run, *rest[len(OPTIONS) :])
 
     return work
 

@@ -65,11 +65,12 @@ def parse_asked(
         return [Asked(number, class_name(number, settings)) for number in numbers]
     asked = [Asked(text, text) for text in dict.fromkeys(texts)]
     asked += [Asked(torch.from_numpy(read_embeddings(path)), path.stem) for path in files]
+    asked = asked or [ANYTHING]
     try:
         make_conditions(condition, [each.value for each in asked])
     except ValueError as error:
         raise ValueError(f"{takes}: {error}") from error
-    return asked or [ANYTHING]
+    return asked
 
 
 def parse_negative(generator: AnyGenerator, text: str) -> int | str:
