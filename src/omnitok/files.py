@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from omnitok.atomic import atomic_path, scratch_folder
-from omnitok.errors import MediaError, MissingExtraError, reading, reason
+from omnitok.errors import MediaError, reading, reason
 from omnitok.limits import MAX_DOWNLOAD
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -237,8 +237,7 @@ class Elsewhere:
     """A file or folder behind a URL that is written to.
 
     Raises:
-        MediaError: there is no access to it.
-        MissingExtraError: the package for its scheme is not installed.
+        MediaError: there is no access to it, or the package for its scheme is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -280,10 +279,8 @@ def _with_scheme(url: str, name: str) -> str:
 
 def _file_system(url: str) -> tuple[Any, str]:
     """The file system of a URL, and the path in it."""
-    try:
-        import fsspec.core
-    except ImportError as error:
-        raise MissingExtraError.of("fsspec") from error
+    import fsspec.core
+
     try:
         system, inside = fsspec.core.url_to_fs(url)
     except ImportError as error:  # of the scheme's own package

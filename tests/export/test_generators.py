@@ -15,6 +15,7 @@ from omnitok.models.masked_model import MaskedModel
 
 def test_steps_of_onnx_are_the_whole_sequence(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     config = LanguageModelConfig(
         codebook_size=16, latent_frames=1, latent_height=2, latent_width=3, width=16, depth=2, heads=2
@@ -33,6 +34,7 @@ def test_steps_of_onnx_are_the_whole_sequence(tmp_path: Path) -> None:
 
 def test_a_denoiser_of_onnx(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     config = DiffusionTransformerConfig(latent_channels=4, width=32, depth=2, heads=2, num_classes=3, temporal=True)
     model = DiffusionTransformer(config).eval()
@@ -48,6 +50,7 @@ def test_a_denoiser_of_onnx(tmp_path: Path) -> None:
 
 def test_a_masked_step_of_a_model_that_reads_texts(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     sizes = {
         "codebook_size": 16,

@@ -46,6 +46,7 @@ def test_a_vae_of_videos(tmp_path: Path) -> None:
 def test_models_of_onnx(kind: str, frames: int, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     tokenizer = tiny(kind)
     tokenizer.limit_blocks([3.0] * sum(tokenizer.config.stack_depths))  # lengths limited and pixels bent, as shipped
     encoder, decoder = tokenizer_graphs(tokenizer, Shape(frames, (12, 16)))
@@ -69,6 +70,7 @@ def test_models_of_onnx(kind: str, frames: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [pytest.param(".pt2", marks=pytest.mark.slow), ".onnx"])
 def test_images_of_any_size(suffix: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     config = replace(TINY, encoder_blocks="ws", window_size=4)
     tokenizer = OmniTokenizer.from_config(config).eval()
@@ -89,6 +91,7 @@ def test_images_of_any_size(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_videos_of_any_size_and_length(suffix: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     tokenizer = OmniTokenizer.from_config(replace(TINY, encoder_blocks="w", decoder_blocks="s", window_size=2)).eval()
     run = {}

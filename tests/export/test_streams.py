@@ -17,6 +17,7 @@ from omnitok.models.tokenizer import OmniTokenizer
 @pytest.mark.parametrize("suffix, kind", [(".onnx", "vq"), pytest.param(".pt2", "vae", marks=pytest.mark.slow)])
 def test_steps_are_the_whole_video(suffix: str, kind: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     bottleneck = TINY.bottleneck if kind == "vq" else KLConfig(latent_channels=4)
     tokenizer = OmniTokenizer.from_config(replace(TINY, bottleneck=bottleneck, temporal_window=3)).eval()

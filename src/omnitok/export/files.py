@@ -31,7 +31,7 @@ class Exported:
     part: str
     path: Path
     bytes: int
-    max_error: float  # of pixels or latents; 0 for codes
+    max_error: float  # of pixels or latents, or share of the largest logit; 0 for codes
     codes: int  # compared; 0 where the graph gives none
     ties: int  # codes that differ, both being equally near
     milliseconds: float  # of the first example, the fastest of three
@@ -86,7 +86,8 @@ def _compare(graph: Graph, written: Callable[..., Tensors], path: Path) -> tuple
                 gives = f"{name} of {found.dtype} {tuple(found.shape)}"
                 raise OmnitokError(f"{path}: gives {gives} for {given}, not {wanted.dtype} {tuple(wanted.shape)}")
             if wanted.is_floating_point():
-                error = max(error, float((found - wanted).abs().max()))
+                unit = max(1.0, float(wanted.abs().max())) if graph.relative else 1.0
+                error = max(error, float((found - wanted).abs().max()) / unit)
                 continue
             codes += wanted.numel()
             if differs := int((found != wanted).sum()):

@@ -38,6 +38,7 @@ class Graph:
         gap: for a first output of codes: how much farther from the features those that were found (third argument) are
             than those that were wanted (second), given the inputs.
         note: what the graph takes and gives, for its file; it can be written as JSON.
+        relative: measure errors as shares of the largest value, where it is above 1: of logits, which have no range.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Graph:
     eager: Callable[..., Tensors]
     gap: Callable[[Tensors, Tensor, Tensor], float] | None = None
     note: dict[str, object] = field(default_factory=dict)
+    relative: bool = False
 
 
 @dataclass(frozen=True)
