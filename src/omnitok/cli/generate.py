@@ -46,8 +46,8 @@ class Generate(SamplingFlags, GivenFlags, CommonOptions):
     """Classes by name or number, or "all" (default: samples of any class)."""
     text: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT..."), SAID] = ()
     """Of a model of texts: what the samples are to show (default: anything)."""
-    embeddings: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="NPY..."), SAID] = ()
-    """Of a model of embeddings: .npy files (n, d) that samples follow (default: anything)."""
+    embeddings: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE..."), SAID] = ()
+    """Of a model of embeddings: .npy files (n, d), of a model of sounds also files with sound (default: anything)."""
     negative: Annotated[str | None, tyro.conf.arg(metavar="CLASS|TEXT"), SAID] = None
     """What guidance leads away from (default: the model's samples of anything)."""
     count: Count = 1

@@ -14,6 +14,9 @@ from omnitok.errors import MediaError, reading
 MAX_LENGTH, MAX_CHANNELS = 4096, 16384
 """What one sequence may have at most."""
 
+FILES, AUDIO, TEXT = "files", "audio", "text:"
+"""What embeddings are of; after the last comes the folder or hub id of a text encoder."""
+
 KEY = "embedding"
 """Column of tables and key of JSON objects that names a file of embeddings."""
 

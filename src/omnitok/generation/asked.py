@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omnitok.data.embeddings import read_embeddings
+from omnitok.data.embeddings import AUDIO, TEXT, read_embeddings
+from omnitok.data.log_mel import log_mel
 from omnitok.files import sample_slug
 from omnitok.generation.loading import AnyGenerator
 from omnitok.hub.generator_settings import GeneratorSettings
@@ -43,11 +44,12 @@ ANYTHING = Asked()
 def parse_asked(
     generator: AnyGenerator, labels: Sequence[str] = (), texts: Sequence[str] = (), files: Sequence[Path] = ()
 ) -> list[Asked]:
-    """What is asked for by classes, texts, or files of embeddings; without any, one of anything.
+    """What is asked for by classes, texts, or embeddings; without any, one of anything.
 
     Args:
         labels: class names or numbers, see `parse_labels`.
-        files: `.npy` files (n, d).
+        texts: of a model of texts, or of the embeddings of a text encoder.
+        files: `.npy` files (n, d), or of a model of sounds videos or files of sound.
 
     Raises:
         ValueError: the model takes no such thing, or not this one; the message begins with the argument's name.
@@ -55,22 +57,43 @@ def parse_asked(
     """
     settings, config = generator.settings, generator.model.config
     condition = config.condition
-    takes = "labels" if condition is None else "text" if isinstance(condition, TextCondition) else "embeddings"
+    takes = _takes(condition, settings)
     for name, given in (("labels", labels), ("text", texts), ("embeddings", files)):
-        if given and name != takes:
-            other = f"it takes --{takes}" if config.num_classes or condition else "it takes no condition"
+        if given and name not in takes:
+            other = f"it takes --{takes[0]}" if config.is_conditional else "it takes no condition"
             raise ValueError(f"{name}: this model has no {'classes' if name == 'labels' else name}; {other}")
     if condition is None:
         numbers = parse_labels(labels, settings, config.num_classes)
         return [Asked(number, class_name(number, settings)) for number in numbers]
     asked = [Asked(text, text) for text in dict.fromkeys(texts)]
-    asked += [Asked(torch.from_numpy(read_embeddings(path)), path.stem) for path in files]
+    asked += [Asked(_read(path, generator), path.stem) for path in files]
     asked = asked or [ANYTHING]
     try:
-        make_conditions(condition, [each.value for each in asked])
+        values = [each.value for each in asked]
+        make_conditions(
+            condition, [None if isinstance(value, str) and "embeddings" in takes else value for value in values]
+        )
     except ValueError as error:
-        raise ValueError(f"{takes}: {error}") from error
+        raise ValueError(f"{takes[0]}: {error}") from error
     return asked
+
+
+def _takes(condition: object, settings: GeneratorSettings) -> tuple[str, ...]:
+    """The arguments of `parse_asked` that a model takes, by their names on the command line."""
+    if condition is None:
+        return ("labels",)
+    if isinstance(condition, TextCondition):
+        return ("text",)
+    return ("text", "embeddings") if settings.embeddings.startswith(TEXT) else ("embeddings",)
+
+
+def _read(path: Path, generator: AnyGenerator) -> Tensor:
+    """The embeddings in a file; of a model of sounds also the sound of a file, as long as the model's videos."""
+    settings, tokenizer = generator.settings, generator.tokenizer
+    if settings.embeddings != AUDIO or path.suffix.lower() == ".npy":
+        return torch.from_numpy(read_embeddings(path))
+    count = tokenizer.latent_shape(settings.num_frames, settings.height, settings.width)[0]
+    return log_mel(path, [0.0, *(tokenizer.num_frames(i + 1) / settings.frame_rate for i in range(count))])
 
 
 def parse_negative(generator: AnyGenerator, text: str) -> int | str:
@@ -79,10 +102,11 @@ def parse_negative(generator: AnyGenerator, text: str) -> int | str:
     Raises:
         ValueError: the model takes neither, or it is no class.
     """
-    condition = generator.model.config.condition
-    if condition is not None and not isinstance(condition, TextCondition):
+    takes = _takes(generator.model.config.condition, generator.settings)
+    if takes == ("embeddings",):
         raise ValueError("negative: this model takes embeddings, which have no negative text")
-    asked = parse_asked(generator, texts=[text]) if condition else parse_asked(generator, labels=[text])
+    is_class = takes == ("labels",)
+    asked = parse_asked(generator, [text] if is_class else [], [] if is_class else [text])
     value = asked[0].value
     assert isinstance(value, int | str)
     return value

@@ -15,12 +15,14 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from omnitok.data.embeddings import TEXT
 from omnitok.errors import OmnitokError
 from omnitok.generation.memory import memory_guard
 from omnitok.generation.request import ENDLESS, Grid, Labels, Options, Request, Run, as_video, split_batches
 from omnitok.hub.folder import save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.publish import Publishable
+from omnitok.hub.text_encoders import TextEncoder, load_text_encoder
 from omnitok.models.conditions import make_conditions
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel
@@ -53,6 +55,7 @@ class Generator(Publishable, Generic[Model, Options]):
     def __init__(self, model: Model, tokenizer: Tokenizer, settings: GeneratorSettings) -> None:
         self.model: Model = model.eval()
         self.tokenizer, self.settings = tokenizer.eval(), settings
+        self._text_encoder: TextEncoder | None = None  # loaded with the first text of a model of its embeddings
         self._check_parts()
         if settings.classes and len(settings.classes) != model.config.num_classes:
             raise OmnitokError(
@@ -400,9 +403,21 @@ class Generator(Publishable, Generic[Model, Options]):
         if condition is None:
             ids = torch.tensor([self._class_id(label) for label in [*items, negative]])
         else:
-            ids = make_conditions(condition, [*items, negative])
+            ids = make_conditions(condition, self._embedded([*items, negative]))
         ids = ids.to(self.device)
         return ids[:-1], ids[-1:].expand_as(ids[:-1]), list(range(count)) if indices is None else list(indices)
+
+    def _embedded(self, items: list[Any]) -> list[Any]:
+        """The items, texts among them as the embeddings of the text encoder that the settings name, where they do."""
+        name = self.settings.embeddings
+        texts = [item for item in items if isinstance(item, str)]
+        if not texts or not name.startswith(TEXT):
+            return items
+        if self._text_encoder is None:
+            sha256 = self.settings.embeddings_sha256
+            self._text_encoder = load_text_encoder(name.removeprefix(TEXT), self.device, sha256=sha256)
+        embedded = iter(self._text_encoder.encode(texts))
+        return [next(embedded) if isinstance(item, str) else item for item in items]
 
     def _class_id(self, label: Any) -> int:
         classes = self.model.config.num_classes

@@ -21,6 +21,9 @@ class GeneratorSettings:
         num_frames: frames of its videos; 1 for a generator of images.
         sampling: defaults of `sample`'s arguments; also a mapping of their names to values, as a file gives it.
         fps: frames a second of its videos; None where not known.
+        embeddings: of a model of embeddings, what these are: "files", "audio" (`omnitok.data.log_mel`), or "text:NAME"
+            with the folder or hub id of a text encoder; "" where not known.
+        embeddings_sha256: of that text encoder's weights.
         latent_scale: what a diffusion model's latents were multiplied with (0.18215 for the released ones); None where
             they were normalised per channel with the tokenizer's `latent_mean` and `latent_std`.
     """
@@ -34,6 +37,8 @@ class GeneratorSettings:
     sampling: Annotated[Sampling, BeforeValidator(read_sampling)] = Sampling()
     fps: Positive | None = None
     latent_scale: Positive | None = None
+    embeddings: str = ""
+    embeddings_sha256: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> "GeneratorSettings":

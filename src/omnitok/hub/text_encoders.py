@@ -95,16 +95,22 @@ class TextEncoder:
 
 
 def load_text_encoder(
-    name: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    name: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    sha256: str = "",
 ) -> TextEncoder:
     """A text encoder from a folder or a repository of the hub: T5, mT5 and UMT5, or the text's part of CLIP.
 
     Only configurations, tokenizers and `.safetensors` are read: no pickle, and no code that a repository brings.
 
+    Args:
+        sha256: that its weights must have, where it is known.
+
     Raises:
         MissingExtraError: transformers is not installed.
         CheckpointError: no such folder or repository, no safetensors, another architecture, weights that are missing,
-            or a tokenizer that cannot be read.
+            a tokenizer that cannot be read, or other weights than those of `sha256`.
     """
     try:
         import transformers
@@ -121,7 +127,10 @@ def load_text_encoder(
     model, tokenizer = load_pretrained(folder, getattr(transformers, ENCODERS[kind]), transformers.AutoTokenizer, dtype)
     positions = getattr(model.config, "max_position_embeddings", LONGEST)
     longest = min(int(positions), int(tokenizer.model_max_length), LONGEST)
-    return TextEncoder(str(name), model.to(device), tokenizer, longest, weights_sha256(folder))
+    found = weights_sha256(folder)
+    if sha256 and found != sha256:
+        raise CheckpointError(f"{name}: the text encoder has weights {found}, not {sha256}")
+    return TextEncoder(str(name), model.to(device), tokenizer, longest, found)
 
 
 def _check_depth(folder: Path, fields: Mapping[str, Any]) -> None:

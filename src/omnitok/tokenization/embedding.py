@@ -10,18 +10,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from omnitok.data.embeddings import KEY, SUFFIX, pack_embeddings
+from omnitok.data.embeddings import AUDIO, FILES, KEY, SUFFIX, TEXT, pack_embeddings
 from omnitok.data.log_mel import MELS, log_mel
 from omnitok.data.modality import MODALITIES
 from omnitok.data.samples import Index, Sample
 from omnitok.data.shard_format import EmbeddingFormat, TokenRecord
 from omnitok.data.shard_writing import Token
 from omnitok.data.video_reader import VideoReader
-from omnitok.errors import CheckpointError, MediaError, OmnitokError
+from omnitok.errors import MediaError, OmnitokError
 from omnitok.hub.text_encoders import TextEncoder, load_text_encoder
-
-FILES, AUDIO, TEXT = "files", "audio", "text:"
-"""Sources; after the last comes the folder or hub id of a text encoder."""
 
 
 def open_source(
@@ -49,10 +46,7 @@ def load_encoder(format: EmbeddingFormat | None, device: torch.device | str) -> 
     """
     if format is None or not format.source.startswith(TEXT):
         return None
-    encoder = load_text_encoder(format.source.removeprefix(TEXT), device)
-    if encoder.sha256 != format.sha256:
-        raise CheckpointError(f"{encoder.name}: has weights {encoder.sha256}, not {format.sha256}")
-    return encoder
+    return load_text_encoder(format.source.removeprefix(TEXT), device, sha256=format.sha256)
 
 
 def _width_of_files(collection: Index) -> int:

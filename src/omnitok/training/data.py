@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from omnitok.data.config import DataConfig
+from omnitok.data.embeddings import pad_sequences
 from omnitok.data.image import read_image
 from omnitok.data.index import Labels, build_index
 from omnitok.data.loader import Batch, PixelDataset
@@ -19,10 +20,12 @@ from omnitok.data.modality import MODALITIES, Modality
 from omnitok.data.pixel_format import RGB, PixelFormat
 from omnitok.data.sampler import Sampler
 from omnitok.data.samples import NO_LABEL, NO_SOURCE, Index, Sample, Samples
+from omnitok.data.shard_format import EmbeddingFormat
 from omnitok.data.token_shards import TokenDataset, TokenShards
 from omnitok.data.video_reader import VideoReader
 from omnitok.distributed import Processes
 from omnitok.errors import MediaError, OmnitokError
+from omnitok.models.conditions import EmbeddingCondition
 from omnitok.models.protocol import Tokenizer
 from omnitok.training.config import AnyGeneratorConfig, learns_captions, learns_classes
 
@@ -42,6 +45,7 @@ class GeneratorData:
         classes: names of the classes in the order of their labels; empty where they have no names.
         class_count: number of classes; 0 without labels.
         has_captions: whether any of the samples has one.
+        embeddings: what the embeddings of shards are; None where there are none.
         held_out: what is kept from training by `config.held_out`: shards or files; None where that is nothing.
     """
 
@@ -52,6 +56,7 @@ class GeneratorData:
     classes: tuple[str, ...] = ()
     class_count: int = 0
     has_captions: bool = False
+    embeddings: EmbeddingFormat | None = None
     held_out: TokenShards | Index | None = None
 
 
@@ -209,6 +214,10 @@ def open_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Proce
             "there are no labels to learn: give data with labels (`omnitok tokenize --labels folders`, folders per "
             "class), or --set class_conditional=false"
         )
+    if isinstance(config.model.condition, EmbeddingCondition) and data.embeddings is None:
+        raise OmnitokError(
+            "there are no embeddings to learn: give shards with some (`omnitok tokenize --embed audio`, for example)"
+        )
     if learns_captions(config) and not data.has_captions:
         raise OmnitokError(
             "there are no captions to learn: give shards with captions (`omnitok tokenize --captions`), lists with a "
@@ -258,6 +267,7 @@ def _shard_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Pro
         next((record.fps for record in records if record.fps), None),
         *((shards.classes, shards.class_count) if labelled else ((), 0)),
         shards.captioned > 0,
+        shards.embedding_format,
         held_out if held_out and held_out.grids else None,
     )
 
@@ -277,6 +287,7 @@ def _pixel_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Pro
         data.fps,
         *((samples.classes, samples.class_count) if labelled else ((), 0)),
         samples.captions,
+        None,
         held_out if len(held_out) else None,
     )
 
@@ -335,8 +346,12 @@ def _token_batches(shards: TokenShards, config: AnyGeneratorConfig, classes: tup
                 labels = torch.full_like(labels, NO_LABEL)
             elif len(table) > 1:
                 labels = table[labels]
-            captions = [shards.captions(int(i)) for i in indices[first : first + size]]
-            yield Batch(first, modality, tokens, labels, captions=tuple(next(iter(each), "") for each in captions))
+            items = indices[first : first + size].tolist()
+            captions = tuple(next(iter(shards.captions(i)), "") for i in items)
+            embeddings = None
+            if (format := shards.embedding_format) is not None:
+                embeddings = pad_sequences([shards.embedding(i) for i in items], format.width)
+            yield Batch(first, modality, tokens, labels, captions=captions, embeddings=embeddings)
 
 
 def _batch_size(config: AnyGeneratorConfig, modality: Modality) -> int:

@@ -24,7 +24,7 @@ from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import list_models
 from omnitok.models.bottlenecks.base import group_bases
 from omnitok.models.code_transformer import start_from_codebook
-from omnitok.models.conditions import make_conditions, split_condition
+from omnitok.models.conditions import EmbeddingCondition, make_conditions, split_condition
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.protocol import Tokenizer
@@ -101,6 +101,7 @@ class GeneratorTask(Task):
         self.config = config = _complete(config, data, tokenizer)
         self.sample_counts, self.preview_fps = data.samples, data.fps or super().preview_fps
         frames, height, width = data.pixels
+        embeddings = data.embeddings if isinstance(config.model.condition, EmbeddingCondition) else None
         self.settings = GeneratorSettings(
             tokenizer=name,
             tokenizer_sha256=sha256,
@@ -111,6 +112,8 @@ class GeneratorTask(Task):
             num_frames=frames,
             sampling=config.sampling if config.model.is_conditional else _unguided(config.sampling),
             fps=data.fps,
+            embeddings=embeddings.source if embeddings else "",
+            embeddings_sha256=embeddings.sha256 if embeddings else "",
         )
 
     def build(self, say: Say) -> None:
@@ -269,6 +272,8 @@ def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: Tokeni
         raise OmnitokError(f"{config.name}: the data hold videos, which need --set model.temporal=true")
     else:
         changes |= {"latent_channels": tokenizer.latent_channels}
+    if isinstance(config.model.condition, EmbeddingCondition) and data.embeddings is not None:
+        changes |= {"condition": dataclasses.replace(config.model.condition, channels=data.embeddings.width)}
     model: Any = dataclasses.replace(config.model, **changes)
     return dataclasses.replace(config, model=model)
 

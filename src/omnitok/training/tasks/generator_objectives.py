@@ -135,14 +135,20 @@ def build_objective(config: AnyGeneratorConfig, model: AnyGenerator, statistics:
 def conditions_of(config: AnyGeneratorConfig, batch: Batch) -> Tensor:
     """What each item of a batch is conditioned on: a class, or a text or embeddings of a conditioned model.
 
-    Longer texts are cut at the last whole character that the model has room for.
+    Longer texts are cut at the last whole character that the model has room for, sequences at the last embedding.
+
+    Raises:
+        OmnitokError: no embeddings, or of another width: of shards for validation.
     """
     condition = config.model.condition
     if condition is None:
         return batch.labels
     if isinstance(condition, TextCondition):
         return encode_texts(batch.captions, condition.max_length, cut=True)
-    raise OmnitokError("embeddings of files are not learnt yet; learn tensors of your own with the model's losses")
+    if batch.embeddings is None or batch.embeddings.shape[2] != condition.channels:
+        found = "none" if batch.embeddings is None else f"embeddings of {batch.embeddings.shape[2]}"
+        raise OmnitokError(f"the model learns embeddings of {condition.channels} channels, a batch has {found}")
+    return batch.embeddings[:, : condition.max_length]
 
 
 def draw_batch(objective: Objective, batch: Batch, config: AnyGeneratorConfig, processes: Processes) -> Draws:
