@@ -1,5 +1,8 @@
 """From what notebooks have to PIL images."""
 
+import base64
+import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,3 +103,18 @@ def test_bands_are_numbers_in_their_ranges(tok: OmniTokenizer, tmp_path: Path) -
         of_channels(tok, 5).reconstruct(array[0])
     with pytest.raises(MediaError, match="a PIL image: 5 channels are wanted"):
         model.reconstruct(Image.new("RGB", (16, 16)))
+
+
+def test_notebooks_show_images_and_videos_with_their_tokens(tok: OmniTokenizer) -> None:
+    def shown(source: torch.Tensor) -> list[Image.Image]:
+        text = tok.reconstruct(source)._repr_html_()
+        assert "Reconstruction(pixels=" in text
+        return [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall('base64,([^"]+)"', text)]
+
+    images = shown(torch.rand(2, 3, 16, 24) * 2 - 1)
+    assert [image.size for image in images] == [(24, 16), (24, 16), (3, 2), (3, 2)]
+    assert len({image.convert("RGB").getpixel((0, 0)) for image in images}) > 1
+    assert len(shown(torch.rand(11, 3, 8, 8) * 2 - 1)) == 2 * 8
+    video, *tokens = shown(torch.rand(1, 3, 9, 16, 16) * 2 - 1)
+    assert (video.format, video.n_frames, len(tokens)) == ("GIF", 9, 3)
+    assert max(shown(torch.rand(1, 3, 8, 1024) * 2 - 1)[0].size) == 512

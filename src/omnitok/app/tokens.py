@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.metrics.drawing import error_map, token_colours
+from omnitok.data.pil import token_colours
+from omnitok.metrics.drawing import error_map
 from omnitok.metrics.frame_quality import FrameQuality
 from omnitok.metrics.samples import to_uint8
 from omnitok.models.protocol import Tokenizer

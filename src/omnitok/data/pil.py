@@ -66,6 +66,29 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
     return [to_pillow(image) for image in pixels]
 
 
+def token_colours(vectors: Tensor, spread: Tensor) -> Tensor:
+    """Latents or code vectors as colours: what is alike looks alike.
+
+    Red, green and blue are the three principal components of `spread`, each from -2 to 2 standard deviations.
+
+    Args:
+        vectors: float32 (h, w, c).
+        spread: (n, c) vectors that colours are to tell apart: all of a codebook, or those of an image.
+
+    Returns:
+        (3, h, w) in [-1, 1].
+    """
+    mean = spread.mean(0)
+    variance, directions = torch.linalg.eigh(torch.cov((spread - mean).T, correction=0).reshape(len(mean), -1))
+    # Largest first; an eigenvector's sign is any, so its largest component is made positive.
+    variance, directions = variance.flip(0)[:3], directions.flip(1)[:, :3]
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    directions = directions * largest.sign() / (2 * variance.clamp_min(1e-12).sqrt())
+    colours = torch.zeros(3, *vectors.shape[:2])
+    colours[: directions.shape[1]] = ((vectors - mean) @ directions).permute(2, 0, 1)
+    return colours.clamp(-1, 1)
+
+
 def _from_array(array: np.ndarray, pixel_format: PixelFormat) -> Tensor:
     channels, are_bytes = pixel_format.channels, array.dtype == np.uint8
     if not are_bytes and not pixel_format.has_arrays:

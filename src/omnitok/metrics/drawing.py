@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from omnitok.atomic import atomic_path
+from omnitok.data.pil import token_colours as token_colours
 from omnitok.metrics.samples import from_uint8
 
 GAIN = 5
@@ -58,29 +59,6 @@ def error_map(a: Tensor, b: Tensor) -> Tensor:
     """
     heat = GAIN * (a.float() - b.float()).abs().mean(0) / 255  # (T, H, W)
     return (torch.stack([3 * heat, 3 * heat - 1, 3 * heat - 2]).clamp(0, 1) * 255).round().byte()
-
-
-def token_colours(vectors: Tensor, spread: Tensor) -> Tensor:
-    """Latents or code vectors as colours: what is alike looks alike.
-
-    Red, green and blue are the three principal components of `spread`, each from -2 to 2 standard deviations.
-
-    Args:
-        vectors: float32 (h, w, c).
-        spread: (n, c) vectors that colours are to tell apart: all of a codebook, or those of an image.
-
-    Returns:
-        (3, h, w) in [-1, 1].
-    """
-    mean = spread.mean(0)
-    variance, directions = torch.linalg.eigh(torch.cov((spread - mean).T, correction=0).reshape(len(mean), -1))
-    # Largest first; an eigenvector's sign is any, so its largest component is made positive.
-    variance, directions = variance.flip(0)[:3], directions.flip(1)[:, :3]
-    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    directions = directions * largest.sign() / (2 * variance.clamp_min(1e-12).sqrt())
-    colours = torch.zeros(3, *vectors.shape[:2])
-    colours[: directions.shape[1]] = ((vectors - mean) @ directions).permute(2, 0, 1)
-    return colours.clamp(-1, 1)
 
 
 def _text(text: str, width: int, height: int) -> Tensor:
