@@ -44,12 +44,14 @@ def smooth(seed: int, frames: int, height: int, width: int) -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten pictures in a/ and b/, three clips of 6, 10 and 14 frames in c/, a bad file in b/ and in c/."""
+    """Ten pictures in a/ and b/, three clips of 6, 10 and 14 frames in c/, bad files in b/ and c/; two captioned."""
     root = tmp_path_factory.mktemp("media")
     for i in range(10):
         write_image(root / f"{'ab'[i % 2]}/{i}.png", smooth(i, 1, 24 + 8 * (i % 3), 32)[:, 0])
     for i in range(3):
         write_video(root / f"c/{i}.mp4", smooth(50 + i, 6 + 4 * i, 32, 48), fps=10)
+    (root / "a/0.txt").write_text("an a\nanother a\n")
+    (root / "c/2.txt").write_text("a video")
     (root / "b/bad.jpg").write_bytes(b"no picture")
     (root / "c/bad.mp4").write_bytes(b"no clip")
     return root

@@ -72,7 +72,7 @@ def test_the_same_bytes(media: Path, model_folder: Path, tmp_path: Path) -> None
     """In a process of its own, which Ray's threads and warnings die with."""
     pytest.importorskip("ray.data")
     options = ["--model", str(model_folder), "--resolution", "24", "--frames", "5", "--batch-size", "2"]
-    options += ["--shard-size", "4", "--max-errors", "2", "--json"]
+    options += ["--shard-size", "4", "--max-errors", "2", "--json", "--captions"]
     rows = {}
     for engine in ("local", "ray"):
         line = ["-m", "omnitok", "tokenize", str(media), "-o", str(tmp_path / engine), *options, "--engine", engine]
@@ -82,5 +82,6 @@ def test_the_same_bytes(media: Path, model_folder: Path, tmp_path: Path) -> None
         assert done.returncode == 0, done.stderr
         rows[engine] = json.loads(done.stdout)
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
-    for key in ("items", "skipped", "shards", "tokens", "complete", "model_sha256"):
+    assert (tmp_path / "ray/00000/captions.txt").is_file()
+    for key in ("items", "captioned", "skipped", "shards", "tokens", "complete", "model_sha256"):
         assert rows["ray"][key] == rows["local"][key]

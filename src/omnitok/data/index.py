@@ -181,6 +181,11 @@ class _Builder:
                 beside a URL.
         """
 
+        samples, source = self.samples[modality], self.source(told.source)
+        if not self.captions and not self.embeddings:
+            samples.append(file, key_start, label, source)
+            return
+
         def is_there(name: str) -> bool:
             return not url_of(file) if known is None else name in known
 
@@ -190,8 +195,7 @@ class _Builder:
             captions = None
         if self.embeddings and not embedding and is_there(of_embeddings.beside(file)):
             embedding = None
-        source = self.source(told.source)
-        self.samples[modality].append(file, key_start, label, source, captions=captions, embedding=embedding)
+        samples.append(file, key_start, label, source, captions=captions, embedding=embedding)
 
     def add_error(self, modality: Modality, entry: Entry) -> None:
         """Add a line that makes no sense, which is counted and listed like a file that cannot be read."""

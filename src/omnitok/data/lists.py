@@ -90,9 +90,10 @@ def read_entries(path: Path, captions: bool = False, embeddings: bool = False) -
                 else:
                     entry = _from_line(row, where, labelled)
                     labelled = entry.label is not None
-                for path_in_line in (entry.path, entry.embedding):
-                    if "\0" in path_in_line:
-                        raise MediaError(f"{where}: the path holds a NUL character: {describe(path_in_line)}")
+                if "\0" in entry.path or "\0" in entry.embedding:
+                    raise MediaError(
+                        f"{where}: the path holds a NUL character: {describe(entry.path + entry.embedding)}"
+                    )
         except MediaError as error:
             entry = Entry(where, error=str(error))
         yield entry

@@ -109,9 +109,11 @@ class Samples:
         embedding: str | None = "",
     ) -> None:
         """Add a file; its key is `text[key_start:]`."""
-        is_plain = not error and captions == () and embedding == ""
-        more = () if is_plain else (error, *_OF_FILES[1:-2], captions, embedding)
-        self._append(marshal.dumps((text, key_start, *more)), label, source)
+        if error or captions != () or embedding != "":
+            row = marshal.dumps((text, key_start, error, *_OF_FILES[1:-2], captions, embedding))
+        else:
+            row = marshal.dumps((text, key_start))
+        self._append(row, label, source)
 
     def append_member(
         self, tar: str, name: str, offset: int, size: int, label: int, error: str, captions: tuple[str, ...] = ()
