@@ -10,9 +10,10 @@ wording that is true of the file), and `color` and `background` where they were 
 same files give the same list; nothing is drawn at random. This is a script and no part of the library, because the
 nouns, the classes whose colour means something and the held-out pairs belong to one data set.
 
-What is kept for evaluation: the wordings of `HELD_OUT` are in no list for training, and neither are the images of the
-pairs of class and colour in `HELD_OUT_PAIRS`. Their images are left out rather than captioned without the colour: a
-model that had seen blue dresses, under whatever words, would draw some of them unasked.
+What is kept for evaluation: the wordings of `HELD_OUT` are in no list for training (`--wordings train`, or `many`,
+three times as many), and neither are the images of the pairs of class and colour in `HELD_OUT_PAIRS`. Their images
+are left out rather than captioned without the colour: a model that had seen blue dresses, under whatever words, would
+draw some of them unasked.
 
 `--prompts FOLDER` writes what to ask of a trained model: `held_wordings.txt` (pairs with at least `--least` images) and
 `held_pairs.txt`, a prompt a line.
@@ -66,6 +67,35 @@ TRAIN = (
     "photo of {plain}",
     "{plain} on {ground}",
 )
+MANY = (
+    *TRAIN,
+    "this is {thing}",
+    "here is {thing}",
+    "there is {thing}",
+    "show me {thing}",
+    "draw {thing}",
+    "one can see {thing} here",
+    "a picture of {thing}",
+    "an image of {thing}",
+    "an image with {thing} in it",
+    "a snapshot showing {thing}",
+    "the {color} {noun}",
+    "{noun} of {color} colour",
+    "{plain}, which is {color}",
+    "{plain} that is {color}",
+    "the colour of {plain}: {color}",
+    "{color}: {plain}",
+    "{noun} ({color})",
+    "{ground} and {thing}",
+    "{thing} in front of {ground}",
+    "on {ground}, {thing}",
+    "this is {plain}",
+    "there is {plain}",
+    "an image of {plain}",
+    "a picture with {plain} in it",
+)
+"""More wordings, for a text encoder that is trained from nothing: it has to learn which words matter."""
+
 HELD_OUT = (
     "look at {thing}",
     "an image that shows {thing}",
@@ -85,6 +115,8 @@ TRAIN_VIDEOS = (
     "{scene}, where a robot arm {does}",
 )
 HELD_OUT_VIDEOS = ("the arm of a robot {does}", "{scene} with a robot that {does}")
+
+WORDINGS = {"train": (TRAIN, TRAIN_VIDEOS), "many": (MANY, TRAIN_VIDEOS), "held-out": (HELD_OUT, HELD_OUT_VIDEOS)}
 
 
 @dataclass(frozen=True)
@@ -166,7 +198,7 @@ def scenes(path: Path) -> dict[str, str]:
 
 def describe_files(source: Path, wordings: str) -> Iterator[Row]:
     """A row per file, sorted by class and name."""
-    images, videos = (TRAIN, TRAIN_VIDEOS) if wordings == "train" else (HELD_OUT, HELD_OUT_VIDEOS)
+    images, videos = WORDINGS[wordings]
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         label, files = folder.name, list_media([folder])
         rooms = scenes(files[0]) if modality_of(files[0]) == "video" else {}
@@ -206,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--wordings", choices=("train", "held-out"), default="train")
+    parser.add_argument("--wordings", choices=tuple(WORDINGS), default="train")
     parser.add_argument("--pairs", choices=("train", "held-out", "all"), default="train", help="of class and colour")
     parser.add_argument("--prompts", type=Path, default=None, metavar="FOLDER")
     parser.add_argument("--least", type=int, default=10, help="images of a pair that is asked for")

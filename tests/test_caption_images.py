@@ -76,6 +76,14 @@ def test_held_out_pairs_and_wordings_are_kept_apart(
     assert set(captions(script, monkeypatch, folder, "--pairs", "held-out")) == {"b"}
 
 
+def test_held_out_wordings_are_no_others(script: ModuleType) -> None:
+    assert not set(script.HELD_OUT) & set(script.MANY)
+    assert set(script.TRAIN) < set(script.MANY)
+    captions = script.image_captions(script.MANY, "shoes", "red", ["light", "brown"])
+    assert len(set(captions)) == len(captions) <= 64
+    assert "a pair of shoes, which is red" in captions
+
+
 def test_prompts_name_class_and_colour(script: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     captions(script, monkeypatch, folder, "--prompts", str(folder.parent / "prompts"), "--least", "1")
     prompts = (folder.parent / "prompts" / "held_wordings.txt").read_text().splitlines()
