@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from omnitok.models.sampling import Sampling
 
@@ -28,16 +29,31 @@ Options = TypeVar("Options", bound=Sampling)
 
 
 class ProgressTracker:
-    """Counts what is done over all batches, for a progress callback."""
+    """Counts what is done over all batches, for a progress callback; True is a bar, in a terminal or a notebook."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
+    def __init__(self, progress: Progress | Literal[True] | None, total: int) -> None:
+        self._progress = _show() if progress is True else progress
+        self._total, self._done = total, 0
 
     def add(self, amount: int) -> None:
         """So much more is done."""
         self._done += amount
         if self._progress is not None:
             self._progress(self._done, self._total)
+
+
+def _show() -> Progress:
+    bar: Any = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=None if total < 0 else total, desc="sampling")
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +64,14 @@ class Run:
         seed, indices: an item's random numbers depend on the seed and its index only; without indices the items are
             0, 1, ...; with indices and no labels there are as many items as indices.
         negative: a class, text or embeddings that guidance leads away from, in place of "any".
-        progress: called with (tokens or steps done, in all, or -1 for a stream without end).
+        progress: called with (tokens or steps done, in all, or -1 for a stream without end); True shows a bar.
         compile: use `torch.compile`.
     """
 
     seed: int = 0
     indices: Sequence[int] | None = None
     negative: int | str | Tensor | None = None
-    progress: Progress | None = None
+    progress: Progress | Literal[True] | None = None
     compile: bool = False
 
 
