@@ -17,12 +17,11 @@ from torch import Tensor
 from omnitok.app.uploads import check_image, check_video
 from omnitok.data.image import ImageReader
 from omnitok.generation import work
-from omnitok.generation.asked import parse_asked, parse_negative
+from omnitok.generation.asked import accepted, parse_asked, parse_negative
 from omnitok.generation.diffusion import DiffusionGenerator
 from omnitok.generation.loading import AnyGenerator
 from omnitok.generation.masked import MaskedGenerator
 from omnitok.generation.request import Items
-from omnitok.models.conditions import TextCondition
 
 OPTIONS = ("guidance_scale", "steps", "temperature", "top_k", "top_p")
 """Of sampling, where a generator has them; left empty they are the model's own."""
@@ -53,7 +52,7 @@ def own_options(generator: AnyGenerator, given: dict[str, str | None]) -> dict[s
 
 def takes_text(generator: AnyGenerator) -> bool:
     """Whether it is asked for by a text."""
-    return isinstance(generator.model.config.condition, TextCondition)
+    return "text" in accepted(generator)
 
 
 def has_classes(generator: AnyGenerator) -> bool:

@@ -57,7 +57,7 @@ def parse_asked(
     """
     settings, config = generator.settings, generator.model.config
     condition = config.condition
-    takes = _takes(condition, settings)
+    takes = accepted(generator)
     for name, given in (("labels", labels), ("text", texts), ("embeddings", files)):
         if given and name not in takes:
             other = f"it takes --{takes[0]}" if config.is_conditional else "it takes no condition"
@@ -78,13 +78,14 @@ def parse_asked(
     return asked
 
 
-def _takes(condition: object, settings: GeneratorSettings) -> tuple[str, ...]:
-    """The arguments of `parse_asked` that a model takes, by their names on the command line."""
+def accepted(generator: AnyGenerator) -> tuple[str, ...]:
+    """What a generator can be asked by, as flags of the command line: "labels", "text", "embeddings"."""
+    condition = generator.model.config.condition
     if condition is None:
         return ("labels",)
     if isinstance(condition, TextCondition):
         return ("text",)
-    return ("text", "embeddings") if settings.embeddings.startswith(TEXT) else ("embeddings",)
+    return ("text", "embeddings") if generator.settings.embeddings.startswith(TEXT) else ("embeddings",)
 
 
 def _read(path: Path, generator: AnyGenerator) -> Tensor:
@@ -102,7 +103,7 @@ def parse_negative(generator: AnyGenerator, text: str) -> int | str:
     Raises:
         ValueError: the model takes neither, or it is no class.
     """
-    takes = _takes(generator.model.config.condition, generator.settings)
+    takes = accepted(generator)
     if takes == ("embeddings",):
         raise ValueError("negative: this model takes embeddings, which have no negative text")
     is_class = takes == ("labels",)
