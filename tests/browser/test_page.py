@@ -263,12 +263,18 @@ def test_frames_between_are_made(browser: "playwright.Browser", served: ServedPa
     tab.choose("Generator", "omnitok-tiny-mask")
     tab.field("textbox", "Steps").fill("2")
     tab.press("Interpolate")
-    strip = tab.block("All frames").locator("img")
-    made = tab.pixels(strip).unflatten(2, (9, 64))  # 3 h t w
+    sheet = tab.block("All frames").locator("img")
+
+    def frames() -> Tensor:
+        """Three rows of three frames, enlarged three times: (3, t, h, w)."""
+        image = tab.pixels(sheet)[:, ::3, ::3].unflatten(2, (3, 64)).unflatten(1, (3, 64))
+        return image.permute(0, 1, 3, 2, 4).flatten(1, 2)
+
+    made = frames()
     for frame, name in ((0, "chelsea"), (8, "coffee")):
-        assert (made[:, :, frame] - uploads.read_image(str(media / f"{name}.png"), 64)).abs().max() < 0.02
-    assert not torch.equal(made[:, :, 4], made[:, :, 0])
-    film = tab.block("The given frames of a video have a red border").locator("video[src]")
+        assert (made[:, frame] - uploads.read_image(str(media / f"{name}.png"), 64)).abs().max() < 0.02
+    assert not torch.equal(made[:, 4], made[:, 0])
+    film = tab.block("Video: frames given of another have a red border").locator("video[src]")
     first_address = film.get_attribute("src", timeout=PATIENCE)
 
     tab.page.get_by_role("tab", name="Between the ends of a video").click()
@@ -276,7 +282,7 @@ def test_frames_between_are_made(browser: "playwright.Browser", served: ServedPa
     tab.field("spinbutton", "Frames given").fill("2")
     tab.press("Make what lies between")
     playwright.expect(film).not_to_have_attribute("src", first_address or "", timeout=PATIENCE)
-    red = tab.pixels(strip).unflatten(2, (9, 64))[:, 0].mean(2)  # 3 t, of the first row of pixels
+    red = frames()[:, :, 0].mean(2)  # 3 t, of the first row of pixels
     assert ((red[0] > 0.99) & (red[1] < -0.99)).tolist() == [True, True, *[False] * 5, True, True]
     tab.page.close()
 

@@ -1,9 +1,11 @@
 """Tabs of generators: samples, and what they make of given images and videos."""
 
+import math
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch.nn.functional as F
+from einops import rearrange
 from PIL import ImageOps
 from torch import Tensor
 
@@ -31,6 +33,7 @@ from omnitok.generation.sample_folder import write_sample
 
 _RED, _BRUSH = "#ff0000", 40  # of paint, and its width in pixels
 _FRAME_SIDE = 512  # of a frame to paint on
+_SHEET_WIDTH = 640  # of all frames side by side, at least half of it
 
 
 def generate_tab(models: Models, on: On) -> None:
@@ -94,12 +97,11 @@ def _interpolate(models: Models, on: On, names: list[str]) -> None:
         given = slider(1, longest // 2, 5, label="Frames given", info="Of its beginning and of its end.")
         video_button = gr.Button("Make what lies between", variant="primary")
     with gr.Row():
-        film = gr.Video(label="The given frames of a video have a red border", interactive=False)
-        strip = show_image("All frames")
+        film = gr.Video(label="Video: frames given of another have a red border", interactive=False)
+        sheet = show_image("All frames")
 
     def show(folder: Path, made: Tensor, fps: float) -> list[Any]:
-        columns = torch.cat(list(made.unbind(1)), dim=2)
-        return [_write(folder / "between.mp4", made, fps), *to_images(columns)]
+        return [_write(folder / "between.mp4", made, fps), *to_images(_sheet(made))]
 
     def of_images(folder: Path, *inputs: Any) -> list[Any]:
         return show(folder, *generators.interpolate(*inputs))
@@ -112,9 +114,9 @@ def _interpolate(models: Models, on: On, names: list[str]) -> None:
         "interpolate",
         drawing_by(models, of_images),
         [*sampling, first, last, frames],
-        [film, strip],
+        [film, sheet],
     )
-    on(video_button.click, "refill", drawing_by(models, of_video), [*sampling, video, given, frames], [film, strip])
+    on(video_button.click, "refill", drawing_by(models, of_video), [*sampling, video, given, frames], [film, sheet])
 
 
 def inpaint_tab(models: Models, on: On) -> None:
@@ -193,6 +195,17 @@ def _outpaint(models: Models, on: On, sampling: list[Any]) -> None:
 def _longest(models: Models, names: list[str]) -> int:
     """Frames that the models of these names were trained on, at most."""
     return max(models.generators[name].settings.num_frames for name in names)
+
+
+def _sheet(video: Tensor) -> Tensor:
+    """All frames of a video (3, T, H, W) as one image (3, H', W'): row by row, enlarged where they are small."""
+    columns = math.ceil(math.sqrt(video.shape[1]))
+    rows = math.ceil(video.shape[1] / columns)
+    missing = rows * columns - video.shape[1]
+    frames = F.pad(video.transpose(1, 3), (0, missing), value=1.0).transpose(1, 3)
+    sheet = rearrange(frames, "c (rows columns) h w -> c (rows h) (columns w)", rows=rows)
+    zoom = max(1, _SHEET_WIDTH // sheet.shape[2])
+    return sheet.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
 
 
 def _write(path: Path, video: Tensor, fps: float) -> str:
