@@ -145,6 +145,17 @@ def test_names_are_relative_to_the_list_and_may_be_anywhere(files: Path, tmp_pat
     assert len({build_index(tmp_path / "list.jsonl", embeddings=asked).sha256() for asked in (True, False)}) == 2
 
 
+def test_paths_from_the_working_folder(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files.parent)
+    for source in ("data", "data/c.png", "data/list.csv"):
+        found = {sample.key: sample.read_embedding() for sample in build_index(source, embeddings=True).images}
+        assert found["c.png"] is not None
+        assert source != "data/list.csv" or found["a.png"] is not None
+    monkeypatch.chdir(files)
+    found = {sample.key: sample.read_embedding() for sample in build_index("list.csv", embeddings=True).images}
+    assert {key for key, value in found.items() if value is not None} == {"a.png", "b.png", "c.png"}
+
+
 def test_nothing_has_embeddings(files: Path) -> None:
     (files / "empty").mkdir()
     shutil.copy(files / "d.png", files / "empty")

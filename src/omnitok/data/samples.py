@@ -66,12 +66,17 @@ class Sample:
         Raises:
             MediaError: the file cannot be read, or holds none; the message starts with the sample's name.
         """
-        file = beside(self.path) if self.embedding is None else self.embedding
-        if not file or (self.embedding is None and not url_of(file) and not os.path.lexists(file)):
+        if self.embedding is None:
+            path = beside(self.path)
+            name = os.path.basename(path)
+            if not url_of(path) and not os.path.lexists(path):
+                return None
+        elif self.embedding:
+            name = self.embedding
+            path = name if url_of(name) else os.path.join(self.path.removesuffix(self.key), name)
+        else:
             return None
-        where = f"{self.name}: its embeddings in {os.path.basename(file) if self.embedding is None else file}"
-        path = file if url_of(file) else os.path.join(self.path.removesuffix(self.key), file)
-        local = localize(path)
+        where, local = f"{self.name}: its embeddings in {name}", localize(path)
         try:
             require_regular(local)
             return read_embeddings(local)
