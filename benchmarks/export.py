@@ -19,6 +19,7 @@ from torch import Tensor
 
 from alternating import medians
 from omnitok import OmniTokenizer, load_generator
+from omnitok.errors import reason
 from omnitok.export.files import export_graph
 from omnitok.export.generators import generator_graph
 from omnitok.export.graphs import Graph, Shape, Tensors, tokenizer_graphs
@@ -64,9 +65,12 @@ def measure(title: str, graph: Graph, repeats: int) -> Iterator[dict[str, object
             "onnxruntime": (lambda run: lambda: run(*inputs))(load_onnx(files["onnxruntime"])),
         }
         if shutil.which("g++"):
-            files["AOTInductor"] = ahead_of_time(files["torch.export"], inputs, folder / "compiled.pt2")
-            compiled = torch._inductor.aoti_load_package(str(files["AOTInductor"]))
-            runs["AOTInductor"] = lambda: as_tuple(compiled(*inputs))
+            try:
+                files["AOTInductor"] = ahead_of_time(files["torch.export"], inputs, folder / "compiled.pt2")
+                compiled = torch._inductor.aoti_load_package(str(files["AOTInductor"]))
+                runs["AOTInductor"] = lambda: as_tuple(compiled(*inputs))
+            except Exception as error:  # its own, of any of its parts
+                yield {"graph": title, "way": "AOTInductor", "error": reason(error)}
         wanted = graph.eager(*inputs)[0]
         seconds = medians(runs, repeats)
         for way, run in runs.items():
