@@ -146,6 +146,20 @@ def test_shipped_generators_make_pictures_of_their_class(name: str) -> None:
     assert warmth[0].mean() > warmth[1].mean() + 0.4
 
 
+def test_the_shipped_model_of_texts_makes_the_colours_that_it_is_asked_for() -> None:
+    generator = load_generator("omnitok-tiny-text")
+    texts = ["a red apple", "a green apple", "a pair of blue pants"]
+    red, green, blue = (
+        x.mean(dim=(0, 2, 3)) for x in generator.sample([t for t in texts for _ in range(4)], seed=0).split(4)
+    )
+    assert red[0] > red[1] + 0.3
+    assert green[1] > green[0] - 0.1
+    assert green[1] > red[1] + 0.3
+    assert blue[2] > blue[0]
+    with pytest.raises(ValueError, match="may have 96 bytes"):
+        generator.sample("red " * 30)
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
 @pytest.mark.parametrize(("name", "expected"), HELD_OUT_PSNR.items())
 @torch.inference_mode()

@@ -16,6 +16,7 @@ from omnitok.recipes.tiny import (
     TINY_JOINT,
     TINY_LM,
     TINY_MASK,
+    TINY_TEXT,
     TINY_VAE,
     TINY_VAE_PERCEPTUAL,
     TINY_VQ_PERCEPTUAL,
@@ -38,6 +39,7 @@ _DRAWN = "init.freeze_encoder=true data.drawn=0.3 data.video_share=0.12"
 _MASKED = (
     "shards=shards/near8,shards/near-small8,shards/near-videos4,shards/images4 data.video_share=0.2 data.image_batch=32"
 )
+_TEXT = "data.image_batch=32"
 _NEAR = "optimizer.warmup_steps=20 optimizer.lr=6e-4 data.video_share=0.1"
 
 CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
@@ -205,6 +207,26 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
                 TINY_DIT,
                 "shards=shards/images1,shards/near-videos4 data.video_share=0.2 optimizer.lr=1e-3 steps=680 seed=11 "
                 "optimizer.warmup_steps=30",
+            ),
+        ),
+    ),
+    "omnitok-tiny-text": (
+        "class and colour of its samples in its card",
+        (
+            (
+                TINY_TEXT,
+                f"shards=shards/text8,shards/text-small8,shards/text-videos4,shards/text-images4 {_TEXT} "
+                "data.video_share=0.15 seed=1 steps=2000 optimizer.lr=1e-3 "
+                "tasks={generation: 6.0, inpainting: 1.0, outpainting: 1.0, free: 1.0, prediction: 1.0, "
+                "interpolation: 1.0} "
+                "optimizer.warmup_steps=60 init=omnitok-tiny-mask | --max-steps 1919",
+            ),
+            (
+                TINY_TEXT,
+                f"shards=shards/many8,shards/many-small8,shards/text-videos4 {_TEXT} data.video_share=0.08 "
+                "tasks={generation: 8.0, inpainting: 0.7, outpainting: 0.7, free: 0.7, prediction: 1.0, "
+                "interpolation: 1.0} "
+                "seed=2 steps=1500 optimizer.lr=1e-3 optimizer.warmup_steps=30",
             ),
         ),
     ),
