@@ -365,7 +365,7 @@ def test_bad_streams_are_refused_at_once():
 def test_models_without_what_is_asked_for():
     unconditional = make(GeneratorSettings("none", height=16, width=24), num_classes=0, prefix="start")
     assert unconditional.sample().shape == (1, 3, 16, 24)
-    with pytest.raises(ValueError, match="without classes cannot be guided"):
+    with pytest.raises(ValueError, match="unconditional model cannot be guided"):
         unconditional.sample(guidance_scale=2.0)
     with pytest.raises(ValueError, match="this model has no classes"):
         unconditional.sample(0)

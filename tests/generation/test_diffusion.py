@@ -167,7 +167,7 @@ def test_latents_are_normalised(generator: DiffusionGenerator) -> None:
 def test_models_without_classes_and_of_pictures() -> None:
     free = build(num_classes=0, settings={"classes": (), "sampling": {"steps": 2, "sampler": "ddim"}})
     assert free.sample(indices=[1, 2]).shape == (2, 3, 16, 16)
-    with pytest.raises(ValueError, match="without classes cannot be guided"):
+    with pytest.raises(ValueError, match="unconditional model cannot be guided"):
         free.sample(guidance_scale=2.0)
     with pytest.raises(ValueError, match="label 0 is out of range: this model has no classes"):
         free.sample(0)

@@ -24,7 +24,11 @@ from omnitok.cli.options import (
 from omnitok.cli.report import Column, Report, Row, cell, progress_bar, say
 from omnitok.cli.sampling import SamplingFlags, check_kind, given_options
 
-COLUMNS = (Column("label", cell("label")), Column("seed", cell("seed")), Column("seconds", cell("seconds", 2)))
+COLUMNS = (
+    Column("label", lambda row: cell("text" if row.get("text") else "label")(row)),
+    Column("seed", cell("seed")),
+    Column("seconds", cell("seconds", 2)),
+)
 Count = Annotated[int, tyro.conf.arg(metavar="N")]
 
 

@@ -211,7 +211,7 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
         ),
     ),
     "omnitok-tiny-text": (
-        "class and colour of its samples in its card",
+        "accuracies of class and colour in its card",
         (
             (
                 TINY_TEXT,
