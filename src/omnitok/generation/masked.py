@@ -11,7 +11,7 @@ from omnitok.generation.autoregressive import Noise, choose, guide
 from omnitok.generation.filling import CodeGenerator
 from omnitok.generation.random import hashed_gumbel, item_keys
 from omnitok.generation.request import Grid, ProgressTracker, Request
-from omnitok.models.bottlenecks.base import from_digits
+from omnitok.models.bottlenecks.base import digits, from_digits
 from omnitok.models.conditions import Context
 from omnitok.models.masked_model import MaskedModel, masked_ids
 from omnitok.models.sampling import TRAINED_STEPS, MaskedSampling
@@ -71,12 +71,12 @@ class MaskedCodeSampler:
         noise = None
         if sampling.temperature:
             noise = partial(hashed_gumbel, self._keys[items], position)
-        drawn, likelihood = self._draw(wanted, noise)
+        drawn = self._draw(wanted, noise)
         if sampling.order == "random":
             confidence = torch.zeros(len(drawn), device=codes.device)
             scale = 1.0
         else:
-            confidence = likelihood
+            confidence = self._likelihood(wanted, drawn)
             scale = sampling.choice_temperature * (1 - done)
         if scale:
             confidence = confidence + scale * hashed_gumbel(self._keys[items], -1 - position, 1).squeeze(-1)
@@ -87,14 +87,19 @@ class MaskedCodeSampler:
         ranks = surest.argsort(dim=1).argsort(dim=1)
         return new.reshape(shape), (ranks < left[:, None]).reshape(shape) & hidden
 
-    def _draw(self, logits: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
-        """Codes (m,) drawn by their logits, and the logarithms of how likely they are; of digits each by itself."""
-        factors, chosen, likelihood = self._config.factors, list[Tensor](), torch.zeros(len(logits)).to(logits)
+    def _draw(self, logits: Tensor, noise: Noise | None) -> Tensor:
+        """Codes (m,) drawn by their logits, their digits each by itself."""
+        factors, chosen = self._config.factors, []
         for i, part in enumerate(logits.split(factors, dim=-1)):
             own = None if noise is None else _later(noise, sum(factors[:i]), logits.device)
             chosen.append(choose(part, own, self._sampling))
-            likelihood = likelihood + part.log_softmax(-1).gather(-1, chosen[-1][:, None]).squeeze(-1)
-        return from_digits(torch.stack(chosen, dim=-1), factors), likelihood
+        return from_digits(torch.stack(chosen, dim=-1), factors)
+
+    def _likelihood(self, logits: Tensor, codes: Tensor) -> Tensor:
+        """The logarithms of how likely codes (m,) are, the sums over their digits."""
+        factors = self._config.factors
+        parts = zip(logits.split(factors, dim=-1), digits(codes, factors).split(1, dim=-1), strict=True)
+        return torch.cat([part.log_softmax(-1).gather(-1, digit) for part, digit in parts], dim=-1).sum(-1)
 
     def _logits(self, codes: Tensor, hidden: Tensor, done: float) -> Tensor:
         sampling, grid, contexts = self._sampling, (codes.shape[-2], codes.shape[-1]), self._contexts
