@@ -140,11 +140,6 @@ def initialise(model: nn.Module, depth: int) -> None:
             nn.init.zeros_(parameter)
 
 
-def build_encoder(config: CodeModelConfig) -> ConditionEncoder | None:
-    """What reads the conditions of a model, where it has any."""
-    return None if config.condition is None else ConditionEncoder(config.condition, config.width, config.heads)
-
-
 class CodeModel(HeadedModel):
     """What language models and masked models have in common."""
 

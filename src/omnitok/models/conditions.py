@@ -170,14 +170,19 @@ class CrossAttention(nn.Module):
 
     def context(self, tokens: Tensor, mask: Tensor) -> Context:
         """Keys and values of the condition's tokens (b, n, width) with mask (b, n), computed once for all steps."""
-        k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.keys_values(tokens).chunk(2, -1))
+        k, v = (_split_heads(part, self.heads) for part in self.keys_values(tokens).chunk(2, dim=-1))
         return Context(k, v, mask[:, None, None])
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (b, …, width) -> what is added to it."""
-        q = self.query(self.norm(x)).flatten(1, -2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q = _split_heads(self.query(self.norm(x)).flatten(1, -2), self.heads)
         y = F.scaled_dot_product_attention(q, context.keys, context.values, attn_mask=context.mask)
         return self.out(y.transpose(1, 2).flatten(2)).reshape(x.shape)
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """(b, n, width) -> (b, heads, n, head_dim)"""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -201,10 +206,7 @@ class _ByteBlock(nn.Module):
         self.project = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
-        )
+        q, k, v = (_split_heads(part, self.heads) for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
         x = x + self.out(y.transpose(1, 2).flatten(2))
         return x + self.project(F.gelu(self.expand(self.feedforward_norm(x))))
@@ -259,3 +261,8 @@ class ConditionEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x), mask
+
+
+def build_encoder(config: ConditionConfig | None, width: int, heads: int) -> ConditionEncoder | None:
+    """What reads the conditions of a model, where it has any."""
+    return None if config is None else ConditionEncoder(config, width, heads)

@@ -15,7 +15,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from omnitok.checked import checked
-from omnitok.models.conditions import ConditionConfig, ConditionEncoder, Context, CrossAttention, check_classes
+from omnitok.models.conditions import ConditionConfig, Context, CrossAttention, build_encoder, check_classes
 from omnitok.models.config import Count, Positive, Size
 from omnitok.models.encoding import HeadedModel, describe_model
 from omnitok.models.positions import rotary_1d, rotary_2d, rotate_pairs, sincos_1d, sincos_2d
@@ -181,9 +181,7 @@ class DiffusionTransformer(HeadedModel):
         self.embed = nn.Linear(config.latent_channels * patch_positions, width)
         self.embed_time = nn.Sequential(nn.Linear(TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
         self.embed_label = nn.Embedding(config.num_classes + 1, width) if config.num_classes else None
-        self.encode_condition = (
-            None if config.condition is None else ConditionEncoder(config.condition, width, config.heads)
-        )
+        self.encode_condition = build_encoder(config.condition, width, config.heads)
         self.blocks = nn.ModuleList(
             DiffusionBlock(
                 width,

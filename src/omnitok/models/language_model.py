@@ -16,12 +16,11 @@ from omnitok.models.code_transformer import (
     CodeBlock,
     CodeModel,
     Past,
-    build_encoder,
     build_norm,
     check_tokens,
     initialise,
 )
-from omnitok.models.conditions import Context, drop_conditions
+from omnitok.models.conditions import Context, build_encoder, drop_conditions
 from omnitok.models.kv_cache import KVCache, rotary_tables, visible
 
 
@@ -33,7 +32,7 @@ class LanguageModel(CodeModel):
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encode_condition = build_encoder(config)
+        self.encode_condition = build_encoder(config.condition, config.width, config.heads)
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.position_embedding: nn.Parameter | None = None
         if config.positions == "learned":

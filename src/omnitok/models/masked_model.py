@@ -17,12 +17,11 @@ from omnitok.models.code_sequence import MaskedModelConfig, sequence_ids
 from omnitok.models.code_transformer import (
     CodeBlock,
     CodeModel,
-    build_encoder,
     build_norm,
     check_tokens,
     initialise,
 )
-from omnitok.models.conditions import Context, drop_conditions
+from omnitok.models.conditions import Context, build_encoder, drop_conditions
 from omnitok.models.kv_cache import rotary_tables
 
 
@@ -34,7 +33,7 @@ class MaskedModel(CodeModel):
     def __init__(self, config: MaskedModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encode_condition = build_encoder(config)
+        self.encode_condition = build_encoder(config.condition, config.width, config.heads)
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(CodeBlock(config, causal=False) for _ in range(config.depth))
