@@ -149,7 +149,7 @@ class DiffusersTokenizer(PeerTokenizer):
         pixels = out if isinstance(out, Tensor) else out.sample
         if self._asks.as_video:
             return pixels.squeeze(2)
-        if self.traits.name == "AutoencoderKLAllegro":  # gives frames before channels
+        if self._asks.frames_first:
             return pixels.transpose(1, 2)
         return pixels.unflatten(0, (len(latents), -1)).transpose(1, 2) if folded else pixels
 

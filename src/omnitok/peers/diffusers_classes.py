@@ -19,6 +19,7 @@ class Architecture:
         tiles: whether it has tiles of its own.
         one_by_one: whether samples of a batch go through singly, for it fails with more.
         as_video: of a model of images, whether it wants each as a video of one frame.
+        frames_first: whether what it decodes has its frames before its channels.
         cover: (tile, stride) of frames, rows and columns, where it works in tiles only, which have to cover all.
         arguments: what its `decode` takes beside the latents.
     """
@@ -30,6 +31,7 @@ class Architecture:
     tiles: bool = False
     one_by_one: bool = False
     as_video: bool = False
+    frames_first: bool = False
     cover: Callable[[Any], tuple[tuple[int, int], ...]] | None = None
     arguments: Callable[[Any, Tensor], dict[str, Any]] = lambda model, latents: {}
 
@@ -93,6 +95,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         lambda model: int(model.config.temporal_compression_ratio),
         alone=lambda model: False,
         one_by_one=True,
+        frames_first=True,
         cover=lambda model: tuple(zip(model.kernel, model.stride, strict=True)),
     ),
     "AutoencoderKLMochi": Architecture(_claimed, _time, tiles=True),
