@@ -10,10 +10,13 @@ wording that is true of the file), and `color` and `background` where they were 
 same files give the same list; nothing is drawn at random. This is a script and no part of the library, because the
 nouns, the classes whose colour means something and the held-out pairs belong to one data set.
 
-What is kept for evaluation: the wordings of `HELD_OUT` are in no list for training (`--wordings train`, or `many`,
-three times as many), and neither are the images of the pairs of class and colour in `HELD_OUT_PAIRS`. Their images
-are left out rather than captioned without the colour: a model that had seen blue dresses, under whatever words, would
-draw some of them unasked.
+A colour is said where its measurement is sure, and with `--through TOKENIZER` only where the image that this model
+gives back has it too: a generator learns from codes, and a fifth of the colours do not survive them.
+
+What is kept for evaluation: the wordings of `HELD_OUT` are in no list for training (`--wordings train`; `many`, three
+times as many; or `composed`, of each file another choice of some thousands), and neither are the images of the pairs of
+class and colour in `HELD_OUT_PAIRS`. Their images are left out rather than captioned without the colour: a model that
+had seen blue dresses, under whatever words, would draw some of them unasked.
 
 `--prompts FOLDER` writes what to ask of a trained model: `held_wordings.txt` (pairs with at least `--least` images) and
 `held_pairs.txt`, a prompt a line.
@@ -22,6 +25,7 @@ draw some of them unasked.
 import argparse
 import csv
 import json
+import random
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,12 +34,14 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from omnitok import OmniTokenizer
 from omnitok.atomic import atomic_path
 from omnitok.data import list_media, read_image
 from omnitok.data.modality import modality_of
 from omnitok.data.transforms import fit_square
-from omnitok.metrics.colors import COLORS, measure_colors
+from omnitok.metrics.colors import COLORS, ImageColors, measure_colors
 
 SURE = 0.15  # margin from which on a colour is said
 SURE_BACKGROUND = 0.4
@@ -96,6 +102,28 @@ MANY = (
 )
 """More wordings, for a text encoder that is trained from nothing: it has to learn which words matter."""
 
+CARRIERS = (
+    *("{}", "{}", "{}", "{}", "{}.", "this is {}", "here is {}", "there is {}", "we see {}", "i want {}", "i see {}"),
+    *("draw {}", "show me {}", "paint {}", "make {}", "please make {}", "give me {}", "generate {}", "find {}"),
+    *("a photo of {}", "a photograph of {}", "photo of {}", "a picture of {}", "an image of {}", "a shot of {}"),
+    *("a small photo of {}", "a good picture of {}", "an old photo of {}", "a close view of {}", "the image of {}"),
+    *("a picture with {}", "an image with {} in it", "a photo where there is {}", "a photo that has {} in it"),
+    *("an image in which we see {}", "a picture that contains {}", "a photo that depicts {}", "a snapshot showing {}"),
+    *("one can see {} here", "{} in a photo", "{}, as seen in a shop", "it is {}", "what you see is {}", "just {}"),
+)
+"""Around a phrase: words that say nothing about what is seen, or next to nothing."""
+PLAIN = ("{plain}", "{plain}", "{noun}", "the {noun}", "some {noun}")
+COLORFUL = (
+    *("{thing}", "{thing}", "{thing}", "{thing}", "{color} {noun}", "the {color} {noun}", "{noun}, {color}"),
+    *("{plain} in {color}", "{plain}, which is {color}", "{plain} that is {color}", "{plain} of {color} colour"),
+    *("{plain} with a {color} colour", "{plain} (colour: {color})", "{plain} coloured {color}", "{color}: {plain}"),
+    *("{plain} painted {color}", "{plain} and its colour is {color}", "{plain}, the colour is {color}"),
+)
+GROUNDED = (
+    *("{} on {ground}", "{} on {ground}", "{}, {ground}", "{} in front of {ground}", "{} against {ground}"),
+    *("on {ground}, {}", "{ground} and {}", "{ground} with {}", "{} and {ground}"),
+)
+
 HELD_OUT = (
     "look at {thing}",
     "an image that shows {thing}",
@@ -117,6 +145,9 @@ TRAIN_VIDEOS = (
 HELD_OUT_VIDEOS = ("the arm of a robot {does}", "{scene} with a robot that {does}")
 
 WORDINGS = {"train": (TRAIN, TRAIN_VIDEOS), "many": (MANY, TRAIN_VIDEOS), "held-out": (HELD_OUT, HELD_OUT_VIDEOS)}
+COMPOSED = "composed"
+CHOSEN = 48  # composed captions of a file
+LONGEST = 96  # bytes that a text condition of the recipe reads
 
 
 @dataclass(frozen=True)
@@ -128,6 +159,7 @@ class Row:
     color: str | None
     backgrounds: tuple[str, ...]
     captions: tuple[str, ...]
+    held_out: bool = False
 
     def line(self) -> str:
         """As JSON."""
@@ -173,18 +205,52 @@ def image_captions(
     return tuple(fill(templates, thing=colored, plain=thing(noun), noun=noun, color=color, ground=ground))
 
 
+def composed_captions(noun: str, color: str | None, backgrounds: Sequence[str], seed: str) -> tuple[str, ...]:
+    """Some wordings that are true of an image, by a seed: four of five say its colour, one of four its background."""
+    draw = random.Random(seed)
+    chosen: set[str] = set()
+    for _ in range(10 * CHOSEN):
+        colored = color is not None and draw.random() < 0.8
+        text = draw.choice(COLORFUL if colored else PLAIN).format(
+            thing=thing(noun, color), plain=thing(noun), noun=noun, color=color
+        )
+        if backgrounds and draw.random() < 0.25:
+            ground = f"{with_article(draw.choice(backgrounds))} background"
+            text = draw.choice(GROUNDED).format(text, ground=ground)
+        text = draw.choice(CARRIERS).format(text)
+        if len(text) <= LONGEST and len(chosen) < CHOSEN:
+            chosen.add(text)
+    return tuple(sorted(chosen))
+
+
 def measure(path: Path, label: str) -> tuple[str | None, tuple[str, ...]]:
     """What is sure of an image's largest centred square: the colour, and the words for its background."""
-    square = fit_square(read_image(path)[:, None], 64, "center_crop")[:, 0]
-    found = measure_colors(square[None])[0]
-    color: str | None = found.object.name
-    if label not in COLORED or found.object.margin < SURE or color not in SAID.get(label, COLORS):
-        color = None
+    found = measure_colors(read_square(path)[None])[0]
     words = (
         found.background_tone if label in STANDING else None,
         found.background.name if label in STANDING and found.background.margin >= SURE_BACKGROUND else None,
     )
-    return color, tuple(word for word in words if word)
+    return sure_color(found, label), tuple(word for word in words if word)
+
+
+def read_square(path: Path) -> Tensor:
+    """(3, 64, 64)."""
+    return fit_square(read_image(path)[:, None], 64, "center_crop")[:, 0]
+
+
+def sure_color(found: ImageColors, label: str) -> str | None:
+    """The colour of the object, if it may be said."""
+    color = found.object.name
+    said = label in COLORED and found.object.margin >= SURE and color in SAID.get(label, COLORS)
+    return color if said else None
+
+
+@torch.inference_mode()
+def survives(path: Path, label: str, color: str, tokenizer: OmniTokenizer) -> bool:
+    """Whether the image has this colour after the tokenizer too."""
+    codes = tokenizer.encode(read_square(path)[None], check_range=False).codes
+    assert codes is not None
+    return sure_color(measure_colors(tokenizer.decode_codes(codes))[0], label) == color
 
 
 def scenes(path: Path) -> dict[str, str]:
@@ -196,9 +262,9 @@ def scenes(path: Path) -> dict[str, str]:
         return {Path(row["file"]).name: row["domain"].lower() for row in csv.DictReader(file) if row.get("domain")}
 
 
-def describe_files(source: Path, wordings: str) -> Iterator[Row]:
+def describe_files(source: Path, wordings: str, tokenizer: OmniTokenizer | None = None) -> Iterator[Row]:
     """A row per file, sorted by class and name."""
-    images, videos = WORDINGS[wordings]
+    images, videos = WORDINGS["many" if wordings == COMPOSED else wordings]
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         label, files = folder.name, list_media([folder])
         rooms = scenes(files[0]) if modality_of(files[0]) == "video" else {}
@@ -208,7 +274,14 @@ def describe_files(source: Path, wordings: str) -> Iterator[Row]:
                 yield Row(path, label, None, (), tuple(fill(videos, does=third_person(label), verb=label, scene=scene)))
             else:
                 color, backgrounds = measure(path, label)
-                yield Row(path, label, color, backgrounds, image_captions(images, label, color, backgrounds))
+                held_out = (label, color) in HELD_OUT_PAIRS
+                if color is not None and tokenizer is not None and not survives(path, label, color, tokenizer):
+                    color = None
+                if wordings == COMPOSED:
+                    captions = composed_captions(label, color, backgrounds, f"{label}/{path.name}")
+                else:
+                    captions = image_captions(images, label, color, backgrounds)
+                yield Row(path, label, color, backgrounds, captions, held_out)
 
 
 def prompts(pairs: Iterable[tuple[str, str]]) -> list[str]:
@@ -238,22 +311,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--wordings", choices=tuple(WORDINGS), default="train")
+    parser.add_argument("--wordings", choices=(*WORDINGS, COMPOSED), default="train")
     parser.add_argument("--pairs", choices=("train", "held-out", "all"), default="train", help="of class and colour")
+    parser.add_argument("--through", default=None, metavar="TOKENIZER", help="that colours have to survive")
     parser.add_argument("--prompts", type=Path, default=None, metavar="FOLDER")
     parser.add_argument("--least", type=int, default=10, help="images of a pair that is asked for")
     parser.add_argument("--statistics", action="store_true", help="print how many images have which colour")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    rows = list(describe_files(arguments.source, arguments.wordings))
+    tokenizer = None if arguments.through is None else OmniTokenizer.from_pretrained(arguments.through)
+    rows = list(describe_files(arguments.source, arguments.wordings, tokenizer))
     if arguments.statistics:
         print(statistics(rows))
-    chosen = [
-        row
-        for row in rows
-        if arguments.pairs == "all" or ((row.label, row.color) in HELD_OUT_PAIRS) == (arguments.pairs == "held-out")
-    ]
+    chosen = [row for row in rows if arguments.pairs == "all" or row.held_out == (arguments.pairs == "held-out")]
     write_lines(arguments.out, (row.line() for row in chosen))
     print(f"{len(chosen)} of {len(rows)} files -> {arguments.out}")
     if arguments.prompts is not None:

@@ -12,18 +12,28 @@ import torch
 from omnitok.data import write_image
 from omnitok.data.index import build_index
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "caption_images.py"
+SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("caption_images", SCRIPT)
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look their annotations up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    return load("caption_images")
+
+
+@pytest.fixture(scope="module")
+def recoloring(script: ModuleType) -> ModuleType:
+    assert script.COLORED  # it is imported from there
+    return load("recolor_images")
 
 
 def draw(red: float, green: float, blue: float) -> torch.Tensor:
@@ -82,6 +92,55 @@ def test_held_out_wordings_are_no_others(script: ModuleType) -> None:
     captions = script.image_captions(script.MANY, "shoes", "red", ["light", "brown"])
     assert len(set(captions)) == len(captions) <= 64
     assert "a pair of shoes, which is red" in captions
+
+
+def test_composed_wordings_are_many_and_true(script: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    rows = captions(script, monkeypatch, folder, "--wordings", "composed")
+    told = rows["a"]["caption"]
+    assert len(told) == script.CHOSEN
+    assert all("dress" in text and len(text) <= script.LONGEST for text in told)
+    assert sum("red" in text for text in told) > len(told) / 2
+    assert not any(color in text for text in told for color in script.COLORS if color not in ("red", "white"))
+    assert told != script.composed_captions("dress", "red", ["light", "white"], "another file")
+    held = set(script.image_captions(script.HELD_OUT, "dress", "red", ["light", "white"]))
+    many = {text for seed in range(200) for text in script.composed_captions("dress", "red", ["light"], str(seed))}
+    assert len(many) > 1000
+    assert not many & held
+    assert set(rows) == {"a", "c"}
+
+
+def test_colours_that_the_tokenizer_loses_are_not_said(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    rows = captions(script, monkeypatch, folder, "--through", "omnitok-tiny-vq-perceptual", "--pairs", "all")
+    assert rows["a"]["color"] == "red"
+    monkeypatch.setattr(script, "survives", lambda *_: False)
+    rows = captions(script, monkeypatch, folder, "--through", "omnitok-tiny-vq-perceptual")
+    assert set(rows) == {"a", "c"}  # the blue dress is held out all the same
+    assert "color" not in rows["a"]
+    assert "a dress" in rows["a"]["caption"]
+
+
+@pytest.mark.parametrize("color", ["white", "green", "black"])
+def test_an_object_gets_another_colour_and_its_background_stays(recoloring: ModuleType, color: str) -> None:
+    ground = torch.tensor((-0.2, -0.2, 0.6))[:, None, None].expand(3, 64, 64)
+    image = draw(0.6, -0.9, -0.9) * torch.linspace(0.9, 1, 64)  # with some shading
+    image = torch.where(draw(0, 0, 0)[:1] == 0, image, ground)
+    copy = recoloring.recolor(image, recoloring.FOCAL[color][0])
+    assert recoloring.measure_colors(copy[None])[0].object.name == color
+    torch.testing.assert_close(copy[:, :10], image[:, :10], atol=2e-3, rtol=0)
+
+
+def test_copies_are_of_other_colours_and_of_no_pair_that_is_kept_back(
+    recoloring: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    out = folder.parent / "copies"
+    monkeypatch.setattr(sys, "argv", ["recolor_images.py", str(folder), "-o", str(out), "--copies", "11"])
+    recoloring.main()
+    names = sorted(path.name for path in out.rglob("*.png"))
+    assert {"a-green.png", "a-white.png", "a-black.png"} <= set(names)
+    assert not {"a-red.png", "a-blue.png"} & set(names)  # its own colour, and a pair that is kept back
+    assert all(name.startswith("a-") for name in names)  # of the blue dress itself there are no copies
 
 
 def test_prompts_name_class_and_colour(script: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from omnitok.metrics.colors import COLORS, measure_colors, oklab
+from omnitok.metrics.colors import COLORS, from_oklab, measure_colors, object_mask, oklab
 from omnitok.metrics.samples import from_uint8, jpeg_roundtrip, to_uint8
 
 PAINTS = {
@@ -116,3 +116,10 @@ def test_oklab_has_the_published_coordinates() -> None:
         [(1, 0, 0), (0.62796, 0.22486, 0.12585), (0.86644, -0.23389, 0.17950), (0.45201, -0.03246, -0.31153)]
     )
     torch.testing.assert_close(oklab(rgb.T[:, :, None] * 2 - 1)[:, :, 0].T, wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(from_oklab(oklab(rgb.T[:, :, None] * 2 - 1))[:, :, 0].T, rgb * 2 - 1, atol=1e-4, rtol=0)
+
+
+def test_a_mask_finds_the_object() -> None:
+    mask = object_mask(draw("red", "grey"))
+    assert mask[32, 32] == 1
+    assert mask[:8].max() == mask[-8:].max() == 0

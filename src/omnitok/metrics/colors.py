@@ -81,29 +81,37 @@ class ImageColors:
         return "light" if self.lightness >= 0.72 else "dark" if self.lightness <= 0.42 else None
 
 
-def oklab(x: Tensor) -> Tensor:
-    """sRGB pixels (..., 3, H, W) in [-1, 1] → OKLab, the same shape: L in [0, 1], a (green to red), b (blue to yellow).
+_CONES = (
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+)
+_OPPONENTS = (
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+)
+"""The matrices of Ottosson (2020), for linear light of BT.709 primaries."""
 
-    The two matrices are those of Ottosson (2020), for linear light of BT.709 primaries.
-    """
+
+def oklab(x: Tensor) -> Tensor:
+    """sRGB pixels (..., 3, H, W) in [-1, 1] → OKLab, as many: L in [0, 1], a (green to red), b (blue to yellow)."""
     coded = ((x + 1) / 2).clamp(0, 1)
     linear = torch.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
-    cones = linear.new_tensor(
-        (
-            (0.4122214708, 0.5363325363, 0.0514459929),
-            (0.2119034982, 0.6806995451, 0.1073969566),
-            (0.0883024619, 0.2817188376, 0.6299787005),
-        )
-    )
-    opponents = linear.new_tensor(
-        (
-            (0.2104542553, 0.7936177850, -0.0040720468),
-            (1.9779984951, -2.4285922050, 0.4505937099),
-            (0.0259040371, 0.7827717662, -0.8086757660),
-        )
-    )
-    response = torch.einsum("ij,...jhw->...ihw", cones, linear).clamp(min=0) ** (1 / 3)
-    return torch.einsum("ij,...jhw->...ihw", opponents, response)
+    response = _per_pixel(linear.new_tensor(_CONES), linear).clamp(min=0) ** (1 / 3)
+    return _per_pixel(linear.new_tensor(_OPPONENTS), response)
+
+
+def from_oklab(lab: Tensor) -> Tensor:
+    """OKLab (..., 3, H, W) → sRGB pixels in [-1, 1], the same shape; colours that sRGB does not have are clipped."""
+    cones, opponents = (torch.linalg.inv(lab.new_tensor(matrix)) for matrix in (_CONES, _OPPONENTS))
+    linear = _per_pixel(cones, _per_pixel(opponents, lab) ** 3).clamp(0, 1)
+    coded = torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return coded * 2 - 1
+
+
+def _per_pixel(matrix: Tensor, x: Tensor) -> Tensor:
+    return torch.einsum("ij,...jhw->...ihw", matrix, x)
 
 
 def measure_colors(images: Tensor) -> list[ImageColors]:
@@ -115,25 +123,41 @@ def measure_colors(images: Tensor) -> list[ImageColors]:
     return [_measure(image) for image in to_float_pixels(images, "a measurement of colours")]
 
 
+def object_mask(image: Tensor) -> Tensor:
+    """How much the pixels of an image (3, H, W) in [-1, 1] differ from its background, (H, W) from 0 to 1."""
+    scaled = _scaled(oklab(image.clamp(-1, 1)))
+    return _differs(scaled, _corners(image).flatten()).unflatten(0, image.shape[-2:])
+
+
 def _measure(image: Tensor) -> ImageColors:
     scale = _SIDE / max(image.shape[-2:])
     if scale < 1:
         size = [max(1, round(side * scale)) for side in image.shape[-2:]]
         image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
     lab = oklab(image.clamp(-1, 1))
-    scaled = (lab * lab.new_tensor((1, _HUE, _HUE))[:, None, None]).flatten(1).T  # (H * W, 3)
+    scaled = _scaled(lab)
     votes = F.one_hot(_nearest(scaled), len(COLORS)).double()  # (H * W, names)
-    y, x = _coordinates(lab)
-    is_corner = _is_corner(y, x).flatten()
-    shaded = scaled * scaled.new_tensor((_SHADE, 1, 1))
-    away = _distance_from(shaded, _palette(shaded[is_corner]))
+    is_corner = _corners(image).flatten()
+    y, x = _coordinates(image)
     centred = torch.exp(-2 * (y.square() + x.square())).flatten()
-    differs = ((away - _NEAR) / (_FAR - _NEAR)).clamp(0, 1)
     # An object that fills the image, or that is of the background's own colour, is looked for in the centre alone.
+    differs = _differs(scaled, is_corner)
     weight = centred * (differs + 0.02) * (1 + _VIVID * lab[1:].norm(dim=0).flatten())
     return ImageColors(
         _vote(votes, weight), _vote(votes, is_corner.double()), float(lab[0].flatten()[is_corner].double().mean())
     )
+
+
+def _scaled(lab: Tensor) -> Tensor:
+    """OKLab (3, H, W) → (H * W, 3), where distances are those of names."""
+    return (lab * lab.new_tensor((1, _HUE, _HUE))[:, None, None]).flatten(1).T
+
+
+def _differs(scaled: Tensor, is_corner: Tensor) -> Tensor:
+    """(n,) in [0, 1]: how far pixels (n, 3) are from the colours of the corners."""
+    shaded = scaled * scaled.new_tensor((_SHADE, 1, 1))
+    away = _distance_from(shaded, _palette(shaded[is_corner]))
+    return ((away - _NEAR) / (_FAR - _NEAR)).clamp(0, 1)
 
 
 def _vote(votes: Tensor, weight: Tensor) -> NamedColor:
@@ -148,8 +172,9 @@ def _coordinates(lab: Tensor) -> tuple[Tensor, Tensor]:
     return y[:, None], x[None]
 
 
-def _is_corner(y: Tensor, x: Tensor) -> Tensor:
+def _corners(image: Tensor) -> Tensor:
     """(H, W): objects reach the edges of images, but seldom their corners."""
+    y, x = _coordinates(image)
     vertical, horizontal = (c.abs() >= min(1 - 2 * _CORNER, float(c.abs().max())) for c in (y, x))
     return vertical & horizontal
 
