@@ -21,7 +21,6 @@ from omnitok.models.transformer import (
     Stack,
     TemporalAttention,
     WindowAttention,
-    attend,
     limit_length,
     saturate,
 )
@@ -214,20 +213,6 @@ def test_window_attention_on_ragged_grids_is_padding_and_masking(grid: tuple[int
                 out[:, :, area[0], area[1], rows] = (weights @ vh).unflatten(2, (size, size))
     expected = module.proj(out[:, :, :h, :w])
     assert torch.allclose(module(x), expected, atol=ATOL)
-
-
-@torch.enable_grad()
-def test_attention_with_a_learnt_bias_is_torchs_own() -> None:
-    """Values and gradients."""
-    q, k, v = (torch.randn(3, HEADS, 6, DIM, requires_grad=True) for _ in range(3))
-    bias = torch.randn(HEADS, 6, 6, requires_grad=True)
-    found = attend(q, k, v, bias, 0.3)
-    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=0.3)
-    assert torch.allclose(found, expected, atol=ATOL)
-    pull = torch.randn_like(found)
-    gradients = (torch.autograd.grad(y, (q, k, v, bias), pull) for y in (found, expected))
-    for ours, theirs in zip(*gradients, strict=True):
-        assert torch.allclose(ours, theirs, atol=ATOL)
 
 
 # ---------------------------------------------------------------------------------------- feed-forward, block, stack

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omnitok.models.attention import attend
 from omnitok.models.code_sequence import CodeModelConfig
 from omnitok.models.conditions import ConditionEncoder, Context, CrossAttention
 from omnitok.models.encoding import HeadedModel, describe_model
@@ -51,7 +52,7 @@ class Attention(nn.Module):
         if past is not None:
             k, v = _remember(past, k, v)
         causal = self.causal and mask is None and x.shape[1] > 1
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        y = attend(q, k, v, mask, is_causal=causal)
         return self.out(y.transpose(1, 2).flatten(2))
 
 

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from omnitok.checked import checked
+from omnitok.models.attention import attend
 from omnitok.models.config import Channels, Size
 
 _BYTES = 256
@@ -176,7 +177,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (b, …, width) -> what is added to it."""
         q = _split_heads(self.query(self.norm(x)).flatten(1, -2), self.heads)
-        y = F.scaled_dot_product_attention(q, context.keys, context.values, attn_mask=context.mask)
+        y = attend(q, context.keys, context.values, context.mask)
         return self.out(y.transpose(1, 2).flatten(2)).reshape(x.shape)
 
 
@@ -207,7 +208,7 @@ class _ByteBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v = (_split_heads(part, self.heads) for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+        y = attend(q, k, v, mask[:, None, None])
         x = x + self.out(y.transpose(1, 2).flatten(2))
         return x + self.project(F.gelu(self.expand(self.feedforward_norm(x))))
 

@@ -15,6 +15,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from omnitok.checked import checked
+from omnitok.models.attention import attend
 from omnitok.models.conditions import ConditionConfig, Context, CrossAttention, build_encoder, check_classes
 from omnitok.models.config import Count, Positive, Size
 from omnitok.models.encoding import HeadedModel, describe_model
@@ -128,7 +129,7 @@ class SelfAttention(nn.Module):
         q, k, v = (part.reshape(axis) for part in self.qkv(x).chunk(3, dim=-1))  # batch axis heads head_dim
         if rotary is not None:
             q, k = rotate_pairs(q, *rotary), rotate_pairs(k, *rotary)
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         return self.proj(out.transpose(1, 2).reshape(b, t, n, d))
 
 

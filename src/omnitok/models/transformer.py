@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from omnitok.models.attention import attend
 from omnitok.models.exporting import is_free
 from omnitok.models.positions import ContinuousPositionBias, alibi_slopes, rotary_2d, rotate_pairs, window_bias
 
@@ -126,21 +127,6 @@ class CosineAttention(nn.Module):
         return q, F.normalize(k, dim=-1) * self.k_scale
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """`F.scaled_dot_product_attention`, written out where `bias` learns on a CPU in float32.
-
-    There torch has no fused kernel, and half of its forward pass is a search for rows that are masked altogether. Lower
-    precisions stay with torch, which keeps their scores in float32.
-
-    Args:
-        q, k, v: (..., n, d).
-        bias: (..., n, n), added to the scaled scores; finite.
-    """
-    if bias is None or not bias.requires_grad or q.device.type != "cpu" or q.dtype != torch.float32:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
-    return torch.softmax((q * scale) @ k.mT + bias, dim=-1) @ v
-
-
 def joined(parts: list[Tensor], dim: int) -> Tensor:
     """`torch.cat` without its copy of a single part."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
@@ -174,7 +160,7 @@ class SpatialAttention(CosineAttention):
         b, t, h, w, _ = x.shape
         q, k, v = self._queries_keys_values(x)
         bias = None if self.relative_bias is None else self.relative_bias(h, w).to(q.dtype)
-        out = attend(q, k, v, bias, 1.0)  # (b t) heads n d
+        out = attend(q, k, v, bias, scale=1.0)  # (b t) heads n d
         return self.to_out(out.transpose(1, 2).reshape(b, t, h, w, -1))
 
 
@@ -221,7 +207,7 @@ class JointAttention(SpatialAttention):
             start = 0 if self.window is None or not self.causal else max(stop - self.window, 0)
             keys, values = (y[:, start:stop].transpose(1, 2).flatten(2, 3) for y in (k, v))  # b heads (frames n) d
             repeated = None if bias is None else bias.repeat(1, 1, stop - start)
-            frames.append(attend(q[:, i], keys, values, repeated, 1.0))
+            frames.append(attend(q[:, i], keys, values, repeated, scale=1.0))
         out = torch.stack(frames, dim=1)  # b t heads n d
         return self.to_out(out.transpose(2, 3).reshape(b, t, h, w, -1))
 
@@ -265,7 +251,7 @@ class TemporalAttention(CosineAttention):
             keep = k.shape[2] if self.window is None else min(self.window - 1, k.shape[2])
             cache.keys, cache.values = (y[:, :, y.shape[2] - keep :].clone() for y in (k, v))
         mask = self._mask(t, k.shape[2], h * w, x.device, q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        out = attend(q, k, v, mask, scale=1.0)
         return self.to_out(out.transpose(1, 2).reshape(b, t, h, w, -1))
 
     def _mask(self, queries: int, keys: int, positions: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:
@@ -350,7 +336,7 @@ class WindowAttention(nn.Module):
         bias = window_bias(self.position_table.reshape(table_side, table_side, -1), wh, ww).to(q.dtype)
         if hidden is not None:
             bias = bias.masked_fill(hidden[:, None, None], float("-inf")).repeat(n, 1, 1, 1)
-        out = attend(q, k, v, bias, self.head_dim**-0.5)  # (n rows columns) heads (wh ww) d
+        out = attend(q, k, v, bias, scale=self.head_dim**-0.5)  # (n rows columns) heads (wh ww) d
         out = out.reshape(n, h // wh, w // ww, self.heads, wh, ww, self.head_dim)
         return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(n, h, w, -1)
 
