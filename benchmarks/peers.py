@@ -23,7 +23,7 @@ from omnitok import OmniTokenizer
 from omnitok.atomic import atomic_path
 from omnitok.models.presets import preset
 from omnitok.peers.cosmos import Cosmos
-from omnitok.peers.diffusers import DiffusersTokenizer
+from omnitok.peers.libraries.diffusers import DiffusersTokenizer
 from omnitok.peers.open_magvit2 import OpenMAGVIT2
 from omnitok.peers.tats import TATS
 from omnitok.peers.vidtok import VidTok

@@ -82,6 +82,13 @@ def test_released_files_come_from_the_hub(hub: StandIn) -> None:
         load_tokenizer("omnitokenizer-ffhq")
 
 
+def test_a_model_of_a_library_is_told_before_its_weights_are_fetched(hub: StandIn) -> None:
+    hub.put("someone/vae", {"config.json": b'{"_diffusers_version": "0.1"}', "model.safetensors": b"large"})
+    with pytest.raises(CheckpointError, match=r"^someone/vae: holds a model of diffusers; say diffusers:someone/vae$"):
+        find_files("someone/vae")
+    assert not any("model.safetensors" in request for request in asked(hub))
+
+
 def test_repositories_that_are_not_there_or_not_for_us(
     folder: Path, hub: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +141,7 @@ def test_offline_mode_asks_nobody(tmp_path: Path) -> None:
     (repository / "refs/main").write_text("0123")
     (repository / "snapshots/0123").mkdir(parents=True)
     for name in FILES:
-        (repository / "snapshots/0123" / name).touch()
+        (repository / "snapshots/0123" / name).write_text("{}")
     program = "from omnitok.hub.names import find_files; print(find_files('someone/cached').weights)"
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)

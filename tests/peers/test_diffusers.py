@@ -20,8 +20,8 @@ import omnitok
 from helpers.autoencoders import IMAGES, VIDEOS, build, save
 from omnitok.errors import CheckpointError, OmnitokError
 from omnitok.models.protocol import Tokenizer
-from omnitok.peers.diffusers import describe_diffusers
-from omnitok.peers.diffusers_classes import ARCHITECTURES, REFUSED
+from omnitok.peers import describe_from
+from omnitok.peers.libraries.diffusers import ARCHITECTURES, REFUSED
 
 pytest.importorskip("diffusers")
 
@@ -151,13 +151,13 @@ def test_every_class_of_theirs_is_taken_or_refused_by_name(tmp_path: Path) -> No
 def test_a_config_alone_describes_a_model(tmp_path: Path) -> None:
     for name in (IMAGES | VIDEOS).keys() - {"AutoencoderVidTok"}:
         (tmp_path / "config.json").write_text(json.dumps({**build(name).config, "_class_name": name}))
-        described = describe_diffusers(str(tmp_path))
+        described = describe_from("diffusers", str(tmp_path))
         assert described.device.type == "meta"
         assert sum(p.numel() for p in described.parameters()) == sum(p.numel() for p in build(name).parameters())
         assert described.channels == (4 if name == "AutoencoderKLQwenImage21" else 3)
     edit(tmp_path, _class_name="AutoencoderKL", layers_per_block=10**9)
     with pytest.raises(CheckpointError, match="asks for more than 1000 layers"):
-        describe_diffusers(str(tmp_path))
+        describe_from("diffusers", str(tmp_path))
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import omnitok
 from omnitok import OmniTokenizer, peers
 from omnitok.errors import CheckpointError, OmnitokError
+from omnitok.hub.names import libraries
 from omnitok.models.protocol import LatentStatistics, Tokenizer, fingerprint
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.family import Family
@@ -64,7 +65,7 @@ def convert(state_dict: dict[str, Tensor], flags: Mapping[str, object]) -> tuple
     return {"codes": len(state_dict["their_table"])}, weights
 
 
-BLOCKS = Family("blocks", lambda shapes: "their_table" in shapes, convert, Blocks)
+BLOCKS = Family("blocks", Blocks, lambda shapes: "their_table" in shapes, convert)
 
 
 @pytest.fixture
@@ -74,6 +75,37 @@ def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
     torch.save({"model": {"their_table": table}}, tmp_path / "blocks.pt")
     return tmp_path / "blocks.pt"
+
+
+def test_every_file_that_holds_a_tokenizer_declares_a_family() -> None:
+    folder = Path(peers.__file__).parent
+    files = {path.stem for path in folder.rglob("*.py") if "(PeerTokenizer)" in path.read_text()} - {"causal"}
+    files |= {path.stem for path in folder.rglob("*.py") if "(CausalPeer)" in path.read_text()}
+    assert files == {family.build.__module__.split(".")[-1] for family in peers.FAMILIES}
+    names = [family.name for family in peers.FAMILIES]
+    assert names == sorted(set(names))
+    assert tuple(family.name for family in peers.FAMILIES if family.library is not None) == libraries()
+
+
+def test_a_family_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toys.py").write_text(
+        "from omnitok.peers.family import Family\nfrom omnitok.peers.library import Library\n"
+        "how = Library(('weights.bin',), lambda fields, name: fields, lambda name, fields: name)\n"
+        "FAMILY = Family('toys', dict, library=how)\n"
+    )
+    with pytest.raises(CheckpointError, match="toys:nowhere: no such model"):
+        omnitok.load_tokenizer("toys:nowhere")
+    monkeypatch.setattr("omnitok.peers.libraries.__path__", [str(tmp_path)])
+    monkeypatch.setattr("omnitok.hub.names.LIBRARIES_FOLDER", tmp_path)
+    monkeypatch.setattr("omnitok.hub.names.libraries", libraries.__wrapped__)
+    monkeypatch.setattr(peers, "FAMILIES", peers._find_families())
+    assert "toys" in [family.name for family in peers.FAMILIES]
+    with pytest.raises(
+        CheckpointError, match=r"^nowhere: must be a folder, or a hub id owner/name, of a model of toys$"
+    ):
+        omnitok.load_tokenizer("toys:nowhere")
+    with pytest.raises(CheckpointError, match=r"and toys:FOLDER_OR_HUB_ID$"):
+        omnitok.load_tokenizer("nowhere")
 
 
 def test_a_file_is_recognised_converted_saved_and_loaded(released: Path, tmp_path: Path) -> None:

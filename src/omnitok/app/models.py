@@ -7,7 +7,7 @@ import torch
 
 from omnitok.errors import CheckpointError
 from omnitok.generation.loading import AnyGenerator, load_generator
-from omnitok.hub.names import DIFFUSERS_PREFIX, find_files, model_info
+from omnitok.hub.names import find_files, library_of, model_info
 from omnitok.models.protocol import Tokenizer
 from omnitok.peers import load_tokenizer
 
@@ -30,7 +30,7 @@ def load_models(names: Sequence[str], device: torch.device | str = "cpu") -> Mod
 
     def load(name: str) -> Tokenizer:
         # A generator names its tokenizer by where it lies, others by what it is called.
-        key = name if name.startswith(DIFFUSERS_PREFIX) else str(find_files(name).weights.resolve())
+        key = name if library_of(name) else str(find_files(name).weights.resolve())
         if key not in loaded:
             loaded[key] = load_tokenizer(name, device)
         return loaded[key]
@@ -45,7 +45,7 @@ def load_models(names: Sequence[str], device: torch.device | str = "cpu") -> Mod
 
 
 def _is_tokenizer(name: str) -> bool:
-    if name.startswith(DIFFUSERS_PREFIX):
+    if library_of(name):
         return True
     try:
         return model_info(name).kind == "tokenizer"

@@ -37,8 +37,7 @@ class Compare(MetricsOptions):
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")] = ()
     """Images, videos, or folders and lists of them."""
     models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...")] = ()
-    """Tokenizers: names that `omnitok models` lists, folders, released checkpoints (also of other projects), or
-    diffusers:FOLDER."""
+    """Tokenizers: names, folders, released checkpoints (also of other projects), whatever `omnitok models` takes."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The older spelling: `omnitok compare MODEL... --data DIR`."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("omnitok-comparison")

@@ -8,7 +8,7 @@ import tyro
 from omnitok.cli.options import SAID, CommonOptions
 from omnitok.cli.report import Column, Report, Row, cell
 from omnitok.errors import OmnitokError
-from omnitok.hub.names import DIFFUSERS_PREFIX, ModelInfo, TokenInfo, list_models, model_info
+from omnitok.hub.names import ModelInfo, TokenInfo, library_of, list_models, model_info, of_libraries
 
 COLUMNS = (
     Column("kind", cell("kind")),
@@ -27,16 +27,20 @@ class Models(CommonOptions):
     the same of the models that are named.
 
     Tokenizers are for --model, language models and diffusion models for `omnitok generate`. --model also takes folders,
-    hub ids, released files of other projects (VQGAN, LlamaGen, IBQ, Open-MAGVIT2, TATS, Cosmos, VidTok) and
-    autoencoders of diffusers, as diffusers:FOLDER_OR_HUB_ID.
+    hub ids, released files of other projects (VQGAN, LlamaGen, IBQ, Open-MAGVIT2, TATS, Cosmos, VidTok) and models that
+    other libraries compute, by the library's name: diffusers:FOLDER_OR_HUB_ID.
 
     A token stands for a patch of frames x height x width pixels, in the first frame for height x width. Bits are log2
     of the codebook's size, or 16 for each number of a VAE's latents; bits per pixel are those of an image. Reads no
     weights and draws no random numbers: --device and --seed change nothing here.
     """
 
-    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL..."), SAID] = ()
-    """Names, folders, or diffusers:FOLDER_OR_HUB_ID (default: all that have a name)."""
+    models: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="MODEL...", help=f"Names, folders, or {of_libraries()} (default: all that have a name)."),
+        SAID,
+    ] = ()
 
     def run(self) -> int:
         """Print the table; the exit code."""
@@ -57,12 +61,13 @@ def _patch(row: Row) -> str:
 
 
 def _info(name: str) -> ModelInfo:
-    if not name.startswith(DIFFUSERS_PREFIX):
+    library = library_of(name)
+    if library is None:
         return model_info(name)
-    from omnitok.peers.diffusers import describe_diffusers
+    from omnitok.peers import describe_from
 
-    source = name.removeprefix(DIFFUSERS_PREFIX)
-    model = describe_diffusers(source)
+    source = name.removeprefix(f"{library}:")
+    model = describe_from(library, source)
     tokens = TokenInfo(model.vocab_size, model.latent_channels, model.bits_per_token, model.downsample)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return ModelInfo(name, "tokenizer", parameters, None, "", source, tokens, model.traits.name)

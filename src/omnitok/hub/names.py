@@ -1,8 +1,10 @@
 """Models by name: which there are, where their files lie, what their headers say; nothing here imports torch."""
 
 import difflib
+import functools
 import math
 import os
+import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +33,8 @@ HUB_OWNER = "omnitok"
 MODELS_VARIABLE = "OMNITOK_MODELS"
 """Names a folder that holds such weights as NAME/model.safetensors."""
 
-DIFFUSERS_PREFIX = "diffusers:"
-"""Before the folder or hub id of an autoencoder of diffusers."""
+LIBRARIES_FOLDER = Path(__file__).parents[1] / "peers" / "libraries"
+"""A file for each library that computes tokenizers, by its name; see `omnitok.peers.libraries`."""
 
 TOKENIZER_FOLDER = "tokenizer"
 """Of a generator's folder: its tokenizer, where it goes with it."""
@@ -113,6 +115,23 @@ def list_models() -> list[str]:
     return [*pretrained_models(), *RELEASED_FILES]
 
 
+@functools.cache
+def libraries() -> tuple[str, ...]:
+    """Libraries whose models can be named: `LIBRARY:FOLDER_OR_HUB_ID`."""
+    return tuple(sorted(file.name for file in pkgutil.iter_modules([str(LIBRARIES_FOLDER)])))
+
+
+def library_of(name_or_path: str | os.PathLike[str]) -> str | None:
+    """The library that computes the model of that name, if one does."""
+    library, colon, _ = os.fspath(name_or_path).partition(":")
+    return library if colon and library in libraries() else None
+
+
+def of_libraries() -> str:
+    """How models of libraries are named, for messages."""
+    return " or ".join(f"{library}:FOLDER_OR_HUB_ID" for library in libraries())
+
+
 def model_info(name: str) -> ModelInfo:
     """What the headers of a bundled, local or released model say, without loading or checking all of it.
 
@@ -185,7 +204,7 @@ def _unknown_name(name: str) -> str:
     return (
         f"{name}: no such model, folder or file; {hint}known names are {', '.join(known)}; also accepted are a folder "
         f"with {CONFIG_NAME} and {WEIGHTS_NAME}, a hub id (owner/name or owner/name@revision), a released .ckpt or "
-        f"reference .safetensors, and {DIFFUSERS_PREFIX}FOLDER_OR_HUB_ID"
+        f"reference .safetensors, and {of_libraries()}"
     )
 
 
@@ -235,7 +254,7 @@ def architecture_of(name_or_path: str | os.PathLike[str]) -> str | None:
     Raises:
         CheckpointError: as `find_files`.
     """
-    config = None if os.fspath(name_or_path).startswith(DIFFUSERS_PREFIX) else find_files(name_or_path).config
+    config = None if library_of(name_or_path) else find_files(name_or_path).config
     return None if config is None else read_json(config).get("architecture")
 
 
@@ -266,7 +285,9 @@ def _pretrained_files(folder: Path, download: bool) -> Files:
 
 def _hub_files(repository: HubRepository) -> Files:
     """Of a model on the hub; the tokenizer of a generator comes with it."""
-    config, weights = (repository.file(name) for name in (CONFIG_NAME, WEIGHTS_NAME))
+    config = repository.file(CONFIG_NAME)
+    _check_ours(config, repository.name)
+    weights = repository.file(WEIGHTS_NAME)
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if repository.has(f"{TOKENIZER_FOLDER}/{name}"):
             repository.file(f"{TOKENIZER_FOLDER}/{name}")
@@ -282,11 +303,23 @@ def _files_in(folder: Path) -> Files:
     if not (folder / CONFIG_NAME).exists() and (folder / "model" / CONFIG_NAME).is_file():
         folder = folder / "model"
     for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if name == WEIGHTS_NAME:
+            _check_ours(folder / CONFIG_NAME, str(folder))
         if not (folder / name).is_file():
-            if name == WEIGHTS_NAME and "_class_name" in read_json(folder / CONFIG_NAME):
-                raise CheckpointError(f"{folder}: holds a model of diffusers; say {DIFFUSERS_PREFIX}{folder}")
             raise CheckpointError(
                 f"{folder}: holds no {name}; a model is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, and the folder "
                 "of a run has one in its subfolder model"
             )
     return Files(folder / CONFIG_NAME, folder / WEIGHTS_NAME)
+
+
+def _check_ours(config: Path, name: str) -> None:
+    """Refuse what a library wrote: its `config.json` says the library's version, as `_diffusers_version`.
+
+    Raises:
+        CheckpointError: it names the library.
+    """
+    written = {field.strip("_") for field in read_json(config)}
+    library = next((library for library in libraries() if f"{library}_version" in written), None)
+    if library is not None:
+        raise CheckpointError(f"{name}: holds a model of {library}; say {library}:{name}")

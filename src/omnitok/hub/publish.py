@@ -22,11 +22,11 @@ from omnitok.hub.folder import (
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.header import CARD_NAME, CONFIG_NAME, PEER, TOKENIZER, WEIGHTS_NAME, read_json, read_shapes
 from omnitok.hub.names import (
-    DIFFUSERS_PREFIX,
     RELEASED_FILES,
     TOKENIZER_FOLDER,
     Files,
     find_files,
+    library_of,
     pretrained_models,
 )
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
@@ -166,7 +166,7 @@ def _new_card(files: Files, config: Config, settings: GeneratorSettings | None, 
 
 def _tokenizer_of(folder: Path, settings: GeneratorSettings, repo_id: str) -> Upload:
     name = find_tokenizer(folder, settings.tokenizer)
-    if name.startswith(DIFFUSERS_PREFIX) or name in RELEASED_FILES:
+    if library_of(name) or name in RELEASED_FILES:
         return {}
     try:
         files = find_files(name)

@@ -1,6 +1,8 @@
 """Tokenizers of other projects behind our protocol, and `load_tokenizer`, which takes any tokenizer, theirs or ours."""
 
+import importlib
 import os
+import pkgutil
 
 import torch
 
@@ -8,23 +10,25 @@ from omnitok.errors import CheckpointError
 from omnitok.hub.architectures import listed
 from omnitok.hub.folder import check_dtype, released_tokenizer, tokenizer_of
 from omnitok.hub.header import PEER, read_json
-from omnitok.hub.names import DIFFUSERS_PREFIX, find_files
+from omnitok.hub.names import find_files, library_of, of_libraries
 from omnitok.hub.released import kind_of
 from omnitok.hub.released.reader import read_released_checkpoint
 from omnitok.models.protocol import Tokenizer
-from omnitok.peers import cosmos, open_magvit2, tats, vidtok, vqgan
-from omnitok.peers.diffusers import DIFFUSERS, load_diffusers
-from omnitok.peers.family import Family, convert_peer, load_peer_folder
+from omnitok.peers import libraries
+from omnitok.peers.base import PeerTokenizer
+from omnitok.peers.family import Family, convert_peer, describe_from_library, load_from_library, load_peer_folder
 
-FAMILIES: tuple[Family, ...] = (
-    Family("tats", tats.recognises, tats.convert, tats.TATS),
-    Family("vidtok", vidtok.recognises, vidtok.convert, vidtok.VidTok, vidtok.hints),
-    Family("cosmos-video", cosmos.recognises, cosmos.convert, cosmos.Cosmos, cosmos.hints),
-    Family("vqgan", vqgan.recognises, vqgan.convert, vqgan.VQGAN, vqgan.hints),
-    Family("open-magvit2", open_magvit2.recognises, open_magvit2.convert, open_magvit2.OpenMAGVIT2),
-    DIFFUSERS,
-)
-"""Released families, in the order in which they are asked whether a file is theirs."""
+
+def _find_families() -> tuple[Family, ...]:
+    folders = {__name__: __path__, libraries.__name__: libraries.__path__}
+    names = [f"{package}.{file.name}" for package, path in folders.items() for file in pkgutil.iter_modules(path)]
+    modules = [importlib.import_module(name) for name in names]
+    families: list[Family] = [module.FAMILY for module in modules if hasattr(module, "FAMILY")]
+    return tuple(sorted(families, key=lambda family: family.name))
+
+
+FAMILIES = _find_families()
+"""What the files of this room and of `libraries` declare as FAMILY, by name."""
 
 
 def load_tokenizer(
@@ -36,8 +40,8 @@ def load_tokenizer(
 
     Args:
         name_or_path: whatever `OmniTokenizer.from_pretrained` takes; a released checkpoint of one of `FAMILIES`,
-            recognised by its weights, or the folder that `omnitok convert` made of it; an autoencoder of diffusers, as
-            `diffusers:FOLDER_OR_HUB_ID` or `diffusers:FOLDER_OR_HUB_ID#SUBFOLDER`.
+            recognised by its weights, or the folder that `omnitok convert` made of it; a model that one of `libraries`
+            computes, as `diffusers:FOLDER_OR_HUB_ID` or `diffusers:FOLDER_OR_HUB_ID#SUBFOLDER`.
         device, dtype: where and how the weights are kept.
 
     Raises:
@@ -48,9 +52,23 @@ def load_tokenizer(
     return _load(os.fspath(name_or_path)).to(device, dtype).eval()
 
 
+def describe_from(library: str, name: str) -> PeerTokenizer:
+    """The model that a library names so, as its configuration says, on the meta device; no weights are read.
+
+    Raises:
+        CheckpointError: no such model, or one that is not taken.
+    """
+    return describe_from_library(_family(library), name)
+
+
+def _family(name: str) -> Family:
+    return next(family for family in FAMILIES if family.name == name)
+
+
 def _load(name: str) -> Tokenizer:
-    if name.startswith(DIFFUSERS_PREFIX):
-        return load_diffusers(name.removeprefix(DIFFUSERS_PREFIX))
+    library = library_of(name)
+    if library is not None:
+        return load_from_library(_family(library), name.removeprefix(f"{library}:"))
     files = find_files(name)
     architecture = None if files.config is None else read_json(files.config).get("architecture")
     if files.config is not None and architecture == PEER:
@@ -64,10 +82,10 @@ def _load(name: str) -> Tokenizer:
     if files.config is not None:
         return tokenizer_of(files)
     if kind_of(checkpoint.state_dict) is None:
-        families = ", ".join(family.name for family in FAMILIES if family is not DIFFUSERS)
+        families = ", ".join(family.name for family in FAMILIES if family.library is None)
         raise CheckpointError(
             f"{files.weights}: holds no released model that is known: accepted are OmniTokenizer's and those of "
-            f"{families} (a model of diffusers is {DIFFUSERS_PREFIX}FOLDER_OR_HUB_ID); its weights are "
+            f"{families} (a model of a library is {of_libraries()}); its weights are "
             f"{listed(list(checkpoint.state_dict))}"
         )
     return released_tokenizer(files.weights, checkpoint)

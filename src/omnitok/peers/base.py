@@ -1,4 +1,4 @@
-"""What every tokenizer of another project is here: one file per family, one row in `peers/__init__.py`.
+"""What every tokenizer of another project is here: one file per family, which `peers/__init__.py` finds.
 
 The file of a family of released checkpoints holds
 
@@ -13,9 +13,10 @@ The file of a family of released checkpoints holds
   knows stays under its name and one that is missing stays missing: the loader lists both. Flags are what the file
   says of itself, for many nothing at all: what names and shapes tell is read from them.
 
-The row is `Family(NAME, recognises, convert, Subclass)`. Everything else is done here: pixels, codes and latents are
-checked, padded, cropped, moved and saved, so that what a hook is given is valid, and on the device and in the precision
-of the weights.
+It declares `FAMILY = Family(NAME, Subclass, recognises, convert)`. The file of a family that a library computes lies in
+`peers/libraries` under the name that its models begin with, and declares `FAMILY = Family(NAME, Subclass, library=…)`.
+Everything else is done here: pixels, codes and latents are checked, padded, cropped, moved and saved, so that what a
+hook is given is valid, and on the device and in the precision of the weights.
 """
 
 import contextlib
@@ -102,7 +103,7 @@ class PeerTokenizer(nn.Module, Publishable):
     Here a tokenizer of images streams and one of videos does not; see `CausalPeer` for one that does.
     """
 
-    family: str | None = None  # the name of its row, once it was loaded from a file or folder of ours
+    family: str | None = None  # the name of its family, once it was loaded from a file or folder of ours
 
     def __init__(self, config: Mapping[str, Any], traits: Traits) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from omnitok.hub.released.flags import Flags
 from omnitok.models.config import Count, Depth, Size, Widths
 from omnitok.peers.blocks import Attention, each_frame
 from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past, check_levels
-from omnitok.peers.family import Shapes, count, shape_of
+from omnitok.peers.family import Family, Shapes, count, shape_of
 
 PATCH = 4
 """Pixels along each axis that the wavelets gather."""
@@ -406,3 +406,6 @@ def convert(state_dict: dict[str, Tensor], flags: Mapping[str, object]) -> tuple
         fsq_levels=levels,  # type: ignore[arg-type]
     )
     return dataclasses.asdict(config), weights
+
+
+FAMILY = Family("cosmos-video", Cosmos, recognises, convert, hints)

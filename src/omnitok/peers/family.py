@@ -14,27 +14,33 @@ from omnitok.hub.folder import check_sha256, read_weights
 from omnitok.hub.header import read_json, read_shapes
 from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.peers.base import PeerTokenizer
+from omnitok.peers.library import Library, Reference
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Family:
-    """A row of the table of families.
+    """What a file of this room declares as FAMILY.
 
     Attributes:
-        name: as `config.json` of a converted folder has it: "taming-vqgan".
-        recognises: whether a file with weights of these released names and shapes is of this family.
-        convert: weights and flags of a file -> (config, weights under the names of the tokenizer).
+        name: as `config.json` of a converted folder has it, "taming-vqgan"; of a library, what its models begin with.
         build: config -> a tokenizer with fresh weights.
+        recognises: whether a file with weights of these released names and shapes is of this family. No file is of two,
+            so families are asked in any order.
+        convert: weights and flags of a file -> (config, weights under the names of the tokenizer).
         hints: what a file's name, or files beside it, say in place of flags that it lacks.
+        library: where models of the family are, if a library computes them; its models are named, not recognised.
     """
 
     name: str
-    recognises: Callable[[Shapes], bool]
-    convert: Callable[[dict[str, Tensor], Mapping[str, object]], tuple[dict[str, Any], dict[str, Tensor]]]
     build: Callable[[Mapping[str, Any]], PeerTokenizer]
+    recognises: Callable[[Shapes], bool] = lambda shapes: False
+    convert: Callable[[dict[str, Tensor], Mapping[str, object]], tuple[dict[str, Any], dict[str, Tensor]]] = (
+        lambda weights, flags: ({}, weights)
+    )
     hints: Callable[[Path], Mapping[str, object]] = lambda path: {}
+    library: Library | None = None
 
 
 def convert_peer(path: Path, checkpoint: ReleasedCheckpoint, families: Sequence[Family]) -> PeerTokenizer | None:
@@ -55,6 +61,32 @@ def convert_peer(path: Path, checkpoint: ReleasedCheckpoint, families: Sequence[
     except CheckpointError as error:
         text = str(error)
         raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+
+
+def load_from_library(family: Family, name: str) -> PeerTokenizer:
+    """The tokenizer that a library names so, on the CPU.
+
+    Args:
+        name: a folder or a hub id `owner/name`, with `#SUBFOLDER` where it lies in one ("vae" of a pipeline).
+
+    Raises:
+        CheckpointError: missing or damaged files, an unknown architecture, weights that do not fit: one sentence.
+        MissingExtraError: the library is not installed.
+    """
+    assert family.library is not None
+    reference = Reference(family.name, family.library, name)
+    config, weights = reference.config(), reference.weights()
+    with reference.telling():
+        return assemble(family, config, weights)
+
+
+def describe_from_library(family: Family, name: str) -> PeerTokenizer:
+    """The same as its `config.json` says, on the meta device: its weights are neither read nor looked for."""
+    assert family.library is not None
+    reference = Reference(family.name, family.library, name)
+    config = reference.config()
+    with reference.telling(), torch.device("meta"), WithoutInit():
+        return family.build(config)
 
 
 def assemble(family: Family, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> PeerTokenizer:

@@ -19,7 +19,7 @@ from omnitok.models.config import Depth, Size, Widths
 from omnitok.models.encoding import FEATURES_WHY, check_finite
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.blocks import ResidualBlock
-from omnitok.peers.family import Shapes, averaged, count, shape_of
+from omnitok.peers.family import Family, Shapes, averaged, count, shape_of
 
 
 @checked
@@ -252,3 +252,6 @@ def convert(state_dict: dict[str, Tensor], flags: Mapping[str, object]) -> tuple
         groups=Flags(flags).integer("num_groups", 32, lowest=1),
     )
     return dataclasses.asdict(config), weights
+
+
+FAMILY = Family("open-magvit2", OpenMAGVIT2, recognises, convert)

@@ -18,7 +18,7 @@ from omnitok.models.bottlenecks.codebook import nearest_rows
 from omnitok.models.config import Size
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.blocks import ResidualBlock
-from omnitok.peers.family import Shapes, shape_of
+from omnitok.peers.family import Family, Shapes, shape_of
 
 Padding = Literal["replicate", "reflect", "circular", "constant"]
 
@@ -238,3 +238,6 @@ def convert(state_dict: dict[str, Tensor], flags: Mapping[str, object]) -> tuple
     if len(config.strides) != steps:
         raise CheckpointError(f"flag downsample is {list(downsample)}, but the weights have {steps} steps")
     return dataclasses.asdict(config), weights
+
+
+FAMILY = Family("tats", TATS, recognises, convert)

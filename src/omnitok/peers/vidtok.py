@@ -22,7 +22,7 @@ from omnitok.hub.released.flags import Flags
 from omnitok.models.config import Count, Depth, Size, Widths
 from omnitok.peers.blocks import Attention, Downsample, ResidualBlock, Upsample, each_frame
 from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past, check_levels
-from omnitok.peers.family import Shapes, count, shape_of
+from omnitok.peers.family import Family, Shapes, count, shape_of
 
 Levels = tuple[Count, ...]
 
@@ -312,13 +312,13 @@ def check_version(version: object, name: object) -> None:
 
     Args:
         version: "1.0", "1.1", or None where nothing says.
-        name: of the file or folder.
+        name: of the file or folder, for the warning.
 
     Raises:
         CheckpointError: weights of 1.0.
     """
     if version == "1.0":
-        raise CheckpointError(f"{name}: {V1_0}, whose files have v1_1 in their name, or in the YAML file beside them")
+        raise CheckpointError(f"{V1_0}, whose files have v1_1 in their name, or in the YAML file beside them")
     if version is None:
         warnings.warn(f"{name}: nothing says if this is VidTok 1.1, so it is taken for it; {V1_0}", stacklevel=2)
 
@@ -385,3 +385,6 @@ def _fsq_levels(flags: Mapping[str, object], channels: int, outputs: int) -> tup
     regularizer = flags.get("regularizer_config")
     params = regularizer.get("params") if isinstance(regularizer, dict) else None
     return (params if isinstance(params, dict) else {}).get("levels", (8,) * channels)
+
+
+FAMILY = Family("vidtok", VidTok, recognises, convert, hints)

@@ -28,7 +28,7 @@ from omnitok.peers.blocks import (
     conv2d,
     group_norm,
 )
-from omnitok.peers.family import AVERAGES, Shapes, averaged, count, shape_of
+from omnitok.peers.family import AVERAGES, Family, Shapes, averaged, count, shape_of
 
 Lookup = Literal["euclidean", "cosine", "inner product", "gumbel"]
 NAMES: dict[Lookup, str] = {
@@ -296,3 +296,6 @@ def _with_vqgan_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name != "quantize.codebook_used":  # a statistic of the training
             renamed[name] = tensor
     return renamed
+
+
+FAMILY = Family("vqgan", VQGAN, recognises, convert, hints)

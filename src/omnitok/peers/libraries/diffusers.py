@@ -1,12 +1,13 @@
 """Autoencoders of diffusers (github.com/huggingface/diffusers) by the `_class_name` of their `config.json`.
 
-Their code computes, asked as `diffusers_classes` says of each.
+Their code computes, asked as `ARCHITECTURES` says of each.
 """
 
 import contextlib
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,143 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.errors import CheckpointError, MissingExtraError, describe, reading
-from omnitok.hub.architectures import WithoutInit
-from omnitok.hub.download import HUB_ID, from_hub
-from omnitok.hub.header import CONFIG_NAME, read_json
-from omnitok.hub.released.reader import read_released_checkpoint
+from omnitok.errors import CheckpointError, MissingExtraError, describe
 from omnitok.models.protocol import LatentStatistics
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
-from omnitok.peers.diffusers_classes import ARCHITECTURES, PATCHED, REFUSED
-from omnitok.peers.family import Family, assemble
+from omnitok.peers.family import Family
+from omnitok.peers.library import Library, check_layers
 from omnitok.peers.vidtok import check_version, version_in
-
-MAX_LAYERS = 1000
-"""What one field of a configuration may ask for in layers, blocks or levels; released ones stay below 50."""
 
 _SAID_TWICE = ("block_out_channels", "force_upcast")  # by some classes, for pipelines
 
 _OVERLAP = 0.25  # of neighbouring tiles, as in their AutoencoderKL
+
+
+# ---------------------------------------------------------------------------------------------------------- the classes
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to ask one class.
+
+    Attributes:
+        space: pixels per latent row and column.
+        time: frames per latent frame; None for a model of images.
+        frames: what T - 1 (T, where the first frame is not alone) is padded to a multiple of; None means `time`.
+        alone: whether the first frame is a latent frame by itself.
+        tiles: whether it has tiles of its own.
+        one_by_one: whether samples of a batch go through singly, for it fails with more.
+        as_video: of a model of images, whether it wants each as a video of one frame.
+        frames_first: whether what it decodes has its frames before its channels.
+        cover: (tile, stride) of frames, rows and columns, where it works in tiles only, which have to cover all.
+        arguments: what its `decode` takes beside the latents.
+    """
+
+    space: Callable[[Any], int]
+    time: Callable[[Any], int] | None = None
+    frames: Callable[[Any], int] | None = None
+    alone: Callable[[Any], bool] = lambda model: True
+    tiles: bool = False
+    one_by_one: bool = False
+    as_video: bool = False
+    frames_first: bool = False
+    cover: Callable[[Any], tuple[tuple[int, int], ...]] | None = None
+    arguments: Callable[[Any, Tensor], dict[str, Any]] = lambda model, latents: {}
+
+
+def _levels(field: str) -> Callable[[Any], int]:
+    """2 for every level but one that a field of the configuration lists."""
+    return lambda model: 2 ** (len(model.config[field]) - 1)
+
+
+def _claimed(model: Any) -> int:
+    return int(model.spatial_compression_ratio)
+
+
+def _time(model: Any) -> int:
+    return int(model.temporal_compression_ratio)
+
+
+def _halvings(model: Any) -> int:
+    return 2 ** sum(model.config.temperal_downsample)  # (their spelling)
+
+
+def _timestep(model: Any, latents: Tensor) -> dict[str, Any]:
+    """A decoder that also removes noise is told that there is none, as their pipelines do by default."""
+    return {"temb": latents.new_zeros(len(latents))} if model.config.timestep_conditioning else {}
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "AutoencoderKL": Architecture(_levels("block_out_channels"), tiles=True),
+    "AsymmetricAutoencoderKL": Architecture(_levels("down_block_out_channels")),
+    "AutoencoderTiny": Architecture(_levels("encoder_block_out_channels")),
+    "VQModel": Architecture(_levels("block_out_channels")),
+    "AutoencoderDC": Architecture(_claimed, tiles=True),
+    "AutoencoderKLFlux2": Architecture(_levels("block_out_channels"), tiles=True),
+    "AutoencoderKLHunyuanImage": Architecture(lambda model: int(model.config.spatial_compression_ratio)),
+    "AutoencoderKLHunyuanImageRefiner": Architecture(_claimed, tiles=True, as_video=True),
+    "AutoencoderKLKVAE": Architecture(_levels("ch_mult"), tiles=True),
+    "AutoencoderKLQwenImage21": Architecture(_claimed, tiles=True, as_video=True),
+    "AutoencoderKLTemporalDecoder": Architecture(
+        _levels("block_out_channels"), lambda model: 1, arguments=lambda model, z: {"num_frames": z.shape[2]}
+    ),
+    "AutoencoderKLCogVideoX": Architecture(  # decodes latent frames in pairs, so that they are odd in number
+        _levels("block_out_channels"),
+        lambda model: int(model.config.temporal_compression_ratio),
+        lambda model: 2 * int(model.config.temporal_compression_ratio),
+        tiles=True,
+    ),
+    "AutoencoderKLWan": Architecture(_claimed, _halvings, lambda model: 4, tiles=True),
+    "AutoencoderKLQwenImage": Architecture(_claimed, _halvings, lambda model: 4, tiles=True),
+    "AutoencoderKLHunyuanVideo": Architecture(_claimed, _time, tiles=True),
+    "AutoencoderKLHunyuanVideo15": Architecture(_claimed, _time, tiles=True, one_by_one=True),
+    "AutoencoderKLCosmos": Architecture(
+        lambda model: int(model.config.spatial_compression_ratio),
+        lambda model: int(model.config.temporal_compression_ratio),
+    ),
+    "AutoencoderKLLTXVideo": Architecture(_claimed, _time, tiles=True, arguments=_timestep),
+    "AutoencoderKLLTX2Video": Architecture(_claimed, _time, tiles=True, arguments=_timestep),
+    "AutoencoderKLKVAEVideo": Architecture(_levels("ch_mult"), lambda model: int(model.config.temporal_compress_times)),
+    "Kandinsky6SRVAE": Architecture(_claimed, _time),
+    "AutoencoderKLAllegro": Architecture(
+        _claimed,
+        lambda model: int(model.config.temporal_compression_ratio),
+        alone=lambda model: False,
+        one_by_one=True,
+        frames_first=True,
+        cover=lambda model: tuple(zip(model.kernel, model.stride, strict=True)),
+    ),
+    "AutoencoderKLMochi": Architecture(_claimed, _time, tiles=True),
+    "AutoencoderKLMagvit": Architecture(_claimed, _time, lambda model: model.num_sample_frames_batch_size, tiles=True),
+    "AutoencoderVidTok": Architecture(
+        lambda model: 2 ** len(model.encoder.spatial_ds),
+        _time,
+        lambda model: _time(model) if model.is_causal else model.num_sample_frames_batch_size,
+        alone=lambda model: bool(model.is_causal),
+        tiles=True,
+    ),
+}
+"""How to ask each."""
+
+_SOUND = (
+    *("AutoencoderKLKVAEAudio", "AutoencoderKLLTX2Audio", "AutoencoderKLMiniMaxH3Audio", "AutoencoderOobleck"),
+    *("AutoencoderSAME", "Cosmos3AVAEAudioTokenizer", "LongCatAudioDiTVae", "MMAudioVAE"),
+)
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(_SOUND, "is of sound"),
+    "AutoencoderKLMiniMaxH3": "codes videos in parts of a fixed length that overlap in their latents",
+    "AutoencoderRAE": "resizes images to one square, so that they do not come back in their size",
+    "ConsistencyDecoderVAE": "decodes with random numbers, so that latents have no pixels of their own",
+    "LTX2VideoDiffusionDecoderModel": "is a decoder without its encoder",
+    "RFD4ProteinaAutoencoder": "is of proteins",
+}
+"""Classes of diffusers that are no tokenizers of images or videos here, and why."""
+
+PATCHED = ("AutoencoderKLWan", "AutoencoderKLQwenImage21")
+"""Classes whose channels are those of patches, where their configuration has a `patch_size`."""
+
+
+# -------------------------------------------------------------------------------------------------------- the tokenizer
 
 
 class DiffusersTokenizer(PeerTokenizer):
@@ -218,12 +339,7 @@ def _build(name: str, config: Mapping[str, Any]) -> Any:
             f"fields {', '.join(map(describe, unknown[:5]))} are not known to diffusers {diffusers.__version__}, which "
             f"is installed; the file is of version {describe(config['_diffusers_version'])}"
         )
-    for field, value in fields.items():
-        counts = value if isinstance(value, list | tuple) else [value]
-        if len(counts) > MAX_LAYERS or any(
-            isinstance(count, int) and count > MAX_LAYERS and re.search("layers|blocks$", field) for count in counts
-        ):
-            raise CheckpointError(f"field {field} asks for more than {MAX_LAYERS} layers: {describe(value)}")
+    check_layers(fields)
     if config.get("regularizer") == "fsq":  # reads its own tensors while it is built, which the meta device refuses
         with torch.device("cpu"):
             model = kind(**fields)
@@ -303,110 +419,42 @@ def _statistics(model: Any, channels: int) -> LatentStatistics | None:
 
 # ------------------------------------------------------------------------------------------------------------ the files
 
-_WEIGHTS = (
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-)
-"""Where the weights are, in the order in which they are looked for."""
-
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Layers of attention in files of 2022 -> in those of today."""
 
 
-def load_diffusers(reference: str) -> PeerTokenizer:
-    """An autoencoder of diffusers, on the CPU.
-
-    Args:
-        reference: a folder or a hub id `owner/name`, with `#SUBFOLDER` where it lies in one ("vae" of a pipeline).
-
-    Raises:
-        CheckpointError: missing or damaged files, an unknown architecture, weights that do not fit: one sentence.
-        MissingExtraError: diffusers is not installed.
-    """
-    config_path, config = _read_config(reference)
-    place, _, subfolder = reference.partition("#")
-    weights: dict[str, Tensor] = {}
-    for path in _find_weights(place, subfolder):
-        weights |= read_released_checkpoint(path).state_dict
-    renamed = {f"model.{_new_name(name)}": weight for name, weight in weights.items()}
-    with _telling(config_path):
-        return assemble(DIFFUSERS, config, renamed)
-
-
-def describe_diffusers(reference: str) -> PeerTokenizer:
-    """An autoencoder as its `config.json` says, on the meta device: its weights are neither read nor looked for.
-
-    Arguments and errors as for `load_diffusers`.
-    """
-    config_path, config = _read_config(reference)
-    with _telling(config_path), torch.device("meta"), WithoutInit():
-        return DiffusersTokenizer(config)
-
-
-def _read_config(reference: str) -> tuple[Path, dict[str, Any]]:
-    place, _, subfolder = reference.partition("#")
-    path = _find(place, subfolder, CONFIG_NAME)
-    config = read_json(path)
-    with _telling(path):
-        name = _class_of(config)
-    if name == "AutoencoderVidTok" and config.get("is_causal", True):
+def _configure(fields: dict[str, Any], reference: str) -> dict[str, Any]:
+    if _class_of(fields) == "AutoencoderVidTok" and fields.get("is_causal", True):
         check_version(version_in(reference), reference)
-    return path, config
+    return fields
 
 
-@contextlib.contextmanager
-def _telling(config_path: Path) -> Iterator[None]:
-    """What is wrong within it is told of the folder."""
-    with reading(config_path, CheckpointError, "configuration of diffusers"):
-        try:
-            yield
-        except CheckpointError as error:
-            raise CheckpointError(f"{config_path.parent}: {error}") from error
-
-
-def _new_name(name: str) -> str:
+def _rename(name: str, fields: Mapping[str, Any]) -> str:
     parts = name.split(".")
     if len(parts) > 2 and parts[-2] in _OLD_NAMES and "attentions" in parts:
         parts[-2] = _OLD_NAMES[parts[-2]]
-    return ".".join(parts)
+    return ".".join(["model", *parts])
 
 
-def _find(place: str, subfolder: str, name: str) -> Path:
-    """A file of a local folder or hub repository."""
-    folder = Path(place)
-    if folder.is_dir():
-        path = folder / subfolder / name
-        if path.is_file():
-            return path
-        hint = ""
-        if name == CONFIG_NAME and (folder / "model_index.json").is_file():
-            hint = f"; it is a pipeline, whose autoencoder is in a subfolder: diffusers:{place}#vae"
-        raise CheckpointError(f"{folder / subfolder}: holds no {name}{hint}")
-    if folder.exists() or not HUB_ID.fullmatch(place):
-        raise CheckpointError(f"{place}: must be a folder, or a hub id owner/name, of a model of diffusers")
-    return from_hub(place, f"{subfolder}/{name}" if subfolder else name)
+def _hint(folder: Path) -> str:
+    if not (folder / "model_index.json").is_file():
+        return ""
+    return f"; it is a pipeline, whose autoencoder is in a subfolder: diffusers:{folder}#vae"
 
 
-def _find_weights(place: str, subfolder: str) -> list[Path]:
-    problems = []
-    for name in _WEIGHTS:
-        try:
-            path = _find(place, subfolder, name)
-        except CheckpointError as error:
-            problems.append(error)
-            continue
-        if path.suffix != ".json":
-            return [path]
-        files = read_json(path).get("weight_map")
-        if not isinstance(files, dict) or not all(
-            isinstance(file, str) and Path(file).name == file for file in files.values()
-        ):
-            raise CheckpointError(f"{path}: must have names of files in this folder under 'weight_map'")
-        return [_find(place, subfolder, file) for file in sorted(set(files.values()))]
-    raise problems[0]
-
-
-DIFFUSERS = Family("diffusers", lambda shapes: False, lambda weights, flags: ({}, weights), DiffusersTokenizer)
+FAMILY = Family(
+    "diffusers",
+    DiffusersTokenizer,
+    library=Library(
+        (
+            "diffusion_pytorch_model.safetensors",
+            "diffusion_pytorch_model.safetensors.index.json",
+            "diffusion_pytorch_model.fp16.safetensors",
+            "diffusion_pytorch_model.bin",
+        ),
+        _configure,
+        _rename,
+        _hint,
+    ),
+)
 """For folders that `save_pretrained` wrote; no single file is of this family."""

@@ -1,0 +1,141 @@
+"""Models that a library keeps and computes, named `LIBRARY:FOLDER_OR_HUB_ID` or `LIBRARY:FOLDER_OR_HUB_ID#SUBFOLDER`:
+where their files are, and what these hold.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from omnitok.errors import CheckpointError, describe, reading
+from omnitok.hub.download import HUB_ID, from_hub
+from omnitok.hub.header import CONFIG_NAME, read_json
+from omnitok.hub.released.reader import read_released_checkpoint
+
+MAX_LAYERS = 1000
+"""What one field of a configuration may ask for in layers, blocks or levels; released ones stay below 50."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """How a library keeps its models.
+
+    Attributes:
+        weights: names of files with weights, or of an index of such files, in the order in which they are looked for.
+        configure: fields of `config.json`, and what the model was named by -> the tokenizer's config. It raises
+            CheckpointError for a model that is not taken, before weights are looked for.
+        rename: a weight's name, and the fields -> its name in the tokenizer; None for a weight of another part.
+        hint: what to say of a folder without `config.json`: "; it is …", or nothing.
+    """
+
+    weights: tuple[str, ...]
+    configure: Callable[[dict[str, Any], str], dict[str, Any]]
+    rename: Callable[[str, Mapping[str, Any]], str | None]
+    hint: Callable[[Path], str] = lambda folder: ""
+
+
+def check_layers(fields: Mapping[str, Any]) -> None:
+    """Refuse a configuration that would take forever to build.
+
+    Raises:
+        CheckpointError: a field asks for more than `MAX_LAYERS`.
+    """
+    for field, value in fields.items():
+        counts = value if isinstance(value, list | tuple) else [value]
+        if len(counts) > MAX_LAYERS or any(
+            isinstance(count, int) and count > MAX_LAYERS and re.search("layers|blocks$", field) for count in counts
+        ):
+            raise CheckpointError(f"field {field} asks for more than {MAX_LAYERS} layers: {describe(value)}")
+
+
+class Reference:
+    """The files of one model.
+
+    Args:
+        library: its name.
+        how: it keeps its models.
+        text: a folder or a hub id `owner/name`, with `#SUBFOLDER` where the model lies in one.
+    """
+
+    def __init__(self, library: str, how: Library, text: str) -> None:
+        self._library, self._how, self._text = library, how, text
+        self._place, _, self._subfolder = text.partition("#")
+
+    def config(self) -> dict[str, Any]:
+        """The tokenizer's.
+
+        Raises:
+            CheckpointError: missing or damaged files, or a model that is not taken.
+        """
+        fields = self._fields()
+        with self.telling():
+            return self._how.configure(fields, self._text)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The tokenizer's, under the names that they have there.
+
+        Raises:
+            CheckpointError: missing or damaged files.
+        """
+        fields = self._fields()
+
+        def rename(name: str) -> str | None:
+            return self._how.rename(name, fields)
+
+        found: dict[str, Tensor] = {}
+        for path in self._find_weights(rename):
+            weights = read_released_checkpoint(path).state_dict
+            found |= {new: weight for name, weight in weights.items() if (new := rename(name)) is not None}
+        return found
+
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """What is wrong within it is told of the folder or hub id."""
+        path = self._find(CONFIG_NAME)
+        name = path.parent if Path(self._place).is_dir() else self._text
+        with reading(path, CheckpointError, f"configuration of {self._library}"):
+            try:
+                yield
+            except CheckpointError as error:
+                raise CheckpointError(f"{name}: {error}") from error
+
+    def _fields(self) -> dict[str, Any]:
+        return read_json(self._find(CONFIG_NAME))
+
+    def _find(self, name: str) -> Path:
+        """A file of the local folder or hub repository."""
+        folder = Path(self._place)
+        if folder.is_dir():
+            path = folder / self._subfolder / name
+            if path.is_file():
+                return path
+            hint = self._how.hint(folder) if name == CONFIG_NAME else ""
+            raise CheckpointError(f"{folder / self._subfolder}: holds no {name}{hint}")
+        if folder.exists() or not HUB_ID.fullmatch(self._place):
+            raise CheckpointError(
+                f"{self._place}: must be a folder, or a hub id owner/name, of a model of {self._library}"
+            )
+        return from_hub(self._place, f"{self._subfolder}/{name}" if self._subfolder else name)
+
+    def _find_weights(self, rename: Callable[[str], str | None]) -> list[Path]:
+        problems = []
+        for name in self._how.weights:
+            try:
+                path = self._find(name)
+            except CheckpointError as error:
+                problems.append(error)
+                continue
+            if path.suffix != ".json":
+                return [path]
+            files = read_json(path).get("weight_map")
+            if not isinstance(files, dict) or not all(
+                isinstance(file, str) and Path(file).name == file for file in files.values()
+            ):
+                raise CheckpointError(f"{path}: must have names of files in this folder under 'weight_map'")
+            wanted = {file for weight, file in files.items() if rename(weight) is not None}
+            return [self._find(file) for file in sorted(wanted)]
+        raise problems[0]
