@@ -29,6 +29,7 @@ from fuzz.mutants import (
     mutate_zip,
 )
 from helpers.small import SMALL
+from helpers.tflite import small_mobilenet_v2, tflite
 from omnitok import peers
 from omnitok.data import TokenShards, VideoReader, read_image, read_image_array, write_video
 from omnitok.data.index import build_index
@@ -41,6 +42,7 @@ from omnitok.distributed import Processes
 from omnitok.errors import MediaError
 from omnitok.hub.folder import load_generator_model, load_tokenizer, save_generator, save_tokenizer
 from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.hub.mobilenet_v2 import convert_mobilenet_v2
 from omnitok.hub.released import convert_checkpoint
 from omnitok.metrics.evaluate import EvaluationConfig
 from omnitok.metrics.frechet import load_statistics
@@ -248,6 +250,28 @@ def build_peer(folder: Path) -> None:
     torch.save({"state_dict": zeros}, folder / "vqgan.pt", _use_new_zipfile_serialization=False)
 
 
+def build_tflite(folder: Path) -> None:
+    (folder / "mobilenet_v2.tflite").write_bytes(tflite(small_mobilenet_v2()))
+
+
+def read_tflite(path: Path) -> None:
+    for _ in convert_mobilenet_v2(path):
+        pass
+
+
+def mutate_offsets(data: bytes, rng: random.Random) -> bytes:
+    """A flatbuffer: the bytes, or a few of its numbers, which are offsets, counts and places of fields mostly."""
+    if rng.random() < 0.3:
+        return mutate_bytes(data, rng)
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 8)):
+        place = 4 * rng.randrange(len(data) // 4)
+        number = int.from_bytes(changed[place : place + 4], "little")
+        near = number + rng.randint(-8, 8), number * 2, rng.randrange(len(data)), len(data) - place, -place, 2**28
+        changed[place : place + 4] = (rng.choice(near) % 2**32).to_bytes(4, "little")
+    return bytes(changed)
+
+
 def mutate_safetensors(data: bytes, rng: random.Random) -> bytes:
     """The JSON header with a right length before it, or the bytes."""
     size = int.from_bytes(data[:8], "little")
@@ -436,6 +460,7 @@ READERS = {
     "tokenizer": Reader(build_tokenizer, read_tokenizer, is_folder=True, count=200),
     "released": Reader(build_released, convert_checkpoint, count=200),
     "peer": Reader(build_peer, peers.load_tokenizer, count=100),
+    "tflite": Reader(build_tflite, read_tflite, mutators={".tflite": mutate_offsets}),
     "config": Reader(build_config, read_config, count=200),
     "generator": Reader(build_generator, read_generator, is_folder=True, count=200),
     "checkpoints": Reader(build_checkpoints, read_checkpoints, is_folder=True, count=200, finish=reseal),

@@ -84,7 +84,7 @@ def test_fetching_checks_the_hash_and_leaves_nothing_wrong(
     assert "cannot be read as a file of weights: invalid hash value" in capsys.readouterr().err
     assert not list(target.iterdir())
     with pytest.raises(MissingWeightsError, match="its source is no file"):
-        fetch_weights("mobilenet_v2")
+        fetch_weights("i3d")
 
 
 def test_another_hash_is_refused_and_named(known_file: Path) -> None:

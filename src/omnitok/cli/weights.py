@@ -30,7 +30,8 @@ class Weights(CommonOptions):
     weights_dir: OptionalFolder = None
     """Look, and put what is fetched, in this folder only."""
     fetch: bool = False
-    """Download what is missing, where the source is a file."""
+    """Download what is missing, where the source is a file. MobileNetV2 is converted from the .tflite that its authors
+    published, which is not downloaded where it lies in the folder."""
 
     def run(self) -> int:
         """Print the table; the exit code is 1 where something that was to be fetched could not be."""

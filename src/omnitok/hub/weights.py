@@ -3,12 +3,14 @@
 They are looked for in the folder that the user names (`--weights-dir`, else OMNITOK_WEIGHTS) and where torch keeps what
 torchvision and pytorch-fid have downloaded; nothing is downloaded but by `fetch_weights`. A file is used only when its
 sha256 is the published one. The hashes are of the files as their authors distribute them; torchvision's file names
-carry the first eight digits.
+carry the first eight digits. MobileNetV2 is published for TensorFlow Lite alone, and `fetch_weights` converts it.
 """
 
 import contextlib
 import functools
+import hashlib
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,26 +18,38 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from omnitok.atomic import atomic_path, sha256_of
-from omnitok.errors import MissingWeightsError, reading
+from omnitok.atomic import atomic_path, scratch_folder, sha256_of
+from omnitok.errors import CheckpointError, MediaError, MissingWeightsError, reading
+from omnitok.hub.mobilenet_v2 import convert_mobilenet_v2
 
 WEIGHTS_VARIABLE = "OMNITOK_WEIGHTS"
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """One file of weights: what it is, the names it may have inside the weights folder, its sha256, source, licence."""
+    """One file of weights: what it is, the names it may have inside the weights folder, its sha256, source, licence.
+
+    Attributes:
+        sha256: in lowercase hexadecimal; the whole hash, or its published first digits.
+        convert: where the source is a file of another format: makes ours of it, in each form that it may have.
+    """
 
     title: str
     file_names: tuple[str, ...]
-    sha256: str  # lowercase hexadecimal; the whole hash, or its published first digits
+    sha256: str
     source: str
     licence: str
+    convert: Callable[[Path], Iterable[bytes]] | None = None
+
+    @property
+    def source_name(self) -> str:
+        """The last part of the source."""
+        return self.source.partition("?")[0].rpartition("/")[2]
 
     @property
     def can_be_fetched(self) -> bool:
-        """Whether the source is the file itself, not a page about it."""
-        return self.source.partition("?")[0].endswith(Path(self.file_names[0]).name)
+        """Whether the source is a file, not a page about it."""
+        return self.convert is not None or self.source_name == Path(self.file_names[0]).name
 
 
 _LPIPS_HEADS = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1"
@@ -110,8 +124,9 @@ WEIGHTS: dict[str, WeightsFile] = {
         title="MobileNetV2 1.0 224 trained on ImageNet (dequantised, batch norm folded)",
         file_names=("mobilenet_v2.safetensors",),
         sha256="caf5fc66a3a4b77621fed3546b502554e8e0e20684a91ef30db3a8033c5cb392",
-        source="https://github.com/google-coral/test_data (mobilenet_v2_1.0_224_quant.tflite, dequantised)",
+        source="https://raw.githubusercontent.com/google-coral/test_data/master/mobilenet_v2_1.0_224_quant.tflite",
         licence="Apache-2.0",
+        convert=convert_mobilenet_v2,
     ),
 }
 
@@ -148,18 +163,55 @@ def find_weights(name: str, weights_dir: str | os.PathLike[str] | None = None) -
 def fetch_weights(name: str, weights_dir: str | os.PathLike[str] | None = None, progress: bool = False) -> Path:
     """Download the weights `name` to the first of `weights_folders`, unless they are there; the file.
 
+    Where they are to be converted, what the source offers is taken from one of the folders if it is there.
+
     Raises:
-        MissingWeightsError: it cannot be downloaded, is not published as a file, or has another hash.
+        MissingWeightsError: they cannot be downloaded, are not published as a file, or have another hash.
     """
-    weights = WEIGHTS[name]
+    weights, folders = WEIGHTS[name], weights_folders(weights_dir)
     with contextlib.suppress(MissingWeightsError):
         return find_weights(name, weights_dir)
     if not weights.can_be_fetched:
         raise MissingWeightsError(_missing(weights, "its source is no file that could be fetched"))
-    path = weights_folders(weights_dir)[0] / weights.file_names[0]
-    with reading(weights.source, MissingWeightsError, "file of weights"), atomic_path(path) as temporary:
-        torch.hub.download_url_to_file(weights.source, str(temporary), weights.sha256, progress)
+    path = folders[0] / weights.file_names[0]
+    if weights.convert is None:
+        _download(weights.source, path, weights.sha256, progress)
+        return path
+    originals = [folder / weights.source_name for folder in folders]
+    original = next((file for file in originals if file.is_file()), None)
+    if original is None:
+        original = scratch_folder() / weights.source_name
+        _download(weights.source, original, None, progress)
+    content = _convert(weights, original)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
     return path
+
+
+def _download(source: str, path: Path, sha256: str | None, progress: bool) -> None:
+    with reading(source, MissingWeightsError, "file of weights"), atomic_path(path) as temporary:
+        torch.hub.download_url_to_file(source, str(temporary), sha256, progress)
+
+
+def _convert(weights: WeightsFile, original: Path) -> bytes:
+    """Our file of the one that the source offers.
+
+    Raises:
+        MissingWeightsError: it cannot be read, or holds other weights.
+    """
+    assert weights.convert is not None
+    found = ""
+    try:
+        for content in weights.convert(original):
+            found = hashlib.sha256(content).hexdigest()
+            if found.startswith(weights.sha256):
+                return content
+    except (CheckpointError, MediaError) as error:
+        raise MissingWeightsError(str(error)) from error
+    raise MissingWeightsError(
+        f"{original}: is not the published {weights.source_name}: its weights make a {weights.file_names[0]} with the "
+        f"sha256 {found[:16]}… instead of {weights.sha256[:16]}…"
+    )
 
 
 def read_weights(name: str, weights_dir: str | os.PathLike[str] | None = None) -> dict[str, Tensor]:
