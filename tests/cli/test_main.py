@@ -305,6 +305,24 @@ def test_missing_files_and_models_are_told_before_torch_is_imported(line: str, s
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("line", ["models", "recipes", "reconstruct a.png", "train tiny"])
+def test_a_current_folder_that_is_gone_is_one_sentence(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert main(line.split()) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(
+        "omnitok: error: the current folder cannot be used, it may have been removed (no such"
+    )
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+    assert main(["--version"]) == 0
+
+
 def test_names_that_are_not_utf8_can_be_printed(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "omnitok", "reconstruct", os.fsencode(tmp_path) + b"/caf\xe9.png"]
     done = subprocess.run(line, capture_output=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})

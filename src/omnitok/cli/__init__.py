@@ -24,6 +24,7 @@ from omnitok.cli.elsewhere import writing_elsewhere
 from omnitok.cli.failures import UsageError, explain, show_traceback_if_debugging
 from omnitok.cli.options import check_no_settings
 from omnitok.cli.report import renamed
+from omnitok.errors import OmnitokError, reason
 from omnitok.files import check_scheme
 
 __all__ = ["VERBS", "main"]
@@ -108,6 +109,7 @@ def _parse(arguments: list[str]) -> Verb | None:
         return None
     if verb not in VERBS:
         raise UsageError(_unknown(verb))
+    _require_working_folder()
     options: type[Verb] = getattr(import_module(f"omnitok.cli.{verb}"), verb.capitalize())
     for argument in arguments[1:]:
         check_scheme(argument)
@@ -121,6 +123,16 @@ def _parse(arguments: list[str]) -> Verb | None:
     )
     verb_of_verb: Verb = getattr(parsed, "action", parsed)  # `evaluate` has verbs of its own
     return verb_of_verb
+
+
+def _require_working_folder() -> None:
+    """Say what is missing before torch is imported, which would end the process with a message of its own."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise OmnitokError(
+            f"the current folder cannot be used, it may have been removed ({reason(error)}): `cd` to another"
+        ) from error
 
 
 def _overview() -> str:
