@@ -176,6 +176,27 @@ def test_guidance_and_negative_texts(kind: str) -> None:
     assert draw(g, "a red dress", seed=3).shape[0] == 1
 
 
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_diffusion_encodes_conditions_once_and_samples_as_if_it_did_at_each_step(
+    sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build("diffusion", TEXT)
+    for name, parameter in model.named_parameters():
+        if name.endswith((".cross.out.weight", "modulation.weight", "head.weight")):
+            torch.nn.init.normal_(parameter, std=0.5)
+    g, rows = make_generator(model), []
+    model.encode_condition.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    options = {"seed": 3, "sampler": sampler, "steps": 6, "guidance_scale": 4.0, "guidance_interval": (0.2, 0.8)}
+    texts = ["a red dress", None, "a blue shoe"]
+    drawn = draw(g, texts, **options, negative="grass")
+    assert sorted(rows) == [3, 6]
+    rows.clear()
+    monkeypatch.setattr("omnitok.generation.diffusion._encoding_once", lambda model, network: network)
+    plain = draw(g, texts, **options, negative="grass")
+    assert len(rows) >= 6
+    assert torch.equal(drawn, plain)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_and_loaded(kind: str, tmp_path: object) -> None:
     g = make_generator(build(kind, TEXT))

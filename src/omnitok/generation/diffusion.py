@@ -23,11 +23,13 @@ from omnitok.diffusion import (
     respace,
     with_known,
 )
+from omnitok.diffusion.objectives import Network
 from omnitok.errors import OmnitokError
 from omnitok.generation.filling import Filler
 from omnitok.generation.random import item_generators, item_noise
 from omnitok.generation.request import Grid, Labels, ProgressTracker, Request
 from omnitok.hub.generator_settings import GeneratorSettings
+from omnitok.models.conditions import Context
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.protocol import Tokenizer
 from omnitok.models.sampling import TRAINED_STEPS, DiffusionSampling
@@ -44,7 +46,7 @@ class _LatentDraw:
         sampling = request.sampling
         assert sampling.steps is not None  # `_complete` has chosen
         self._model, self._request, self._steps = model, request, sampling.steps
-        self._network = torch.compile(model) if request.compile else model
+        self._network: Network = torch.compile(model) if request.compile else model
         self._generators = item_generators(request.seed, request.indices)
         self._tracker = ProgressTracker(request.progress, -1 if draws is None else self._steps * draws)
         self._schedule = linear_schedule(TRAINED_STEPS) if model.config.objective == "epsilon" else None
@@ -73,7 +75,7 @@ class _LatentDraw:
         top = TRAINED_STEPS - 1 if self._schedule is not None else 1
         low, high = (share * top for share in sampling.guidance_interval)
         denoise = guided(
-            self._network,
+            self._network if model.encode_condition is None else _encoding_once(model, self._network),
             self._request.labels[batch] if model.config.is_conditional else None,
             self._request.others[batch],
             sampling.guidance_scale,
@@ -93,6 +95,19 @@ class _LatentDraw:
         if sampling.sampler == "ddim":
             return partial(ddim, denoise, x, schedule, sampling.eta, noise, report)
         return partial(dpm_solver_2m, denoise, x, schedule, report)
+
+
+def _encoding_once(model: DiffusionTransformer, network: Callable[..., Tensor]) -> Network:
+    """The network for one batch, whose conditions are the same at every step: with guidance or without, as many rows
+    are always the same ones."""
+    known: dict[int, list[Context] | None] = {}
+
+    def answer(x: Tensor, t: Tensor, conditions: Tensor | None) -> Tensor:
+        if len(x) not in known:
+            known[len(x)] = model.contexts(conditions)
+        return network(x, t, contexts=known[len(x)])
+
+    return answer
 
 
 class DiffusionGenerator(Filler[DiffusionTransformer, DiffusionSampling]):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from omnitok.models.attention import attend
 from omnitok.models.code_sequence import CodeModelConfig
-from omnitok.models.conditions import ConditionEncoder, Context, CrossAttention
-from omnitok.models.encoding import HeadedModel, describe_model
+from omnitok.models.conditions import ConditionedModel, Context, CrossAttention
+from omnitok.models.encoding import describe_model
 from omnitok.models.positions import rotate
 
 EMBEDDING_STD = 0.02
@@ -141,29 +141,11 @@ def initialise(model: nn.Module, depth: int) -> None:
             nn.init.zeros_(parameter)
 
 
-class CodeModel(HeadedModel):
+class CodeModel(ConditionedModel):
     """What language models and masked models have in common."""
 
     config: CodeModelConfig
     token_embedding: nn.Embedding
-    blocks: nn.ModuleList
-    encode_condition: ConditionEncoder | None
-
-    def contexts(self, conditions: Tensor | None) -> list[Context] | None:
-        """What each block sees of a batch of conditions; None where the model has no condition.
-
-        Args:
-            conditions: see `omnitok.models.conditions`.
-
-        Raises:
-            ValueError: no conditions for a conditioned model.
-        """
-        if self.encode_condition is None:
-            return None
-        if conditions is None:
-            raise ValueError("this model needs conditions, be it none for every item")
-        tokens, mask = self.encode_condition(conditions)
-        return [block.cross.context(tokens, mask) for block in self.blocks if isinstance(block.cross, CrossAttention)]
 
     @property
     def compute_dtype(self) -> torch.dtype:

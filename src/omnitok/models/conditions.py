@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from omnitok.checked import checked
 from omnitok.models.attention import attend
 from omnitok.models.config import Channels, Size
+from omnitok.models.encoding import HeadedModel
 
 _BYTES = 256
 
@@ -267,3 +268,27 @@ class ConditionEncoder(nn.Module):
 def build_encoder(config: ConditionConfig | None, width: int, heads: int) -> ConditionEncoder | None:
     """What reads the conditions of a model, where it has any."""
     return None if config is None else ConditionEncoder(config, width, heads)
+
+
+class ConditionedModel(HeadedModel):
+    """A generator's network, whose blocks may read conditions by cross-attention."""
+
+    blocks: nn.ModuleList
+    encode_condition: ConditionEncoder | None
+
+    def contexts(self, conditions: Tensor | None) -> list[Context] | None:
+        """What each block sees of a batch of conditions, the same at every step of sampling; None where the model has
+        no condition.
+
+        Args:
+            conditions: see `omnitok.models.conditions`.
+
+        Raises:
+            ValueError: no conditions for a conditioned model.
+        """
+        if self.encode_condition is None:
+            return None
+        if conditions is None:
+            raise ValueError("this model needs conditions, be it none for every item")
+        tokens, mask = self.encode_condition(conditions)
+        return [block.cross.context(tokens, mask) for block in self.blocks if isinstance(block.cross, CrossAttention)]

@@ -6,6 +6,7 @@ over t. An image is a video of one frame.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,9 +17,16 @@ from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.models.attention import attend
-from omnitok.models.conditions import ConditionConfig, Context, CrossAttention, build_encoder, check_classes
+from omnitok.models.conditions import (
+    ConditionConfig,
+    ConditionedModel,
+    Context,
+    CrossAttention,
+    build_encoder,
+    check_classes,
+)
 from omnitok.models.config import Count, Positive, Size
-from omnitok.models.encoding import HeadedModel, describe_model
+from omnitok.models.encoding import describe_model
 from omnitok.models.positions import rotary_1d, rotary_2d, rotate_pairs, sincos_1d, sincos_2d
 
 TIME_CHANNELS = 256  # sinusoidal features of t
@@ -168,7 +176,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
-class DiffusionTransformer(HeadedModel):
+class DiffusionTransformer(ConditionedModel):
     """Predicts noise (and its variance) or velocity from noisy latents, a time and maybe a class.
 
     Any grid and any length: positions are computed for the grid at hand, and a grid that is not a multiple of the patch
@@ -219,7 +227,9 @@ class DiffusionTransformer(HeadedModel):
     def __repr__(self) -> str:
         return describe_model(self, f"{self.config.latent_channels} latent channels, {self.config.num_classes} classes")
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, labels: Tensor | None = None, contexts: Sequence[Context] | None = None
+    ) -> Tensor:
         """The network's output for noisy latents.
 
         Args:
@@ -227,6 +237,7 @@ class DiffusionTransformer(HeadedModel):
             t: (b,), in the units of the objective: steps 0 … 999 ("epsilon"), or [0, 1] ("flow").
             labels: (b,) integers, null label `num_classes` included; or the conditions of a conditioned model, see
                 `omnitok.models.conditions`. None is the null label for all.
+            contexts: what `contexts` made of the conditions already; they then are not looked at.
 
         Returns:
             x's shape with `config.output_channels` channels.
@@ -235,7 +246,7 @@ class DiffusionTransformer(HeadedModel):
             ValueError: wrong rank, channels, batch or label ids; a video for a spatial model; labels for an
                 unconditional model.
         """
-        self._check(x, t, labels)
+        self._check(x, t, labels, contexts is not None)
         is_image = x.ndim == 4
         video = (x.unsqueeze(2) if is_image else x).to(self.dtype)  # b c t h w
         frames, height, width = video.shape[2:]
@@ -246,7 +257,7 @@ class DiffusionTransformer(HeadedModel):
 
         tokens = self.embed(rearrange(video, "b c t (h p) (w q) -> b t (h w) (c p q)", p=p, q=p))  # b t n d
         condition = F.silu(self._condition(t, labels))  # b d
-        given = None if self.encode_condition is None else self.encode_condition(labels)
+        contexts = self.contexts(labels) if contexts is None else contexts
         in_space: Rotary | None = None
         in_time: Rotary | None = None
         if self.config.position == "rotary":
@@ -257,8 +268,7 @@ class DiffusionTransformer(HeadedModel):
         for index, block in enumerate(self.blocks):
             if index == 1 and self.config.position != "rotary" and self.config.temporal:  # as released
                 tokens = tokens + sincos_1d(frames, self.config.width, tokens.device).to(tokens.dtype)[:, None]
-            cross = block.cross
-            context = cross.context(*given) if given is not None and isinstance(cross, CrossAttention) else None
+            context = None if contexts is None else contexts[index]
             tokens = block(tokens, condition, in_time if block.over_time else in_space, context)
         shift, scale = self.modulation(condition)[:, None, None].chunk(2, dim=-1)
         patches = self.head(modulate(self.norm(tokens), shift, scale))
@@ -275,7 +285,7 @@ class DiffusionTransformer(HeadedModel):
             labels = torch.full(t.shape, self.config.num_classes, device=t.device)
         return condition + self.embed_label(labels)
 
-    def _check(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
+    def _check(self, x: Tensor, t: Tensor, labels: Tensor | None, is_encoded: bool) -> None:
         c = self.config.latent_channels
         if not isinstance(x, Tensor) or x.ndim not in (4, 5) or x.shape[1] != c or not x.is_floating_point():
             found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
@@ -290,7 +300,7 @@ class DiffusionTransformer(HeadedModel):
             found = str(tuple(t.shape)) if isinstance(t, Tensor) else type(t).__name__
             raise ValueError(f"t must hold one time per item, shape ({x.shape[0]},), found {found}")
         if self.config.condition is not None:
-            if labels is None or labels.shape[:1] != x.shape[:1]:
+            if not is_encoded and (labels is None or labels.shape[:1] != x.shape[:1]):
                 raise ValueError(f"this model needs conditions, one for each of {x.shape[0]} items, be it none")
             return
         if labels is None:
