@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from omnitok.distributed import Processes
 from omnitok.models.code_transformer import CodeBlock
+from omnitok.models.conditions import CrossAttention
 from omnitok.models.diffusion_transformer import DiffusionBlock
 from omnitok.models.transformer import Block, recompute
 from omnitok.training.config import EngineConfig, Precision
@@ -55,6 +56,9 @@ def parallelize(module: nn.Module, processes: Processes, mode: Literal["ddp", "f
     if processes.world_size == 1:
         return module
     if mode == "fsdp":
+        for part in module.modules():
+            if isinstance(part, CrossAttention):
+                fully_shard(part.keys_values)  # which is called before its block is, and for all blocks at once
         for block in module.modules():
             if isinstance(block, BLOCKS):
                 fully_shard(block)
