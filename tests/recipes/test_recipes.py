@@ -10,6 +10,7 @@ from PIL import Image
 
 from helpers.training import resolved, train
 from omnitok.errors import OmnitokError
+from omnitok.hub.architectures import build
 from omnitok.hub.names import list_models
 from omnitok.models.protocol import LatentStatistics
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
@@ -17,7 +18,6 @@ from omnitok.recipes import CATALOGUE, RECIPES, find_recipe, search
 from omnitok.training.config import TrainConfig
 from omnitok.training.settings import apply_settings
 from omnitok.training.stopping import Limits
-from omnitok.training.tasks.generator_objectives import build_model
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -92,7 +92,7 @@ def test_published_generators_are_of_the_papers_sizes() -> None:
         config = RECIPES[name]
         assert not isinstance(config, TrainConfig)
         with torch.device("meta"):
-            model = build_model(config)
+            model = build(config.model)
         assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.06)
     for name in ("ucf-lm-227m", "ucf-lm-650m", "k600-lm-227m", "k600-lm-650m", "ucf-latte-xl"):
         assert name in RECIPES

@@ -15,6 +15,7 @@ from helpers.training import ALONE, resolved, train
 from omnitok import load_generator
 from omnitok.cli import main
 from omnitok.errors import OmnitokError
+from omnitok.hub.architectures import build
 from omnitok.hub.folder import load_generator_model, load_tokenizer
 from omnitok.models.bottlenecks import LFQConfig
 from omnitok.models.code_sequence import MaskedModelConfig
@@ -25,7 +26,7 @@ from omnitok.training.config import AnyGeneratorConfig, DataConfig, MaskedModelT
 from omnitok.training.data import open_shards
 from omnitok.training.settings import apply_settings, read_config
 from omnitok.training.stopping import Limits
-from omnitok.training.tasks.generator_objectives import build_model, build_objective, draw_batch
+from omnitok.training.tasks.generator_objectives import OBJECTIVES, draw_batch
 
 from .conftest import SMALL
 
@@ -177,7 +178,7 @@ def test_the_same_tokens_give_the_same_loss_from_shards_and_from_pixels(
     assert torch.equal(encoded.labels[order], read.labels[other])
     torch.manual_seed(0)
     config = stored.config
-    objective = build_objective(config, build_model(config), stored.tokenizer.latent_statistics).eval()
+    objective = OBJECTIVES[type(config)](config, build(config.model), stored.tokenizer.latent_statistics).eval()
     losses = []
     for batch, chosen in ((encoded, order), (read, other)):
         batch = replace(batch, inputs=batch.inputs[chosen], labels=batch.labels[chosen])

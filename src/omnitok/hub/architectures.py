@@ -37,13 +37,17 @@ class WithoutInit(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def build(config: Config) -> Any:
+    """A model with fresh weights, from torch's current random state."""
+    return next(build for kind, build in ARCHITECTURES.values() if isinstance(config, kind))(config)
+
+
 def build_on_meta(config: Config) -> Any:
     """A model without memory behind its weights, for `load_state_dict(..., assign=True)`.
 
     Raises:
         CheckpointError: sizes beyond what a tensor can have.
     """
-    build = next(build for kind, build in ARCHITECTURES.values() if isinstance(config, kind))
     try:
         with torch.device("meta"), WithoutInit():
             return build(config)

@@ -6,34 +6,28 @@ A tokenizer: image -> joint (inflation), another bottleneck, deeper. A generator
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from omnitok.data.loader import PixelDataset
 from omnitok.errors import OmnitokError
+from omnitok.hub.architectures import Generator
 from omnitok.hub.folder import TrainedGenerator, load_generator_model
 from omnitok.models.bottlenecks import BottleneckConfig, build_bottleneck
 from omnitok.models.code_sequence import LanguageModelConfig, MaskedModelConfig, SequenceConfig
 from omnitok.models.conditions import ConditionConfig
-from omnitok.models.diffusion_transformer import DiffusionTransformer, DiffusionTransformerConfig
-from omnitok.models.language_model import LanguageModel
-from omnitok.models.masked_model import MaskedModel
 from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.models.transformer import Block
 from omnitok.training.config import (
     AnyGeneratorConfig,
-    DiffusionTrainConfig,
-    LanguageModelTrainConfig,
-    MaskedModelTrainConfig,
     TrainConfig,
     learns_classes,
 )
 
 _OF_CONDITION = re.compile(r"^encode_condition\.|\.cross\.")
-
-AnyGenerator = LanguageModel | MaskedModel | DiffusionTransformer
 
 _DEPTHS = ("encoder_blocks", "encoder_temporal_blocks", "decoder_blocks", "decoder_temporal_blocks")
 
@@ -228,33 +222,24 @@ def with_architecture(config: AnyGeneratorConfig, source: TrainedGenerator) -> A
         OmnitokError: `source` is of another kind than `config` trains, or classes are to be learnt by a language model
             that has no place for them.
     """
-    found = source.model.config
-    if isinstance(config, LanguageModelTrainConfig) and isinstance(found, LanguageModelConfig):
-        if learns_classes(config) and not found.has_class:
-            raise OmnitokError(
-                f"init: {config.init} knows no classes; train it with --set class_conditional=false, or without --init"
-            )
-        own = config.model
-        condition = _condition(own.condition, found.condition)
-        model = dataclasses.replace(found, num_classes=own.num_classes, dropout=own.dropout, condition=condition)
-        return dataclasses.replace(config, model=model)
-    if isinstance(config, MaskedModelTrainConfig) and isinstance(found, MaskedModelConfig | LanguageModelConfig):
-        if not found.is_rotary:
-            raise OmnitokError(f"init: {config.init} has learned positions, and a masked model needs rotary ones")
-        masked = config.model
-        names = {field.name for field in dataclasses.fields(masked)} & {
-            field.name for field in dataclasses.fields(found)
-        }
-        known = {name: getattr(found, name) for name in names}
-        known |= {"num_classes": masked.num_classes, "dropout": masked.dropout}
-        known |= {"condition": _condition(masked.condition, found.condition)}
-        return dataclasses.replace(config, model=dataclasses.replace(masked, **known))
-    if isinstance(config, DiffusionTrainConfig) and isinstance(found, DiffusionTransformerConfig):
-        own_diffusion = config.model
-        condition = _condition(own_diffusion.condition, found.condition)
-        changed = dataclasses.replace(found, num_classes=own_diffusion.num_classes, condition=condition)
-        return dataclasses.replace(config, model=changed)
-    raise OmnitokError(f"init: {config.init} is a {type(source.model).__name__}, which {config.name} does not train")
+    own: Any = config.model
+    found: Any = source.model.config
+    if type(own) is not type(found) and not (
+        isinstance(own, MaskedModelConfig) and isinstance(found, LanguageModelConfig)  # whose blocks are the same
+    ):
+        raise OmnitokError(
+            f"init: {config.init} is a {type(source.model).__name__}, which {config.name} does not train"
+        )
+    if isinstance(own, LanguageModelConfig) and learns_classes(config) and not found.has_class:
+        raise OmnitokError(
+            f"init: {config.init} knows no classes; train it with --set class_conditional=false, or without --init"
+        )
+    if isinstance(own, MaskedModelConfig) and not found.is_rotary:
+        raise OmnitokError(f"init: {config.init} has learned positions, and a masked model needs rotary ones")
+    names, others = ({field.name for field in dataclasses.fields(each)} for each in (own, found))
+    known = {name: getattr(found, name) for name in (names & others) - {"num_classes", "dropout"}}
+    known["condition"] = _condition(own.condition, found.condition)
+    return dataclasses.replace(config, model=dataclasses.replace(own, **known))
 
 
 def _condition(wanted: ConditionConfig | None, found: ConditionConfig | None) -> ConditionConfig | None:
@@ -263,7 +248,7 @@ def _condition(wanted: ConditionConfig | None, found: ConditionConfig | None) ->
 
 
 @torch.no_grad()
-def start_from(model: AnyGenerator, source: TrainedGenerator, classes: Sequence[str]) -> tuple[str, ...]:
+def start_from(model: Generator, source: TrainedGenerator, classes: Sequence[str]) -> tuple[str, ...]:
     """Give `model` the weights of `source`; classes are found by their names, or by their numbers where there are none.
 
     Args:
@@ -294,7 +279,7 @@ def start_from(model: AnyGenerator, source: TrainedGenerator, classes: Sequence[
 
 
 def _matching_rows(
-    model: AnyGenerator, source: TrainedGenerator, classes: Sequence[str]
+    model: Generator, source: TrainedGenerator, classes: Sequence[str]
 ) -> Mapping[str, list[tuple[int, int]]]:
     """Weights with a row a class -> pairs of rows (of `model`, of `source`) that mean the same."""
     here, there = model.config, source.model.config

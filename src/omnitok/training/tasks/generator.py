@@ -1,7 +1,6 @@
 """Training a generator over a tokenizer's tokens: from shards, or of pixels that are encoded at each step."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,37 +18,18 @@ from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
 from omnitok.generation.loading import make_generator
 from omnitok.generation.request import Items
+from omnitok.hub.architectures import Generator, build
 from omnitok.hub.folder import TrainedGenerator, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.names import list_models
-from omnitok.models.bottlenecks.base import group_bases
-from omnitok.models.code_transformer import start_from_codebook
 from omnitok.models.conditions import EmbeddingCondition, make_conditions, split_condition
-from omnitok.models.diffusion_transformer import DiffusionTransformer
-from omnitok.models.language_model import LanguageModel
 from omnitok.models.protocol import Tokenizer
 from omnitok.peers import load_tokenizer
-from omnitok.training.config import (
-    AnyConfig,
-    AnyGeneratorConfig,
-    DiffusionTrainConfig,
-    LanguageModelTrainConfig,
-    MaskedModelTrainConfig,
-    learns_classes,
-)
+from omnitok.training.config import AnyConfig, AnyGeneratorConfig, learns_classes
 from omnitok.training.data import GeneratorData, held_out_batches, open_data, open_shards, pixel_format_of
 from omnitok.training.task import Say, Snapshot, Task, side_by_side
-from omnitok.training.tasks.generator_objectives import (
-    Draws,
-    build_model,
-    build_objective,
-    conditions_of,
-    draw_batch,
-)
-from omnitok.training.transfer import AnyGenerator, load_source, start_from, with_architecture
-
-MOST_CODES = 2**14
-"""Masked models learn more codes than these by their digits, where they have any."""
+from omnitok.training.tasks.generator_objectives import OBJECTIVES, Draws, Objective, conditions_of, draw_batch
+from omnitok.training.transfer import load_source, start_from, with_architecture
 
 
 class GeneratorTask(Task):
@@ -62,7 +42,7 @@ class GeneratorTask(Task):
     """
 
     config: AnyGeneratorConfig
-    model: AnyGenerator
+    model: Generator
     tokenizer: Tokenizer
     data: GeneratorData
     settings: GeneratorSettings
@@ -120,7 +100,7 @@ class GeneratorTask(Task):
         """The model: random, or with the weights that it starts from."""
         config, source, device = self.config, self._source, self.processes.device
         torch.manual_seed(config.seed)
-        model = build_model(config)
+        model = build(config.model)
         if source is not None:
             unknown = start_from(model, source, self.settings.classes)
             if unknown:
@@ -129,16 +109,16 @@ class GeneratorTask(Task):
             if source.settings.tokenizer_sha256 not in same:
                 known = source.settings.tokenizer
                 say(f"{config.init} learnt tokens of another tokenizer ({known}, or other weights of it)")
-        elif not isinstance(config, DiffusionTrainConfig) and config.start_from_codebook:
-            assert not isinstance(model, DiffusionTransformer)
-            if len(model.config.factors) == 1:  # the digits of a code have no vectors
-                start_from_codebook(model, self.tokenizer.code_vectors())
-        objective = build_objective(config, model, self.tokenizer.latent_statistics)
-        self.prepare(model.to(device).train(), objective)
-        self._objective = objective
+        else:
+            OBJECTIVES[type(config)].begin(config, model, self.tokenizer)
+        self._objective = self._build_objective(model)
+        self.prepare(model.to(device).train(), self._objective)
 
-    def blank_copy(self) -> AnyGenerator:
-        return build_model(self.config)
+    def _build_objective(self, model: nn.Module) -> Objective:
+        return OBJECTIVES[type(self.config)](self.config, model, self.tokenizer.latent_statistics)
+
+    def blank_copy(self) -> Generator:
+        return build(self.config.model)
 
     def parts_of(self, model: nn.Module) -> Mapping[str, nn.Module]:
         return {"model": model}
@@ -175,23 +155,19 @@ class GeneratorTask(Task):
             with FlopCounterMode(display=False) as counter:
                 condition = model.config.condition
                 none = None if condition is None else make_conditions(condition, [None] * shape[0])
-                if not isinstance(model, DiffusionTransformer):
-                    tokens = model.config.prefix_length + math.prod(grid) - isinstance(model, LanguageModel)
-                    model(torch.zeros(shape[0], tokens, dtype=torch.int64), grid=grid[1:], conditions=none)
-                else:
-                    model(torch.zeros(shape[0], model.config.latent_channels, *grid), torch.zeros(shape[0]), none)
+                self._objective.evaluate(model, shape[0], grid, none)
         return counter.get_total_flops()
 
     # -------------------------------------------------------------------------------------------------------- results
 
-    def export(self, model: AnyGenerator, folder: Path, last: bool) -> None:
+    def export(self, model: Generator, folder: Path, last: bool) -> None:
         """Write the model folder with its settings, and the tokenizer into it, unless that is known by name."""
         is_held = not last and (folder / "tokenizer").exists()
         known = is_held or self.settings.tokenizer in list_models()
         save_generator(model, self.settings, folder, None if known else self.tokenizer)
 
     @torch.no_grad()
-    def preview(self, model: AnyGenerator) -> Mapping[str, Tensor]:
+    def preview(self, model: Generator) -> Mapping[str, Tensor]:
         """Samples of one class or caption each, side by side: images, and of a model of videos also videos."""
         generator = make_generator(model, self.tokenizer, self.settings)
         chosen = self._preview_items(self.config.log.images)
@@ -227,7 +203,7 @@ class GeneratorTask(Task):
             source = open_shards(config.validation_shards, self.tokenizer, config.tokenizer or "")
         assert source is not None
         batches = held_out_batches(source, config, self.data.classes, pixel_format_of(self.tokenizer, config.data))
-        objective = build_objective(config, model, self.tokenizer.latent_statistics).to(device)
+        objective = self._build_objective(model).to(device)
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         for batch in map(self._encode, batches) if isinstance(source, Index) else batches:
@@ -245,10 +221,10 @@ def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: Tokeni
     Raises:
         OmnitokError: tokens of the wrong kind, or more classes than the model is said to have.
     """
-    learns_codes = not isinstance(config, DiffusionTrainConfig)
-    if learns_codes != tokenizer.is_discrete:
+    objective = OBJECTIVES[type(config)]
+    if objective.learns_codes != tokenizer.is_discrete:
         kinds = {True: ("codes", "quantizer"), False: ("latents", "VAE")}
-        (wanted, source), (found, _) = kinds[learns_codes], kinds[tokenizer.is_discrete]
+        (wanted, source), (found, _) = kinds[objective.learns_codes], kinds[tokenizer.is_discrete]
         raise OmnitokError(f"{config.name} learns {wanted}, found {found}: use the tokens of a {source}")
     if 0 < config.model.num_classes < data.class_count:
         raise OmnitokError(
@@ -256,33 +232,12 @@ def _complete(config: AnyGeneratorConfig, data: GeneratorData, tokenizer: Tokeni
             "0 takes the number from the data"
         )
     classes = (config.model.num_classes or data.class_count) if learns_classes(config) else 0
-    frames, height, width = tokenizer.latent_shape(*data.pixels)
-    changes: dict[str, Any] = {"num_classes": classes}
-    if isinstance(config, LanguageModelTrainConfig):
-        prefix = config.model.prefix if classes else "start"
-        changes |= {"prefix": prefix, "null_class": config.model.null_class and "class" in prefix}
-    if learns_codes:
-        changes |= {"codebook_size": tokenizer.vocab_size}
-        changes |= {"latent_frames": frames, "latent_height": height, "latent_width": width}
-        if isinstance(config, MaskedModelTrainConfig):
-            given = config.model.code_factors
-            is_given = given and math.prod(given) == tokenizer.vocab_size
-            changes |= {"code_factors": given if is_given else _factors(tokenizer)}
-    elif isinstance(config, DiffusionTrainConfig) and frames > 1 and not config.model.temporal:
-        raise OmnitokError(f"{config.name}: the data hold videos, which need --set model.temporal=true")
-    else:
-        changes |= {"latent_channels": tokenizer.latent_channels}
+    grid = tokenizer.latent_shape(*data.pixels)
+    changes = {"num_classes": classes, **objective.fit(config, tokenizer, grid, classes)}
     if isinstance(config.model.condition, EmbeddingCondition) and data.embeddings is not None:
         changes |= {"condition": dataclasses.replace(config.model.condition, channels=data.embeddings.width)}
     model: Any = dataclasses.replace(config.model, **changes)
     return dataclasses.replace(config, model=model)
-
-
-def _factors(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The digits that a tokenizer's codes are learnt by, where they are too many to be learnt one by one."""
-    codes = tokenizer.vocab_size or 0
-    factors = group_bases(tokenizer.code_bases, MOST_CODES) if codes > MOST_CODES else ()
-    return factors if len(factors) > 1 else ()
 
 
 def _unguided(sampling: Any) -> Any:

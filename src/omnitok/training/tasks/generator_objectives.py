@@ -1,7 +1,9 @@
 """What generators learn: the losses of a batch, as modules whose forward DDP and FSDP2 hook into, and what is random in
 them."""
 
-from collections.abc import Mapping, Sequence
+import math
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,26 +12,98 @@ from omnitok.data.loader import Batch
 from omnitok.diffusion import diffusion_losses, draw_times
 from omnitok.distributed import Processes
 from omnitok.errors import OmnitokError
+from omnitok.generation.request import Grid
+from omnitok.models.bottlenecks.base import group_bases
+from omnitok.models.code_transformer import start_from_codebook
 from omnitok.models.conditions import TextCondition, drop_conditions, encode_texts
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.language_model import LanguageModel, language_model_losses
 from omnitok.models.masked_model import MaskedModel, masked_model_losses
-from omnitok.models.protocol import LatentStatistics
-from omnitok.models.token_masks import Task as MaskTask
+from omnitok.models.protocol import LatentStatistics, Tokenizer
 from omnitok.models.token_masks import draw_hidden
-from omnitok.training.config import AnyGeneratorConfig, LanguageModelTrainConfig, MaskedModelTrainConfig
+from omnitok.training.config import (
+    AnyGeneratorConfig,
+    DiffusionTrainConfig,
+    LanguageModelTrainConfig,
+    MaskedModelTrainConfig,
+)
 from omnitok.training.seeds import WHOLE_BATCH, step_seed
-from omnitok.training.transfer import AnyGenerator
 
 Draws = tuple[Tensor, ...]
 
+MOST_CODES = 2**14
+"""Masked models learn more codes than these by their digits, where they have any."""
 
-class LanguageModelObjective(nn.Module):
+
+class Objective(nn.Module, ABC):
+    """What a kind of generator learns; all that its training does not share with the others'.
+
+    Args:
+        config: of the run.
+        statistics: of the latents of the tokenizer.
+
+    Raises:
+        OmnitokError: latents whose mean and deviation the tokenizer does not know.
+    """
+
+    learns_codes = True
+    """Whether it learns a quantizer's codes; else the latents of a VAE."""
+
+    def __init__(self, config: Any, model: Any, statistics: LatentStatistics | None) -> None:
+        super().__init__()
+        self.config, self.model = config, model
+
+    @staticmethod
+    @abstractmethod
+    def fit(config: Any, tokenizer: Tokenizer, grid: Grid, classes: int) -> dict[str, Any]:
+        """Fields of the architecture as the data and their tokenizer have them.
+
+        Raises:
+            OmnitokError: the architecture is not for them.
+        """
+
+    @staticmethod
+    def begin(config: Any, model: Any, tokenizer: Tokenizer) -> None:
+        """Change a model's random weights to those that its training begins with."""
+
+    @staticmethod
+    @abstractmethod
+    def evaluate(model: Any, items: int, grid: Grid, conditions: Tensor | None) -> None:
+        """One forward pass as in training, over blank tokens of a grid."""
+
+    @abstractmethod
+    def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
+        """The random numbers for a batch of tokens of this shape, on the CPU."""
+
+
+class _CodeObjective(Objective):
+    """What language models and masked models have in common."""
+
+    @staticmethod
+    def fit(config: Any, tokenizer: Tokenizer, grid: Grid, classes: int) -> dict[str, Any]:
+        frames, height, width = grid
+        largest = {"latent_frames": frames, "latent_height": height, "latent_width": width}
+        return {"codebook_size": tokenizer.vocab_size, **largest}
+
+    @staticmethod
+    def begin(config: Any, model: Any, tokenizer: Tokenizer) -> None:
+        if config.start_from_codebook and len(model.config.factors) == 1:  # the digits of a code have no vectors
+            start_from_codebook(model, tokenizer.code_vectors())
+
+
+class LanguageModelObjective(_CodeObjective):
     """Cross-entropy of codes, of the next one given those before."""
 
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.model = model
+    @staticmethod
+    def fit(config: LanguageModelTrainConfig, tokenizer: Tokenizer, grid: Grid, classes: int) -> dict[str, Any]:
+        prefix = config.model.prefix if classes else "start"
+        has_null = config.model.null_class and "class" in prefix
+        return {**_CodeObjective.fit(config, tokenizer, grid, classes), "prefix": prefix, "null_class": has_null}
+
+    @staticmethod
+    def evaluate(model: LanguageModel, items: int, grid: Grid, conditions: Tensor | None) -> None:
+        tokens = model.config.prefix_length + math.prod(grid) - 1  # the last one predicts nothing
+        model(torch.zeros(items, tokens, dtype=torch.int64), grid=grid[1:], conditions=conditions)
 
     def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
         """No random numbers."""
@@ -45,46 +119,61 @@ class LanguageModelObjective(nn.Module):
         return {"loss": language_model_losses(self.model, tokens, labels, drop)["cross_entropy"]}
 
 
-class MaskedModelObjective(nn.Module):
-    """Cross-entropy of hidden codes.
+class MaskedModelObjective(_CodeObjective):
+    """Cross-entropy of hidden codes."""
 
-    Args:
-        tasks, label_smoothing: as of `MaskedModelTrainConfig`.
-    """
+    @staticmethod
+    def fit(config: MaskedModelTrainConfig, tokenizer: Tokenizer, grid: Grid, classes: int) -> dict[str, Any]:
+        given = config.model.code_factors
+        is_given = given and math.prod(given) == tokenizer.vocab_size
+        factors = given if is_given else _factors(tokenizer)
+        return {**_CodeObjective.fit(config, tokenizer, grid, classes), "code_factors": factors}
 
-    def __init__(self, model: MaskedModel, tasks: Mapping[MaskTask, float], label_smoothing: float) -> None:
-        super().__init__()
-        self.model, self.tasks, self.label_smoothing = model, tasks, label_smoothing
+    @staticmethod
+    def evaluate(model: MaskedModel, items: int, grid: Grid, conditions: Tensor | None) -> None:
+        tokens = model.config.prefix_length + math.prod(grid)
+        model(torch.zeros(items, tokens, dtype=torch.int64), grid=grid[1:], conditions=conditions)
 
     def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
-        """Which codes are hidden, for a batch of tokens of this shape; on the CPU."""
-        return (draw_hidden(tuple(tokens.shape), self.tasks, generator),)
+        """Which codes are hidden."""
+        return (draw_hidden(tuple(tokens.shape), self.config.tasks, generator),)
 
     def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor, hidden: Tensor) -> dict[str, Tensor]:
         """Codes (b, h, w) or (b, t, h, w), and which of them are hidden -> "loss" in nats per hidden code."""
-        losses = masked_model_losses(self.model, tokens, hidden, labels, drop, self.label_smoothing)
+        losses = masked_model_losses(self.model, tokens, hidden, labels, drop, self.config.label_smoothing)
         return {"loss": losses["cross_entropy"]}
 
 
-class DiffusionObjective(nn.Module):
+class DiffusionObjective(Objective):
     """The diffusion or flow matching losses (the model's config says which) of latents normalised by the tokenizer's
-    statistics.
+    statistics."""
 
-    Args:
-        mean, std: of each latent channel.
-    """
-
+    learns_codes = False
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: DiffusionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
+    def __init__(self, config: Any, model: DiffusionTransformer, statistics: LatentStatistics | None) -> None:
+        super().__init__(config, model, statistics)
+        if statistics is None:
+            raise OmnitokError(
+                "the tokenizer's config.json has no latent_statistics, which latents are normalised with; a VAE "
+                "trained by `omnitok train` has them"
+            )
+        self.register_buffer("mean", torch.tensor(statistics.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(statistics.std)[:, None, None])
+
+    @staticmethod
+    def fit(config: DiffusionTrainConfig, tokenizer: Tokenizer, grid: Grid, classes: int) -> dict[str, Any]:
+        if grid[0] > 1 and not config.model.temporal:
+            raise OmnitokError(f"{config.name}: the data hold videos, which need --set model.temporal=true")
+        return {"latent_channels": tokenizer.latent_channels}
+
+    @staticmethod
+    def evaluate(model: DiffusionTransformer, items: int, grid: Grid, conditions: Tensor | None) -> None:
+        model(torch.zeros(items, model.config.latent_channels, *grid), torch.zeros(items), conditions)
 
     def draw(self, tokens: Tensor, generator: torch.Generator) -> Draws:
-        """A time per item, and noise, for a batch of tokens of this shape; on the CPU."""
+        """A time per item, and noise."""
         times = draw_times(self.model.config.objective, len(tokens), generator)
         return times, torch.randn(tokens.shape, generator=generator)
 
@@ -101,35 +190,18 @@ class DiffusionObjective(nn.Module):
         return {"loss": torch.stack(list(terms.values())).sum(), **(terms if len(terms) > 1 else {})}
 
 
-Objective = LanguageModelObjective | MaskedModelObjective | DiffusionObjective
+OBJECTIVES: dict[type[AnyGeneratorConfig], type[Objective]] = {
+    LanguageModelTrainConfig: LanguageModelObjective,
+    MaskedModelTrainConfig: MaskedModelObjective,
+    DiffusionTrainConfig: DiffusionObjective,
+}
 
 
-def build_model(config: AnyGeneratorConfig) -> AnyGenerator:
-    """A model with random weights, from torch's current random state."""
-    if isinstance(config, LanguageModelTrainConfig):
-        return LanguageModel(config.model)
-    if isinstance(config, MaskedModelTrainConfig):
-        return MaskedModel(config.model)
-    return DiffusionTransformer(config.model)
-
-
-def build_objective(config: AnyGeneratorConfig, model: AnyGenerator, statistics: LatentStatistics | None) -> Objective:
-    """The losses of this kind of model, on the tokens of a tokenizer whose latents have these statistics.
-
-    Raises:
-        OmnitokError: latents whose mean and deviation the tokenizer does not know.
-    """
-    if isinstance(model, LanguageModel):
-        return LanguageModelObjective(model)
-    if isinstance(model, MaskedModel):
-        assert isinstance(config, MaskedModelTrainConfig)
-        return MaskedModelObjective(model, config.tasks, config.label_smoothing)
-    if statistics is None:
-        raise OmnitokError(
-            "the tokenizer's config.json has no latent_statistics, which latents are normalised with; a VAE "
-            "trained by `omnitok train` has them"
-        )
-    return DiffusionObjective(model, statistics.mean, statistics.std)
+def _factors(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The digits that a tokenizer's codes are learnt by, where they are too many to be learnt one by one."""
+    codes = tokenizer.vocab_size or 0
+    factors = group_bases(tokenizer.code_bases, MOST_CODES) if codes > MOST_CODES else ()
+    return factors if len(factors) > 1 else ()
 
 
 def conditions_of(config: AnyGeneratorConfig, batch: Batch) -> Tensor:
