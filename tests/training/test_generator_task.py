@@ -111,6 +111,13 @@ def test_latents_need_no_posterior(generator_configs: Configs, monkeypatch: pyte
     assert torch.equal(inputs, expected)
 
 
+def test_a_model_without_classes_or_condition_is_previewed(generator_configs: Configs, tmp_path: Path) -> None:
+    config = replace(generator_configs["lm"], class_conditional=False, steps=1)
+    result = train(replace(config, log=replace(config.log, images_every=1, images=2)), tmp_path)
+    assert result.reason == "finished"
+    assert sorted(path.suffix for path in (tmp_path / "previews").iterdir()) == [".mp4", ".png"]
+
+
 def test_labels_can_be_left_out(generator_configs: Configs) -> None:
     config = apply_settings(generator_configs["lm"], ["sampling.guidance_scale=3", "class_conditional=false"])
     ready = resolved(config)

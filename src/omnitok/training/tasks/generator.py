@@ -180,9 +180,10 @@ class GeneratorTask(Task):
     def _preview_items(self, count: int) -> Items:
         """What the preview's samples are asked to show: the classes, or the conditions of the first batch, in turns."""
         classes, condition = self.config.model.num_classes, self.config.model.condition
+        if condition is None and not classes:
+            return [None] * count
         if condition is None:
-            of_all = [i * classes // count if count < classes else i % classes for i in range(count)]
-            return of_all if classes else [None] * count
+            return [i * classes // count if count < classes else i % classes for i in range(count)]
         rows = conditions_of(self.config, self.data.dataset[0])
         return [split_condition(rows[i % len(rows)]) for i in range(count)]
 
