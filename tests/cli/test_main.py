@@ -305,6 +305,47 @@ def test_missing_files_and_models_are_told_before_torch_is_imported(line: str, s
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("train tiny --lr x", "--lr must be a number, found 'x'"),
+        ("train tiny --batch_size=1.5", "--batch-size must be a whole number, found '1.5'"),
+        ("train tiny --lr 1 --lr", "--lr must be a number, found nothing"),
+        ("generate m --count 1.0", "--count must be a whole number, found '1.0'"),
+        ("generate m --padding 1 x", "--padding must be one or several, each a whole number, found '1 x'"),
+        ("generate m --interpolate a --json", "--interpolate must be followed by IMAGE|VIDEO IMAGE|VIDEO, found 'a'"),
+        ("tokenize a -o", "--out must be followed by SHARDS, found nothing"),
+        ("reconstruct a --dtype half", "--dtype must be float32 or bfloat16, found 'half'"),
+        ("generate", "give MODEL; `omnitok generate --help` shows what is accepted"),
+        ("convert a b c", "'c' is one argument too many; `omnitok convert --help` shows what is accepted"),
+        (
+            "reconstruct a --dvice=cpu",
+            "there is no option --dvice; did you mean --device? `omnitok reconstruct --help`",
+        ),
+        ("train tiny --sets a", "there is no option --sets; did you mean --set? `omnitok train --help` shows them all"),
+        ("evaluate", "give one of reconstruction, fidelity, "),
+        (
+            "evaluate fidelty",
+            "there is no verb 'fidelty'; did you mean fidelity? the verbs are reconstruction, ",
+        ),
+        (
+            "evaluate fidelity --fake a",
+            "give --real DIR|NPZ; `omnitok evaluate fidelity --help` shows what is accepted",
+        ),
+        (
+            "evaluate fidelity --reel a",
+            "there is no option --reel; did you mean --real? `omnitok evaluate fidelity --help`",
+        ),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_sentence(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"omnitok: error: {said}")
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
 @pytest.mark.parametrize("line", ["models", "recipes", "reconstruct a.png", "train tiny"])
 def test_a_current_folder_that_is_gone_is_one_sentence(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

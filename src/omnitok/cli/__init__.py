@@ -20,6 +20,7 @@ import tyro
 
 import omnitok
 from omnitok.cli import completion
+from omnitok.cli.complaints import as_usage_errors
 from omnitok.cli.elsewhere import writing_elsewhere
 from omnitok.cli.failures import UsageError, explain, show_traceback_if_debugging
 from omnitok.cli.options import check_no_settings
@@ -115,12 +116,9 @@ def _parse(arguments: list[str]) -> Verb | None:
         check_scheme(argument)
     if verb == "train":
         check_no_settings(arguments[1:], options)
-    parsed = tyro.cli(
-        options,
-        prog=f"omnitok {verb}",
-        args=[argument.removeprefix("file://") for argument in arguments[1:]],
-        **_HOW,
-    )
+    args = [argument.removeprefix("file://") for argument in arguments[1:]]
+    with as_usage_errors(options, args):
+        parsed = tyro.cli(options, prog=f"omnitok {verb}", args=args, **_HOW)
     verb_of_verb: Verb = getattr(parsed, "action", parsed)  # `evaluate` has verbs of its own
     return verb_of_verb
 

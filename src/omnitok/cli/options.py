@@ -192,7 +192,7 @@ def resolve_device(name: str) -> torch.device:
 
 def check_no_settings(arguments: Sequence[str], options: type[Any]) -> None:
     """Raise UsageError for what is given to `train` as an option and is a setting of its recipe."""
-    known = {field.name for field in fields(options)} | {"set", "help", "h"}
+    known = {field.name for field in fields(options)} | {"help", "h"}
     given = [argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")]
     for flag in given:
         key = flag.replace("-", "_")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from omnitok.training.trainer import TrainResult
 
 Folders = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="DIR")]
-Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
+Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Train:
 
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE|RUN|CONFIG.yaml"), SAID] = ""
     """A recipe's name (`omnitok recipes` lists them), the folder of a run or its config.yaml (default: that of OUT)."""
-    settings: Settings = ()
+    set: Settings = ()
     """Change one setting of the recipe, such as optimizer.lr=1e-4 or data.resolutions=96,128; may be repeated."""
     images: Folders = ()
     """Folder of images; may be repeated."""
@@ -78,7 +78,7 @@ class Train:
         if not self.recipe and self.out is None:
             raise UsageError("give a recipe (`omnitok recipes` lists them), or --out with the folder of a run")
         config_file = [Path(self.recipe)] if self.recipe.endswith((".yaml", ".yml")) else []
-        data = () if self.settings else (*self.images, *self.videos, *self.shards)  # settings are told first
+        data = () if self.set else (*self.images, *self.videos, *self.shards)  # settings are told first
         require_paths(*config_file, *data)
         require_models(self.tokenizer, self.init)
         from omnitok.distributed import Processes, launched_place
@@ -133,7 +133,7 @@ class Train:
             "seed": self.seed,
         }
         try:
-            return apply_settings(config, self.settings, {k: v for k, v in options.items() if v is not None}), out
+            return apply_settings(config, self.set, {k: v for k, v in options.items() if v is not None}), out
         except OmnitokError as error:
             raise UsageError(str(error)) from error
 
