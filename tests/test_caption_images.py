@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import random
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
+import omnitok
 from omnitok.data import write_image
 from omnitok.data.index import build_index
 
@@ -161,3 +163,29 @@ def test_articles_and_verbs(script: ModuleType) -> None:
         script.fill(("{verb}, {scene}", "a robot arm {does}"), verb="fold", does="folds something", scene=None)
     )
     assert videos == ["a robot arm folds something"]
+
+
+def test_a_text_encoder_learns_what_captions_say(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretraining = load("pretrain_captions")
+    draw = random.Random(0)
+    captions = [pretraining.draw_caption(draw) for _ in range(300)]
+    for caption in captions:
+        noun, color, ground = caption.says
+        assert noun in caption.text
+        assert color is None or color in caption.text
+        assert ground is None or ground in caption.text
+        assert len(caption.text) <= script.LONGEST
+    assert not {caption.text for caption in captions} & {caption.text for caption in pretraining.held_out()}
+    line = ["pretrain_captions.py", "omnitok-tiny-mask", "-o", str(tmp_path / "out"), "--steps", "3", "--batch", "4"]
+    monkeypatch.setattr(sys, "argv", line)
+    pretraining.main()
+    assert "step 3: loss" in capsys.readouterr().out
+    made, old = omnitok.load_generator(tmp_path / "out"), omnitok.load_generator("omnitok-tiny-mask")
+    weights = made.model.state_dict()
+    assert torch.equal(
+        weights["blocks.0.attention.qkv.weight"], old.model.state_dict()["blocks.0.attention.qkv.weight"]
+    )
+    assert not weights["blocks.0.cross.out.weight"].any()  # so it draws what it drew, whatever the text
+    assert made.sample(["a red dress"], seed=0, steps=1).shape == (1, 3, 64, 64)

@@ -1,6 +1,8 @@
 """Texts and sequences of embeddings as conditions of all three kinds of generator."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.bottlenecks import KLConfig, VQConfig
 from omnitok.models.code_sequence import LanguageModelConfig, MaskedModelConfig
 from omnitok.models.conditions import (
+    ConditionEncoder,
     EmbeddingCondition,
     TextCondition,
     drop_conditions,
@@ -206,6 +209,15 @@ def test_saved_and_loaded(kind: str, tmp_path: object) -> None:
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), g.model.parameters(), strict=True))
 
 
+def test_a_model_from_before_there_were_kernels_is_read(tmp_path: Path) -> None:
+    g = make_generator(build("masked", TextCondition(max_length=40, depth=1, kernel=1)))
+    path = save_generator(g.model, g.settings, tmp_path / "model", None) / "config.json"
+    config = json.loads(path.read_text())
+    assert config["condition"].pop("kernel") == 1
+    path.write_text(json.dumps(config))
+    assert load_generator_model(tmp_path / "model").model.config == g.model.config
+
+
 @pytest.mark.parametrize(
     "condition, item, message",
     [
@@ -221,3 +233,18 @@ def test_errors(condition: object, item: object, message: str) -> None:
         make_conditions(condition, [item])
     with pytest.raises(ValueError, match="needs conditions"):
         build("masked", condition)(torch.zeros(1, 5, dtype=torch.long))
+
+
+@pytest.mark.parametrize("kernel", [1, 9])
+def test_what_follows_a_text_in_a_batch_is_not_read(kernel: int) -> None:
+    torch.manual_seed(0)
+    encoder = ConditionEncoder(TextCondition(max_length=40, depth=1, kernel=kernel), 32, 2).eval()
+    assert any("words" in name for name, _ in encoder.named_parameters()) == (kernel > 1)
+    alone = encoder(encode_texts(["a red dress"], 40))[0]
+    beside = encoder(encode_texts(["a red dress", "a much longer text of blue shoes"], 40))[0]
+    torch.testing.assert_close(alone[0], beside[0, : alone.shape[1]], atol=1e-5, rtol=0)
+
+
+def test_a_kernel_is_odd() -> None:
+    with pytest.raises(ValueError, match="kernel must be odd, found 4"):
+        TextCondition(kernel=4)

@@ -101,6 +101,8 @@ def read_description(path: str | os.PathLike[str], accepted: tuple[str, ...] = t
         CheckpointError: one sentence that begins with the path.
     """
     fields = {_RENAMED.get(name, name): value for name, value in read_architecture(path, accepted).items()}
+    if isinstance(condition := fields.get("condition"), dict) and condition.get("type") == "text":
+        fields["condition"] = {"kernel": 1, **condition}  # which models of texts had before there was the field
     beside = {name: fields.pop(name) for name in _BESIDE if name in fields}
     sha256 = beside.get("weights_sha256")
     kind, _ = ARCHITECTURES[beside["architecture"]]

@@ -34,11 +34,18 @@ class TextCondition:
         type: which condition this is, for files.
         max_length: bytes of the longest text.
         depth: blocks of the transformer over the bytes.
+        kernel: bytes that a convolution before the blocks sees at once, an odd number; 1 is none. It finds words, where
+            attention alone would first have to learn which bytes are neighbours.
     """
 
     type: Literal["text"] = "text"
     max_length: Size = 96
     depth: Annotated[int, Field(ge=0, le=64, strict=True)] = 2
+    kernel: Annotated[int, Field(ge=1, le=63, strict=True)] = 9
+
+    def __post_init__(self) -> None:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, found {self.kernel}")
 
 
 @checked
@@ -224,8 +231,11 @@ class ConditionEncoder(nn.Module):
         self.first = nn.Parameter(torch.zeros(1, width))
         self.positions = nn.Parameter(torch.zeros(config.max_length, width))
         self.embed: nn.Embedding | nn.Linear
+        self.words: nn.Conv1d | None = None
         if isinstance(config, TextCondition):
             self.embed, depth = nn.Embedding(_BYTES, width), config.depth
+            if config.kernel > 1:
+                self.words = nn.Conv1d(width, width, config.kernel, padding=config.kernel // 2)
         else:
             self.embed, depth = nn.Linear(config.channels, width), 0
         self.blocks = nn.ModuleList(_ByteBlock(width, heads) for _ in range(depth))
@@ -256,6 +266,9 @@ class ConditionEncoder(nn.Module):
             x = self.embed(conditions.nan_to_num(0.0).to(self.first.dtype))
         else:
             x = self.embed(conditions.clamp(min=0))
+        if self.words is not None:
+            known = x * there[..., None]  # what follows a text in a batch is no part of its last word
+            x = x + F.gelu(self.words(known.transpose(1, 2))).transpose(1, 2)
         x = x + self.positions[: x.shape[1]]
         first = self.first.expand(x.shape[0], 1, -1)  # not len(), which fixes the batch of an exported graph
         x = torch.cat([first, x.to(first.dtype)], dim=1)
