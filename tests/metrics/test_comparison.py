@@ -172,6 +172,25 @@ def test_errors_are_drawn_where_they_are() -> None:
     assert drawn.shape == (3, 1, drawn.shape[2], 3 * 300 + 2 * 6)
 
 
+def test_errors_of_alpha_and_of_bands_are_seen() -> None:
+    original = torch.full((4, 1, 300, 300), 255, dtype=torch.uint8)  # white on white, and opaque
+    changed = original.clone()
+    changed[3, :, :150] = 0
+    drawn = side_by_side(original, [changed], ["a", "b"])[:, 0]
+    heat, result = drawn[:, -300:, 306:], drawn[:, 21:321, 306:]
+    assert torch.equal(drawn[:, 21:321, :300], torch.ones(3, 300, 300))
+    assert heat[0, :150].min() == 1  # a quarter of the range, five times as large
+    assert torch.equal(heat[:, 150:], -torch.ones(3, 150, 300))
+    assert torch.equal(result[:, 150:], torch.ones(3, 150, 300))
+    assert len(result[0, :150].unique()) == 2  # squares are seen through it
+    bands = torch.zeros((5, 1, 300, 300), dtype=torch.uint8)
+    other = bands.clone()
+    other[4] = 200
+    drawn = side_by_side(bands, [other], ["a", "b"])[:, 0]
+    assert torch.equal(drawn[:, 21:321, 306:], drawn[:, 21:321, :300])  # the last band is not shown
+    assert drawn[0, -300:, 306:].min() > 0.5  # its errors are
+
+
 def test_plots_hold_what_cannot_be_drawn(tmp_path: Path) -> None:
     nothing = Plot("nothing", {}, {"a": (1.0, float("inf"))})
     one = Plot("one", {"JPEG": [(0.5, 30.0), (1.0, float("nan"))]}, {"a": (0.5, 30.0)})

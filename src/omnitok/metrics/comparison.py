@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from omnitok.data.image import write_image
 from omnitok.data.modality import Modality
-from omnitok.data.pixel_format import RGB, PixelFormat, as_color, format_ranges
+from omnitok.data.pixel_format import RGB, PixelFormat, format_ranges
 from omnitok.data.video_reader import VideoReader
 from omnitok.data.video_writer import VideoWriter
 from omnitok.errors import MediaError, MissingWeightsError, OmnitokError
@@ -378,7 +378,7 @@ class _Passes:
         """What will be shown goes to the disk as bytes."""
         if index < self.shown:
             for pixels, whose in ((original, None), (result, comparison)):
-                np.save(self._path(index, whose, comparison.modality), to_uint8(as_color(pixels)).numpy())
+                np.save(self._path(index, whose, comparison.modality), to_uint8(pixels).numpy())
 
     def show(self, folder: Path) -> list[Shown]:
         """Write the first files side by side with their results."""
@@ -470,7 +470,7 @@ def _with_weights(files: Files, config: EvaluationConfig, weights_dir: WeightsDi
 
 
 def _write_side_by_side(path: Path, arrays: Sequence[np.ndarray], captions: Sequence[str], fps: float) -> None:
-    """Frame by frame; arrays are uint8 (3, T, H, W)."""
+    """Frame by frame; arrays are uint8 (C, T, H, W)."""
     writer: VideoWriter | None = None
     with ExitStack() as stack:
         for number in range(arrays[0].shape[1]):

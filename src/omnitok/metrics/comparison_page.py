@@ -46,8 +46,8 @@ def write_page(comparisons: Sequence[Comparison], shown: Sequence[Shown], plot: 
     )
     if any(comparison.per_channel for comparison in comparisons):
         parts.append(
-            "<p>Images and videos are shown in colour: one channel as grey, four over white, of others the first "
-            "three; figures are over all channels.</p>"
+            "<p>Images and videos are shown in colour: one channel as grey, four over a checkerboard, of others the "
+            "first three; figures and maps of errors are over all channels.</p>"
         )
     parts.append(f'<img alt="quality over bits per pixel" src="{_data("image/png", plot.read_bytes())}">')
     for item in shown:

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from omnitok.atomic import atomic_path
 from omnitok.data.pil import token_colours as token_colours
-from omnitok.metrics.samples import from_uint8
+from omnitok.data.pixel_format import as_color
+from omnitok.metrics.samples import from_uint8, to_uint8
 
 GAIN = 5
 """Errors are shown so many times as large as they are."""
 
 _GAP, _LEAST_WIDTH, _LINE = 6, 220, 17  # pixels: between panels, of a panel with its caption, of a line of text
+_SQUARE = 8  # pixels: of the checkerboard behind what is transparent
 _FONT = ImageFont.load_default(13)
 _PANEL, _LEFT, _EDGE = (620, 420), 64, 34  # pixels: of a plot, left of its axes, and around them else
 _COLOURS = ("#1f77b4", "#d6540a", "#2c8c3c", "#9467bd", "#8c564b", "#c23b80", "#6a7f10", "#17a0b4")
@@ -31,7 +33,8 @@ def side_by_side(original: Tensor, results: Sequence[Tensor], captions: Sequence
     """An original and what became of it, from left to right, above maps of the errors.
 
     Args:
-        original, results: uint8 (3, T, H, W); an image has one frame.
+        original, results: uint8 (C, T, H, W); an image has one frame. Errors are those of all channels; of four, alpha
+            is seen by the checkerboard behind them, and of other numbers three are seen.
         captions: of each of them; lines are separated by newlines.
 
     Returns:
@@ -40,12 +43,14 @@ def side_by_side(original: Tensor, results: Sequence[Tensor], captions: Sequence
     scale = math.ceil(_LEAST_WIDTH / original.shape[-1])  # small ones are enlarged, pixel by pixel
     enlarged = [x.repeat_interleave(scale, -2).repeat_interleave(scale, -1) for x in (original, *results)]
     width = enlarged[0].shape[-1]
-    maps = [torch.full_like(enlarged[0], 255), *(error_map(enlarged[0], x) for x in enlarged[1:])]
+    nothing = torch.full((3, *enlarged[0].shape[1:]), 255, dtype=torch.uint8)
+    maps = [nothing, *(error_map(enlarged[0], x) for x in enlarged[1:])]
     lines = 1 + max(caption.count("\n") for caption in captions)
     columns = []
-    for panel, error, caption in zip(enlarged, maps, captions, strict=True):
+    panels = [_visible(x) for x in enlarged]
+    for panel, error, caption in zip(panels, maps, captions, strict=True):
         title = _text(caption, width, lines * _LINE + 4)
-        below = _text(f"error x {GAIN}" if panel is not enlarged[0] else "", width, _LINE + 4)
+        below = _text(f"error x {GAIN}" if panel is not panels[0] else "", width, _LINE + 4)
         parts = [x.expand(-1, panel.shape[1], -1, -1) for x in (title[:, None], panel, below[:, None], error)]
         columns += [torch.full((3, panel.shape[1], sum(x.shape[2] for x in parts), _GAP), 255, dtype=torch.uint8)]
         columns += [torch.cat(parts, dim=2)]
@@ -53,12 +58,23 @@ def side_by_side(original: Tensor, results: Sequence[Tensor], captions: Sequence
 
 
 def error_map(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of the channels, uint8 (3, T, H, W) of two such: black, red, yellow, white as it grows.
+    """Mean absolute difference of all channels of uint8 (C, T, H, W): uint8 (3, T, H, W), black, red, yellow, white as
+    it grows.
 
     White is 1 / `GAIN` of the range and more.
     """
     heat = GAIN * (a.float() - b.float()).abs().mean(0) / 255  # (T, H, W)
     return (torch.stack([3 * heat, 3 * heat - 1, 3 * heat - 2]).clamp(0, 1) * 255).round().byte()
+
+
+def _visible(pixels: Tensor) -> Tensor:
+    """uint8 (C, T, H, W) in colour, uint8 (3, T, H, W): with alpha, over a checkerboard."""
+    if len(pixels) != 4:
+        return to_uint8(as_color(from_uint8(pixels)))
+    color, alpha = pixels.float().split([3, 1])
+    rows, columns = (torch.arange(side) // _SQUARE for side in pixels.shape[-2:])
+    board = 255 - 64 * ((rows[:, None] + columns) % 2)
+    return (board + (color - board) * alpha / 255).round().byte()
 
 
 def _text(text: str, width: int, height: int) -> Tensor:
