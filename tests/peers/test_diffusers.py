@@ -357,16 +357,24 @@ def test_a_hub_id_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPatc
         omnitok.load_tokenizer("diffusers:someone/model#vae")
 
 
-@pytest.mark.parametrize("name", ["vidtok_kl_causal_488_4chn", "VidTok-FSQ-causal-488-4096"])
+@pytest.mark.parametrize("name", ["vidtok_kl_causal_488_4chn", "VidTok-FSQ-causal-488-4096", "VidTok 1.0"])
 def test_causal_weights_of_vidtok_1_0_are_refused_by_name(name: str, tmp_path: Path) -> None:
-    reference = save(tmp_path / name, "AutoencoderVidTok")
-    with pytest.raises(CheckpointError, match=r"VidTok 1\.0 pads .* would be decoded wrongly"):
+    reference = save(tmp_path / "torch-1.1" / name, "AutoencoderVidTok")
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path}\S*{name}: VidTok 1\.0 pads .* would be decoded wrongly"):
         omnitok.load_tokenizer(reference)
-    shutil.move(tmp_path / name, tmp_path / f"{name}_v1_1")
-    omnitok.load_tokenizer(f"{reference}_v1_1")
-    shutil.move(tmp_path / f"{name}_v1_1", tmp_path / "vae")
+    folder = shutil.move(tmp_path / "torch-1.1" / name, tmp_path / f"{name}-v1-1")
+    omnitok.load_tokenizer(f"diffusers:{folder}")
+    (tmp_path / name).mkdir()
+    folder = shutil.move(folder, tmp_path / name / "vae")
+    for reference in (f"diffusers:{folder}", f"diffusers:{tmp_path / name}#vae"):
+        with pytest.raises(CheckpointError, match=r"VidTok 1\.0 pads"):
+            omnitok.load_tokenizer(reference)
+    folder = shutil.move(folder, tmp_path / "vae")
     with pytest.warns(UserWarning, match=r"vae: nothing says if this is VidTok 1\.1, so it is taken for it"):
-        omnitok.load_tokenizer(f"diffusers:{tmp_path / 'vae'}")
+        omnitok.load_tokenizer(f"diffusers:{folder}")
+    edit(folder, _name_or_path=f"elsewhere/{name}")
+    with pytest.raises(CheckpointError, match=r"VidTok 1\.0 pads"):
+        omnitok.load_tokenizer(f"diffusers:{folder}")
 
 
 def test_without_diffusers_it_is_one_sentence(folder: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -542,12 +543,36 @@ def test_vidtok_with_its_yaml_beside_it(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text(yaml.format(""))
     with pytest.raises(CheckpointError, match=r"model\.ckpt: VidTok 1\.0 pads .* in the YAML file beside them"):
         omnitok.load_tokenizer(tmp_path / "model.ckpt")
-    (tmp_path / "model.yaml").unlink()
+    (tmp_path / "model.yaml").write_text("of: something else")
     with pytest.warns(UserWarning, match=r"model\.ckpt: nothing says if this is VidTok 1\.1, so it is taken for it"):
         omnitok.load_tokenizer(tmp_path / "model.ckpt")
     (tmp_path / "model.ckpt").rename(tmp_path / "vidtok_kl_causal_488_4chn.ckpt")
     with pytest.raises(CheckpointError, match=r"488_4chn\.ckpt: VidTok 1\.0 pads .* files have v1_1 in their name"):
         omnitok.load_tokenizer(tmp_path / "vidtok_kl_causal_488_4chn.ckpt")
+    folders = [tmp_path / name for name in ("vidtok_kl_causal_488_4chn", "vidtok_kl_causal_488_4chn_v1_1")]
+    for folder in folders:
+        folder.mkdir()
+        shutil.copy(tmp_path / "vidtok_kl_causal_488_4chn.ckpt", folder / "model.ckpt")
+    with pytest.raises(CheckpointError, match=r"488_4chn/model\.ckpt: VidTok 1\.0 pads .* or their folder's"):
+        omnitok.load_tokenizer(folders[0] / "model.ckpt")
+    assert omnitok.load_tokenizer(folders[1] / "model.ckpt").downsample == (4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("names", "version"),
+    [
+        (["vidtok_kl_causal_488_16chn_v1_1"], "1.1"),
+        (["VidTok-1.1"], "1.1"),
+        (["vidtok_kl_causal_488_4chn", "vidtok_v1_1"], "1.0"),
+        (["model", "vidtok_v1_1"], "1.1"),
+        (["vidtok_kl_noncausal_488_4chn"], None),
+        (["vidtok-kl-non-causal"], None),
+        (["model", "torch-1.1"], None),
+        (["vidtok_kl_causal_488_1_16chn"], "1.0"),
+    ],
+)
+def test_versions_of_vidtok_by_name(names: list[str], version: str | None) -> None:
+    assert vidtok.version_in(*names) == version
 
 
 @pytest.mark.parametrize(

@@ -300,36 +300,44 @@ def recognises(shapes: Shapes) -> bool:
     return any(name.startswith(("encoder.down_temporal.", "decoder.up_temporal.")) for name in shapes)
 
 
-def version_in(name: str) -> str | None:
-    """The version that the name of causal weights says, as published: only 1.1 has its number there; else None."""
-    if re.search(r"(?<!\d)v?1[._]1(?!\d)", name):
-        return "1.1"
-    return "1.0" if re.search(r"vidtok\w*(?<!non)causal", name.lower().replace("-", "_")) else None
+def version_in(*names: str) -> str | None:
+    """The version that the first name which says one says: of causal weights, published, only 1.1 has its number."""
+    for name in (re.sub(r"[\W_]+", "_", name.lower()) for name in names):
+        if re.search(r"v1_1(?!\d)|vidtok\w*(?<!\d)1_1(?!\d)", name):
+            return "1.1"
+        if re.search(r"vidtok_\w*(?<!non)(?<!non_)causal|vidtok_1_0|vidtok_v1_0", name):
+            return "1.0"
+    return None
 
 
 def check_version(version: object, name: object) -> None:
     """Refuse causal weights of 1.0, and warn of those that may be: nothing in them tells the versions apart.
 
     Args:
-        version: "1.0", "1.1", or None where nothing says.
+        version: "1.0" or "1.1"; anything else says nothing.
         name: of the file or folder, for the warning.
 
     Raises:
         CheckpointError: weights of 1.0.
     """
     if version == "1.0":
-        raise CheckpointError(f"{V1_0}, whose files have v1_1 in their name, or in the YAML file beside them")
-    if version is None:
+        raise CheckpointError(
+            f"{V1_0}, whose files have v1_1 in their name or their folder's, or in the YAML file beside them"
+        )
+    if version != "1.1":
         warnings.warn(f"{name}: nothing says if this is VidTok 1.1, so it is taken for it; {V1_0}", stacklevel=2)
 
 
 def hints(path: Path) -> dict[str, object]:
-    """What tells 1.1 from 1.0 outside of a file without flags: the YAML of the same name beside it, or its name."""
-    beside = path.with_suffix(".yaml")
-    version = version_in(path.stem)
-    if version != "1.1" and beside.is_file():
+    """What tells 1.1 from 1.0 outside of a file without flags: the YAML of the same name beside it, its name, or that
+    of its folder."""
+    beside, text = path.with_suffix(".yaml"), ""
+    if beside.is_file():
         with beside.open(encoding="utf-8", errors="replace") as file:
-            version = "1.1" if "model_3dcausal_v1_1." in file.read(2**20) else "1.0"
+            text = file.read(2**20)
+    version = version_in(path.stem, path.absolute().parent.name)
+    if "model_3dcausal" in text:
+        version = "1.1" if "model_3dcausal_v1_1." in text else "1.0"
     return {"version": version, "file": str(path)}
 
 

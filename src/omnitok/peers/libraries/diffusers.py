@@ -425,7 +425,9 @@ _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 
 def _configure(fields: dict[str, Any], reference: str) -> dict[str, Any]:
     if _class_of(fields) == "AutoencoderVidTok" and fields.get("is_causal", True):
-        check_version(version_in(reference), reference)
+        place, _, subfolder = reference.partition("#")
+        folder, origin = Path(place).absolute(), Path(str(fields.get("_name_or_path")))
+        check_version(version_in(subfolder, folder.name, folder.parent.name, origin.name), reference)
     return fields
 
 
