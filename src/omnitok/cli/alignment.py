@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 import omnitok
-from omnitok.cli.measuring import MetricsOptions, OptionalFolder, parse_names, show_results
+from omnitok.cli.measuring import MetricsOptions, OptionalFolder, parse_names
 from omnitok.cli.options import SAID, require_paths
 
 
@@ -42,19 +43,13 @@ class Alignment(MetricsOptions):
         metrics = parse_names(self.metrics)
         require_paths(self.fake, *([] if self.real is None else [self.real]))
         config = self.config()
-        with self.measuring("samples") as (processes, advance):
-            results = omnitok.metrics.evaluate_alignment(
-                self.fake,
-                self.real,
-                metrics,
-                config,
-                clip=self.clip,
-                modality="video" if self.video else "image",
-                weights_dir=self.weights_dir,
-                device=processes.device,
-                state_folder=self.out,
-                progress=advance,
-            )
-        if processes.is_main:
-            show_results(results, config.protocol, self.out, self.json)
-        return 0
+        evaluate = partial(
+            omnitok.metrics.evaluate_alignment,
+            self.fake,
+            self.real,
+            metrics,
+            config,
+            clip=self.clip,
+            modality="video" if self.video else "image",
+        )
+        return self.measure("samples", config, evaluate)

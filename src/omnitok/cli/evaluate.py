@@ -1,8 +1,10 @@
 """`omnitok evaluate`: the paper's numbers, by name, each with the protocol it was made by."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -10,7 +12,7 @@ import omnitok
 from omnitok.cli.alignment import Alignment
 from omnitok.cli.compare import Compare
 from omnitok.cli.fidelity import Fidelity, Statistics
-from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, show_results
+from omnitok.cli.measuring import MetricsOptions, load_model, parse_names
 from omnitok.cli.options import (
     DEFAULT_MODEL,
     ChannelRanges,
@@ -20,6 +22,11 @@ from omnitok.cli.options import (
     require_paths,
 )
 from omnitok.cli.report import print_json, print_table
+
+if TYPE_CHECKING:
+    import torch
+
+    from omnitok.metrics import Result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +58,12 @@ class Reconstruction(MetricsOptions):
         channel_ranges(self.ranges)
         from omnitok.cli.loading import set_ranges
 
-        with self.measuring(self.model) as (processes, advance):
-            model = load_model(self.model, processes.device)
+        def evaluate(device: torch.device, **shared: Any) -> list[Result]:
+            model = load_model(self.model, device)
             set_ranges(model.tokenizer, self.ranges)
-            results = omnitok.metrics.evaluate_reconstruction(
-                model,
-                self.data,
-                metrics,
-                config,
-                weights_dir=self.weights_dir,
-                state_folder=self.out,
-                progress=advance,
-            )
-        if processes.is_main:
-            show_results(results, config.protocol, self.out, self.json)
-        return 0
+            return omnitok.metrics.evaluate_reconstruction(model, self.data, metrics, config, **shared)
+
+        return self.measure(self.model, config, evaluate)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +11,7 @@ import tyro
 
 import omnitok
 from omnitok.cli.failures import UsageError
-from omnitok.cli.measuring import Count, EvaluateOptions, MetricsOptions, OptionalFolder, parse_names, show_results
+from omnitok.cli.measuring import Count, EvaluateOptions, MetricsOptions, OptionalFolder, parse_names
 from omnitok.cli.options import SAID, require_paths
 from omnitok.cli.report import print_json, renamed
 
@@ -55,21 +56,9 @@ class Fidelity(MetricsOptions, _SampleOptions):
         metrics = parse_names(self.metrics)
         require_paths(self.real, self.fake)
         config = self.config(self.samples)
-        with self.measuring("samples") as (processes, advance):
-            results = omnitok.metrics.evaluate_fidelity(
-                self.real,
-                self.fake,
-                metrics,
-                config,
-                modality=self.modality,
-                weights_dir=self.weights_dir,
-                device=processes.device,
-                state_folder=self.out,
-                progress=advance,
-            )
-        if processes.is_main:
-            show_results(results, config.protocol, self.out, self.json)
-        return 0
+        sets = (self.real, self.fake)
+        evaluate = partial(omnitok.metrics.evaluate_fidelity, *sets, metrics, config, modality=self.modality)
+        return self.measure("samples", config, evaluate)
 
 
 @dataclass(frozen=True, kw_only=True)

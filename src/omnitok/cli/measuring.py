@@ -99,6 +99,16 @@ class MetricsOptions(EvaluateOptions):
     """Folder or URL for results.json; a folder also keeps the state of an unfinished run, which the same command
     continues."""
 
+    def measure(self, what: str, config: EvaluationConfig, evaluate: Callable[..., Sequence[Result]]) -> int:
+        """Show the rows that `evaluate` gives, called with the device and what all evaluations take; the exit code."""
+        with self.measuring(what) as (processes, advance):
+            results = evaluate(
+                device=processes.device, weights_dir=self.weights_dir, state_folder=self.out, progress=advance
+            )
+        if processes.is_main:
+            show_results(results, config.protocol, self.out, self.json)
+        return 0
+
 
 def parse_names(given: Sequence[str]) -> tuple[str, ...] | None:
     """The names after --metrics, with commas or spaces between them; None where there are none.

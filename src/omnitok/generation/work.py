@@ -125,11 +125,7 @@ def inpainting(generator: AnyGenerator, path: Path, mask: Path, frames: int | No
         height, width = pixels.shape[-2:]
         raise OmnitokError(f"{mask}: nothing is to be filled: no pixel is white, as seen at {width} x {height} pixels")
     holes = holes.expand(-1, -1, pixels.shape[2], -1, -1)
-
-    def draw(labels: Items, **options: Any) -> Tensor:
-        filled = generator.inpaint(pixels.expand(len(labels), -1, -1, -1, -1), holes, labels, **options)
-        return filled if modality == "video" else filled.squeeze(2)
-
+    draw = partial(_fill, generator.inpaint, pixels, holes, modality)
     fps = source.fps or generator.settings.frame_rate
     return Work(draw, modality, fps, (path,), seen=pixels.masked_fill(holes, 0.0))
 
@@ -166,12 +162,16 @@ def outpainting(generator: AnyGenerator, path: Path, padding: tuple[int, int, in
             f"{path}: nothing is to be made: brought to {width} x {height} pixels, which the model makes, the padding "
             f"{padding} is less than a pixel"
         )
-
-    def draw(labels: Items, **options: Any) -> Tensor:
-        wide = generator.outpaint(pixels.expand(len(labels), -1, -1, -1, -1), sides, labels, **options)
-        return wide if modality == "video" else wide.squeeze(2)
-
+    draw = partial(_fill, generator.outpaint, pixels, sides, modality)
     return Work(draw, modality, source.fps or generator.settings.frame_rate, (path,))
+
+
+def _fill(
+    fill: Callable[..., Tensor], pixels: Tensor, where: Any, modality: Modality, labels: Items, **options: Any
+) -> Tensor:
+    """As many images or videos as labels, of the pixels of one by `inpaint` or `outpaint`."""
+    filled = fill(pixels.expand(len(labels), -1, -1, -1, -1), where, labels, **options)
+    return filled if modality == "video" else filled.squeeze(2)
 
 
 def interpolation(generator: AnyGenerator, first: Path, last: Path, given: int, frames: int | None) -> Work:
