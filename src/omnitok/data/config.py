@@ -4,13 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from omnitok.checked import checked
+from omnitok.checked import AtLeastOne, Natural, Share, checked
 from omnitok.data.pixel_format import RangesField
 from omnitok.data.transforms import CropPolicy
-
-_Count = Annotated[int, Field(ge=1)]
-_Natural = Annotated[int, Field(ge=0)]
-_Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 @checked
@@ -44,20 +40,20 @@ class DataConfig:
 
     images: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
-    frames: _Count = 17
+    frames: AtLeastOne = 17
     fps: Annotated[float, Field(gt=0, le=1000)] | None = None
-    stride: _Count = 1
-    resolutions: Annotated[tuple[_Count, ...], Field(min_length=1)] = (256,)
-    video_resolutions: tuple[_Count, ...] = ()
-    image_batch: _Count = 8
-    video_batch: _Count = 4
-    video_share: _Fraction | None = None
+    stride: AtLeastOne = 1
+    resolutions: Annotated[tuple[AtLeastOne, ...], Field(min_length=1)] = (256,)
+    video_resolutions: tuple[AtLeastOne, ...] = ()
+    image_batch: AtLeastOne = 8
+    video_batch: AtLeastOne = 4
+    video_share: Share | None = None
     image_policy: CropPolicy = "random_resized_crop"
     video_policy: CropPolicy = "random_resized_crop"
     flip: bool = True
     balance_sources: bool = False
     ranges: RangesField = ()
-    alpha_masks: _Fraction = 0.0
-    ken_burns: _Fraction = 0.0
-    drawn: _Fraction = 0.0
-    workers: _Natural = 1
+    alpha_masks: Share = 0.0
+    ken_burns: Share = 0.0
+    drawn: Share = 0.0
+    workers: Natural = 1

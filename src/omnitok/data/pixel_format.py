@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, FiniteFloat, TypeAdapter, ValidationError, model_validator
 from torch import Tensor
 
-from omnitok.checked import checked
+from omnitok.checked import AtLeastOne, checked
 from omnitok.errors import MediaError, describe, reason
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -82,7 +82,7 @@ class PixelFormat:
             images of 16 bits.
     """
 
-    channels: Annotated[int, Field(ge=1)] = 3
+    channels: AtLeastOne = 3
     ranges: RangesField = ()
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from omnitok.checked import checked
+from omnitok.checked import AtLeastOne, checked
 from omnitok.data.animated_image import AnimatedImage
 from omnitok.data.array_video import ArrayVideo
 from omnitok.data.containers import MILLISECOND, VideoFile
@@ -273,9 +273,9 @@ class WindowSampling:
         start: "random"; "center", where the middle frames lie in the middle of the video; or "first".
     """
 
-    frames: Annotated[int, Field(ge=1)]
+    frames: AtLeastOne
     fps: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    stride: Annotated[int, Field(ge=1)] = 1
+    stride: AtLeastOne = 1
     start: Literal["random", "center", "first"] = "random"
 
     @property

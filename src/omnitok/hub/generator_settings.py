@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from omnitok.checked import checked
-from omnitok.models.config import Positive, Size
+from omnitok.checked import Positive, checked
+from omnitok.models.config import Size
 from omnitok.models.sampling import Sampling, read_sampling
 
 

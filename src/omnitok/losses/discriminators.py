@@ -17,14 +17,14 @@ One of them sees single frames (`take_frames`), the other videos.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from omnitok.checked import checked
+from omnitok.checked import AtLeastOne, checked
 from omnitok.distributed import mean_over_processes, world_size
 
 MAX_CHANNELS = 512
@@ -45,8 +45,8 @@ class DiscriminatorConfig:
         normalize_logits: norm and LeakyReLU after the last convolution (the released video discriminator).
     """
 
-    channels: Annotated[int, Field(ge=1)] = 64
-    layers: Annotated[int, Field(ge=1)] = 3
+    channels: AtLeastOne = 64
+    layers: AtLeastOne = 3
     norm: Literal["batch", "spectral", "none"] = "batch"
     blur: bool = False
     noise: bool = False

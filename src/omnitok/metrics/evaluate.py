@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from omnitok.checked import checked
+from omnitok.checked import AtLeastOne, Seed, checked
 from omnitok.data.modality import Modality
 from omnitok.errors import OmnitokError
 from omnitok.metrics.average import AverageAccumulator
@@ -42,15 +42,15 @@ class EvaluationConfig:
     """How samples are read and measured."""
 
     protocol: Protocol = CLEAN
-    resolution: Annotated[int, Field(ge=1)] | None = None
+    resolution: AtLeastOne | None = None
     """Pixels per side (None: the protocol's for reconstructions, the files' own for sets of samples)."""
-    frames: Annotated[int, Field(ge=1)] | None = None
+    frames: AtLeastOne | None = None
     """Frames of each video (None: the protocol's)."""
     samples: Annotated[int, Field(ge=2)] | None = None
     """How many of each set of samples are used, drawn by `seed`, their order kept (None: all, of videos at most the
     protocol's)."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    batch_size: Annotated[int, Field(ge=1)] = 8
+    seed: Seed = 0
+    batch_size: AtLeastOne = 8
     """Images at a time; videos are taken one by one."""
 
     def side(self, modality: Modality) -> int:

@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 from pydantic_core import ArgsKwargs
 from torch import Tensor, nn
 
-from omnitok.checked import checked
+from omnitok.checked import Positive, checked
 from omnitok.models.bottlenecks import BottleneckConfig, VQConfig, bottleneck_fields
-from omnitok.models.config import Channels, Count, Positive, Size
+from omnitok.models.config import Channels, Count, Size
 from omnitok.models.transformer import (
     Block,
     BlockCache,

@@ -5,15 +5,15 @@ one latent frame, so it is a prefix of every video that starts with it.
 """
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
-from omnitok.checked import checked, renamed
+from omnitok.checked import BelowOne, Positive, checked, renamed
 from omnitok.models.conditions import ConditionConfig, check_classes
-from omnitok.models.config import Count, Positive, Size
+from omnitok.models.config import Count, Size
 
 Prefix = Literal["start class", "class start", "start", "class"]
 
@@ -48,7 +48,7 @@ class CodeModelConfig:
     norm: Literal["rms", "layer"] = "rms"
     activation: Literal["swiglu", "gelu"] = "swiglu"
     bias: bool = False
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: BelowOne = 0.0
     rotary_base: Positive = 100.0
     condition: ConditionConfig | None = None
 

@@ -11,6 +11,3 @@ Size = Annotated[int, Field(ge=1, le=_LARGEST, strict=True)]
 Depth = Annotated[int, Field(ge=1, le=64, strict=True)]
 Widths = Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
 Channels = Annotated[int, Field(ge=1, le=1000, strict=True)]  # of pixels
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]

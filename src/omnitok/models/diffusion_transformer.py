@@ -15,7 +15,7 @@ from einops import rearrange
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from omnitok.checked import checked
+from omnitok.checked import Positive, checked
 from omnitok.models.attention import attend
 from omnitok.models.conditions import (
     ConditionConfig,
@@ -25,7 +25,7 @@ from omnitok.models.conditions import (
     build_encoder,
     check_classes,
 )
-from omnitok.models.config import Count, Positive, Size
+from omnitok.models.config import Count, Size
 from omnitok.models.encoding import describe_model
 from omnitok.models.positions import rotary_1d, rotary_2d, rotate_pairs, sincos_1d, sincos_2d
 

@@ -9,8 +9,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from omnitok.checked import checked
-from omnitok.models.config import NotNegative
+from omnitok.checked import NotNegative, checked
 from omnitok.models.encoding import Encoding
 
 

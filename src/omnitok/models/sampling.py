@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import ArgsKwargs
 
-from omnitok.checked import checked
+from omnitok.checked import Share, checked
 
 TRAINED_STEPS = 1000
 """Steps of the noise schedule that models of objective "epsilon" are trained with."""
@@ -25,9 +25,6 @@ def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
     return interval
 
 
-_Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
 @checked
 class Sampling:
     """What every kind of generator takes. None stands for the default, in all of them."""
@@ -39,7 +36,7 @@ class Sampling:
         float | None, Field(ge=0, description="Scale of the guidance of videos, where it differs from that of images.")
     ] = None
     guidance_interval: Annotated[
-        tuple[_Fraction, _Fraction],
+        tuple[Share, Share],
         AfterValidator(_in_order),
         Field(
             description="Where to guide, as two fractions: of the codes of each latent frame (language models), of the "

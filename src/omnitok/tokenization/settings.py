@@ -4,12 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from omnitok.checked import checked
+from omnitok.checked import AtLeastOne, Natural, Seed, checked
 
 MIXED_GROUP = 4
 """Where sizes differ, a group has so many batches' worth of files, to find pixels of one size in."""
-
-_Count = Annotated[int, Field(ge=1)]
 
 
 @checked
@@ -33,14 +31,14 @@ class TokenizeSettings:
         ValueError: a number out of range.
     """
 
-    resolution: _Count | None = None
-    frames: Annotated[int, Field(ge=0)] = 17
+    resolution: AtLeastOne | None = None
+    frames: Natural = 17
     fps: Annotated[float, Field(gt=0, le=1000)] | None = None
-    views: _Count = 1
+    views: AtLeastOne = 1
     crop_range: Annotated[float, Field(ge=1)] | None = None
-    batch_size: _Count = 16
-    shard_size: _Count = 1024
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    batch_size: AtLeastOne = 16
+    shard_size: AtLeastOne = 1024
+    seed: Seed = 0
     precision: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from omnitok.checked import checked
+from omnitok.checked import AtLeastOne, BelowOne, Natural, NotNegative, Positive, Seed, Share, checked
 from omnitok.data.config import DataConfig
 from omnitok.data.pixel_format import MODES, PixelFormat
 from omnitok.errors import describe
@@ -39,12 +39,6 @@ RENAMED = {
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-_Count = Annotated[int, Field(ge=1)]
-_Natural = Annotated[int, Field(ge=0)]
-_Fraction = Annotated[float, Field(ge=0, le=1)]
-_Positive = Annotated[float, Field(gt=0)]
-_BelowOne = Annotated[float, Field(ge=0, lt=1)]
-
 
 @checked
 class OptimizerConfig:
@@ -59,15 +53,15 @@ class OptimizerConfig:
     """
 
     name: Literal["adamw", "muon"] = "adamw"
-    lr: _Positive = 1e-3
-    betas: tuple[_BelowOne, _BelowOne] = (0.9, 0.99)
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    warmup_steps: _Natural = 200
+    lr: Positive = 1e-3
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.99)
+    weight_decay: NotNegative = 1e-4
+    warmup_steps: Natural = 200
     schedule: Literal["cosine", "constant"] = "cosine"
-    clip_norm: _Positive = 1.0
-    matrix_lr_factor: _Positive = 1.0
-    accumulation: _Count = 1
-    ema_decay: _BelowOne | None = None
+    clip_norm: Positive = 1.0
+    matrix_lr_factor: Positive = 1.0
+    accumulation: AtLeastOne = 1
+    ema_decay: BelowOne | None = None
 
 
 @checked
@@ -88,8 +82,8 @@ class PerceptualConfig:
     network: Literal["lpips", "mobilenet"] = "lpips"
     weights_dir: str | None = None
     all_frames: bool = False
-    resolution: _Count | None = None
-    channels: tuple[_Natural, _Natural, _Natural] | None = None
+    resolution: AtLeastOne | None = None
+    channels: tuple[Natural, Natural, Natural] | None = None
 
     def seen(self, channels: int) -> tuple[int, int, int] | None:
         """`channels` for pixels of so many; None where they are in colour.
@@ -125,12 +119,12 @@ class AdversarialConfig:
     loss: Literal["hinge", "vanilla"] = "hinge"
     image: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     video: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    lr_factor: _Positive = 0.1
-    betas: tuple[_BelowOne, _BelowOne] = (0.5, 0.9)
-    start_step: _Natural = 0
-    ramp_steps: _Natural = 0
+    lr_factor: Positive = 0.1
+    betas: tuple[BelowOne, BelowOne] = (0.5, 0.9)
+    start_step: Natural = 0
+    ramp_steps: Natural = 0
     adaptive: bool = False
-    r1_every: _Count = 16
+    r1_every: AtLeastOne = 16
 
 
 @checked
@@ -180,8 +174,8 @@ class EngineConfig:
     parallel: Literal["ddp", "fsdp"] = "ddp"
     activation_checkpointing: bool = False
     compile: bool = False
-    threads: _Count | None = None
-    peak_tflops: _Positive | None = None
+    threads: AtLeastOne | None = None
+    peak_tflops: Positive | None = None
 
 
 @checked
@@ -198,12 +192,12 @@ class LogConfig:
         tensorboard: write event files too (the package `tensorboard`).
     """
 
-    every: _Count = 20
-    images_every: _Natural = 500
-    images: _Count = 4
-    validate_every: _Natural = 500
-    usage_threshold: _Fraction = 0.1
-    usage_window: _Count = 200
+    every: AtLeastOne = 20
+    images_every: Natural = 500
+    images: AtLeastOne = 4
+    validate_every: Natural = 500
+    usage_threshold: Share = 0.1
+    usage_window: AtLeastOne = 200
     tensorboard: bool = False
 
 
@@ -223,11 +217,11 @@ class ValidationConfig:
 
     images: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
-    samples: _Count = 64
+    samples: AtLeastOne = 64
     metrics: tuple[str, ...] = ()
     perceptual: Literal["lpips", "mobilenet"] | None = None
-    image_resolution: _Count = 256
-    video_resolution: _Count = 128
+    image_resolution: AtLeastOne = 256
+    video_resolution: AtLeastOne = 128
 
 
 @checked
@@ -254,13 +248,13 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     log: LogConfig = field(default_factory=LogConfig)
-    steps: _Count = 1000
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    checkpoint_every: _Count = 500
-    keep_checkpoints: _Count = 2
-    max_failures: _Fraction = 0.05
-    held_out: _BelowOne = 0.02
-    max_skipped: _Count = 10
+    steps: AtLeastOne = 1000
+    seed: Seed = 0
+    checkpoint_every: AtLeastOne = 500
+    keep_checkpoints: AtLeastOne = 2
+    max_failures: Share = 0.05
+    held_out: BelowOne = 0.02
+    max_skipped: AtLeastOne = 10
 
 
 @checked
@@ -283,10 +277,10 @@ class TrainConfig(RunConfig):
     _: KW_ONLY
     weights: dict[str, float] = field(default_factory=lambda: {"l1": 1.0, "commitment": 0.25})
     kl_normalization: KLNormalization = "sample"
-    entropy_temperature: _Positive = 0.01
+    entropy_temperature: Positive = 0.01
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
-    quantizer_warmup_steps: _Natural = 0
+    quantizer_warmup_steps: Natural = 0
     limit_room: Annotated[float | None, Field(ge=1)] = None
     init: InitConfig = field(default_factory=InitConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -348,9 +342,9 @@ class GeneratorTrainConfig(RunConfig):
     tokenizer: str | None = None
     init: str | None = None
     class_conditional: bool = True
-    label_dropout: _Fraction = 0.1
+    label_dropout: Share = 0.1
     validation_shards: tuple[str, ...] = ()
-    validation_batches: _Count = 4
+    validation_batches: AtLeastOne = 4
 
 
 @checked
@@ -391,8 +385,8 @@ class MaskedModelTrainConfig(GeneratorTrainConfig):
     _: KW_ONLY
     kind: Literal["masked_model"] = "masked_model"
     start_from_codebook: bool = False
-    tasks: dict[Task, Annotated[float, Field(ge=0)]] = field(default_factory=lambda: dict(DEFAULT_TASKS))
-    label_smoothing: _BelowOne = 0.1
+    tasks: dict[Task, NotNegative] = field(default_factory=lambda: dict(DEFAULT_TASKS))
+    label_smoothing: BelowOne = 0.1
     sampling: MaskedSampling = field(default_factory=MaskedSampling)
 
     @model_validator(mode="after")

@@ -7,11 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from omnitok.checked import checked
+from omnitok.checked import AtLeastOne, Positive, checked
 
 
 @checked
@@ -23,8 +21,8 @@ class Limits:
         time_limit: stop after so many minutes of wall-clock time; None has no limit.
     """
 
-    max_steps: Annotated[int | None, Field(ge=1)] = None
-    time_limit: Annotated[float | None, Field(gt=0)] = None
+    max_steps: AtLeastOne | None = None
+    time_limit: Positive | None = None
 
 
 @contextlib.contextmanager

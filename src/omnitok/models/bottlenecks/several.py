@@ -8,10 +8,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from omnitok.checked import checked
+from omnitok.checked import NotNegative, Share, checked
 from omnitok.models.bottlenecks.base import Quantizer, check_code_count, digits, from_digits, sample_generators
 from omnitok.models.bottlenecks.codebook import Codebook
-from omnitok.models.config import NotNegative, Share, Size
+from omnitok.models.config import Size
 
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
 

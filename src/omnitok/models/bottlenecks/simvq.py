@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omnitok.checked import checked
+from omnitok.checked import NotNegative, checked
 from omnitok.models.bottlenecks.base import Quantizer
 from omnitok.models.bottlenecks.codebook import nearest_rows, negative_distances
-from omnitok.models.config import NotNegative, Size
+from omnitok.models.config import Size
 
 
 @checked

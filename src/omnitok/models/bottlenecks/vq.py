@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omnitok.checked import checked
+from omnitok.checked import NotNegative, Share, checked
 from omnitok.models.bottlenecks.base import Quantizer, sample_generators
 from omnitok.models.bottlenecks.codebook import Codebook, random_directions
-from omnitok.models.config import NotNegative, Share, Size
+from omnitok.models.config import Size
 
 
 @checked
