@@ -12,14 +12,14 @@ from pydantic import model_validator
 from torch import Tensor
 
 from omnitok.checked import BelowOne, Positive, checked, renamed
-from omnitok.models.conditions import ConditionConfig, check_classes
+from omnitok.models.conditions import ConditionConfig, ConditionedConfig
 from omnitok.models.config import Count, Size
 
 Prefix = Literal["start class", "class start", "start", "class"]
 
 
 @checked
-class CodeModelConfig:
+class CodeModelConfig(ConditionedConfig):
     """Architecture of a transformer over codes, and what it is over.
 
     Attributes:
@@ -58,18 +58,8 @@ class CodeModelConfig:
             raise ValueError(f"width must be an even multiple of heads, found {self.width} and {self.heads}")
         if self.is_rotary and self.head_dim < 6:
             raise ValueError(f"rotary positions need width / heads of at least 6, found {self.head_dim}")
-        check_classes(self.num_classes, self.condition)
+        self._check_condition()
         return self
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of a head."""
-        return self.width // self.heads
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether there is anything that guidance can lead to."""
-        return bool(self.num_classes) or self.condition is not None
 
     @property
     def is_rotary(self) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from omnitok.models.attention import attend
 from omnitok.models.code_sequence import CodeModelConfig
-from omnitok.models.conditions import ConditionedModel, Context, CrossAttention
+from omnitok.models.conditions import ConditionedModel, Context, CrossAttention, build_encoder
 from omnitok.models.encoding import describe_model
 from omnitok.models.positions import rotate
 
@@ -145,7 +145,16 @@ class CodeModel(ConditionedModel):
     """What language models and masked models have in common."""
 
     config: CodeModelConfig
-    token_embedding: nn.Embedding
+
+    def __init__(self, config: CodeModelConfig, outputs: int, causal: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.encode_condition = build_encoder(config.condition, config.width, config.heads)
+        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(CodeBlock(config, causal) for _ in range(config.depth))
+        self.norm = build_norm(config)
+        self.head = nn.Linear(config.width, outputs, bias=False)
 
     @property
     def compute_dtype(self) -> torch.dtype:

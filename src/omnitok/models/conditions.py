@@ -66,10 +66,30 @@ class EmbeddingCondition:
 ConditionConfig = Annotated[TextCondition | EmbeddingCondition, Field(discriminator="type")]
 
 
-def check_classes(num_classes: int, condition: object) -> None:
-    """Raise ValueError for a model of classes that has another condition too: an item has one condition."""
-    if condition is not None and num_classes:
-        raise ValueError(f"a model with a condition has no classes: num_classes must be 0, found {num_classes}")
+class ConditionedConfig:
+    """What the architectures of all generators' networks share; the fields are theirs."""
+
+    width: int
+    heads: int
+    num_classes: int
+    condition: ConditionConfig | None
+
+    def _check_condition(self) -> None:
+        """Raise ValueError for a model of classes that has another condition too: an item has one condition."""
+        if self.condition is not None and self.num_classes:
+            raise ValueError(
+                f"a model with a condition has no classes: num_classes must be 0, found {self.num_classes}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of an attention head."""
+        return self.width // self.heads
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether there is anything that guidance can lead to."""
+        return bool(self.num_classes) or self.condition is not None
 
 
 class Context(NamedTuple):

@@ -19,11 +19,11 @@ from omnitok.checked import Positive, checked
 from omnitok.models.attention import attend
 from omnitok.models.conditions import (
     ConditionConfig,
+    ConditionedConfig,
     ConditionedModel,
     Context,
     CrossAttention,
     build_encoder,
-    check_classes,
 )
 from omnitok.models.config import Count, Size
 from omnitok.models.encoding import describe_model
@@ -37,7 +37,7 @@ Rotary = tuple[Tensor, Tensor]
 
 
 @checked
-class DiffusionTransformerConfig:
+class DiffusionTransformerConfig(ConditionedConfig):
     """Architecture of a diffusion transformer, and what its output means. The defaults are the paper's DiT-XL/2.
 
     Attributes:
@@ -79,23 +79,13 @@ class DiffusionTransformerConfig:
             raise ValueError("a temporal model alternates two kinds of blocks, so depth must be at least 2, found 1")
         if self.objective == "flow" and self.learn_sigma:
             raise ValueError("objective 'flow' has no sigma to learn: learn_sigma must be False")
-        check_classes(self.num_classes, self.condition)
+        self._check_condition()
         return self
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of one attention head."""
-        return self.width // self.heads
 
     @property
     def output_channels(self) -> int:
         """Channels of the output: c, or 2c where sigma is learned."""
         return self.latent_channels * (2 if self.learn_sigma else 1)
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether there is anything that guidance can lead to."""
-        return bool(self.num_classes) or self.condition is not None
 
     @property
     def null_label(self) -> int | None:

@@ -13,14 +13,12 @@ from torch import Tensor, nn
 
 from omnitok.models.code_sequence import LanguageModelConfig, sequence_ids
 from omnitok.models.code_transformer import (
-    CodeBlock,
     CodeModel,
     Past,
-    build_norm,
     check_tokens,
     initialise,
 )
-from omnitok.models.conditions import Context, build_encoder, drop_conditions
+from omnitok.models.conditions import Context, drop_conditions
 from omnitok.models.kv_cache import KVCache, rotary_tables, visible
 
 
@@ -30,18 +28,11 @@ class LanguageModel(CodeModel):
     config: LanguageModelConfig
 
     def __init__(self, config: LanguageModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encode_condition = build_encoder(config.condition, config.width, config.heads)
-        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
+        super().__init__(config, outputs=config.vocabulary, causal=True)
         self.position_embedding: nn.Parameter | None = None
         if config.positions == "learned":
             rows = config.max_tokens(config.latent_height, config.latent_width)
             self.position_embedding = nn.Parameter(torch.empty(rows, config.width))
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(CodeBlock(config, causal=True) for _ in range(config.depth))
-        self.norm = build_norm(config)
-        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         initialise(self, config.depth)
 
     def ids(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:

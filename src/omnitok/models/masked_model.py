@@ -10,18 +10,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnitok.models.bottlenecks.base import digits
 from omnitok.models.code_sequence import MaskedModelConfig, sequence_ids
 from omnitok.models.code_transformer import (
-    CodeBlock,
     CodeModel,
-    build_norm,
     check_tokens,
     initialise,
 )
-from omnitok.models.conditions import Context, build_encoder, drop_conditions
+from omnitok.models.conditions import Context, drop_conditions
 from omnitok.models.kv_cache import rotary_tables
 
 
@@ -31,14 +29,7 @@ class MaskedModel(CodeModel):
     config: MaskedModelConfig
 
     def __init__(self, config: MaskedModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encode_condition = build_encoder(config.condition, config.width, config.heads)
-        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(CodeBlock(config, causal=False) for _ in range(config.depth))
-        self.norm = build_norm(config)
-        self.head = nn.Linear(config.width, sum(config.factors), bias=False)
+        super().__init__(config, outputs=sum(config.factors), causal=False)
         initialise(self, config.depth)
 
     def embed(self, tokens: Tensor) -> Tensor:
