@@ -9,7 +9,6 @@ from omnitok.diffusion import (
     add_noise,
     diffusion_losses,
     draw_times,
-    drop_labels,
     flow_interpolate,
     guided,
     linear_schedule,
@@ -140,15 +139,6 @@ def test_times() -> None:
     assert torch.equal(first, second)
 
 
-def test_dropped_labels() -> None:
-    labels = torch.arange(10_000) % 7
-    dropped = drop_labels(labels, 0.1, 7, torch.Generator().manual_seed(0))
-    assert abs(float((dropped == 7).float().mean()) - 0.1) < 0.01
-    assert torch.equal(dropped[dropped != 7], labels[dropped != 7])
-    assert torch.equal(drop_labels(labels, 0.0, 7), labels)
-    assert (drop_labels(labels, 1.0, 7) == 7).all()
-
-
 @pytest.mark.parametrize("objective", ("epsilon", "flow"))
 def test_loss_on_a_fixed_batch_goes_to_zero(objective: str) -> None:
     """One batch, fixed noise and times: a small model learns it by heart."""
@@ -191,7 +181,6 @@ def test_loss_on_a_fixed_batch_goes_to_zero(objective: str) -> None:
         (lambda x: diffusion_losses(output_of(x), x, None, torch.zeros(5), x), "do not fit together"),
         (lambda x: diffusion_losses(output_of(x), x, None, torch.zeros(6), x[:3]), "do not fit together"),
         (lambda x: draw_times("score", 3), "one of epsilon, flow"),
-        (lambda x: drop_labels(torch.zeros(3).long(), 1.5, 3), "found 1.5"),
     ],
 )
 def test_wrong_arguments(call, message: str) -> None:

@@ -338,15 +338,6 @@ def test_loss_is_float32_under_autocast_and_trains():
     assert mixed.item() == pytest.approx(loss.item(), abs=0.1)
 
 
-def test_a_wrapped_model_needs_its_configuration():
-    model = MODELS["default"]
-    codes = torch.randint(20, (1, 3, 4))
-    with pytest.raises(ValueError, match="config="):
-        language_model_losses(lambda *args, **kw: model(*args, **kw), codes)
-    wrapped = language_model_losses(lambda *args, **kw: model(*args, **kw), codes, config=model.config)
-    assert torch.equal(wrapped["cross_entropy"], language_model_losses(model, codes)["cross_entropy"])
-
-
 def test_fresh_weights_predict_nothing_yet():
     model = LanguageModel(LanguageModelConfig(**SMALL)).eval()
     loss = language_model_losses(model, torch.randint(20, (4, 3, 3, 4)))["cross_entropy"].item()

@@ -69,16 +69,14 @@ def print_summary(plan: Plan, summary: Summary, output: Path, seconds: float, as
         print("other parts are still missing; the last one to finish writes the index")
 
 
-def inspect_shards(
-    folders: Sequence[Path], image: Path | None, model: str | None, device: str, as_json: bool, dtype: str = "float32"
-) -> int:
+def inspect_shards(folders: Sequence[Path], image: Path | None, model: str | None, device: str, as_json: bool) -> int:
     """Verify the shards, count their tokens, decode a sample into an image, and print it all; the exit code.
 
     Raises:
         ShardError: damaged shards, or shards of another tokenizer than `model`.
         CheckpointError: the tokenizer that the shards name cannot be loaded.
     """
-    loaded = load_named(model or TokenShards(folders[0]).tokenizer, resolve_device(device), dtype)
+    loaded = load_named(model or TokenShards(folders[0]).tokenizer, resolve_device(device), "float32")
     same = (loaded.sha256, *loaded.tokenizer.compatible_tokenizers)
     shards = TokenShards(folders, verify=True, same_tokens=same)
     shards.check_tokenizer(loaded.name, loaded.sha256)

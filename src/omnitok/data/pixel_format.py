@@ -136,12 +136,12 @@ class PixelFormat:
 RGB = PixelFormat()
 
 
-def as_color(pixels: Tensor, dim: int = 0) -> Tensor:
-    """Pixels in [-1, 1] to look at in colour: of one channel grey, of four over white, of others the first three (of
-    two, the first twice); `dim` is where the channels are."""
-    channels = pixels.shape[dim]
+def as_color(pixels: Tensor) -> Tensor:
+    """Pixels (c, …) in [-1, 1] to look at in colour: of one channel grey, of four over white, of others the first three
+    (of two, the first twice)."""
+    channels = len(pixels)
     if channels == 4:
-        color, alpha = pixels.split([3, 1], dim)
+        color, alpha = pixels.split([3, 1])
         return color * (alpha + 1) / 2 + (1 - alpha) / 2
     chosen = torch.tensor([min(i, channels - 1) if channels > 1 else 0 for i in range(3)], device=pixels.device)
-    return pixels if channels == 3 else pixels.index_select(dim, chosen)
+    return pixels if channels == 3 else pixels.index_select(0, chosen)

@@ -8,7 +8,6 @@ from omnitok.diffusion.guidance import Denoiser, guided, with_known
 from omnitok.diffusion.objectives import (
     diffusion_losses,
     draw_times,
-    drop_labels,
     epsilon_losses,
     flow_losses,
     variational_bound,
@@ -26,7 +25,6 @@ __all__ = [
     "diffusion_losses",
     "dpm_solver_2m",
     "draw_times",
-    "drop_labels",
     "epsilon_losses",
     "flow_euler",
     "flow_heun",

@@ -137,19 +137,5 @@ def draw_times(
     raise ValueError(f"objective must be one of epsilon, flow, found {objective!r}")
 
 
-def drop_labels(
-    labels: Tensor, probability: float, null_label: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Labels (b,) with each replaced by the null label with that probability, so that the model learns to do without.
-
-    Raises:
-        ValueError: a probability outside [0, 1].
-    """
-    if not 0 <= probability <= 1:
-        raise ValueError(f"the probability of dropping a label must lie in [0, 1], found {probability}")
-    drawn = torch.rand(labels.shape, generator=generator, device=labels.device)
-    return labels.masked_fill(drawn < probability, null_label)
-
-
 def _mean_per_item(x: Tensor) -> Tensor:
     return x.flatten(1).mean(dim=1)

@@ -16,18 +16,17 @@ _FACTORS = (0x85EBCA6B, 0xC2B2AE35)  # of `_mix_32`
 _SPREAD, _OFFSET = 0x9E3779B1, 0x9E3779B9  # so that numbers and positions that begin at 0 are mixed well
 
 
-def item_generators(seed: int, indices: Sequence[int], device: str | torch.device = "cpu") -> list[torch.Generator]:
+def item_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
     """One generator per item, a function of (seed, item index) only.
 
     Args:
         seed: any whole number.
         indices: the items' numbers, each in [0, 2^32).
-        device: where the numbers are drawn; "cpu" and "cuda" give different ones.
 
     Raises:
         ValueError: an index outside that range.
     """
-    return [torch.Generator(device).manual_seed(item_seed(seed, index)) for index in indices]
+    return [torch.Generator().manual_seed(item_seed(seed, index)) for index in indices]
 
 
 def item_seed(seed: int, index: int) -> int:
@@ -44,17 +43,15 @@ def item_seed(seed: int, index: int) -> int:
     return high << 32 | _mix_32(_mix_32(index ^ first) ^ second)  # each step has an inverse, so no two indices meet
 
 
-def item_noise(
-    generators: Sequence[torch.Generator], shape: Sequence[int], dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Standard normal noise, one draw per item: (items, *shape), on the generators' device.
+def item_noise(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+    """Standard normal noise, one draw per item: (items, *shape), float32 on the CPU.
 
     Raises:
         ValueError: no generators.
     """
     if not generators:
         raise ValueError("random numbers were asked for no items")
-    return torch.stack([torch.randn(tuple(shape), generator=g, device=g.device, dtype=dtype) for g in generators])
+    return torch.stack([torch.randn(tuple(shape), generator=g, dtype=torch.float32) for g in generators])
 
 
 # ------------------------------------------------------------------------------------------------ numbers by position

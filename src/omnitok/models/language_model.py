@@ -5,7 +5,7 @@ one latent frame, so it is a prefix of every video that starts with it, and clas
 prediction are the same next-token prediction.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,6 @@ class LanguageModel(CodeModel):
         batch: int,
         grid: tuple[int, int] | None = None,
         frames: int | None = None,
-        dtype: torch.dtype | None = None,
     ) -> KVCache:
         """An empty cache for `batch` sequences over `frames` latent frames of grid (h, w); default: the largest.
 
@@ -56,7 +55,7 @@ class LanguageModel(CodeModel):
         frames = most if frames is None else frames
         if not 1 <= frames <= most:
             raise ValueError(f"the context holds 1 to {most} latent frames of {grid[0]} x {grid[1]}, found {frames}")
-        return KVCache(self.config, batch, frames, grid, self.device, dtype or self.dtype)
+        return KVCache(self.config, batch, frames, grid, self.device, self.dtype)
 
     def forward(
         self,
@@ -152,16 +151,14 @@ class LanguageModel(CodeModel):
 
 
 def language_model_losses(
-    model: Callable[..., Tensor],
+    model: LanguageModel,
     codes: Tensor,
     labels: Tensor | None = None,
     drop_labels: Tensor | None = None,
-    config: LanguageModelConfig | None = None,
 ) -> dict[str, Tensor]:
     """The mean cross-entropy of the codes, in nats: the prefix is given, not predicted.
 
     Args:
-        model: a `LanguageModel`, or what a distributed wrapper made of one (then `config` is needed).
         codes: (b, h, w) of images or (b, t, h, w) of videos.
         labels: (b,) with -1 for none, or the conditions of a conditioned model; None: none for all.
         drop_labels: (b,) bool, items whose label is replaced by none, each drawn for itself.
@@ -172,10 +169,7 @@ def language_model_losses(
     Raises:
         ValueError: codes or labels out of range, or longer than the context.
     """
-    if config is None:
-        if not isinstance(model, LanguageModel):
-            raise ValueError("a wrapped model needs config=")
-        config = model.config
+    config = model.config
     if drop_labels is not None and labels is not None:
         labels = drop_conditions(labels, drop_labels)
     ids = sequence_ids(config, codes, labels)

@@ -6,7 +6,7 @@ model gives the distribution of each. What is to be made of what is known (a cla
 on both sides, what surrounds a hole) is a matter of which codes are hidden.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -102,18 +102,16 @@ def masked_ids(
 
 
 def masked_model_losses(
-    model: Callable[..., Tensor],
+    model: MaskedModel,
     codes: Tensor,
     hidden: Tensor,
     labels: Tensor | None = None,
     drop_labels: Tensor | None = None,
     label_smoothing: float = 0.0,
-    config: MaskedModelConfig | None = None,
 ) -> dict[str, Tensor]:
     """The mean cross-entropy of the hidden codes, in nats (MaskGIT, equation 1), over all hidden codes of the batch.
 
     Args:
-        model: a `MaskedModel`, or what a distributed wrapper made of one (then `config` is needed).
         codes: (b, h, w) of images or (b, t, h, w) of videos.
         hidden: bool, as codes, at least one of them True.
         labels: (b,) with -1 for none, or the conditions of a conditioned model; None: none for all.
@@ -126,10 +124,7 @@ def masked_model_losses(
     Raises:
         ValueError: codes or labels out of range, or longer than the context.
     """
-    if config is None:
-        if not isinstance(model, MaskedModel):
-            raise ValueError("a wrapped model needs config=")
-        config = model.config
+    config = model.config
     if drop_labels is not None and labels is not None:
         labels = drop_conditions(labels, drop_labels)
     given = {} if config.condition is None else {"conditions": labels}
