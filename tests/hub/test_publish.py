@@ -100,6 +100,7 @@ def test_a_generator_takes_its_tokenizer_with_it(tokenizer: OmniTokenizer, hub: 
         "image-generation",
         "video-generation",
         "language-model",
+        "class-conditional",
     ]
 
 
@@ -150,7 +151,7 @@ def test_damaged_metadata_are_said(block: str) -> None:
         with_metadata(f"---\n{block}\n---\n", {})
 
 
-@pytest.mark.parametrize("name", ("omnitok-tiny-vq", "omnitok-tiny-mask"))
+@pytest.mark.parametrize("name", ("omnitok-tiny-vq", "omnitok-tiny-mask", "omnitok-tiny-text"))
 def test_cards_of_the_package_lack_only_tags(name: str) -> None:
     folder = Path(omnitok.__file__).parent / "pretrained_models" / name
     fields = json.loads((folder / "config.json").read_text())

@@ -1,14 +1,17 @@
 """Model cards: the README.md that is written beside a model, whose metadata the hub and its search read."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from omnitok.data.embeddings import AUDIO, TEXT
 from omnitok.data.pixel_format import format_ranges
 from omnitok.hub.architectures import Generator
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.hub.header import KINDS, PEER, TOKENIZER, split_card
+from omnitok.models.conditions import EmbeddingCondition, TextCondition
 from omnitok.models.diffusion_transformer import DiffusionTransformer
 from omnitok.models.tokenizer import OmniTokenizer
 
@@ -17,6 +20,9 @@ LICENSE = "apache-2.0"
 
 PLACE = "path/to/this/folder"
 """What a card gives to be loaded, until the model is published."""
+
+_TEXT = "a red dress"
+"""What the Python lines of a card ask models of texts for."""
 
 _WITHOUT = (
     "Training data, recipe and figures are not written down yet: whoever publishes this model adds them here, and "
@@ -39,9 +45,17 @@ def card_metadata(fields: Mapping[str, Any]) -> dict[str, object]:
             *(["vae" if kind == "kl" else str(kind)] * (architecture != PEER)),
         ]
         return {"library_name": "omnitok", "pipeline_tag": "image-to-image", "tags": tags}
-    makes_videos = fields["settings"].get("num_frames", 1) > 1
+    settings = fields["settings"]
+    makes_videos = settings.get("num_frames", 1) > 1
     tags = ["image-generation", *(["video-generation"] * makes_videos), KINDS[architecture].replace(" ", "-")]
-    return {"library_name": "omnitok", "pipeline_tag": "unconditional-image-generation", "tags": tags}
+    condition = (fields.get("condition") or {}).get("type")
+    takes_text = condition == "text" or settings.get("embeddings", "").startswith(TEXT)
+    if takes_text:
+        tags += ["text-to-video"] * makes_videos
+    elif condition or fields.get("num_classes"):
+        tags.append("embedding-conditional" if condition else "class-conditional")  # the hub has no task of these
+    task = "text-to-image" if takes_text else "unconditional-image-generation"
+    return {"library_name": "omnitok", "pipeline_tag": task, "tags": tags}
 
 
 def with_metadata(card: str, metadata: Mapping[str, object]) -> str:
@@ -111,27 +125,56 @@ def generator_card(model: Generator, settings: GeneratorSettings, name: str) -> 
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     kind = "diffusion transformer" if isinstance(model, DiffusionTransformer) else KINDS[type(model).__name__]
     media = "images" if settings.num_frames == 1 else f"images and videos of up to {settings.num_frames} frames"
-    classes = ", ".join(settings.classes[:20]) + (" …" if len(settings.classes) > 20 else "")
     sampling = ", ".join(f"{key} {value}" for key, value in settings.sampling.chosen().items())
+    condition, origin, given, yours = _condition(model, settings)
+    size = f"{settings.height}, {settings.width}) in [-1, 1]"
+    calls = f"{yours}images = generator.sample({given}seed=1)  # (b, channels, {size}"
+    if settings.num_frames > 1:
+        frames = settings.num_frames
+        calls += f"\nvideos = generator.sample({given}num_frames={frames})  # (b, channels, {frames}, {size}"
+    imports = "import torch\n\nimport omnitok\n" if yours else "import omnitok\n"
     return f"""---
 license: {LICENSE}
 ---
 # {name}
 
-A {kind} ({parameters:.1f} M parameters) that generates {media} of {settings.height} x {settings.width} pixels.
+A {kind} ({parameters:.1f} M parameters) that generates {media} of {settings.height} x {settings.width} pixels{origin}.
 
 | | |
 |---|---|
 | width | {config.width} ({config.depth} blocks, {config.heads} heads) |
 | tokenizer | {settings.tokenizer} (weights {settings.tokenizer_sha256 or "unknown"}) |
-| classes | {config.num_classes or "none"}{f": {classes}" if classes else ""} |
+| condition | {condition} |
 | sampling | {sampling or "as the defaults"} |
 
 ```python
-import omnitok
-
+{imports}
 generator = omnitok.load_generator("{PLACE}")
+{calls}
 ```
 
 {_WITHOUT}
 """
+
+
+def _condition(model: Generator, settings: GeneratorSettings) -> tuple[str, str, str, str]:
+    """What a generator is conditioned on, in words and as the end of a sentence; the beginning of what its `sample` is
+    given, as Python, and the lines that make it."""
+    match model.config.condition:
+        case TextCondition(max_length=longest):
+            return f"a text of at most {longest} bytes", " from texts", f'["{_TEXT[:longest]}"], ', ""
+        case EmbeddingCondition(channels=width, max_length=longest):
+            numbers = f"at most {longest} of {width} numbers"
+            if settings.embeddings.startswith(TEXT):
+                encoder = settings.embeddings.removeprefix(TEXT)
+                return f"a text, as embeddings by {encoder}: {numbers}", " from texts", f'["{_TEXT}"], ', ""
+            kind, origin = "embeddings", " from embeddings"
+            if settings.embeddings == AUDIO:
+                kind, origin = "a sound, as `omnitok generate --embeddings` reads it", " from sounds"
+            yours = f"embeddings = torch.zeros({longest}, {width})  # in place of yours\n"
+            return f"{kind}: {numbers}", origin, "[embeddings], ", yours
+    if not model.config.num_classes:
+        return "none", "", "", ""
+    names = ", ".join(settings.classes[:20]) + (" …" if len(settings.classes) > 20 else "")
+    some = json.dumps([*(settings.classes or range(model.config.num_classes))][:2], ensure_ascii=False)
+    return f"{model.config.num_classes} classes{f': {names}' if names else ''}", " from classes", f"{some}, ", ""
