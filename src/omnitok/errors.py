@@ -51,6 +51,28 @@ class MissingExtraError(OmnitokError, ImportError):
         return cls(f"this needs the package {package!r}, which is not installed: pip install {install!r}")
 
 
+class TooLittleMemoryError(OmnitokError):
+    """Work on a batch that does not fit into memory.
+
+    Args:
+        found: what is needed, and what is free.
+        fits: items that may fit at once.
+    """
+
+    def __init__(self, found: str, fits: int) -> None:
+        super().__init__(found, fits)
+        self.found, self.fits = found, fits
+
+    def __str__(self) -> str:
+        return self.sentence("batch_size={}")
+
+    def sentence(self, fewer: str) -> str:
+        """The message; `fewer` is what asks for `{}` items at once, as the reader calls it."""
+        if self.fits < 1:
+            return f"{self.found}; not even one fits; use a smaller model or fewer frames"
+        return f"{self.found}; {fewer.format(self.fits)} may fit"
+
+
 class ShardError(OmnitokError):
     """Token shards that are incomplete, damaged, edited, or of another tokenizer; the message names the file."""
 

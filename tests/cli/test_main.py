@@ -14,9 +14,10 @@ import pytest
 import omnitok
 from omnitok.atomic import atomic_path
 from omnitok.cli import VERBS, main, report
+from omnitok.cli.app import explain_on_page
 from omnitok.cli.failures import explain
 from omnitok.cli.models import Models
-from omnitok.errors import MediaError
+from omnitok.errors import MediaError, TooLittleMemoryError
 
 COMMON = ["--help", "--device", "--seed", "--json"]
 MODEL = [*COMMON, "--model", "--dtype", "--tile", "--ranges"]
@@ -421,6 +422,19 @@ def test_explanations(error: Exception, said: str) -> None:
 
 def test_the_page_has_advice_of_its_own_where_memory_is_short() -> None:
     assert explain(MemoryError(), "choose fewer frames") == "out of memory; choose fewer frames"
+
+
+def test_what_would_fit_is_called_what_the_reader_calls_it() -> None:
+    error = TooLittleMemoryError("8 items at once need 16.0 MB, 10.0 MB are free", 5)
+    error.__cause__ = RuntimeError("DefaultCPUAllocator: not enough memory")
+    said = [str(error), explain(error), explain_on_page(error)]
+    assert [sentence.removeprefix(error.found) for sentence in said] == [
+        "; batch_size=5 may fit",
+        "; --batch-size 5 may fit",
+        "; 5 samples may fit",
+    ]
+    none = TooLittleMemoryError("1 items at once need 16.0 MB, 10.0 MB are free", 0)
+    assert str(none) == explain(none) == f"{none.found}; not even one fits; use a smaller model or fewer frames"
 
 
 def test_what_is_short_is_seen_through_wrappers() -> None:

@@ -18,7 +18,10 @@ from omnitok.errors import OmnitokError
 from omnitok.hub.names import local_weights, pretrained_models
 from omnitok.memory import prepare_for_streams
 
-_MEMORY_ADVICE = "choose a smaller side, fewer frames, samples or tokenizers"
+explain_on_page = partial(
+    explain, advice="choose a smaller side, fewer frames, samples or tokenizers", fewer="{} samples"
+)
+"""With what the page's users can choose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ class App:
         from omnitok.app.page import build, served
 
         names = self.model or [name for name in pretrained_models() if local_weights(name)]
-        page = build(load_models(names, resolve_device(self.device)), partial(explain, advice=_MEMORY_ADVICE))
+        page = build(load_models(names, resolve_device(self.device)), explain_on_page)
         with served(page, self.port) as address:
             say(f"the page is at {address}; Ctrl-C closes it")
             with contextlib.suppress(KeyboardInterrupt):

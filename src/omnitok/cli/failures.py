@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from omnitok.errors import OmnitokError, describe, is_disk_full, reason
+from omnitok.errors import OmnitokError, TooLittleMemoryError, describe, is_disk_full, reason
 from omnitok.files import url_of
 
 _LONGEST_SENTENCE = 4000
@@ -23,12 +23,15 @@ class UsageError(Exception):
     """Options that make no sense, alone or together; the command line exits with 2."""
 
 
-def explain(error: BaseException, advice: str = _MEMORY_ADVICE) -> str:
+def explain(error: BaseException, advice: str = _MEMORY_ADVICE, fewer: str = "--batch-size {}") -> str:
     """One sentence for anything raised: plain for what a user can cause, marked as our fault otherwise.
 
     Args:
         advice: what takes less memory.
+        fewer: what asks for `{}` items at once.
     """
+    if isinstance(error, TooLittleMemoryError):
+        return error.sentence(fewer)
     causes = list(_causes(error))
     text = describe(str(error), _LONGEST_SENTENCE)
     environment = _environment(causes, advice)

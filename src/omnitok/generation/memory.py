@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from omnitok.errors import OmnitokError
+from omnitok.errors import TooLittleMemoryError
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -29,29 +29,30 @@ def memory_guard(batch: int, bytes_per_item: int, device: torch.device) -> Itera
     """Refuse work on `batch` items that cannot fit, and say what would, also when the allocator fails inside.
 
     Raises:
-        OmnitokError: too little memory.
+        TooLittleMemoryError: it does not fit.
     """
     free = available_bytes(device)
     if free is not None and batch * bytes_per_item > free:
-        raise OmnitokError(_sentence(batch, bytes_per_item, free, device))
+        raise _too_little(batch, bytes_per_item, free, device)
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         of_cpu = "not enough memory" in str(error) or "can't allocate memory" in str(error)
         if not of_cpu and not isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise
-        raise OmnitokError(_sentence(batch, bytes_per_item, free, device, failed=True)) from error
+        raise _too_little(batch, bytes_per_item, free, device, failed=True) from error
 
 
-def _sentence(batch: int, bytes_per_item: int, free: int | None, device: torch.device, failed: bool = False) -> str:
+def _too_little(
+    batch: int, bytes_per_item: int, free: int | None, device: torch.device, failed: bool = False
+) -> TooLittleMemoryError:
     needed = f"too little memory on {device}: {batch} items at once need {_in_words(batch * bytes_per_item)}"
     needed += " or more" if failed else ""
     known = "" if free is None else f", {_in_words(free)} are free"
     fits = batch // 2 if free is None or failed else min(batch - 1, free // max(bytes_per_item, 1))
     if failed and free is not None:
         fits = min(fits, free // max(bytes_per_item, 1))
-    advice = f"batch_size={fits} may fit" if fits >= 1 else "not even one fits; use a smaller model or fewer frames"
-    return f"{needed}{known}; {advice}"
+    return TooLittleMemoryError(f"{needed}{known}", fits)
 
 
 def _in_words(count: int) -> str:
