@@ -11,7 +11,7 @@ from omnitok.data import VideoReader, read_image, write_video
 from omnitok.errors import CheckpointError, OmnitokError
 from omnitok.metrics import EvaluatedModel, EvaluationConfig, evaluate_reconstruction
 from omnitok.metrics.codecs import RATES, Codec
-from omnitok.metrics.comparison import PICTURES, PLOT, compare, table
+from omnitok.metrics.comparison import PICTURES, PLOT, compare
 from omnitok.metrics.comparison_page import write_page
 from omnitok.metrics.drawing import Plot, side_by_side, write_plots
 
@@ -119,7 +119,7 @@ def test_what_one_model_cannot_do_is_said_and_the_others_go_on(media: Path, tmp_
         ("whole", "video"): None,
     }
     assert len(shown) == 3
-    titles, cells = table(found, "video")
+    titles, cells = found.table("video")
     assert [row[1] == "-" for row in cells] == [True, True, False]
     assert all(len(row) == len(titles) for row in cells)
     write_page(found, shown, tmp_path / PLOT, tmp_path / "index.html")

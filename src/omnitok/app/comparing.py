@@ -6,9 +6,10 @@ from pathlib import Path
 
 from omnitok.app.models import Models
 from omnitok.app.uploads import check_files
-from omnitok.metrics.comparison import PLOT, compare, tables
+from omnitok.metrics.comparison import PLOT, compare
 from omnitok.metrics.comparison_page import write_page
 from omnitok.metrics.reconstruction import EvaluatedModel
+from omnitok.metrics.tables import Table
 
 SHOWN = 4
 """So many images and videos are shown side by side."""
@@ -18,7 +19,7 @@ SHOWN = 4
 class Compared:
     """What there is to show: tables of titles and rows, a plot, images and videos, and one page of everything."""
 
-    tables: list[tuple[list[str], list[list[str]]]]
+    tables: list[Table]
     plot: Path
     shown: list[tuple[Path, str]]
     page: Path
@@ -55,4 +56,4 @@ def compare_files(
     )
     page = folder / "comparison.html"
     write_page(found, shown, folder / PLOT, page)
-    return Compared(tables(found), folder / PLOT, [(item.path, item.title) for item in shown], page)
+    return Compared(found.tables(), folder / PLOT, [(item.path, item.title) for item in shown], page)

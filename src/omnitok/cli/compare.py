@@ -103,7 +103,7 @@ class Compare(MetricsOptions):
         if self.json:
             print_json(rows)
         else:
-            for titles, cells in comparison.tables(found):
+            for titles, cells in found.tables():
                 print_table(titles, cells)
         say(f"everything is in {page}")
         return 1 if failed else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,15 +15,16 @@ import omnitok
 from omnitok.atomic import atomic_path
 from omnitok.cli.failures import UsageError
 from omnitok.cli.options import SAID, CommonOptions, resolve_device
-from omnitok.cli.report import Column, Report, Row, progress_bar, say
+from omnitok.cli.report import print_json, print_table, progress_bar, say
 from omnitok.memory import keep_freed_blocks
 
 if TYPE_CHECKING:
     import torch
 
     from omnitok.distributed import Processes
-    from omnitok.metrics import EvaluatedModel, EvaluationConfig, Protocol, Result
+    from omnitok.metrics import EvaluatedModel, EvaluationConfig, Protocol
     from omnitok.metrics.evaluate import Progress
+    from omnitok.metrics.results import Results
 
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="N")]
@@ -133,19 +134,15 @@ def load_model(name: str, device: torch.device) -> EvaluatedModel:
     return omnitok.metrics.EvaluatedModel(tokenizer.to(device), name, sha256)
 
 
-def show_results(results: Sequence[Result], protocol: Protocol, out: Path | None, as_json: bool) -> None:
+def show_results(results: Results, protocol: Protocol, out: Path | None, as_json: bool) -> None:
     """Warnings on stderr, the rows as a table or as JSON on stdout, and results.json in OUT."""
-    for result in results:
-        if result.warning:
-            say(f"warning: {result.modality} {result.warning}")
-    names = short_names([result.model or "-" for result in results])
-    told = {key for result in results for key in result.row()}
-    report = Report(
-        [column for column in COLUMNS if OF_ACCURACIES.get(column.title, "value") in told], as_json, name_key="metric"
-    )
-    for result in results:
-        report.add(result.row() | ({} if as_json else {"model": names[result.model or "-"]}))
-    report.finish(f"`omnitok evaluate protocols` spells out what {protocol.name} means")
+    for note in results.notes():
+        say(f"warning: {note}")
+    if as_json:
+        print_json([result.row() for result in results])
+    else:
+        print_table(*results.table(short_names([result.model or "-" for result in results])))
+        print(f"`omnitok evaluate protocols` spells out what {protocol.name} means")
     if out is not None:
         with atomic_path(out / "results.json") as temporary:
             content = {"results": [result.row() for result in results], "protocol": protocol.describe()}
@@ -164,28 +161,3 @@ def short_names(models: Sequence[str]) -> dict[str, str]:
         if len(set(short.values())) == len(short) or length > max(map(len, parts.values())):
             return short if len(set(short.values())) == len(short) else {model: model for model in models}
         length += 1
-
-
-def _size(row: Row) -> str:
-    side = "own" if row["resolution"] is None else str(row["resolution"])
-    return side if row["frames"] == 1 else f"{row['frames']}x{side}"
-
-
-def _accuracy(key: str) -> Callable[[Row], str]:
-    return lambda row: f"{row[key]:.3f}" if key in row else "-"
-
-
-OF_ACCURACIES = {"real": "real_value", "chance": "chance"}
-"""Columns that are shown where a row has such a key."""
-
-COLUMNS = (
-    Column("of", lambda row: row["modality"]),
-    Column("model", lambda row: row["model"]),
-    Column("value", lambda row: "inf or -" if row["value"] is None else f"{row['value']:.5g}"),
-    *(Column(title, _accuracy(key)) for title, key in OF_ACCURACIES.items()),
-    Column("±", lambda row: "-" if row["spread"] is None else f"{row['spread']:.2g}"),
-    Column("n", lambda row: str(row["n"])),
-    Column("size", _size),
-    Column("protocol", lambda row: row["protocol"]),
-    Column("network", lambda row: row["network"] or "-"),
-)

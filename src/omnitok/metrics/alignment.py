@@ -19,7 +19,7 @@ from omnitok.metrics.colors import COLORS, measure_colors
 from omnitok.metrics.evaluate import Batch, EvaluationConfig, Need, Progress, Source, measured
 from omnitok.metrics.networks import Network, WeightsDir, load_networks
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
-from omnitok.metrics.results import Result
+from omnitok.metrics.results import Result, Results
 from omnitok.metrics.sample_sets import FolderSet
 from omnitok.metrics.samples import batches
 from omnitok.metrics.wanted import Wanted, read_wanted
@@ -41,7 +41,7 @@ def evaluate_alignment(
     networks: Mapping[str, Network] | None = None,
     state_folder: Path | None = None,
     progress: Progress | None = None,
-) -> list[Result]:
+) -> Results:
     """How many of the samples `fake` show what they were asked to show, see `omnitok.metrics.wanted.read_wanted`.
 
     Accuracies are over the samples that were asked for a class (or a colour), beside `chance`, what the same samples
@@ -91,7 +91,7 @@ def evaluate_alignment(
     source = AskedSamples(samples, wanted, chosen, classes, real_files, score)
     real_values = source.learn(networks, [name for name in chosen if name.startswith("class")])
     with measured(source, chosen, config, networks, state_folder, "alignment", progress) as measurement:
-        return [replace(row, real_value=real_values.get(row.metric)) for row in measurement.results()]
+        return Results(replace(row, real_value=real_values.get(row.metric)) for row in measurement.results())
 
 
 class AskedSamples(Source):

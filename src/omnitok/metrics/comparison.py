@@ -12,9 +12,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from omnitok.data.video_writer import VideoWriter
 from omnitok.errors import MediaError, MissingWeightsError, OmnitokError
 from omnitok.files import Paths
 from omnitok.metrics.codecs import RATES, Codec
+from omnitok.metrics.compared import Comparison, Comparisons, FileFigures
 from omnitok.metrics.drawing import Plot, side_by_side, write_plots
 from omnitok.metrics.evaluate import EvaluationConfig, Side, measured
 from omnitok.metrics.frechet import GaussianStatistics
@@ -45,101 +45,9 @@ from omnitok.metrics.registry import METRICS, check_metrics, networks_for
 from omnitok.metrics.samples import files_by_modality, to_uint8
 
 PLOT, PICTURES = "rate-distortion.png", "pictures"
-Table = tuple[list[str], list[list[str]]]
-"""Titles, and rows of cells."""
 Load = Callable[[str], EvaluatedModel]
 
-_RGBA = ("red", "green", "blue", "alpha")
 _IF_WEIGHTS_ARE_THERE = ("lpips", "fd_mobilenet_v2", "fd_mobilenet_v2_video")
-
-
-@dataclass
-class FileFigures:
-    """What came back of one file. `tokens` are None for a codec."""
-
-    input: str
-    width: int
-    height: int
-    frames: int
-    tokens: int | None
-    bits: float
-    psnr: float
-    seconds: float
-
-    @property
-    def pixels(self) -> int:
-        """Of all frames."""
-        return self.frames * self.height * self.width
-
-    @property
-    def bits_per_pixel(self) -> float:
-        """Of all frames."""
-        return self.bits / self.pixels
-
-
-@dataclass
-class Comparison:
-    """What one tokenizer, or one codec at one setting, made of all images or of all videos.
-
-    Attributes:
-        name: short, for tables; `model` is as it was given.
-        codec: "JPEG", "H.264" or "AV1" of a reference; None for a tokenizer.
-        values: metric -> number over the set.
-        per_channel: of pixels that are not in colour, "psnr" and "ssim" of each channel.
-        parameters: of the tokenizer.
-        peak_memory: bytes while the tokenizer worked, itself included: of the process, or on a GPU of what torch held.
-        error: why it could not, in one sentence; there are no figures then.
-    """
-
-    model: str
-    name: str
-    modality: Modality
-    model_sha256: str = ""
-    codec: str | None = None
-    files: list[FileFigures] = field(default_factory=list)
-    values: dict[str, float] = field(default_factory=dict)
-    per_channel: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    parameters: int | None = None
-    peak_memory: int | None = None
-    error: str | None = None
-
-    @property
-    def bits_per_pixel(self) -> float:
-        """Of all files together."""
-        return sum(file.bits for file in self.files) / sum(file.pixels for file in self.files)
-
-    def row(self) -> dict[str, Any]:
-        """Plain JSON values; means are over files."""
-        row: dict[str, Any] = {"model": self.model, "codec": self.codec, "modality": self.modality}
-        if self.error is not None:
-            return row | {"error": self.error}
-        row |= {"model_sha256": self.model_sha256 or None, "n": len(self.files), "tokens": self.mean_tokens}
-        row |= {"bits_per_pixel": round(self.bits_per_pixel, 6)}
-        row |= {name: _finite(value) for name, value in self.values.items()}
-        row |= {f"{name}_per_channel": [_finite(x) for x in values] for name, values in self.per_channel.items()}
-        row |= {"seconds": self.mean_seconds, "peak_memory": self.peak_memory, "parameters": self.parameters}
-        files = []
-        for file in self.files:
-            decibels = round(file.psnr, 4) if math.isfinite(file.psnr) else None
-            figures = {"bits_per_pixel": round(file.bits_per_pixel, 6), "psnr": decibels, "seconds": file.seconds}
-            size = {"width": file.width, "height": file.height, "frames": file.frames, "tokens": file.tokens}
-            files.append({"input": file.input, **size, **figures})
-        return row | {"files": files}
-
-    @property
-    def mean_tokens(self) -> float | None:
-        """Per file."""
-        counts = [file.tokens for file in self.files if file.tokens is not None]
-        return sum(counts) / len(counts) if counts else None
-
-    @property
-    def mean_seconds(self) -> float:
-        """Encoding and decoding, per file."""
-        return round(sum(file.seconds for file in self.files) / len(self.files), 4)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -149,37 +57,6 @@ class Shown:
     path: Path
     modality: Modality
     title: str
-
-
-def tables(comparisons: Sequence[Comparison]) -> list[Table]:
-    """For each modality the tokenizers' figures, then, where pixels are not in colour, a metric of each channel."""
-    found = []
-    for modality in dict.fromkeys(c.modality for c in comparisons):
-        found.append(table(comparisons, modality))
-        able = [c for c in comparisons if c.modality == modality and c.codec is None and c.per_channel]
-        for metric in able[0].per_channel if able else ():
-            count = len(able[0].per_channel[metric])
-            titles = [f"{metric} ({modality}s)", *(_RGBA if count == 4 else [f"channel {i}" for i in range(count)])]
-            found.append((titles, [[c.name, *(f"{x:.4g}" for x in c.per_channel[metric])] for c in able]))
-    return found
-
-
-def table(comparisons: Sequence[Comparison], modality: Modality) -> Table:
-    """Titles and cells of the tokenizers over one modality."""
-    own = [c for c in comparisons if c.modality == modality and c.codec is None]
-    metrics = list(dict.fromkeys(name for c in own for name in c.values))
-    titles = [f"model ({modality}s)", "bits/pixel", "tokens", *metrics, "seconds", "peak MB", "parameters"]
-    rows = []
-    for c in own:
-        if c.error is not None:
-            rows.append([c.name, *["-"] * (len(titles) - 1)])
-            continue
-        figures = [f"{c.values[name]:.4g}" if name in c.values else "-" for name in metrics]
-        memory = "-" if c.peak_memory is None else f"{c.peak_memory / 1e6:.0f}"
-        parameters = "-" if c.parameters is None else f"{c.parameters / 1e6:.1f} M"
-        rows.append([c.name, f"{c.bits_per_pixel:.4f}", f"{c.mean_tokens:.0f}", *figures, f"{c.mean_seconds:.2f}"])
-        rows[-1] += [memory, parameters]
-    return titles, rows
 
 
 def compare(
@@ -195,7 +72,7 @@ def compare(
     references: bool = True,
     shown: int = 8,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Comparison], list[Shown]]:
+) -> tuple[Comparisons, list[Shown]]:
     """Measure tokenizers, and codecs at several rates, on the same files.
 
     Files are read as the first tokenizer takes them, which can be of other channels than red, green and blue. All must
@@ -276,7 +153,7 @@ class _Passes:
         shown: int,
         scratch: Path,
     ) -> None:
-        self.files, self.shown, self.found = files, shown, list[Comparison]()
+        self.files, self.shown, self.found = files, shown, Comparisons()
         self._format, self._device, self._scratch = pixel_format, device, scratch
         if metrics is None:
             seen = _with_weights(files, config, weights_dir) if pixel_format.channels == 3 else ()

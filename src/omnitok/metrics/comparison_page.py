@@ -9,7 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from omnitok.atomic import atomic_path
-from omnitok.metrics.comparison import Comparison, Shown, tables
+from omnitok.metrics.compared import Comparisons
+from omnitok.metrics.comparison import Shown
+from omnitok.metrics.tables import html_table
 from omnitok.version import VERSION
 
 _WIDEST = 1800  # pixels of an image within the page; the files beside it are whole
@@ -22,7 +24,7 @@ _STYLE = (
 )
 
 
-def write_page(comparisons: Sequence[Comparison], shown: Sequence[Shown], plot: Path, path: Path) -> None:
+def write_page(comparisons: Comparisons, shown: Sequence[Shown], plot: Path, path: Path) -> None:
     """Write tables, plot, images and videos as one file without any link.
 
     Args:
@@ -31,14 +33,8 @@ def write_page(comparisons: Sequence[Comparison], shown: Sequence[Shown], plot: 
     """
     parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>omnitok compare</title><style>{_STYLE}</style>"]
     parts.append("<h1>Tokenizers compared</h1>")
-    for titles, rows in tables(comparisons):
-        parts.append(f"<table><tr>{_cells('th', titles)}</tr>")
-        parts += [f"<tr>{_cells('td', row)}</tr>" for row in rows]
-        parts.append("</table>")
-    for comparison in comparisons:
-        if comparison.error is not None:
-            where = f"{comparison.name} ({comparison.modality}s)"
-            parts.append(f"<p class=failed>{escape(where)}: {escape(comparison.error)}</p>")
+    parts += map(html_table, comparisons.tables())
+    parts += [f"<p class=failed>{escape(note)}</p>" for note in comparisons.notes()]
     parts.append(
         "<p>Bits per pixel are those of the tokens over frames x height x width; of codecs, of the packets without a "
         "container. Seconds are for encoding and decoding one file; peak memory is that of the whole process, or on a "
@@ -60,10 +56,6 @@ def write_page(comparisons: Sequence[Comparison], shown: Sequence[Shown], plot: 
     parts.append(f"<p>omnitok {VERSION}</p></html>")
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
-
-
-def _cells(tag: str, texts: Sequence[str]) -> str:
-    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
 
 
 def _data(kind: str, content: bytes) -> str:

@@ -14,7 +14,7 @@ from omnitok.metrics.evaluate import Batch, EvaluationConfig, Need, Progress, Si
 from omnitok.metrics.frechet import GaussianStatistics
 from omnitok.metrics.networks import Network, WeightsDir, load_networks
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
-from omnitok.metrics.results import Result
+from omnitok.metrics.results import Result, Results
 from omnitok.metrics.sample_sets import SampleSet, open_samples
 from omnitok.metrics.samples import batches, from_uint8
 
@@ -33,7 +33,7 @@ def evaluate_fidelity(
     networks: Mapping[str, Network] | None = None,
     state_folder: Path | None = None,
     progress: Progress | None = None,
-) -> list[Result]:
+) -> Results:
     """Metrics of the samples `fake` against `real`, in the order asked for.
 
     Args:
@@ -52,7 +52,7 @@ def evaluate_fidelity(
     if networks is None:
         networks = load_networks(networks_for(chosen, config.protocol), weights_dir, device)
     with measured(source, chosen, config, networks, state_folder, "fidelity", progress) as measurement:
-        return measurement.results()
+        return Results(measurement.results())
 
 
 def compute_statistics(

@@ -16,7 +16,7 @@ from omnitok.errors import NotFiniteError, OmnitokError
 from omnitok.metrics.evaluate import Batch, EvaluationConfig, Need, Progress, Source, measured
 from omnitok.metrics.networks import Network, WeightsDir, load_networks
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
-from omnitok.metrics.results import Result
+from omnitok.metrics.results import Result, Results
 from omnitok.metrics.samples import (
     JPEG_SUFFIXES,
     batches,
@@ -128,7 +128,7 @@ def evaluate_reconstruction(
     state_folder: Path | None = None,
     progress: Progress | None = None,
     observe: Observe | None = None,
-) -> list[Result]:
+) -> Results:
     """Metrics over the images, then over the videos, of a set.
 
     Args:
@@ -168,7 +168,7 @@ def evaluate_reconstruction(
         if any(modality in METRICS[metric].modalities for metric in chosen)
     ]
     total, before = sum(source.total for source in sources), 0
-    results: list[Result] = []
+    results = Results()
     for source in sources:
 
         def advance(done: int, _: int, before: int = before) -> None:
