@@ -2,7 +2,8 @@
 
 Four ways to run each graph: eager, the program of `torch.export` (.pt2), the same compiled ahead of time by
 AOTInductor (where a C++ compiler is found), and ONNX in onnxruntime. Rounds alternate, so that other work on the
-machine meets all of them alike.
+machine meets all of them alike. Graphs that are in the file of results already, of the same torch, stay there: they
+can be measured one after another.
 
     python benchmarks/export.py [--models omnitok-tiny-vq ...] [--frames 1 17] [--repeats 15] [-o export.json]
 """
@@ -13,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +52,7 @@ def ahead_of_time(program: Path, inputs: Tensors, package: Path) -> Path:
     return Path(torch._inductor.aoti_compile_and_package(loaded, package_path=str(package)))
 
 
-def measure(title: str, graph: Graph, repeats: int) -> Iterator[dict[str, object]]:
+def measure(title: str, graph: Graph, repeats: int) -> Iterator[dict[str, Any]]:
     """A row for each way to run a graph on its first example."""
     inputs = graph.examples[0]
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
@@ -99,16 +101,25 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in arguments.models:
         for title, graph in graphs_of(name, arguments.frames):
             for row in measure(title, graph, arguments.repeats):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
             if arguments.out:  # each time: it takes minutes
-                arguments.out.parent.mkdir(parents=True, exist_ok=True)
-                result = {"torch": torch.__version__, "threads": 1, "rows": rows}
-                arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+                write_results(arguments.out, rows)
+
+
+def write_results(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows, after those that the file has of other graphs."""
+    result: dict[str, Any] = {"torch": torch.__version__, "threads": 1, "rows": []}
+    if path.exists() and (before := json.loads(path.read_text()))["torch"] == result["torch"]:
+        measured = {row["graph"] for row in rows}
+        result["rows"] = [row for row in before["rows"] if row["graph"] not in measured]
+    result["rows"] += rows
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
