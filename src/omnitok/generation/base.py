@@ -21,7 +21,6 @@ from omnitok.generation.memory import memory_guard
 from omnitok.generation.request import ENDLESS, Grid, Labels, Options, Request, Run, as_video, split_batches
 from omnitok.hub.folder import save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
-from omnitok.hub.publish import Publishable
 from omnitok.hub.text_encoders import TextEncoder, load_text_encoder
 from omnitok.models.conditions import make_conditions
 from omnitok.models.diffusion_transformer import DiffusionTransformer
@@ -29,6 +28,7 @@ from omnitok.models.language_model import LanguageModel
 from omnitok.models.masked_model import MaskedModel
 from omnitok.models.protocol import Tokenizer
 from omnitok.models.sampling import choose_sampling, narrow
+from omnitok.models.tokenizer import Publishable
 
 Model = TypeVar("Model", LanguageModel, MaskedModel, DiffusionTransformer)
 

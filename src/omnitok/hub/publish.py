@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from omnitok.hub.names import (
     library_of,
     pretrained_models,
 )
-from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
+from omnitok.models.tokenizer import OmniTokenizer, Publishable, TokenizerConfig
 from omnitok.version import VERSION
 
 Upload = dict[str, Path | bytes]
@@ -54,27 +53,8 @@ class Published:
     files: Mapping[str, int]
 
 
-class Publishable(ABC):
-    """A tokenizer or generator that can be written as a folder, and so go onto the hub."""
-
-    @abstractmethod
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the folder."""
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        commit_message: str | None = None,
-    ) -> Published:
-        """Upload it to the Hugging Face hub; see `omnitok.hub.publish.push_to_hub`."""
-        return push_to_hub(self, repo_id, private=private, revision=revision, commit_message=commit_message)
-
-
 def push_to_hub(
-    model: str | os.PathLike[str] | OmniTokenizer | Publishable,
+    model: str | os.PathLike[str] | Publishable,
     repo_id: str,
     *,
     private: bool | None = None,
@@ -99,7 +79,7 @@ def push_to_hub(
     """
     check_repository(repo_id, revision)
     with tempfile.TemporaryDirectory(dir=scratch_folder()) as made:
-        if isinstance(model, OmniTokenizer | Publishable):
+        if isinstance(model, Publishable):
             model = model.save_pretrained(Path(made) / repo_id.split("/")[1])
         files = plan_upload(model, repo_id)
         name = Path(model).resolve().name

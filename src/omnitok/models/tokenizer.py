@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from omnitok.hub.publish import Published
     from omnitok.hub.reconstruct import Reconstruction, Source
 
-__all__ = ["Autoencoding", "Encoding", "OmniTokenizer", "TokenizerConfig"]
+__all__ = ["Autoencoding", "Encoding", "OmniTokenizer", "Publishable", "TokenizerConfig"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,28 @@ class Autoencoding:
     bottleneck: BottleneckOutput
 
 
-class OmniTokenizer(nn.Module):
+class Publishable(ABC):
+    """A tokenizer or generator that can be written as a folder, and so go onto the hub."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the folder."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+    ) -> "Published":
+        """Upload it to the Hugging Face hub; see `omnitok.hub.publish.push_to_hub`."""
+        from omnitok.hub.publish import push_to_hub
+
+        return push_to_hub(self, repo_id, private=private, revision=revision, commit_message=commit_message)
+
+
+class OmniTokenizer(nn.Module, Publishable):
     """Joint image-video tokenizer (arXiv 2406.09399).
 
     Args:
@@ -115,19 +137,6 @@ class OmniTokenizer(nn.Module):
         from omnitok.hub.folder import save_tokenizer
 
         return save_tokenizer(self, folder)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        commit_message: str | None = None,
-    ) -> "Published":
-        """Upload it to the Hugging Face hub; see `omnitok.hub.publish.push_to_hub`."""
-        from omnitok.hub.publish import push_to_hub
-
-        return push_to_hub(self, repo_id, private=private, revision=revision, commit_message=commit_message)
 
     @property
     def stacks(self) -> tuple[Stack, Stack, Stack, Stack]:

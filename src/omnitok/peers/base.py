@@ -34,7 +34,6 @@ from torch import Tensor, nn
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import token_facts, write_model
 from omnitok.hub.header import PEER
-from omnitok.hub.publish import Publishable
 from omnitok.models.bottlenecks import GaussianPosterior
 from omnitok.models.bottlenecks.kl import LATENT_BITS
 from omnitok.models.encoding import (
@@ -49,6 +48,7 @@ from omnitok.models.encoding import (
     describe_model,
 )
 from omnitok.models.protocol import DecoderStream, EncoderStream, LatentStatistics, fingerprint
+from omnitok.models.tokenizer import Publishable
 from omnitok.peers.frames import FrameDecoder, FrameEncoder
 from omnitok.version import VERSION
 
