@@ -26,7 +26,7 @@ from omnitok.cli.report import print_json, print_table
 if TYPE_CHECKING:
     import torch
 
-    from omnitok.metrics import Result
+    from omnitok.metrics.results import Results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Reconstruction(MetricsOptions):
         channel_ranges(self.ranges)
         from omnitok.cli.loading import set_ranges
 
-        def evaluate(device: torch.device, **shared: Any) -> list[Result]:
+        def evaluate(device: torch.device, **shared: Any) -> Results:
             model = load_model(self.model, device)
             set_ranges(model.tokenizer, self.ranges)
             return omnitok.metrics.evaluate_reconstruction(model, self.data, metrics, config, **shared)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -100,7 +100,7 @@ class MetricsOptions(EvaluateOptions):
     """Folder or URL for results.json; a folder also keeps the state of an unfinished run, which the same command
     continues."""
 
-    def measure(self, what: str, config: EvaluationConfig, evaluate: Callable[..., Sequence[Result]]) -> int:
+    def measure(self, what: str, config: EvaluationConfig, evaluate: Callable[..., Results]) -> int:
         """Show the rows that `evaluate` gives, called with the device and what all evaluations take; the exit code."""
         with self.measuring(what) as (processes, advance):
             results = evaluate(
