@@ -237,6 +237,8 @@ def test_decoder_stream_crops_to_its_size(tiny: Tiny) -> None:
     stream = tiny().decoder_stream((4, 7, 5))
     codes = torch.zeros(1, 1, 2, 2, dtype=torch.int64)
     assert [stream.push(codes).shape[2:] for _ in range(4)] == [(1, 7, 5), (2, 7, 5), (1, 7, 5), (0, 7, 5)]
+    stream = tiny().decoder_stream((None, 7, 5))
+    assert [stream.push(codes).shape[2:] for _ in range(4)] == [(1, 7, 5), (2, 7, 5), (2, 7, 5), (2, 7, 5)]
 
 
 def test_empty_pushes_and_a_stream_of_nothing(tiny: Tiny) -> None:

@@ -280,7 +280,7 @@ class LanguageModelGenerator(CodeGenerator[LanguageModel, TokenSampling]):
         self, draw: _CodeDraw, request: Request[TokenSampling], grid: Grid, frames: int | None
     ) -> Iterator[Tensor]:
         """One sequence of `frames` latent frames, or without end: the oldest leaves the cache as the newest comes."""
-        decoder = self.tokenizer.decoder_stream((ENDLESS, *request.size[1:]))
+        decoder = self.tokenizer.decoder_stream((None, *request.size[1:]))
         count, done, codes, known_frames = len(request.indices), 0, None, 0
         with memory_guard(count, self._bytes_per_item(grid, request.sampling), self.device):
             if request.prompt is not None:

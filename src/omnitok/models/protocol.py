@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from omnitok.checked import NotNegative, checked
 from omnitok.models.encoding import Encoding
 
+StreamSize = tuple[int | None, int, int] | None
+"""(T, H, W) that the pixels of a stream are cropped to; T is None where it is not known."""
+
 
 @checked
 class LatentStatistics:
@@ -151,7 +154,7 @@ class Tokenizer(Protocol):
         """A stream over the frames of a video."""
         ...
 
-    def decoder_stream(self, size: tuple[int, int, int] | None = None) -> DecoderStream:
+    def decoder_stream(self, size: StreamSize = None) -> DecoderStream:
         """A stream over the latent frames of a video."""
         ...
 

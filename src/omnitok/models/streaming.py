@@ -19,7 +19,7 @@ from omnitok.models.encoding import (
     check_pixels,
     make_encoding,
 )
-from omnitok.models.protocol import Tokenizer
+from omnitok.models.protocol import StreamSize, Tokenizer
 
 if TYPE_CHECKING:
     from omnitok.models.tokenizer import OmniTokenizer
@@ -156,10 +156,10 @@ class LatentsIn(ABC):
     """Latent frames that arrive in pieces, the frames that they give, and what is cropped of them.
 
     Args:
-        size: (T, H, W) to crop to.
+        size: (T, H, W) to crop to; without T, as long as it is not known, to H and W alone.
     """
 
-    def __init__(self, tokenizer: Tokenizer, size: tuple[int, int, int] | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, size: StreamSize = None) -> None:
         self._of = tokenizer
         self._size = size
         self._frames = 0  # frames given so far
@@ -228,8 +228,9 @@ class LatentsIn(ABC):
 
     def _crop(self, pixels: Tensor) -> Tensor:
         if self._size is not None:
-            left = max(self._size[0] - self._frames, 0)
-            pixels = pixels[:, :, :left, : self._size[1], : self._size[2]]
+            frames, height, width = self._size
+            left = None if frames is None else max(frames - self._frames, 0)
+            pixels = pixels[:, :, :left, :height, :width]
         self._frames += pixels.shape[2]
         return pixels
 
@@ -237,7 +238,7 @@ class LatentsIn(ABC):
 class DecoderStream(LatentsIn):
     """Decodes a video as its latent frames arrive, each at once; made by `OmniTokenizer.decoder_stream`."""
 
-    def __init__(self, tokenizer: "OmniTokenizer", size: tuple[int, int, int] | None = None) -> None:
+    def __init__(self, tokenizer: "OmniTokenizer", size: StreamSize = None) -> None:
         _check_streamable(tokenizer)
         super().__init__(tokenizer, size)
         self._tokenizer = tokenizer

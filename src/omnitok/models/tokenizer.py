@@ -27,7 +27,7 @@ from omnitok.models.encoding import (
     describe_model,
     make_encoding,
 )
-from omnitok.models.protocol import LatentStatistics, fingerprint
+from omnitok.models.protocol import LatentStatistics, StreamSize, fingerprint
 from omnitok.models.streaming import DecoderStream, EncoderStream
 from omnitok.models.tiling import decode_tiles, encode_tiles
 from omnitok.models.transformer import Stack
@@ -340,7 +340,7 @@ class OmniTokenizer(nn.Module, Publishable):
         is_image = codes.ndim == 3
         return self._decode_grid(grid.unsqueeze(1) if is_image else grid, is_image, size, tile)
 
-    def decoder_stream(self, size: tuple[int, int, int] | None = None) -> DecoderStream:
+    def decoder_stream(self, size: StreamSize = None) -> DecoderStream:
         """A stream that takes latent frames in pieces of any length and crops to `size`; see `DecoderStream`."""
         return DecoderStream(self, size)
 

@@ -47,7 +47,7 @@ from omnitok.models.encoding import (
     check_pixels,
     describe_model,
 )
-from omnitok.models.protocol import DecoderStream, EncoderStream, LatentStatistics, fingerprint
+from omnitok.models.protocol import DecoderStream, EncoderStream, LatentStatistics, StreamSize, fingerprint
 from omnitok.models.tokenizer import Publishable
 from omnitok.peers.frames import FrameDecoder, FrameEncoder
 from omnitok.version import VERSION
@@ -344,7 +344,7 @@ class PeerTokenizer(nn.Module, Publishable):
         self._check_streams()
         return FrameEncoder(self)
 
-    def decoder_stream(self, size: tuple[int, int, int] | None = None) -> DecoderStream:
+    def decoder_stream(self, size: StreamSize = None) -> DecoderStream:
         """A stream over the latent frames of a video; otherwise as `encoder_stream`."""
         self._check_streams()
         return FrameDecoder(self, size)

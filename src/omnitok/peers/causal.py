@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from omnitok.models.bottlenecks import GaussianPosterior
 from omnitok.models.bottlenecks.kl import DiagonalGaussian
 from omnitok.models.encoding import DECODED_WHY, FEATURES_WHY, Encoding, check_finite
+from omnitok.models.protocol import StreamSize
 from omnitok.models.streaming import FramesIn, LatentsIn
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.blocks import ResidualBlock, scalar_quantizer
@@ -113,7 +114,7 @@ class CausalPeer(PeerTokenizer):
         """A stream that takes a video in pieces of any length."""
         return PeerEncoderStream(self)
 
-    def decoder_stream(self, size: tuple[int, int, int] | None = None) -> "PeerDecoderStream":
+    def decoder_stream(self, size: StreamSize = None) -> "PeerDecoderStream":
         """A stream that takes latent frames in pieces of any length and crops to `size`."""
         return PeerDecoderStream(self, size)
 
@@ -148,7 +149,7 @@ class PeerEncoderStream(FramesIn):
 class PeerDecoderStream(LatentsIn):
     """Decodes a video as its latent frames arrive. Frames that need the next latent frame wait for it or the end."""
 
-    def __init__(self, tokenizer: CausalPeer, size: tuple[int, int, int] | None) -> None:
+    def __init__(self, tokenizer: CausalPeer, size: StreamSize) -> None:
         super().__init__(tokenizer, size)
         self._peer = tokenizer
         self._memory: Memory = {}
