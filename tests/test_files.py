@@ -58,6 +58,7 @@ def elsewhere(image: bytes) -> Iterator[str]:
         ("https://host/a.png", "https://host/a.png"),
         (Path("https://host/a b.png?x=1"), "https://host/a b.png?x=1"),
         (Path("s3://bucket/x"), "s3://bucket/x"),
+        ("HTTPS://Host/a.png", "https://Host/a.png"),
         ("file:///etc/passwd", ""),
         ("simplecache::s3://b/x", ""),
         ("C:/images", ""),

@@ -28,7 +28,7 @@ SAMPLE_NOTE = "generate.json"
 FRAMES_SUFFIX = ".frames"
 """A folder of that name is no folder of files, but a video of the images in it."""
 
-_URL = re.compile(r"([a-z][a-z0-9]+):/{1,2}([^/].*)", re.DOTALL)
+_URL = re.compile(r"([a-z][a-z0-9]+):/{1,2}([^/].*)", re.DOTALL | re.IGNORECASE)
 _SCHEMES = {"http", "https", "s3", "gs", "gcs", "hf", "az", "abfs", "memory"}
 _BUCKETS = {"s3", "gs", "gcs", "az", "abfs"}  # which nobody makes by writing to them
 _TIMEOUT = 60  # seconds without an answer
@@ -49,13 +49,13 @@ def sample_slug(name: str) -> str:
 def url_of(path: str | os.PathLike[str]) -> str:
     """The URL that a path stands for, or "". `Path` leaves one slash of the two after the scheme."""
     match = _URL.fullmatch(os.fspath(path))
-    return f"{match[1]}://{match[2]}" if match and match[1] in _SCHEMES else ""
+    return f"{match[1].lower()}://{match[2]}" if match and match[1].lower() in _SCHEMES else ""
 
 
 def check_scheme(text: str) -> None:
     """Raise MediaError where a text is a URL that fsspec is not asked about, which would be taken for a folder here."""
     scheme, separator, _ = text.partition("://")
-    if separator and re.fullmatch("[a-z][a-z0-9+]+", scheme) and scheme not in {*_SCHEMES, "file"}:
+    if separator and re.fullmatch("[a-z][a-z0-9+]+", scheme.lower()) and scheme.lower() not in {*_SCHEMES, "file"}:
         known = ", ".join(sorted(_SCHEMES))
         raise MediaError(f"{text}: {scheme} is not among the kinds of URLs that are read and written: {known}")
 

@@ -137,10 +137,17 @@ def test_the_dry_run_tells_and_trains_nothing(media: Path, tmp_path: Path, capsy
         (["tiny-image", "--device", "abacus", "--images", "MEDIA"], "--device", 2),
         ([], "give a recipe", 2),
         (["tiny-image", "--epochs", "3"], "--set steps=N", 2),
+        (["tiny-image", "--num-workers", "4"], "--num-workers: is a setting of the recipe, --set data.workers=...;", 2),
+        (["tiny-image", "--image-size", "64"], "--image-size: is a setting of the recipe, --set data.resolutions=", 2),
+        (
+            ["tiny-image", "--images", "MEDIA", "--batch-size=0", "--set", "steps=9"],
+            "--batch-size must be at least 1",
+            2,
+        ),
         (["tiny-image", "--workers=4"], "--workers: is a setting of the recipe, --set data.workers=...;", 2),
         (["tiny-image", "--learning-rate", "1e-4"], "--set optimizer.lr=...", 2),
         (["tiny-image", "--images", "ftp://a/b"], "ftp://a/b: ftp is not among the kinds of URLs", 1),
-        (["tiny-image", "--images", "MEDIA", "--lr", "-1"], "optimizer.lr must be greater than 0", 2),
+        (["tiny-image", "--images", "MEDIA", "--lr", "-1"], "error: --lr must be greater than 0, found -1.0", 2),
         (["absent.yaml"], "absent.yaml: no such file", 1),
     ],
 )

@@ -190,6 +190,15 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+_SETTINGS_CALLED = {
+    "learning_rate": ("lr",),
+    "num_workers": ("workers",),
+    "image_size": ("resolutions",),
+    "resolution": ("resolutions", "resolution"),
+}
+"""What others call settings -> ours."""
+
+
 def check_no_settings(arguments: Sequence[str], options: type[Any]) -> None:
     """Raise UsageError for what is given to `train` as an option and is a setting of its recipe."""
     known = {field.name for field in fields(options)} | {"help", "h"}
@@ -202,7 +211,7 @@ def check_no_settings(arguments: Sequence[str], options: type[Any]) -> None:
         from omnitok.training.settings import setting_names
 
         names = {name: None for kind in CONFIG_KINDS.values() for name in setting_names(kind)}
-        found = [name for name in names if name.rpartition(".")[2] == {"learning_rate": "lr"}.get(key, key)]
+        found = [name for name in names if name.rpartition(".")[2] in _SETTINGS_CALLED.get(key, (key,))]
         if found:
             hint = " or ".join(f"--set {name}=..." for name in found)
             raise UsageError(f"--{flag}: is a setting of the recipe, {hint}; --dry-run shows them all")

@@ -37,7 +37,7 @@ class Recipes:
             print_json(rows)
         elif len(rows) > DETAILED:
             print_table(["recipe", "purpose", "cost"], [[row["recipe"], row["purpose"], row["cost"]] for row in rows])
-        else:
+        elif rows:
             print("\n\n".join("\n".join(f"{key:9} {value}" for key, value in row.items()) for row in rows))
         if not rows:
             say(f"no recipe has {' and '.join(self.words)}; omnitok recipes lists all")

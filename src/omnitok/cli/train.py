@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 Folders = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="DIR")]
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
 
+_FLAGS = {
+    "optimizer.lr": "--lr",
+    "data.image_batch": "--batch-size",
+    "data.video_batch": "--batch-size",
+    "checkpoint_every": "--checkpoint-every",
+    "seed": "--seed",
+}
+"""Settings that have an option of their own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
@@ -135,7 +144,9 @@ class Train:
         try:
             return apply_settings(config, self.set, {k: v for k, v in options.items() if v is not None}), out
         except OmnitokError as error:
-            raise UsageError(str(error)) from error
+            key, _, problem = str(error).partition(": ")[2].partition(" ")
+            flag = _FLAGS.get(key) if options.get(key) is not None else None
+            raise UsageError(f"{flag} {problem}" if flag else str(error)) from error
 
     def _tell(self, config: AnyConfig, result: TrainResult) -> int:
         if self.json:
