@@ -65,6 +65,11 @@ def name_of(path: str) -> str:
     return os.path.basename(re.sub(r"[?#].*", "", path) if url_of(path) else path)
 
 
+def beside(path: str, suffix: str) -> str:
+    """Name of the file that may say more of an image or video: as its own, but with this suffix."""
+    return os.path.splitext(path)[0] + suffix
+
+
 def expand(path: str | os.PathLike[str]) -> list[str]:
     """What a path stands for: itself, or all that its pattern (`*`, `?`, `[...]`, `**`) matches, sorted.
 

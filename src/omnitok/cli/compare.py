@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 import omnitok
-from omnitok.atomic import atomic_path
 from omnitok.cli.failures import UsageError
-from omnitok.cli.measuring import MetricsOptions, load_model, parse_names, short_names
+from omnitok.cli.measuring import MetricsOptions, counting, load_model, parse_names, short_names, write_results
 from omnitok.cli.options import ChannelRanges, channel_ranges, require_models, require_paths, resolve_device
-from omnitok.cli.report import print_json, print_table, progress_bar, say
+from omnitok.cli.report import print_json, print_table, say
 
 if TYPE_CHECKING:
     from omnitok.metrics import EvaluatedModel
@@ -69,32 +67,22 @@ class Compare(MetricsOptions):
             set_ranges(model.tokenizer, self.ranges)
             return model
 
-        with progress_bar(None, "models and codecs", "pass") as bar:
-
-            def advance(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            try:
-                found, shown = comparison.compare(
-                    inputs,
-                    short_names(models),
-                    load,
-                    self.out,
-                    metrics,
-                    config,
-                    weights_dir=self.weights_dir,
-                    device=device,
-                    references=not self.no_references,
-                    shown=self.pictures,
-                    progress=advance,
-                )
-            except ValueError as error:
-                raise UsageError(str(error)) from error
+        with counting("models and codecs", "pass") as advance:
+            found, shown = comparison.compare(
+                inputs,
+                short_names(models),
+                load,
+                self.out,
+                metrics,
+                config,
+                weights_dir=self.weights_dir,
+                device=device,
+                references=not self.no_references,
+                shown=self.pictures,
+                progress=advance,
+            )
         rows = [item.row() for item in found]
-        with atomic_path(self.out / "results.json") as temporary:
-            content = {"results": rows, "protocol": config.protocol.describe()}
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_results(rows, config.protocol, self.out)
         page = self.out / "index.html"
         write_page(found, shown, self.out / comparison.PLOT, page)
         failed = [item for item in found if item.error is not None]

@@ -15,7 +15,7 @@ import omnitok
 from omnitok.atomic import atomic_path
 from omnitok.cli.failures import UsageError
 from omnitok.cli.options import SAID, CommonOptions, resolve_device
-from omnitok.cli.report import print_json, print_table, progress_bar, say
+from omnitok.cli.report import Row, print_json, print_table, progress_bar, say
 from omnitok.memory import keep_freed_blocks
 
 if TYPE_CHECKING:
@@ -28,6 +28,21 @@ if TYPE_CHECKING:
 
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="N")]
+
+
+@contextlib.contextmanager
+def counting(what: str, unit: str) -> Iterator[Progress]:
+    """The update of a bar; arguments that the library refuses meanwhile are errors of the command line."""
+    with progress_bar(None, what, unit) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        try:
+            yield advance
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,24 +84,13 @@ class EvaluateOptions(CommonOptions):
 
     @contextlib.contextmanager
     def measuring(self, what: str) -> Iterator[tuple[Processes, Progress | None]]:
-        """The processes that measure together, and the update of a bar that the first of them shows.
-
-        Arguments that the library refuses within the context are errors of the command line.
-        """
+        """The processes that measure together, and the update of a bar that the first of them shows; see `counting`."""
         with omnitok.distributed.join_processes(resolve_device(self.device)) as processes:
             if not processes.is_main:
                 yield processes, None
                 return
-            with progress_bar(None, what, "sample") as bar:
-
-                def advance(done: int, total: int) -> None:
-                    bar.total = total
-                    bar.update(done - bar.n)
-
-                try:
-                    yield processes, advance
-                except ValueError as error:
-                    raise UsageError(str(error)) from error
+            with counting(what, "sample") as advance:
+                yield processes, advance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +148,14 @@ def show_results(results: Results, protocol: Protocol, out: Path | None, as_json
         print_table(*results.table(short_names([result.model or "-" for result in results])))
         print(f"`omnitok evaluate protocols` spells out what {protocol.name} means")
     if out is not None:
-        with atomic_path(out / "results.json") as temporary:
-            content = {"results": [result.row() for result in results], "protocol": protocol.describe()}
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_results([result.row() for result in results], protocol, out)
+
+
+def write_results(rows: Sequence[Row], protocol: Protocol, out: Path) -> None:
+    """Write results.json in OUT."""
+    with atomic_path(out / "results.json") as temporary:
+        content = {"results": rows, "protocol": protocol.describe()}
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from omnitok.errors import MediaError, describe, reading
-from omnitok.files import localize, require_regular, url_of
+from omnitok.files import beside, localize, require_regular, url_of
 from omnitok.limits import MAX_TEXT
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def read_beside(path: str) -> tuple[str, ...]:
     Raises:
         MediaError: it cannot be read, or does not hold captions; the message starts with `path`.
     """
-    file = beside(path)
+    file = beside(path, SUFFIX)
     if not url_of(file) and not os.path.lexists(file):
         return ()
     where = f"{path}: its captions in {os.path.basename(file)}"
@@ -65,11 +65,6 @@ def read_beside(path: str) -> tuple[str, ...]:
             content = opened.read(MAX_TEXT.value + 1)
     MAX_TEXT.check(len(content), f"{where}: a file of {len(content)} bytes or more", MediaError)
     return parse_lines(content, where)
-
-
-def beside(path: str) -> str:
-    """Name of the text file that may hold the captions of an image or video."""
-    return os.path.splitext(path)[0] + SUFFIX
 
 
 def draw(captions: Sequence[T], seed: tuple[int, ...]) -> T | None:

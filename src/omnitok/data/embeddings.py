@@ -45,11 +45,6 @@ def read_embeddings(path: str | os.PathLike[str]) -> np.ndarray:
     return values
 
 
-def beside(path: str) -> str:
-    """Name of the file that may hold the embeddings of an image or video."""
-    return os.path.splitext(path)[0] + SUFFIX
-
-
 def pack_embeddings(values: np.ndarray, name: str) -> np.ndarray:
     """A sequence (n, d) as float16.
 

@@ -35,6 +35,7 @@ from omnitok.errors import MediaError
 from omnitok.files import (
     FRAMES_SUFFIX,
     Paths,
+    beside,
     expand_all,
     find_files,
     is_folder,
@@ -186,14 +187,14 @@ class _Builder:
             samples.append(file, key_start, label, source)
             return
 
-        def is_there(name: str) -> bool:
-            return not url_of(file) if known is None else name in known
+        def is_there(suffix: str) -> bool:
+            return not url_of(file) if known is None else beside(file, suffix) in known
 
         captions: tuple[str, ...] | None = told.captions
         embedding: str | None = told.embedding
-        if self.captions and not captions and is_there(of_captions.beside(file)):
+        if self.captions and not captions and is_there(of_captions.SUFFIX):
             captions = None
-        if self.embeddings and not embedding and is_there(of_embeddings.beside(file)):
+        if self.embeddings and not embedding and is_there(of_embeddings.SUFFIX):
             embedding = None
         samples.append(file, key_start, label, source, captions=captions, embedding=embedding)
 

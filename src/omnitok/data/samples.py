@@ -16,10 +16,10 @@ import numpy as np
 
 from omnitok.atomic import scratch_folder
 from omnitok.data.captions import read_beside
-from omnitok.data.embeddings import beside, read_embeddings
+from omnitok.data.embeddings import SUFFIX, read_embeddings
 from omnitok.data.modality import MODALITIES, Modality
 from omnitok.errors import MediaError, reading
-from omnitok.files import localize, require_regular, url_of
+from omnitok.files import beside, localize, require_regular, url_of
 
 NO_LABEL = -1
 NO_SOURCE = -1
@@ -67,7 +67,7 @@ class Sample:
             MediaError: the file cannot be read, or holds none; the message starts with the sample's name.
         """
         if self.embedding is None:
-            path = beside(self.path)
+            path = beside(self.path, SUFFIX)
             name = os.path.basename(path)
             if not url_of(path) and not os.path.lexists(path):
                 return None
