@@ -1,5 +1,6 @@
 """What the tabs do, without a browser and without gradio."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,14 @@ def test_a_generator_shares_the_tokenizer_that_is_there(models: Models) -> None:
     assert models.generators["omnitok-tiny-lm"].tokenizer is not shared
     with pytest.raises(CheckpointError, match="no such model"):
         load_models(["nothing"])
+
+
+def test_a_page_begins_with_codes_and_latents(vq: OmniTokenizer) -> None:
+    vae = OmniTokenizer.from_config(replace(SMALL, bottleneck="kl"))
+    several = {"vae": vae, "vae 2": vae, "vq": vq, "vq 2": vq}
+    assert Models(several, {}).unlike_tokenizers() == ["vae", "vq"]
+    assert Models({"a": vq, "b": vq, "c": vq}, {}).unlike_tokenizers() == ["a", "b"]
+    assert Models({}, {}).unlike_tokenizers() == []
 
 
 # ------------------------------------------------------------------------------------------------------------- uploads

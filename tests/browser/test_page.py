@@ -274,10 +274,10 @@ def test_frames_between_are_made(browser: "playwright.Browser", served: ServedPa
     for frame, name in ((0, "chelsea"), (8, "coffee")):
         assert (made[:, frame] - uploads.read_image(str(media / f"{name}.png"), 64)).abs().max() < 0.02
     assert not torch.equal(made[:, 4], made[:, 0])
-    film = tab.block("Video: frames given of another have a red border").locator("video[src]")
+    film = tab.block("Video: frames of the given video have a red border").locator("video[src]")
     first_address = film.get_attribute("src", timeout=PATIENCE)
 
-    tab.page.get_by_role("tab", name="Between the ends of a video").click()
+    tab.page.get_by_role("tab", name="The ends of a video").click()
     tab.upload("Video", media / "chelsea.mp4")
     tab.field("spinbutton", "Frames given").fill("2")
     tab.press("Make what lies between")
@@ -290,7 +290,10 @@ def test_frames_between_are_made(browser: "playwright.Browser", served: ServedPa
 def test_holes_are_filled(browser: "playwright.Browser", served: ServedPage, media: Path) -> None:
     tab = open_tab(browser, served, "Inpaint")
     tab.field("textbox", "Steps").fill("3")
+    told = tab.panel.get_by_text("Upload an image and paint over what is to be filled.")
+    playwright.expect(told).to_have_count(2, timeout=PATIENCE)  # in the editor too, while it is empty
     tab.panel.locator("input[type=file]").first.set_input_files(media / "chelsea.png")
+    playwright.expect(told).to_have_count(1, timeout=PATIENCE)
     tab.page.wait_for_timeout(1500)  # until the editor shows it
     tab.paint(0.48, 0.45, 0.52, 0.55)
     tab.press("Fill")
@@ -363,3 +366,23 @@ def test_users_get_their_own(browser: "playwright.Browser", served: ServedPage, 
         before, _ = tab.slider(f"Original | {MODELS[0]}")
         assert torch.allclose(before, uploads.read_image(str(media / f"{name}.png"), 512), atol=1e-6)
         tab.page.close()
+
+
+def test_nothing_is_cut_off_in_a_narrow_window(browser: "playwright.Browser", served: ServedPage) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    page.goto(served.address)
+    page.get_by_role("tab", name="Reconstruct", exact=True).wait_for(timeout=PATIENCE)
+    for name, label in (("Edit tokens", "Tokenizer"), ("Generate", "Generator"), ("Inpaint", "Generator")):
+        if not page.get_by_role("tab", name=name, exact=True).is_visible():
+            page.locator(".overflow-menu button").first.click()
+        page.get_by_role("button", name=name, exact=True).or_(page.get_by_role("tab", name=name, exact=True)).locator(
+            "visible=true"
+        ).click()
+        panel = page.locator(f"#{name.split()[0].lower()}")
+        chosen = panel.get_by_label(label).locator("visible=true").first
+        chosen.wait_for(timeout=PATIENCE)
+        assert chosen.evaluate("each => each.scrollWidth <= each.clientWidth"), name
+        assert page.evaluate("document.documentElement.scrollWidth") == 400, name
+        for canvas in panel.locator("canvas").locator("visible=true").all():
+            assert canvas.bounding_box()["width"] > 250, name
+    page.close()

@@ -14,6 +14,7 @@ from omnitok.app.generators import Run
 from omnitok.app.models import Models
 from omnitok.app.parts import (
     BUTTONS,
+    WIDE,
     On,
     brush_editor,
     drawing_by,
@@ -45,16 +46,22 @@ def generate_tab(models: Models, on: On) -> None:
         count = slider(1, generators.MAX_COUNT, 4, label="Samples")
     button = gr.Button("Generate", variant="primary")
     gallery = gr.Gallery(
-        label="Samples", format="png", columns=4, object_fit="contain", interactive=False, buttons=BUTTONS
+        label="Samples",
+        elem_id="samples",
+        format="png",
+        columns=4,
+        object_fit="contain",
+        interactive=False,
+        buttons=BUTTONS,
     )
 
-    def make(folder: Path, generator: AnyGenerator, asked: str, run: Run, *inputs: int) -> list[tuple[str, str]]:
+    def make(folder: Path, generator: AnyGenerator, asked: str, run: Run, *inputs: int) -> list[str]:
         samples = generators.generate(generator, asked, run, *inputs)
         suffix = ".png" if samples.ndim == 4 else ".mp4"
         paths = [folder / f"{number}{suffix}" for number in range(len(samples))]
         for path, sample in zip(paths, samples, strict=True):
             write_sample(path, sample, generator.settings.frame_rate)
-        return [(str(path), f"sample {number}") for number, path in enumerate(paths)]
+        return [*map(str, paths)]
 
     on(button.click, "generate", drawing_by(models, make), [*sampling, frames, count], [gallery])
 
@@ -72,12 +79,14 @@ def predict_tab(models: Models, on: On) -> None:
 
 def _predict(models: Models, on: On, names: list[str]) -> None:
     sampling = sampling_inputs(models, names)
-    with gr.Row():
-        video = upload_video()
-        result = gr.Video(label="Prediction: the given frames have a red border", interactive=False)
     most = _longest(models, names) - 1
-    given = slider(1, most, 5, label="Frames given", info="The first ones; the rest is predicted.")
-    button = gr.Button("Predict", variant="primary")
+    with gr.Row():
+        with gr.Column(min_width=WIDE):
+            video = upload_video()
+            given = slider(1, most, 5, label="Frames given", info="The first ones; the rest is predicted.")
+            button = gr.Button("Predict", variant="primary")
+        with gr.Column(min_width=WIDE):
+            result = gr.Video(label="Prediction: the given frames have a red border", interactive=False)
 
     def make(folder: Path, *inputs: Any) -> str:
         return _write(folder / "prediction.mp4", *generators.predict(*inputs))
@@ -88,17 +97,19 @@ def _predict(models: Models, on: On, names: list[str]) -> None:
 def _interpolate(models: Models, on: On, names: list[str]) -> None:
     sampling, longest = sampling_inputs(models, names), _longest(models, names)
     frames = slider(3, longest, longest, label="Frames in all", info="Given ones included.")
-    with gr.Tab("Between two images"):
+    with gr.Tab("Two images"):
         with gr.Row():
             first, last = upload_image("First image"), upload_image("Last image")
         images_button = gr.Button("Interpolate", variant="primary")
-    with gr.Tab("Between the ends of a video"):
+    with gr.Tab("The ends of a video"):
         video = upload_video()
         given = slider(1, longest // 2, 5, label="Frames given", info="Of its beginning and of its end.")
         video_button = gr.Button("Make what lies between", variant="primary")
     with gr.Row():
-        film = gr.Video(label="Video: frames given of another have a red border", interactive=False)
-        sheet = show_image("All frames")
+        with gr.Column(min_width=WIDE):
+            film = gr.Video(label="Video: frames of the given video have a red border", interactive=False)
+        with gr.Column(min_width=WIDE):
+            sheet = show_image("All frames")
 
     def show(folder: Path, made: Tensor, fps: float) -> list[Any]:
         return [_write(folder / "between.mp4", made, fps), *to_images(_sheet(made))]
@@ -134,9 +145,12 @@ def inpaint_tab(models: Models, on: On) -> None:
 
 def _inpaint_image(models: Models, on: On, sampling: list[Any]) -> None:
     with gr.Row():
-        editor = brush_editor("Image: paint over what is to be filled", ("upload", "webcam", "clipboard"), _BRUSH, _RED)
-        result = gr.ImageSlider(label="Holes | filled", format="png", interactive=False)
-    button = gr.Button("Fill", variant="primary")
+        with gr.Column(min_width=WIDE):
+            told = "Upload an image and paint over what is to be filled."
+            editor = brush_editor("Image", told, ("upload", "webcam", "clipboard"), _BRUSH, _RED)
+            button = gr.Button("Fill", variant="primary")
+        with gr.Column(min_width=WIDE):
+            result = gr.ImageSlider(label="Holes | filled", format="png", interactive=False)
 
     def make(folder: Path, generator: AnyGenerator, asked: str, run: Run, drawing: Any) -> Any:
         image = None if drawing is None else drawing["background"]
@@ -152,11 +166,14 @@ def _inpaint_image(models: Models, on: On, sampling: list[Any]) -> None:
 
 def _inpaint_video(models: Models, on: On, sampling: list[Any]) -> None:
     with gr.Row():
-        video = upload_video()
-        editor = brush_editor("First frame: paint over what is to be filled in all frames", (), _BRUSH, _RED)
+        with gr.Column(min_width=WIDE):
+            video = upload_video()
+        with gr.Column(min_width=WIDE):
+            told = "Paint over what is to be filled in all frames."
+            editor = brush_editor("First frame", told, (), _BRUSH, _RED)
     button = gr.Button("Fill the video", variant="primary")
     with gr.Row():
-        holes, result = (gr.Video(label=label, interactive=False) for label in ("Holes", "Filled"))
+        holes, result = (gr.Video(label=label, min_width=WIDE, interactive=False) for label in ("Holes", "Filled"))
 
     def first_frame(folder: Path, progress: Progress, path: str | None) -> Any:
         if path is None:
@@ -179,12 +196,13 @@ def _inpaint_video(models: Models, on: On, sampling: list[Any]) -> None:
 
 def _outpaint(models: Models, on: On, sampling: list[Any]) -> None:
     with gr.Row():
-        with gr.Column():
+        with gr.Column(min_width=WIDE):
             image = upload_image("Image", sources=("upload", "webcam", "clipboard"))
             with gr.Row():
                 sides = [slider(0, 100, 25, label=f"{side} (%)") for side in ("Left", "Right", "Top", "Bottom")]
-        result = show_image("With margins")
-    button = gr.Button("Make the margins", variant="primary")
+            button = gr.Button("Make the margins", variant="primary")
+        with gr.Column(min_width=WIDE):
+            result = show_image("With margins")
 
     def make(folder: Path, generator: AnyGenerator, asked: str, run: Run, path: str | None, *shares: int) -> Any:
         return to_images(generators.outpaint(generator, asked, run, path, *shares))[0]

@@ -19,6 +19,13 @@ class Models:
     tokenizers: dict[str, Tokenizer]
     generators: dict[str, AnyGenerator]
 
+    def unlike_tokenizers(self) -> list[str]:
+        """Two names to begin with: one of codes and one of latents, where there are both."""
+        firsts: dict[bool, str] = {}
+        for name, tokenizer in self.tokenizers.items():
+            firsts.setdefault(tokenizer.is_discrete, name)
+        return sorted(self.tokenizers, key=lambda name: name not in firsts.values())[:2]
+
 
 def load_models(names: Sequence[str], device: torch.device | str = "cpu") -> Models:
     """All of them; a generator shares its tokenizer with the others that name it.

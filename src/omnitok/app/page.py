@@ -21,6 +21,11 @@ QUEUE = 16
 
 _SESSIONS = 100  # whose tokens are kept, the latest ones
 
+_STYLE = """
+.upload video { max-height: 24rem !important }
+@media (max-width: 640px) { #samples .grid-container { grid-template-columns: 1fr 1fr !important } }
+"""
+
 
 def build(models: Models, explain: Callable[[BaseException], str]) -> gr.Blocks:
     """The page, not yet served.
@@ -93,6 +98,7 @@ def served(page: gr.Blocks, port: int) -> Iterator[str]:
         enable_monitoring=False,
         state_session_capacity=_SESSIONS,
         max_file_size=uploads.MAX_BYTES.value,
+        css=_STYLE,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no fonts are fetched
     )
     try:

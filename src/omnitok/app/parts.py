@@ -23,6 +23,9 @@ except ImportError as error:
 BUTTONS = ["download", "fullscreen"]
 """All that images have otherwise but "share", which sends them to a web site."""
 
+WIDE = 300
+"""Pixels that what shows or takes images and videos has at least: in a narrow window the whole width."""
+
 Work = Callable[..., Any]
 """Takes a folder for its files, which goes when they were sent, a progress callback, and the values of the inputs."""
 
@@ -49,7 +52,7 @@ def sampling_inputs(models: Models, names: Sequence[str]) -> list[Any]:
 
     label_of, text_of, negative_of, *options_of = fitting(names[0])
     with gr.Row():
-        model = gr.Dropdown(names, value=names[0], label="Generator")
+        model = gr.Dropdown(names, value=names[0], label="Generator", min_width=WIDE)
         label = gr.Dropdown(label="Class", info="By name or number; empty is any.", allow_custom_value=True, **label_of)
         text = gr.Textbox(label="Text", info="What it is to show; empty is anything.", **text_of)
         negative = gr.Textbox(label="Negative", info="What guidance leads away from.", **negative_of)
@@ -92,13 +95,16 @@ def upload_image(label: str, sources: Sequence[str] = ("upload", "clipboard")) -
 
 def upload_video(label: str = "Video") -> gr.Video:
     """A video, from a file or the camera."""
-    return gr.Video(label=label, sources=["upload", "webcam"])
+    return gr.Video(label=label, sources=["upload", "webcam"], elem_classes="upload")
 
 
-def brush_editor(label: str, sources: Sequence[str], width: int, colour: str) -> gr.ImageEditor:
-    """An image to paint on, see `painted`."""
+def brush_editor(label: str, told: str, sources: Sequence[str], width: int, colour: str) -> gr.ImageEditor:
+    """An image to paint on, see `painted`, below what its user is told."""
+    gr.Markdown(told)  # a long label would lie below the tools
     brush = gr.Brush(default_size=width, colors=[colour], color_mode="fixed")
-    return gr.ImageEditor(label=label, type="pil", sources=sources, transforms=(), layers=False, brush=brush)
+    return gr.ImageEditor(
+        label=label, placeholder=told, type="pil", sources=sources, transforms=(), layers=False, brush=brush
+    )
 
 
 def slider(low: int, high: int, value: int, label: str, step: int = 1, info: str | None = None) -> gr.Slider:

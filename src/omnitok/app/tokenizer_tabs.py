@@ -11,6 +11,7 @@ from omnitok.app import comparing, tokens, uploads
 from omnitok.app.models import Models
 from omnitok.app.parts import (
     BUTTONS,
+    WIDE,
     On,
     brush_editor,
     gr,
@@ -39,7 +40,7 @@ _CHANGES: list[tuple[str, tokens.Change]] = [
 
 def reconstruct_tab(models: Models, on: On) -> None:
     names = list(models.tokenizers)
-    chosen = gr.CheckboxGroup(names, value=names[:2], label="Tokenizers")
+    chosen = gr.CheckboxGroup(names, value=models.unlike_tokenizers(), label="Tokenizers")
     with gr.Tab("An image"):
         image = upload_image("Image", sources=["upload", "webcam", "clipboard"])
         side = slider(64, _IMAGE_SIDE, 512, step=8, label="Longest side", info="Larger images are made smaller.")
@@ -52,11 +53,12 @@ def reconstruct_tab(models: Models, on: On) -> None:
             video_side = slider(64, _VIDEO_SIDE, 256, step=8, label="Longest side")
         video_button = gr.Button("Reconstruct the video", variant="primary")
     table = gr.Dataframe(headers=_HEADERS, datatype=["str", *_FIGURES], label="Figures", interactive=False)
-    film = gr.Video(label=f"Original and reconstructions, above their errors x {GAIN}", visible=False)
+    label = f"Original and reconstructions, above their errors x {GAIN}"
+    film = gr.Video(label=label, show_label=False, visible=False)  # it would hide the first caption
     columns, panels = [], []
     with gr.Row():
         for name in names:
-            with gr.Column(visible=False, min_width=320) as column:
+            with gr.Column(visible=False, min_width=WIDE) as column:
                 sides = gr.ImageSlider(label=f"Original | {name}", format="png", interactive=False)
                 panels += [sides, show_image(f"Error x {GAIN}"), show_image("Tokens")]
             columns.append(column)
@@ -104,24 +106,26 @@ def reconstruct_tab(models: Models, on: On) -> None:
 
 
 def edit_tab(models: Models, on: On) -> None:
-    names = list(models.tokenizers)
+    names = sorted(models.tokenizers, key=lambda name: not models.tokenizers[name].is_discrete)
     with gr.Row():
-        model = gr.Dropdown(names, value=names[0], label="Tokenizer")
+        model = gr.Dropdown(names, value=names[0], label="Tokenizer", min_width=WIDE)
         side = slider(64, 512, 256, step=8, label="Longest side")
     with gr.Row():
         image, second = upload_image("Image"), upload_image("Second image, for swapping")
     start = gr.Button("Show the tokens", variant="primary")
     session = gr.State(None, time_to_live=uploads.KEPT_SECONDS.value)  # the tokenizer's name, and both grids
     with gr.Row():
-        editor = brush_editor("Tokens: click or paint on those that are to change", (), 12, "#ffffff")
-        with gr.Column():
+        with gr.Column(min_width=WIDE):
+            told = "Click or paint on the tokens that are to change."
+            editor = brush_editor("Tokens", told, (), 12, "#ffffff")
+            how = gr.Radio(_CHANGES, value="replace", label="Change")
+            info = "The code (of a VAE: the latents' value), or the shuffle's seed."
+            number = gr.Number(0, label="Number", info=info)
+            button = gr.Button("Change the painted tokens", variant="primary")
+            said = gr.Markdown()
+        with gr.Column(min_width=WIDE):
             decoded = gr.ImageSlider(label="Decoded before | after", format="png", interactive=False)
             other = show_image("Second image, decoded", visible=False)
-    with gr.Row():
-        how = gr.Radio(_CHANGES, value="replace", label="Change")
-        number = gr.Number(0, label="Number", info="The code (of a VAE: the latents' value), or the shuffle's seed.")
-    button = gr.Button("Change the painted tokens", variant="primary")
-    said = gr.Markdown()
 
     def begin(
         folder: Path, progress: Progress, name: str, path: str | None, second: str | None, side: int
@@ -168,7 +172,7 @@ def compare_tab(models: Models, on: On) -> None:
     tables = [gr.Dataframe(visible=False, interactive=False) for _ in range(2)]
     plot = show_image("Quality over bits per pixel")
     gallery = gr.Gallery(label="Side by side, above maps of the errors", columns=1, interactive=False, buttons=BUTTONS)
-    page = gr.File(label="All of it as one page", interactive=False)
+    page = gr.File(label="All of it as one page", interactive=False, visible=False)
 
     def work(
         folder: Path, progress: Progress, paths: list[str] | None, chosen: list[str], references: bool
@@ -176,7 +180,8 @@ def compare_tab(models: Models, on: On) -> None:
         made = comparing.compare_files(models, paths, chosen, references, folder, progress)
         shown = [gr.update(value=rows, headers=titles, visible=True) for titles, rows in made.tables]
         shown += [gr.update(visible=False)] * (2 - len(shown))
-        return [*shown, str(made.plot), [(str(path), title) for path, title in made.shown], str(made.page)]
+        sides = [(str(path), title) for path, title in made.shown]
+        return [*shown, str(made.plot), sides, gr.update(value=str(made.page), visible=True)]
 
     on(button.click, "compare", work, [files, chosen, references], [*tables, plot, gallery, page])
 
