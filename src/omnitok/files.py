@@ -238,6 +238,14 @@ def localize(path: str | os.PathLike[str]) -> Path:
     return copy
 
 
+def with_urls(text: str) -> str:
+    """A text in which files elsewhere have their URLs, where their copies here were named."""
+    with _copies_lock:
+        for (_, url), copy in _copies.items():
+            text = text.replace(os.fspath(copy), url)
+    return text
+
+
 class Elsewhere:
     """A file or folder behind a URL that is written to.
 

@@ -110,6 +110,17 @@ def test_what_cannot_work_is_refused(line: str, problem: str, capsys: pytest.Cap
     assert problem in capsys.readouterr().err
 
 
+def test_a_damaged_file_elsewhere_is_named_by_its_url(
+    store: dict[str, object], vq_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fsspec.open("memory://box/listing", "wb") as file:
+        file.write(b"<html>")
+    assert main(["reconstruct", "memory://box/listing", "-o", "memory://out", "--model", str(vq_folder)]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("omnitok: error: memory://box/listing: not a video that can be opened")
+    assert str(scratch_folder()) not in message
+
+
 def test_a_file_url_is_a_path(media: Path, vq_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
     line = ["reconstruct", f"file://{media}/sub/a.png", "-o", f"file://{out}", "--model", f"file://{vq_folder}"]

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 
 from omnitok.errors import OmnitokError, TooLittleMemoryError, describe, is_disk_full, reason
-from omnitok.files import url_of
+from omnitok.files import url_of, with_urls
 
 _LONGEST_SENTENCE = 4000
 """Characters: room for every missing file of weights, and no more for a hostile file that ends up in a message."""
@@ -49,7 +49,7 @@ def explain(error: BaseException, advice: str = _MEMORY_ADVICE, fewer: str = "--
 
 def explain_for(path: os.PathLike[str] | str, error: BaseException) -> str:
     """`explain`, naming the file where the message does not."""
-    sentence, name = explain(error), describe(url_of(path) or os.fspath(path), _LONGEST_SENTENCE)
+    sentence, name = with_urls(explain(error)), describe(url_of(path) or os.fspath(path), _LONGEST_SENTENCE)
     return sentence if name in sentence else f"{name}: {sentence}"
 
 
