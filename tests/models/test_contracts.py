@@ -350,6 +350,20 @@ def test_tiles_of_a_windowed_encoder_are_exact(tiny: Tiny, pixels: Pixels, size:
     assert near(tok.encode(x, tile=16).latents, tok.encode(x).latents)
 
 
+@pytest.mark.parametrize("core", ((slice(0, 4), slice(3, 7)), (slice(5, 9), slice(0, 10)), (slice(5, 6), slice(4, 5))))
+def test_the_core_alone_is_as_of_the_whole(tiny: Tiny, pixels: Pixels, core: tuple[slice, slice]) -> None:
+    tok = tiny(encoder_temporal_blocks=2)
+    video = pixels(1, 3, 9, 36, 40)
+    whole = tok.encoder(video)[:, :, core[0], core[1]]
+    assert near(tok.encoder(video, core=core), whole)
+    cache = tok.encoder.new_cache()
+    parts = [tok.encoder(part, cache, core) for part in (video[:, :, :5], video[:, :, 5:])]
+    assert near(torch.cat(parts, dim=1), whole)
+    full = tok.encoder.new_cache()
+    tok.encoder(video, full)
+    assert cache.nbytes() < full.nbytes()
+
+
 @pytest.mark.parametrize("tile", (8, 16, 23))
 def test_seams_are_bounded(tiny: Tiny, pixels: Pixels, tile: int) -> None:
     tok = tiny(bottleneck="kl", encoder_blocks="ww", decoder_blocks="ww", window_convolution=True)

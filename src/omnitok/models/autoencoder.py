@@ -264,10 +264,12 @@ class Encoder(nn.Module):
         """An empty cache, for the first piece of a video."""
         return StreamCache(self.spatial.new_cache(), self.temporal.new_cache())
 
-    def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: StreamCache | None = None, core: tuple[slice, slice] | None = None) -> Tensor:
         """x (b, channels, T, H, W) in [-1, 1], H and W multiples of p -> features (b, t', H/p, W/p, width).
 
         T is 1 + k * t for the start of a video, k * t for a piece that continues from `cache`, updated in place.
+        Of `core`, rows and columns of the features, only these are given: around them the temporal blocks, which look
+        one position aside each, need not be computed.
         """
         p, s = self.config.patch_size, self.config.temporal_patch_size
         x = x * self.config.pixel_scale
@@ -281,10 +283,22 @@ class Encoder(nn.Module):
             parts.append(self.embed_video(patches))
         tokens = joined(parts, dim=1)  # b t' h w d
         tokens = self.spatial(tokens, None if cache is None else cache.spatial)
+        if core is not None and self.config.temporal_convolution_layout == "grid":
+            rows, columns = (_widened(part, self.config.encoder_temporal_blocks) for part in core)
+            tokens = tokens[:, :, rows, columns]
+            core = _within(core[0], rows), _within(core[1], columns)
         tokens = self.temporal(tokens, None if cache is None else cache.temporal)
         if cache is not None:
             cache.started = True
-        return tokens
+        return tokens if core is None else tokens[:, :, core[0], core[1]]
+
+
+def _widened(part: slice, margin: int) -> slice:
+    return slice(max(part.start - margin, 0), part.stop + margin)
+
+
+def _within(part: slice, wider: slice) -> slice:
+    return slice(part.start - wider.start, part.stop - wider.start)
 
 
 class Decoder(nn.Module):

@@ -125,13 +125,16 @@ class EncoderStream(FramesIn):
 
     What travels from push to push is at most t - 1 frames, two feature frames a positional convolution, and
     temporal_window - 1 frames of keys and values a temporal or joint block.
+
+    Args:
+        core: latent rows and columns, the rest of which is read and not given, as the halo of a tile.
     """
 
-    def __init__(self, tokenizer: "OmniTokenizer") -> None:
+    def __init__(self, tokenizer: "OmniTokenizer", core: tuple[slice, slice] | None = None) -> None:
         _check_streamable(tokenizer)
         tokenizer.warn_if_untrained_on_videos()
         super().__init__(tokenizer.config.temporal_patch_size, tokenizer.channels)
-        self._tokenizer = tokenizer
+        self._tokenizer, self._core = tokenizer, core
         self._cache = tokenizer.encoder.new_cache()
 
     def _cache_nbytes(self) -> int:
@@ -143,11 +146,12 @@ class EncoderStream(FramesIn):
         if n == 0:
             _, h, w = tokenizer.config.latent_shape(1, height, width)
             empty = torch.empty(b, 0, h, w, tokenizer.config.width, device=tokenizer.device, dtype=tokenizer.dtype)
+            empty = empty if self._core is None else empty[:, :, self._core[0], self._core[1]]
             return make_encoding(tokenizer.bottleneck.encode(empty), size, is_image=False)
         p = tokenizer.config.patch_size
         if height % p or width % p:
             frames = F.pad(frames, (0, -width % p, 0, -height % p, 0, 0), mode="replicate")
-        features = tokenizer.encoder(frames.to(tokenizer.device, tokenizer.dtype), self._cache)
+        features = tokenizer.encoder(frames.to(tokenizer.device, tokenizer.dtype), self._cache, self._core)
         check_finite(features, "features", FEATURES_WHY)
         return make_encoding(tokenizer.bottleneck.encode(features), size, is_image=False)
 

@@ -24,6 +24,11 @@ class Span:
     outer_start: int
     outer_stop: int
 
+    @property
+    def core(self) -> slice:
+        """The core within what is read."""
+        return slice(self.start - self.outer_start, self.stop - self.outer_start)
+
 
 def spans(length: int, tile: int, config: TokenizerConfig) -> list[Span]:
     """Cut an axis of `length` latent positions into tiles of `tile` pixels, rounded down to whole windows.
@@ -56,15 +61,10 @@ def encode_tiles(encoder: Encoder, video: Tensor, tile: int) -> Tensor:
     features = None
     for row, column in _tiles(video.shape[3] // p, video.shape[4] // p, tile, config):
         piece = video[:, :, :, row.outer_start * p : row.outer_stop * p, column.outer_start * p : column.outer_stop * p]
-        out = encoder(piece)
+        out = encoder(piece, core=(row.core, column.core))
         if features is None:
             features = out.new_empty(*out.shape[:2], video.shape[3] // p, video.shape[4] // p, out.shape[-1])
-        features[:, :, row.start : row.stop, column.start : column.stop] = out[
-            :,
-            :,
-            row.start - row.outer_start : row.stop - row.outer_start,
-            column.start - column.outer_start : column.stop - column.outer_start,
-        ]
+        features[:, :, row.start : row.stop, column.start : column.stop] = out
     assert features is not None
     return features
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from omnitok.models import streaming
 from omnitok.models.encoding import Encoding
 from omnitok.models.protocol import DecoderStream, EncoderStream, Tokenizer
 from omnitok.models.tiling import Span, decode_tiles, spans
@@ -87,13 +88,19 @@ class VideoEncoder:
         if not self._streams:
             _, h, w = self._tokenizer.latent_shape(1, *frames.shape[2:])
             rows, columns = (_spans(self._tokenizer, length, self._tile) for length in (h, w))
-            self._streams = [(self._tokenizer.encoder_stream(), r, c) for r in rows for c in columns]
+            self._streams = [(self._stream(r, c), r, c) for r in rows for c in columns]
         return self._joined(
             [
                 stream.push(frames[None, ..., _pixels(row, patch), _pixels(column, patch)])
                 for stream, row, column in self._streams
             ]
         )
+
+    def _stream(self, row: Span, column: Span) -> EncoderStream:
+        if self._tile is None:
+            return self._tokenizer.encoder_stream()
+        assert isinstance(self._tokenizer, OmniTokenizer)
+        return streaming.EncoderStream(self._tokenizer, (row.core, column.core))
 
     def finish(self) -> list[Tensor]:
         """The tokens of the frames that waited."""
@@ -103,10 +110,7 @@ class VideoEncoder:
 
     def _joined(self, encodings: list[Encoding]) -> list[Tensor]:
         """The cores of all tiles, row by row, side by side."""
-        cores = [
-            encoding.tokens[..., _core(row), _core(column)]
-            for encoding, (_, row, column) in zip(encodings, self._streams, strict=True)
-        ]
+        cores = [encoding.tokens for encoding in encodings]
         columns = sum(row.start == 0 for _, row, _ in self._streams)
         rows = [torch.cat(cores[i : i + columns], dim=-1) for i in range(0, len(cores), columns)]
         tokens = torch.cat(rows, dim=-2)
@@ -115,10 +119,6 @@ class VideoEncoder:
 
 def _pixels(span: Span, patch: int) -> slice:
     return slice(span.outer_start * patch, span.outer_stop * patch)
-
-
-def _core(span: Span) -> slice:
-    return slice(span.start - span.outer_start, span.stop - span.outer_start)
 
 
 def encode_video(tokenizer: Tokenizer, pieces: Iterable[Tensor], tile: int | None) -> Iterator[Tensor]:
