@@ -98,6 +98,8 @@ def test_other_weights_and_other_networks_are_refused_in_a_sentence(
 ) -> None:
     path = tmp_path / ORIGINAL
     fetch = ["weights", "mobilenet_v2", "--fetch", "--weights-dir", str(tmp_path)]
+    with pytest.raises(MissingWeightsError, match=f"{ORIGINAL} .*`omnitok weights --fetch` converts it"):
+        read_weights("mobilenet_v2", tmp_path)
     path.write_bytes(tflite(small_mobilenet_v2()))
     assert main(fetch) == 1
     assert f"{path}: is not the published {ORIGINAL}: its weights make a" in capsys.readouterr().err

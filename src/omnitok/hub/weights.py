@@ -238,8 +238,11 @@ def _sha256(path: str, size: int, modified: int) -> str:
 
 
 def _missing(weights: WeightsFile, found: str) -> str:
+    then = "`omnitok weights` says where files are looked for, and fetches some"
+    if weights.convert is not None:
+        then = "`omnitok weights --fetch` converts it, and downloads it where it is not there"
     return (
         f"{weights.title}: needs {weights.file_names[0]} with the sha256 {weights.sha256[:8]}…, but {found}; "
         f"get it from {weights.source} ({weights.licence}) and name its folder with --weights-dir or "
-        f"{WEIGHTS_VARIABLE}; `omnitok weights` says where files are looked for, and fetches some"
+        f"{WEIGHTS_VARIABLE}; {then}"
     )
