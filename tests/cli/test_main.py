@@ -318,6 +318,7 @@ def test_missing_files_and_models_are_told_before_torch_is_imported(line: str, s
         ("tokenize a -o", "--out must be followed by SHARDS, found nothing"),
         ("reconstruct a --dtype half", "--dtype must be float32 or bfloat16, found 'half'"),
         ("generate", "give MODEL; `omnitok generate --help` shows what is accepted"),
+        ("export", "give MODEL and --out OUT; `omnitok export --help` shows what is accepted"),
         ("convert a b c", "'c' is one argument too many; `omnitok convert --help` shows what is accepted"),
         (
             "reconstruct a --dvice=cpu",

@@ -49,7 +49,8 @@ def _sentence(event: Any, options: type[Any], arguments: Sequence[str]) -> str:
         return _unknown(unknown[0], options, arguments[0], help_line)
     if kind == "MissingArgs":
         names = [missing.arg.get_invocation_text()[1].as_str_no_ansi() for missing in event.missing_arguments]
-        return f"give {' and '.join(names)}; {help_line} shows what is accepted"
+        longest = " and ".join(name.rpartition(", ")[2] for name in names)  # not -o beside --out
+        return f"give {longest}; {help_line} shows what is accepted"
     if kind == "MissingSubcommand":
         return f"give one of {', '.join(event.subcommand_spec.parser_from_name)}; {help_line} shows what they do"
     if getattr(event, "argument", None) is None:
