@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import takewhile
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from omnitok.cli.failures import UsageError
 from omnitok.errors import describe
@@ -103,7 +103,12 @@ def _hint(name: str, known: Sequence[str], dashes: str = "") -> str:
 
 def _verbs(kind: Any) -> Iterator[type[Any]]:
     """The dataclasses that a field of a dataclass stands for, if it is one of verbs of its own."""
-    inside = [field.type for field in fields(kind)] if is_dataclass(kind) else get_args(kind)
+    inside = get_args(kind)
+    if is_dataclass(kind):
+        try:
+            inside = tuple(get_type_hints(kind, include_extras=True).values())
+        except NameError:  # of a type that is there for type checkers only; a class of verbs has none
+            return
     for inner in inside:
         if isinstance(inner, type) and is_dataclass(inner):
             yield inner
