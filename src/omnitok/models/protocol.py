@@ -84,7 +84,10 @@ class Tokenizer(Protocol):
     @property
     def channels(self) -> int: ...
     @property
-    def is_discrete(self) -> bool: ...
+    def is_discrete(self) -> bool:
+        """Whether its tokens are codes; else they are latents."""
+        return self.vocab_size is not None
+
     @property
     def vocab_size(self) -> int | None: ...
     @property
@@ -97,10 +100,18 @@ class Tokenizer(Protocol):
     def downsample(self) -> tuple[int, int, int]: ...
     @property
     def causal(self) -> bool: ...
+
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights as they are now, in their present precision."""
+        assert isinstance(self, nn.Module), "other tokenizers have their own"
+        return fingerprint(self)
+
     @property
-    def tile_unit(self) -> int | None: ...
+    def tile_unit(self) -> int | None:
+        """Pixels of the smallest tile that it can work in; None where it has no tiles."""
+        return None
+
     @property
     def device(self) -> torch.device: ...
     @property

@@ -27,7 +27,7 @@ from omnitok.models.encoding import (
     describe_model,
     make_encoding,
 )
-from omnitok.models.protocol import LatentStatistics, StreamSize, fingerprint
+from omnitok.models.protocol import LatentStatistics, StreamSize, Tokenizer
 from omnitok.models.streaming import DecoderStream, EncoderStream
 from omnitok.models.tiling import decode_tiles, encode_tiles
 from omnitok.models.transformer import Stack
@@ -68,7 +68,7 @@ class Publishable(ABC):
         return push_to_hub(self, repo_id, private=private, revision=revision, commit_message=commit_message)
 
 
-class OmniTokenizer(nn.Module, Publishable):
+class OmniTokenizer(nn.Module, Publishable, Tokenizer):
     """Joint image-video tokenizer (arXiv 2406.09399).
 
     Args:
@@ -189,11 +189,6 @@ class OmniTokenizer(nn.Module, Publishable):
         return self.config.channels
 
     @property
-    def is_discrete(self) -> bool:
-        """Whether its tokens are codes; else they are latents."""
-        return self.bottleneck.vocab_size is not None
-
-    @property
     def vocab_size(self) -> int | None:
         """Number of codes; None for a VAE."""
         return self.bottleneck.vocab_size
@@ -227,11 +222,6 @@ class OmniTokenizer(nn.Module, Publishable):
     def tile_unit(self) -> int:
         """Pixels of the smallest tile that it can work in: one attention window."""
         return self.config.window_size * self.config.patch_size
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the weights as they are now, in their present precision."""
-        return fingerprint(self)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent grid (t, h, w) of a video of `frames` x `height` x `width` pixels; an image has frames = 1.

@@ -47,7 +47,7 @@ from omnitok.models.encoding import (
     check_pixels,
     describe_model,
 )
-from omnitok.models.protocol import DecoderStream, EncoderStream, LatentStatistics, StreamSize, fingerprint
+from omnitok.models.protocol import DecoderStream, EncoderStream, LatentStatistics, StreamSize, Tokenizer
 from omnitok.models.tokenizer import Publishable
 from omnitok.peers.frames import FrameDecoder, FrameEncoder
 from omnitok.version import VERSION
@@ -97,7 +97,7 @@ class Coded:
     logvar: Tensor | None = None
 
 
-class PeerTokenizer(nn.Module, Publishable):
+class PeerTokenizer(nn.Module, Publishable, Tokenizer):
     """A tokenizer of another project behind the `Tokenizer` protocol; see the top of this file.
 
     Here a tokenizer of images streams and one of videos does not; see `CausalPeer` for one that does.
@@ -161,11 +161,6 @@ class PeerTokenizer(nn.Module, Publishable):
         return self.traits.channels
 
     @property
-    def is_discrete(self) -> bool:
-        """Whether its tokens are codes."""
-        return self.vocab_size is not None
-
-    @property
     def vocab_size(self) -> int | None:
         """Number of codes; None without codes."""
         return self.traits.vocab_size
@@ -194,16 +189,6 @@ class PeerTokenizer(nn.Module, Publishable):
     def causal(self) -> bool:
         """Whether videos can be streamed: a tokenizer of images codes each frame by itself."""
         return not self.traits.is_video_model
-
-    @property
-    def tile_unit(self) -> int | None:
-        """Pixels of the smallest tile that it can work in; None where it has no tiles."""
-        return None
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the weights as they are now, in their present precision."""
-        return fingerprint(self)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent grid (t, h, w) of a video of `frames` x `height` x `width` pixels; an image has frames = 1."""
