@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from helpers.small import TINY
+from omnitok.errors import OmnitokError
 from omnitok.export.files import export_graph
+from omnitok.export.graphs import Graph, Tensors
 from omnitok.export.onnx_file import load_onnx
 from omnitok.export.streams import stream_graphs
 from omnitok.models.bottlenecks import KLConfig
@@ -50,6 +52,32 @@ def test_steps_are_the_whole_video(suffix: str, kind: str, tmp_path: Path) -> No
         decode = tokenizer.decode_codes if kind == "vq" else tokenizer.decode
         pixels = stream("decoder", [*wanted.split(1, dim=axis)], 2)
         torch.testing.assert_close(pixels, decode(wanted), atol=1e-5, rtol=0)
+
+
+def test_what_is_remembered_is_compared_as_a_share_of_its_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    graph = stream_graphs(OmniTokenizer.from_config(TINY).eval(), (8, 8))[2]  # pixels of a first latent frame
+
+    def off(first: float, others: float) -> Graph:
+        def eager(codes: torch.Tensor) -> Tensors:
+            pixels, *kept = graph.eager(codes)
+            largest = [max(1.0, float(each.abs().max())) for each in kept]
+            assert max(largest) > 1.5
+            return pixels + first, *(each + others * size for each, size in zip(kept, largest, strict=True))
+
+        return replace(graph, eager=eager)
+
+    assert export_graph(off(0, 9e-5), tmp_path / "a.pt2").max_error == pytest.approx(9e-5, rel=0.05)
+    with pytest.raises(OmnitokError, match=r"differs from the library by 0\.00011"):
+        export_graph(off(1.1e-4, 0), tmp_path / "b.pt2")
+
+
+@pytest.mark.slow
+def test_the_shipped_tokenizer_streams_in_onnxruntime(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    for graph in stream_graphs(OmniTokenizer.from_pretrained("omnitok-tiny-vq"), (64, 64)):
+        export_graph(graph, tmp_path / f"{graph.name}.onnx")
 
 
 def test_a_tokenizer_that_cannot_stream() -> None:

@@ -86,7 +86,7 @@ def _compare(graph: Graph, written: Callable[..., Tensors], path: Path) -> tuple
                 gives = f"{name} of {found.dtype} {tuple(found.shape)}"
                 raise OmnitokError(f"{path}: gives {gives} for {given}, not {wanted.dtype} {tuple(wanted.shape)}")
             if wanted.is_floating_point():
-                unit = max(1.0, float(wanted.abs().max())) if graph.relative else 1.0
+                unit = max(1.0, float(wanted.abs().max())) if name in graph.relative else 1.0
                 error = max(error, float((found - wanted).abs().max()) / unit)
                 continue
             codes += wanted.numel()

@@ -80,7 +80,7 @@ def step_graph(model: LanguageModel, grid: Grid | None = None, seed: int = 0) ->
         examples=[example(each) for each in BATCHES],
         eager=module,
         note={"part": "step", "cache_shape": [shape[0], None, *shape[2:]], **_note(model, grid, conditions)},
-        relative=True,
+        relative=("logits", "new_keys", "new_values"),
     )
 
 
@@ -124,7 +124,7 @@ def masked_graph(model: MaskedModel, grid: Grid, seed: int = 0) -> Graph:
         examples=[example(each) for each in BATCHES],
         eager=lambda *inputs: (module(*inputs),),
         note={"part": "masked_step", "mask_id": config.mask_id, **_note(model, grid, conditions)},
-        relative=True,
+        relative=("logits",),
     )
 
 

@@ -38,7 +38,8 @@ class Graph:
         gap: for a first output of codes: how much farther from the features those that were found (third argument) are
             than those that were wanted (second), given the inputs.
         note: what the graph takes and gives, for its file; it can be written as JSON.
-        relative: measure errors as shares of the largest value, where it is above 1: of logits, which have no range.
+        relative: outputs without a range, as logits and features, whose errors are shares of their largest value where
+            that is above 1.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Graph:
     eager: Callable[..., Tensors]
     gap: Callable[[Tensors, Tensor, Tensor], float] | None = None
     note: dict[str, object] = field(default_factory=dict)
-    relative: bool = False
+    relative: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -156,11 +156,12 @@ def _first_and_step(
     }
     has_codes = is_encoder and tokenizer.is_discrete
     title = "encoder" if is_encoder else "decoder"
+    kept = tuple(f"new_{slot.name}" for slot in slots)
     first = Graph(
         name=f"{title}_first",
         module=module,
         inputs=(names[0],),
-        outputs=(names[1], *(f"new_{slot.name}" for slot in slots)),
+        outputs=(names[1], *kept),
         free=({0: batch},),
         examples=[(video[0].contiguous(),) for video in videos],
         eager=eager,
@@ -168,6 +169,7 @@ def _first_and_step(
         if has_codes
         else None,
         note={"part": f"{title}_first", **note},
+        relative=kept,
     )
     step = replace(
         first,
