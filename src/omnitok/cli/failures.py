@@ -5,7 +5,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from omnitok.errors import OmnitokError, TooLittleMemoryError, describe, is_disk_full, reason
 from omnitok.files import url_of, with_urls
@@ -61,6 +61,27 @@ def naming_options() -> Iterator[None]:
     except ValueError as error:
         field, _, problem = str(error).partition(" ")
         raise UsageError(f"--{field.replace('_', '-')} {problem}") from error
+
+
+_OPTIONS = {
+    "optimizer.lr": "--lr",
+    "data.image_batch": "--batch-size",
+    "data.video_batch": "--batch-size",
+    "checkpoint_every": "--checkpoint-every",
+    "seed": "--seed",
+}
+"""Settings that have an option of their own."""
+
+
+@contextlib.contextmanager
+def naming_settings(given: Container[str]) -> Iterator[None]:
+    """Turn what a setting is refused for into what is wrong with its option, where it is among those `given` by one."""
+    try:
+        yield
+    except OmnitokError as error:
+        key, _, problem = str(error).partition(": ")[2].partition(" ")
+        option = _OPTIONS.get(key) if key in given else None
+        raise UsageError(f"{option} {problem}" if option else str(error)) from error
 
 
 def show_traceback_if_debugging() -> None:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from omnitok.cli.failures import UsageError, naming_options
+from omnitok.cli.failures import UsageError, naming_options, naming_settings
 from omnitok.cli.options import SAID, ChannelRanges, channel_ranges, require_models, require_paths, resolve_device
 from omnitok.cli.report import print_json, progress_bar, say
-from omnitok.errors import OmnitokError
 from omnitok.memory import keep_freed_blocks
 
 if TYPE_CHECKING:
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
 
 Folders = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="DIR")]
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
-
-_FLAGS = {
-    "optimizer.lr": "--lr",
-    "data.image_batch": "--batch-size",
-    "data.video_batch": "--batch-size",
-    "checkpoint_every": "--checkpoint-every",
-    "seed": "--seed",
-}
-"""Settings that have an option of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +131,9 @@ class Train:
             "checkpoint_every": self.checkpoint_every,
             "seed": self.seed,
         }
-        try:
-            return apply_settings(config, self.set, {k: v for k, v in options.items() if v is not None}), out
-        except OmnitokError as error:
-            key, _, problem = str(error).partition(": ")[2].partition(" ")
-            flag = _FLAGS.get(key) if options.get(key) is not None else None
-            raise UsageError(f"{flag} {problem}" if flag else str(error)) from error
+        changes = {key: value for key, value in options.items() if value is not None}
+        with naming_settings(changes):
+            return apply_settings(config, self.set, changes), out
 
     def _tell(self, config: AnyConfig, result: TrainResult) -> int:
         if self.json:
