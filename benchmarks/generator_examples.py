@@ -28,6 +28,7 @@ TEXTS = [
     "a pair of black shoes on a white background",
     "a leopard",
     "look at a brown pair of shoes",
+    "a blue dress",
 ]
 GAP, ROW, LABEL = 4, 64, 300  # pixels
 

@@ -23,7 +23,7 @@ def save_conditioned(condition: TextCondition | EmbeddingCondition, tokenizer: P
     model = MaskedModel(config)
     for weights in (model.blocks[0].cross.out.weight, model.head.weight):
         torch.nn.init.normal_(weights)
-    sampling = {"steps": 4, "guidance_scale": 2.0}
+    sampling = {"steps": 4, "guidance_scale": 8.0}  # so that what is led away from shows
     sha256 = fingerprint(load_tokenizer(tokenizer))
     settings = GeneratorSettings(str(tokenizer), sha256, (), 16, 16, 5, sampling, 8.0)
     return str(save_generator(model, settings, folder))

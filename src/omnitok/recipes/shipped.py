@@ -5,8 +5,10 @@ that ship were trained while the recipes grew, so a chain gives a model of the s
 done between runs: the encoder of `omnitok-tiny-vae` is three quarters of the run with seed 83 and one of that before
 (`mean.py` in its card) and then one step at a rate of 1e-12, which measures the statistics of its latents; its decoder
 is the mean of the two runs over drawn images after that, as is that of `omnitok-tiny-vq`; the decoder of
-`omnitok-tiny-vq-perceptual` is three tenths of the run with seed 21 and seven of the last one. Views of shards are
-made by the `omnitok tokenize` commands of the cards, into folders of these names.
+`omnitok-tiny-vq-perceptual` is three tenths of the run with seed 21 and seven of the last one; run 4 of
+`omnitok-tiny-text` begins with run 3 after `benchmarks/pretrain_captions.py` gave that a new text encoder, in
+pretrained-text. Views of shards are made by the `omnitok tokenize` commands of the cards, into folders of these
+names.
 """
 
 from omnitok.recipes.recipe import Recipe, changed
@@ -40,6 +42,13 @@ _MASKED = (
     "shards=shards/near8,shards/near-small8,shards/near-videos4,shards/images4 data.video_share=0.2 data.image_batch=32"
 )
 _TEXT = "data.image_batch=32"
+_TEXT_TASKS = (
+    "tasks={generation: 8.0, inpainting: 0.7, outpainting: 0.7, free: 0.7, prediction: 1.0, interpolation: 1.0}"
+)
+_RECOLORED = (
+    f"shards=shards/captions8,shards/recolored6,shards/caption-videos4 {_TEXT} data.video_share=0.06 {_TEXT_TASKS} "
+    "optimizer.lr=1.2e-3 optimizer.warmup_steps=50 engine.precision=bfloat16"
+)
 _NEAR = "optimizer.warmup_steps=20 optimizer.lr=6e-4 data.video_share=0.1"
 
 CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
@@ -219,15 +228,16 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
                 "data.video_share=0.15 seed=1 steps=2000 optimizer.lr=1e-3 "
                 "tasks={generation: 6.0, inpainting: 1.0, outpainting: 1.0, free: 1.0, prediction: 1.0, "
                 "interpolation: 1.0} "
-                "optimizer.warmup_steps=60 init=omnitok-tiny-mask | --max-steps 1919",
+                "optimizer.warmup_steps=60 model.condition={type: text, kernel: 1} init=omnitok-tiny-mask "
+                "| --max-steps 1919",
             ),
             (
                 TINY_TEXT,
                 f"shards=shards/many8,shards/many-small8,shards/text-videos4 {_TEXT} data.video_share=0.08 "
-                "tasks={generation: 8.0, inpainting: 0.7, outpainting: 0.7, free: 0.7, prediction: 1.0, "
-                "interpolation: 1.0} "
-                "seed=2 steps=1500 optimizer.lr=1e-3 optimizer.warmup_steps=30",
+                f"{_TEXT_TASKS} seed=2 steps=1500 optimizer.lr=1e-3 optimizer.warmup_steps=30",
             ),
+            (TINY_TEXT, f"{_RECOLORED} seed=11 steps=5000 | --max-steps 2453"),
+            (TINY_TEXT, f"{_RECOLORED} seed=12 steps=2900 init=pretrained-text | --max-steps 2646"),
         ),
     ),
     "omnitok-tiny-mask": (
@@ -249,7 +259,7 @@ def _chain(model: str, expected: str, runs: tuple[Run, ...]) -> list[Recipe]:
     for number, (config, text) in enumerate(runs, 1):
         text, _, arguments = text.partition(" | ")
         is_tokenizer = isinstance(config, TrainConfig)
-        if number > 1:
+        if number > 1 and " init=" not in text:
             text += f" {'init.model' if is_tokenizer else 'init'}=runs/{model}-{number - 1}"
         if not is_tokenizer:
             text += " held_out=0"  # what ships learnt from all items
