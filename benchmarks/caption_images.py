@@ -205,19 +205,24 @@ def image_captions(
     return tuple(fill(templates, thing=colored, plain=thing(noun), noun=noun, color=color, ground=ground))
 
 
+def compose(draw: random.Random, noun: str, color: str | None, backgrounds: Sequence[str]) -> tuple[str, str | None]:
+    """A wording of the class, of the colour if there is one, and one time in four of a background, told too."""
+    template = draw.choice(PLAIN if color is None else COLORFUL)
+    text = template.format(thing=thing(noun, color), plain=thing(noun), noun=noun, color=color)
+    ground = None
+    if backgrounds and draw.random() < 0.25:
+        ground = draw.choice(backgrounds)
+        text = draw.choice(GROUNDED).format(text, ground=f"{with_article(ground)} background")
+    return draw.choice(CARRIERS).format(text), ground
+
+
 def composed_captions(noun: str, color: str | None, backgrounds: Sequence[str], seed: str) -> tuple[str, ...]:
-    """Some wordings that are true of an image, by a seed: four of five say its colour, one of four its background."""
+    """Some wordings that are true of an image, by a seed; four of five say its colour."""
     draw = random.Random(seed)
     chosen: set[str] = set()
     for _ in range(10 * CHOSEN):
-        colored = color is not None and draw.random() < 0.8
-        text = draw.choice(COLORFUL if colored else PLAIN).format(
-            thing=thing(noun, color), plain=thing(noun), noun=noun, color=color
-        )
-        if backgrounds and draw.random() < 0.25:
-            ground = f"{with_article(draw.choice(backgrounds))} background"
-            text = draw.choice(GROUNDED).format(text, ground=ground)
-        text = draw.choice(CARRIERS).format(text)
+        said = color if color is not None and draw.random() < 0.8 else None
+        text, _ground = compose(draw, noun, said, backgrounds)
         if len(text) <= LONGEST and len(chosen) < CHOSEN:
             chosen.add(text)
     return tuple(sorted(chosen))

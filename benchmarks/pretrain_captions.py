@@ -22,17 +22,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from caption_images import (
-    CARRIERS,
     COLORED,
-    COLORFUL,
-    GROUNDED,
     HELD_OUT,
     LONGEST,
-    PLAIN,
     TRAIN_VIDEOS,
+    compose,
     fill,
     image_captions,
-    thing,
     third_person,
     with_article,
 )
@@ -68,12 +64,7 @@ def draw_caption(draw: random.Random) -> Caption:
     else:
         noun = draw.choice(IMAGES)
         color = draw.choice(COLORS) if draw.random() < 0.8 else None
-        template = draw.choice(PLAIN if color is None else COLORFUL)
-        text = template.format(thing=thing(noun, color), plain=thing(noun), noun=noun, color=color)
-        if draw.random() < 0.25:
-            ground = draw.choice([name for name in NAMES[2] if name])
-            text = draw.choice(GROUNDED).format(text, ground=f"{with_article(ground)} background")
-        text = draw.choice(CARRIERS).format(text)
+        text, ground = compose(draw, noun, color, [name for name in NAMES[2] if name])
     words = text.split(" ")
     for _ in range(draw.choice((0, 0, 1, 1, 2, 3))):
         word = "".join(draw.choices(LETTERS, k=draw.randint(2, 8)))
