@@ -48,7 +48,8 @@ def test_a_denoiser_of_onnx(tmp_path: Path) -> None:
     torch.testing.assert_close(load_onnx(tmp_path / "denoiser.onnx")(x, t, labels)[0], wanted, atol=1e-5, rtol=0)
 
 
-def test_a_masked_step_of_a_model_that_reads_texts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_masked_step_of_a_model_that_reads_texts(tmp_path: Path, patch: int) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
@@ -60,6 +61,7 @@ def test_a_masked_step_of_a_model_that_reads_texts(tmp_path: Path) -> None:
         "width": 16,
         "depth": 2,
         "heads": 2,
+        "patch": patch,
     }
     model = MaskedModel(MaskedModelConfig(**sizes, condition=TextCondition(max_length=12, depth=1))).eval()
     for parameter in model.parameters():

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from omnitok.models.code_sequence import MaskedModelConfig
-from omnitok.models.masked_model import MaskedModel, masked_model_losses
+from omnitok.models.masked_model import CodePatches, MaskedModel, masked_model_losses
 from omnitok.models.token_masks import DEFAULT_TASKS, IMAGE_TASKS, draw_hidden, draw_region
 
 CONFIG = MaskedModelConfig(
@@ -14,17 +15,18 @@ CONFIG = MaskedModelConfig(
 )
 
 
-def build() -> MaskedModel:
+def build(patch: int = 1) -> MaskedModel:
     torch.manual_seed(0)
-    model = MaskedModel(CONFIG).eval()
+    model = MaskedModel(replace(CONFIG, patch=patch)).eval()
     for parameter in model.parameters():
         parameter.data.mul_(4)  # so that everything has a say
     return model
 
 
+@pytest.mark.parametrize("patch", [1, 2])
 @pytest.mark.parametrize("shape", [(2, 4, 5), (2, 3, 4, 5), (2, 1, 2, 3)])
-def test_hidden_codes_are_not_seen_and_known_ones_are_on_both_sides(shape: tuple[int, ...]) -> None:
-    model, labels = build(), torch.tensor([0, -1])
+def test_hidden_codes_are_not_seen_and_known_ones_are_on_both_sides(shape: tuple[int, ...], patch: int) -> None:
+    model, labels = build(patch), torch.tensor([0, -1])
     codes = torch.randint(11, shape)
     hidden = torch.zeros(shape, dtype=torch.bool)
     hidden[..., 0, 1] = True
@@ -40,14 +42,34 @@ def test_hidden_codes_are_not_seen_and_known_ones_are_on_both_sides(shape: tuple
     assert not torch.allclose(model(model.ids(codes, torch.tensor([1, 1]), hidden), shape[-2:]), logits)
 
 
-def test_an_image_is_a_video_of_one_frame() -> None:
-    model, codes = build(), torch.randint(11, (2, 4, 5))
+@pytest.mark.parametrize("patch", [1, 2])
+def test_an_image_is_a_video_of_one_frame(patch: int) -> None:
+    model, codes = build(patch), torch.randint(11, (2, 4, 5))
     assert torch.equal(model(model.ids(codes)), model(model.ids(codes[:, None])))
 
 
-def test_a_fixed_batch_is_learnt() -> None:
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (1, 1)])
+def test_patches_are_convolutions_of_their_own_stride(grid: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    patches, (h, w), d = CodePatches(replace(CONFIG, patch=2)), grid, CONFIG.width
+    x = torch.randn(2, 1 + 3 * h * w, d)
+    joined, coarse = patches.join(x, grid)
+    frames = x[:, 1:].unflatten(1, (3, h, w)).flatten(0, 1).permute(0, 3, 1, 2)
+    kernel = patches.join_codes.weight.reshape(d, 2, 2, d).permute(0, 3, 1, 2)
+    wanted = F.conv2d(F.pad(frames, (0, w % 2, 0, h % 2)), kernel, stride=2)
+    assert coarse == wanted.shape[2:]
+    assert torch.equal(joined[:, :1], x[:, :1])
+    torch.testing.assert_close(joined[:, 1:], wanted.permute(0, 2, 3, 1).unflatten(0, (2, 3)).flatten(1, 3))
+    kernel = patches.part_codes.weight.reshape(2, 2, d, d).permute(3, 2, 0, 1)
+    wanted = F.conv_transpose2d(wanted, kernel, stride=2)[:, :, :h, :w]
+    parted = patches.part(joined[:, 1:], grid)
+    torch.testing.assert_close(parted, wanted.permute(0, 2, 3, 1).unflatten(0, (2, 3)).flatten(1, 3))
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_fixed_batch_is_learnt(patch: int) -> None:
     torch.manual_seed(1)
-    model = MaskedModel(CONFIG)
+    model = MaskedModel(replace(CONFIG, patch=patch))
     codes = torch.randint(11, (4, 3, 4, 5))
     hidden = draw_hidden((4, 3, 4, 5), DEFAULT_TASKS, torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 2, -1])

@@ -11,9 +11,10 @@ from helpers.runs import assert_same_run
 from helpers.training import built, resolved, train
 from omnitok.errors import OmnitokError
 from omnitok.hub.folder import load_generator_model, load_tokenizer, save_generator
+from omnitok.models.code_sequence import MaskedModelConfig
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.protocol import LatentStatistics
-from omnitok.training.config import AnyGeneratorConfig
+from omnitok.training.config import AnyGeneratorConfig, MaskedModelTrainConfig
 from omnitok.training.settings import apply_settings
 from omnitok.training.stopping import Limits
 
@@ -122,3 +123,18 @@ def test_a_model_of_no_classes_is_trained_further_without_them(
             resolved(conditional)
     else:
         assert built(conditional).model.config.num_classes == 3
+
+
+def test_a_masked_model_of_single_codes_goes_on_with_patches_and_not_back(
+    generator_configs: Configs, tmp_path: Path
+) -> None:
+    own = {"tokenizer": generator_configs["lm"].tokenizer, "data": generator_configs["lm"].data}
+    single = MaskedModelTrainConfig(name="mask", model=MaskedModelConfig(width=32, depth=1, heads=2), **own, steps=1)
+    patched = replace(single, model=replace(single.model, patch=2))
+    first = str(train(single, tmp_path / "single").model)
+    second = train(replace(patched, init=first), tmp_path / "patched").model
+    model, source = built(replace(patched, init=first)).model, load_generator_model(first).model
+    begun = {name for name, _ in model.named_parameters()} - source.state_dict().keys()
+    assert begun == {"patches.join_codes.weight", "patches.part_codes.weight"}
+    assert torch.equal(model.blocks[0].attention.qkv.weight, source.blocks[0].attention.qkv.weight)
+    assert resolved(replace(single, init=str(second))).config.model.patch == 2

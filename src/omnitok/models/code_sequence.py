@@ -205,9 +205,13 @@ class MaskedModelConfig(CodeModelConfig):
             for a table of them, the bases of these digits, the first one counting 1: a code's embedding is the sum of
             those of its digits, which are predicted each by itself, as in MAGVIT-v2 (Yu et al., 2024, arXiv 2310.05737,
             "token factorization"). Empty: a code is one number.
+        patch: the transformer has one token for patch x patch codes of a latent frame, whose embeddings one linear
+            layer joins and another parts again (as aMUSEd's, Patil et al., 2024, arXiv 2401.01808, which computes at
+            half the resolution): a quarter of the arithmetic with 2.
     """
 
     code_factors: tuple[Size, ...] = ()
+    patch: Size = 1
 
     @model_validator(mode="after")
     def _check_factors(self) -> "MaskedModelConfig":

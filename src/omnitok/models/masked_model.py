@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnitok.models.bottlenecks.base import digits
 from omnitok.models.code_sequence import MaskedModelConfig, sequence_ids
@@ -23,6 +23,46 @@ from omnitok.models.conditions import Context, drop_conditions
 from omnitok.models.kv_cache import rotary_tables
 
 
+class CodePatches(nn.Module):
+    """Joins the embeddings of patch x patch codes to one, and parts one again; see `MaskedModelConfig.patch`.
+
+    It begins near the mean of the codes and near copies for each, so that blocks which know single codes can go on.
+    """
+
+    def __init__(self, config: MaskedModelConfig) -> None:
+        super().__init__()
+        self._patch, self._prefix = config.patch, config.prefix_length
+        self.join_codes = nn.Linear(config.patch**2 * config.width, config.width, bias=False)
+        self.part_codes = nn.Linear(config.width, config.patch**2 * config.width, bias=False)
+        each = torch.eye(config.width).repeat(1, config.patch**2)
+        with torch.no_grad():
+            self.join_codes.weight += each / config.patch
+            self.part_codes.weight += each.T
+
+    def join(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """x (b, prefix + t * h * w, d) -> (b, prefix + t * h' * w', d) and (h', w') of frames in patches.
+
+        A frame that is not a whole number of patches high or wide is followed by zeros.
+        """
+        prefix, codes = x[:, : self._prefix], x[:, self._prefix :]
+        frames = codes.unflatten(1, (-1, *grid))
+        below, right = (-side % self._patch for side in grid)
+        frames = F.pad(frames, (0, 0, 0, right, 0, below))
+        parted = frames.unflatten(3, (-1, self._patch)).unflatten(2, (-1, self._patch))  # b t h' p w' p d
+        patches = parted.transpose(3, 4)
+        coarse = (patches.shape[2], patches.shape[3])
+        joined = self.join_codes(patches.flatten(4).flatten(1, 3))
+        return torch.cat([prefix, joined], dim=1), coarse
+
+    def part(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x (b, t * h' * w', d) -> (b, t * h * w, d)."""
+        h, w = grid
+        coarse = (-(-h // self._patch), -(-w // self._patch))
+        parted = self.part_codes(x).unflatten(2, (self._patch, self._patch, -1)).unflatten(1, (-1, *coarse))
+        frames = parted.transpose(3, 4).flatten(4, 5).flatten(2, 3)  # b t h' p w' p d -> b t h w d
+        return frames[:, :, :h, :w].flatten(1, 3).to(x.dtype)  # autocast may have made it less precise
+
+
 class MaskedModel(CodeModel):
     """Bidirectional transformer over class, mask and code ids."""
 
@@ -31,6 +71,7 @@ class MaskedModel(CodeModel):
     def __init__(self, config: MaskedModelConfig) -> None:
         super().__init__(config, outputs=sum(config.factors), causal=False)
         initialise(self, config.depth)
+        self.patches = CodePatches(config) if config.patch > 1 else None
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings (b, n, width) of ids (b, n); of a code that is made of digits, the sum of theirs."""
@@ -72,12 +113,18 @@ class MaskedModel(CodeModel):
         grid = grid or (config.latent_height, config.latent_width)
         if tokens.shape[1] > (limit := config.max_tokens(*grid)):
             raise ValueError(f"{tokens.shape[1]} tokens are longer than the context of {limit}")
-        rotation = rotary_tables(config, tokens.shape[1], grid, tokens.device, self.compute_dtype)
         x = self.dropout(self.embed(tokens))
+        coarse = grid
+        if self.patches is not None:
+            x, coarse = self.patches.join(x, grid)
+        rotation = rotary_tables(config, x.shape[1], coarse, tokens.device, self.compute_dtype)
         contexts = self.contexts(conditions) if contexts is None else contexts
         for i, block in enumerate(self.blocks):
             x = block(x, rotation, None, None, None if contexts is None else contexts[i])
-        return self.head(self.norm(x[:, config.prefix_length :]))
+        x = x[:, config.prefix_length :]
+        if self.patches is not None:
+            x = self.patches.part(x, grid)
+        return self.head(self.norm(x))
 
 
 def masked_ids(

@@ -27,7 +27,7 @@ from omnitok.training.config import (
     learns_classes,
 )
 
-_OF_CONDITION = re.compile(r"^encode_condition\.|\.cross\.")
+_MAY_BEGIN = re.compile(r"^encode_condition\.|\.cross\.|^patches\.")
 
 _DEPTHS = ("encoder_blocks", "encoder_temporal_blocks", "decoder_blocks", "decoder_temporal_blocks")
 
@@ -239,6 +239,8 @@ def with_architecture(config: AnyGeneratorConfig, source: TrainedGenerator) -> A
     names, others = ({field.name for field in dataclasses.fields(each)} for each in (own, found))
     known = {name: getattr(found, name) for name in (names & others) - {"num_classes", "dropout"}}
     known["condition"] = _condition(own.condition, found.condition)
+    if isinstance(own, MaskedModelConfig):
+        known["patch"] = max(own.patch, known.get("patch", 1))  # a model of single codes may go on with patches
     return dataclasses.replace(config, model=dataclasses.replace(own, **known))
 
 
@@ -264,8 +266,8 @@ def start_from(model: Generator, source: TrainedGenerator, classes: Sequence[str
     rows = _matching_rows(model, source, classes)
     for name, tensor in own.items():
         found = given.get(name)
-        if found is None and (name in rows or _OF_CONDITION.search(name)):
-            continue  # the first classes or the first condition that it learns
+        if found is None and (name in rows or _MAY_BEGIN.search(name)):
+            continue  # the first classes, condition or patches that it learns
         if name in rows and found is not None and found.shape[1:] == tensor.shape[1:]:
             here, there = (list(part) for part in zip(*rows[name], strict=True))
             tensor[here] = found[there].to(tensor)
