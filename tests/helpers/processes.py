@@ -1,11 +1,13 @@
 """Functions in processes of their own, forked, so that nothing has to be imported again."""
 
+import contextlib
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch.distributed as dist
@@ -18,6 +20,17 @@ TIMEOUT = 600.0
 def heed_interrupts() -> None:
     """Let SIGINT stop this process, for `preexec_fn`: children of tests in the background inherit it ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Writes beyond so many bytes of a file fail, in this process too, as they do on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def on_two_processes(function: Callable[[int], Any]) -> tuple[Any, Any]:

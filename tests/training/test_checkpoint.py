@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import pickle
-import resource
 import zipfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
+from helpers.processes import full_disk
 from omnitok.distributed import Processes
 from omnitok.errors import CheckpointError
 from omnitok.training.checkpoint import Checkpoints, flatten_state, keys_of_group
@@ -72,14 +72,10 @@ def test_a_failed_write_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, 2, ALONE)
     checkpoints.save(1, state(1))
     checkpoints.finish()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as a full disk would
-    try:
+    with full_disk(100_000):
         checkpoints.save(2, state(2, size=100_000))
         with pytest.raises(CheckpointError, match=r"step 2 could not be written .*; the one of step 1 is complete"):
             checkpoints.finish()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
     loaded = state(0)
     checkpoints.load(1, loaded)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import omnitok
-from helpers.processes import kill_at
+from helpers.processes import full_disk, kill_at
 from helpers.runs import assert_same_run, rows
 from helpers.training import ALONE, learn, train
 from omnitok.data.image import read_image
@@ -415,16 +415,9 @@ def test_too_many_unreadable_files_end_the_run_and_keep_the_checkpoint(
 
 
 def test_a_full_disk_loses_no_checkpoint(small_config: TrainConfig, tmp_path: Path) -> None:
-    import resource
-
     train(small_config, tmp_path, limits=Limits(max_steps=2))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-    try:
-        with pytest.raises(CheckpointError, match="File too large"):
-            train(small_config, tmp_path, resume=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(50_000), pytest.raises(CheckpointError, match="File too large"):
+        train(small_config, tmp_path, resume=True)
     assert train(small_config, tmp_path, resume=True).steps == 8
 
 
