@@ -1,8 +1,6 @@
 import json
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 
 import omnitok
-from helpers.processes import TIMEOUT
+from helpers.processes import on_two_processes, printed
 from omnitok.cli import main
 from omnitok.cli.measuring import short_names
 
@@ -100,7 +98,6 @@ def documents(text: str) -> list[dict[tuple[str, str], dict[str, Any]]]:
     return found
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one(
     vq_folder: Path, media: Path, tmp_path: Path, make_picture: MakeMedia, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,33 +120,9 @@ def test_two_processes_equal_one(
     for line in lines:
         assert main(line) == 0
     alone = documents(capsys.readouterr().out)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    assert omnitok.__file__ is not None
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(omnitok.__file__).parents[1]),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-    }
-    code = f"import sys; from omnitok.cli import main; sys.exit(max([main(line) for line in {lines!r}]))"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in (0, 1)
-    ]
-    outputs = [process.communicate(timeout=TIMEOUT) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert outputs[1][0] == b""
-    together = documents(outputs[0][0].decode())
+    told, silence = on_two_processes(lambda rank: printed(lines))
+    assert silence == ""
+    together = documents(told)
     assert [rows.keys() for rows in together] == [rows.keys() for rows in alone]
     for mine, theirs in zip(alone, together, strict=True):
         for key, row in mine.items():

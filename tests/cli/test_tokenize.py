@@ -1,4 +1,4 @@
-"""`omnitok tokenize`: the result's keys, exit codes, parts, torchrun, a kill, and --inspect."""
+"""`omnitok tokenize`: the result's keys, exit codes, parts, two processes, a kill, and --inspect."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.processes import on_two_processes, printed
 from omnitok.cli import main
 from omnitok.data import TokenShards
 
@@ -32,8 +33,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def command(data: Path, model: Path, out: Path, *more: str) -> list[str]:
+    return ["tokenize", str(data), "--model", str(model), "-o", str(out), *OPTIONS, *more]
+
+
 def tokenize(data: Path, model: Path, out: Path, *more: str) -> int:
-    return main(["tokenize", str(data), "--model", str(model), "-o", str(out), *OPTIONS, *more])
+    return main(command(data, model, out, *more))
 
 
 def test_the_result(
@@ -152,17 +157,12 @@ def test_bad_files_are_counted_and_tolerated_up_to_a_number(
     assert "there are no images" in capsys.readouterr().err
 
 
-def command(data: Path, model: Path, out: Path, *more: str) -> list[str]:
-    return ["-m", "omnitok", "tokenize", str(data), "--model", str(model), "-o", str(out), *OPTIONS, *more]
-
-
-@pytest.mark.slow
-def test_torchrun_makes_the_same_bytes(data: Path, vq_folder: Path, tmp_path: Path) -> None:
+def test_two_processes_make_the_same_bytes(data: Path, vq_folder: Path, tmp_path: Path) -> None:
     assert tokenize(data, vq_folder, tmp_path / "one", "--workers", "0") == 0
     line = command(data, vq_folder, tmp_path / "two", "--engine", "torchrun", "--json")
-    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([sys.executable, *run, *line], capture_output=True, text=True, check=True)
-    row = json.loads(done.stdout)
+    told, silence = on_two_processes(lambda rank: printed([line]))
+    assert silence == ""
+    row = json.loads(told)
     assert (row["items"], row["shards"], row["complete"]) == (7, 3, True)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
@@ -171,7 +171,7 @@ def test_torchrun_makes_the_same_bytes(data: Path, vq_folder: Path, tmp_path: Pa
 def test_killed_and_resumed_it_makes_the_same_bytes(data: Path, vq_folder: Path, tmp_path: Path) -> None:
     assert tokenize(data, vq_folder, tmp_path / "one", "--workers", "0") == 0
     out = tmp_path / "killed"
-    line = [sys.executable, *command(data, vq_folder, out, "--workers", "1")]
+    line = [sys.executable, "-m", "omnitok", *command(data, vq_folder, out, "--workers", "1")]
     running = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while running.poll() is None and not (out / "00000").exists():
         time.sleep(0.005)

@@ -1,17 +1,20 @@
 """Functions in processes of their own, forked, so that nothing has to be imported again."""
 
 import contextlib
+import io
 import multiprocessing
 import os
 import resource
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch.distributed as dist
 import torch.multiprocessing
+
+from omnitok.cli import main
 
 TIMEOUT = 600.0
 """Seconds that no process takes, however loaded the machine is: it only ends what hangs."""
@@ -59,6 +62,14 @@ def _one_of_two(rank: int, port: int, function: Callable[[int], Any], results: d
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)  # the threads of the parent do not survive the fork, and work for them would wait for ever
     results[rank] = function(rank)
+
+
+def printed(lines: Iterable[Sequence[str]]) -> str:
+    """What command lines of omnitok print, all of which must succeed; for `on_two_processes`."""
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        for line in lines:
+            assert main(list(line)) == 0, line
+    return told.getvalue()
 
 
 def in_process_group(function: Callable[[int], Any]) -> Callable[[int], Any]:

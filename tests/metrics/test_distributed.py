@@ -1,40 +1,59 @@
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import asdict
+from typing import Any
 
 import pytest
 import torch
 
-import omnitok
-from helpers.processes import TIMEOUT
+from helpers.processes import in_process_group, on_two_processes
 from omnitok.distributed import shard
+from omnitok.metrics import (
+    AverageAccumulator,
+    CodebookAccumulator,
+    FeatureSet,
+    FrechetAccumulator,
+    InceptionScoreAccumulator,
+)
 
-SCRIPT = Path(__file__).parent / "two_processes.py"
+
+def sample(n: int) -> torch.Tensor:
+    return torch.randn(n, 4, generator=torch.Generator().manual_seed(0))
 
 
-def test_two_processes_with_uneven_shares_equal_one(tmp_path: Path) -> None:
-    assert omnitok.__file__ is not None
-    source = Path(omnitok.__file__).parents[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(source), "GLOO_SOCKET_IFNAME": "lo"}
-    arguments = [str(tmp_path / "meeting"), str(tmp_path / "result")]
-    processes = [
-        subprocess.Popen([sys.executable, str(SCRIPT), str(rank), *arguments], env=environment, stderr=subprocess.PIPE)
-        for rank in (0, 1)
-    ]
-    errors = [process.communicate(timeout=TIMEOUT)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+def measure(x: torch.Tensor, indices: torch.Tensor, n: int) -> dict[str, Any]:
+    """Every accumulator over the rows of x with `indices`, reduced over the processes that are up."""
+    frechet, average, codebook = FrechetAccumulator(4), AverageAccumulator(), CodebookAccumulator(9)
+    score, features = InceptionScoreAccumulator(n, 4, splits=3), FeatureSet(4)
+    frechet.update(x[indices])
+    average.update(x[indices, 0])
+    codebook.update(indices % 9)
+    score.update(x[indices], indices)
+    if len(indices):
+        features.update(x[indices])
+    for accumulator in (frechet, average, codebook, score):
+        accumulator.all_reduce()
+    features.all_reduce()
+    statistics = frechet.compute()
+    return {
+        "n": statistics.n,
+        "mean": statistics.mean.tolist(),
+        "covariance": statistics.covariance.flatten().tolist(),
+        "average": list(asdict(average.compute()).values()),
+        "codebook": list(asdict(codebook.compute()).values()),
+        "score": list(asdict(score.compute()).values()),
+        "features": features.compute().flatten().tolist(),
+    }
 
-    specification = importlib.util.spec_from_file_location("two_processes", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    expected = script.measure(script.sample(10), torch.arange(10), 10)
-    for rank in (0, 1):
-        measured = json.loads((tmp_path / f"result.{rank}").read_text())
+
+def test_two_processes_with_uneven_shares_equal_one() -> None:
+    """Of 7 and 3 samples, so evened-out shares would show."""
+
+    def share(rank: int) -> dict[str, Any]:
+        measured = measure(sample(10), torch.arange(7) if rank == 0 else torch.arange(7, 10), 10)
+        empty = measure(sample(10), torch.arange(10 if rank == 0 else 0), 10)
+        return {**measured, "empty share": empty["n"], "shard": list(shard(5))}
+
+    expected = measure(sample(10), torch.arange(10), 10)
+    for rank, measured in enumerate(on_two_processes(in_process_group(share))):
         assert measured.pop("shard") == [[0, 2, 4], [1, 3]][rank]
         assert measured.pop("empty share") == 10
         assert measured.keys() == expected.keys()

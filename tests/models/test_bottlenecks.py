@@ -1,6 +1,4 @@
 import copy
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.processes import TIMEOUT
+from helpers.processes import in_process_group, on_two_processes
 from omnitok.models.bottlenecks import (
     DiagonalGaussian,
     GaussianPosterior,
@@ -209,26 +207,6 @@ def test_buffers_survive_a_round_trip(features: Tensor) -> None:
     assert same_state(twin, state(vq))
 
 
-SCRIPT = """
-import sys, torch, torch.distributed as dist
-from omnitok.models.bottlenecks import VQConfig
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-vq, rvq, batches = torch.load(f"{folder}/given.pt", weights_only=False)
-torch.manual_seed(100 + rank)
-for from_data in (False, True):
-    vq.initialised.fill_(not from_data)
-    vq.config = VQConfig(latent_channels=4, codebook_size=32, restart_threshold=0.3 if from_data else 0.0)
-    for i, batch in enumerate(batches):
-        vq(batch[rank::2], seeds=[10 * i + rank, 10 * i + rank + 2])
-    torch.save(vq.state_dict(), f"{folder}/{'data' if from_data else 'plain'}{rank}.pt")
-for i, batch in enumerate(batches):
-    rvq(batch[rank::2], seeds=[10 * i + rank, 10 * i + rank + 2])
-torch.save(rvq.state_dict(), f"{folder}/levels{rank}.pt")
-dist.destroy_process_group()
-"""
-
-
 def test_two_processes_share_their_codebooks(tmp_path: Path) -> None:
     """Equal to one process with the joined batch, also with initialisation from data and restarts."""
     torch.manual_seed(0)
@@ -237,23 +215,27 @@ def test_two_processes_share_their_codebooks(tmp_path: Path) -> None:
     batches[0] = batches[0][:, :, :1, :3]  # 12 rows for 32 codes
     levels = RVQConfig(latent_channels=DIM, codebook_sizes=(16, 8))
     rvq = build_bottleneck(WIDTH, levels).train()
-    torch.save((vq, rvq, batches), tmp_path / "given.pt")
-    source = Path(__file__).resolve().parents[2] / "src"
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(source)!r})\n{SCRIPT}"]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)
-    ]
-    try:
-        errors = [process.communicate(timeout=TIMEOUT)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], errors
+    runs = {"plain": (True, 0.0), "data": (False, 0.3)}  # whether it is initialised, and its threshold
+
+    def prepare(run: str) -> None:
+        vq.initialised.fill_(runs[run][0])
+        vq.config = VQConfig(latent_channels=DIM, codebook_size=SIZE, restart_threshold=runs[run][1])
+
+    def share(rank: int) -> None:
+        torch.manual_seed(100 + rank)
+        for run in runs:
+            prepare(run)
+            for i, batch in enumerate(batches):
+                vq(batch[rank::2], seeds=[10 * i + rank, 10 * i + rank + 2])
+            torch.save(vq.state_dict(), tmp_path / f"{run}{rank}.pt")
+        for i, batch in enumerate(batches):
+            rvq(batch[rank::2], seeds=[10 * i + rank, 10 * i + rank + 2])
+        torch.save(rvq.state_dict(), tmp_path / f"levels{rank}.pt")
+
+    on_two_processes(in_process_group(share))
     joined = {}
-    for run in ("plain", "data"):
-        vq.initialised.fill_(run == "plain")
-        threshold = 0.3 if run == "data" else 0.0
-        vq.config = VQConfig(latent_channels=DIM, codebook_size=SIZE, restart_threshold=threshold)
+    for run in runs:
+        prepare(run)
         for i, batch in enumerate(batches):
             torch.manual_seed(7 if run == "plain" else 8)  # not what decides
             vq(batch, seeds=[10 * i + j for j in range(4)])
