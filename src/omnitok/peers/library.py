@@ -3,15 +3,16 @@ where their files are, and what these hold.
 """
 
 import contextlib
+import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from omnitok.errors import CheckpointError, describe, reading
+from omnitok.errors import CheckpointError, MissingExtraError, describe, reading
 from omnitok.hub.download import HUB_ID, from_hub
 from omnitok.hub.header import CONFIG_NAME, read_json
 from omnitok.hub.released.reader import read_released_checkpoint
@@ -36,6 +37,45 @@ class Library:
     configure: Callable[[dict[str, Any], str], dict[str, Any]]
     rename: Callable[[str, Mapping[str, Any]], str | None]
     hint: Callable[[Path], str] = lambda folder: ""
+
+
+def find_name(
+    config: Mapping[str, Any], field: str, known: Iterable[str], refused: Mapping[str, str], models: str
+) -> str:
+    """The architecture that a configuration names.
+
+    Args:
+        field: where the configuration names it.
+        known: the architectures that are taken.
+        refused: those that the library has and that are not taken, and why.
+        models: what those are that are taken, in the plural.
+
+    Raises:
+        CheckpointError: it is not taken.
+    """
+    name = config.get(field)
+    if isinstance(name, str) and name in known:
+        return name
+    if isinstance(name, str) and name in refused:
+        raise CheckpointError(f"{name} {refused[name]}: it cannot be a tokenizer here")
+    raise CheckpointError(f"field {field} is {describe(name)}, known {models} are {', '.join(known)}")
+
+
+def import_class(library: str, name: str) -> tuple[Any, Any]:
+    """A library, which is imported, and one of its classes.
+
+    Raises:
+        CheckpointError: the installed version does not have the class.
+        MissingExtraError: the library is not installed.
+    """
+    try:
+        module = importlib.import_module(library)
+    except ImportError as error:
+        raise MissingExtraError.of(library) from error
+    found = getattr(module, name, None)
+    if found is None:
+        raise CheckpointError(f"{library} {module.__version__}, which is installed, has no {name}; a newer one may")
+    return module, found
 
 
 def check_layers(fields: Mapping[str, Any]) -> None:

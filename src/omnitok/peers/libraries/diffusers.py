@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.errors import CheckpointError, MissingExtraError, describe
+from omnitok.errors import CheckpointError, describe
 from omnitok.models.protocol import LatentStatistics
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.family import Family
-from omnitok.peers.library import Library, check_layers
+from omnitok.peers.library import Library, check_layers, find_name, import_class
 from omnitok.peers.vidtok import check_version, version_in
 
 _SAID_TWICE = ("block_out_channels", "force_upcast")  # by some classes, for pipelines
@@ -309,28 +309,12 @@ class DiffusersTokenizer(PeerTokenizer):
 
 
 def _class_of(config: Mapping[str, Any]) -> str:
-    """The class that a configuration names.
-
-    Raises:
-        CheckpointError: it is not taken here.
-    """
-    name = config.get("_class_name")
-    if isinstance(name, str) and name in ARCHITECTURES:
-        return name
-    if isinstance(name, str) and name in REFUSED:
-        raise CheckpointError(f"{name} {REFUSED[name]}: it cannot be a tokenizer here")
-    raise CheckpointError(f"field _class_name is {describe(name)}, known autoencoders are {', '.join(ARCHITECTURES)}")
+    return find_name(config, "_class_name", ARCHITECTURES, REFUSED, "autoencoders")
 
 
 def _build(name: str, config: Mapping[str, Any]) -> Any:
     """Their model with fresh weights."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise MissingExtraError.of("diffusers") from error
-    kind = getattr(diffusers, name, None)
-    if kind is None:
-        raise CheckpointError(f"diffusers {diffusers.__version__}, which is installed, has no {name}; a newer one may")
+    diffusers, kind = import_class("diffusers", name)
     known = inspect.signature(kind.__init__).parameters
     fields = {field: value for field, value in config.items() if field in known and field != "self"}
     unknown = [field for field in config if field not in known and field not in _SAID_TWICE and field[:1] != "_"]
@@ -342,10 +326,8 @@ def _build(name: str, config: Mapping[str, Any]) -> Any:
     check_layers(fields)
     if config.get("regularizer") == "fsq":  # reads its own tensors while it is built, which the meta device refuses
         with torch.device("cpu"):
-            model = kind(**fields)
-    else:
-        model = kind(**fields)
-    return model
+            return kind(**fields)
+    return kind(**fields)
 
 
 def _is_newer(theirs: object, installed: str) -> bool:

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnitok.errors import CheckpointError, MissingExtraError, OmnitokError, describe
+from omnitok.errors import CheckpointError, OmnitokError, describe
 from omnitok.models.encoding import FEATURES_WHY, check_crop, check_finite, check_latents
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.family import Family
-from omnitok.peers.library import Library, check_layers
+from omnitok.peers.library import Library, check_layers, find_name, import_class
 
 CLASSES = {"chameleon_vqgan": "ChameleonVQVAE", "emu3_vqgan": "Emu3VQVAE", "janus_vqgan": "JanusVQVAE"}
 """`model_type` of a configuration -> its class."""
@@ -102,23 +102,12 @@ class TransformersTokenizer(PeerTokenizer):
 
 
 def _class_of(config: Mapping[str, Any]) -> str:
-    kind = config.get("model_type")
-    if isinstance(kind, str) and kind in CLASSES:
-        return CLASSES[kind]
-    if isinstance(kind, str) and kind in REFUSED:
-        raise CheckpointError(f"{kind} {REFUSED[kind]}: it cannot be a tokenizer here")
-    raise CheckpointError(f"field model_type is {describe(kind)}, known tokenizers are {', '.join(CLASSES)}")
+    return CLASSES[find_name(config, "model_type", CLASSES, REFUSED, "tokenizers")]
 
 
 def _build(name: str, config: Mapping[str, Any]) -> Any:
     """Their model with fresh weights."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError.of("transformers") from error
-    kind = getattr(transformers, name, None)
-    if kind is None:
-        raise CheckpointError(f"transformers {transformers.__version__}, which is installed, has no {name}")
+    transformers, kind = import_class("transformers", name)
     known = {field.name for field in fields_of(kind.config_class)}
     known -= {field.name for field in fields_of(transformers.PreTrainedConfig)}
     own = {field: value for field, value in config.items() if field in known}
