@@ -1,13 +1,9 @@
 """Sequences of embeddings in files, which generators are conditioned on: of a sound, of a text encoder, of anything."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from omnitok.errors import MediaError, reading
 
@@ -58,14 +54,6 @@ def pack_embeddings(values: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(half).all():
         raise MediaError(f"{name}: the embeddings reach {float(np.abs(values).max()):.4g}, beyond float16")
     return half
-
-
-def pad_sequences(sequences: Sequence[Tensor | None], width: int) -> Tensor:
-    """Sequences (n, width) as one tensor (b, longest, width) with NaN after their ends; None is NaN everywhere."""
-    none = torch.full((1, width), torch.nan)
-    if not sequences:
-        return none.new_empty(0, 1, width)
-    return pad_sequence([none if x is None else x for x in sequences], batch_first=True, padding_value=torch.nan)
 
 
 def _within(size: int, most: int) -> bool:

@@ -16,7 +16,6 @@ from torch.utils.data import Dataset
 
 from omnitok.atomic import sha256_of
 from omnitok.data.captions import draw
-from omnitok.data.embeddings import pad_sequences
 from omnitok.data.loader import Batch, load_batches
 from omnitok.data.sampler import EpochOrder, Sampler
 from omnitok.data.samples import NO_LABEL
@@ -34,6 +33,7 @@ from omnitok.data.shard_format import (
 from omnitok.data.shard_table import ShardTable
 from omnitok.data.token_packing import map_tokens, packed_shape, unpack
 from omnitok.errors import ShardError, reading
+from omnitok.padding import pad_embeddings
 
 T = TypeVar("T")
 
@@ -450,7 +450,7 @@ class TokenDataset(Dataset[Batch]):
             shape,
             indices=numbers,
             captions=tuple(found or "" for found in drawn(self.shards.captions)) if self.shards.captioned else (),
-            embeddings=pad_sequences(drawn(self.shards.embeddings), format.width) if format else None,
+            embeddings=pad_embeddings(drawn(self.shards.embeddings), format.width) if format else None,
         )
 
 

@@ -22,6 +22,7 @@ from omnitok.checked import checked
 from omnitok.models.attention import attend
 from omnitok.models.config import Channels, Size
 from omnitok.models.encoding import HeadedModel
+from omnitok.padding import pad_embeddings
 
 _BYTES = 256
 
@@ -140,6 +141,9 @@ def make_conditions(config: ConditionConfig, items: Sequence[Any]) -> Tensor:
             raise ValueError(f"this model is conditioned on {wanted}, found {item!r:.60}")
     if isinstance(config, TextCondition):
         return encode_texts(items, config.max_length)
+    for x in items:
+        if x is not None and (x.ndim != 2 or x.shape[1] != config.channels):
+            raise ValueError(f"embeddings must be (n, {config.channels}) for this model, found {tuple(x.shape)}")
     padded = pad_embeddings(items, config.channels)
     if padded.shape[1] > config.max_length:
         raise ValueError(f"a sequence may have {config.max_length} embeddings for this model, found {padded.shape[1]}")
@@ -163,22 +167,6 @@ def encode_texts(texts: Sequence[str | None], max_length: int, cut: bool = False
         rows.append(list(data[:max_length].decode("utf-8", "ignore").encode()))
     length = max(1, *map(len, rows)) if rows else 1
     return torch.tensor([row + [-1] * (length - len(row)) for row in rows], dtype=torch.int64).reshape(len(rows), -1)
-
-
-def pad_embeddings(sequences: Sequence[Tensor | None], channels: int) -> Tensor:
-    """Sequences (n, d) of any lengths as one tensor (b, longest, d) with NaN after their ends; None is none.
-
-    Raises:
-        ValueError: another number of channels.
-    """
-    length = max([1, *(len(x) for x in sequences if x is not None)])
-    padded = torch.full((len(sequences), length, channels), torch.nan)
-    for row, x in zip(padded, sequences, strict=True):
-        if x is not None:
-            if x.ndim != 2 or x.shape[1] != channels:
-                raise ValueError(f"embeddings must be (n, {channels}) for this model, found {tuple(x.shape)}")
-            row[: len(x)] = x
-    return padded
 
 
 # ------------------------------------------------------------------------------------------------------------- modules

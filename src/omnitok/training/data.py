@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import Dataset
 
 from omnitok.data.config import DataConfig
-from omnitok.data.embeddings import pad_sequences
 from omnitok.data.image import read_image
 from omnitok.data.index import Labels, build_index
 from omnitok.data.loader import Batch, PixelDataset
@@ -27,6 +26,7 @@ from omnitok.distributed import Processes
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.models.conditions import EmbeddingCondition
 from omnitok.models.protocol import Tokenizer
+from omnitok.padding import pad_embeddings
 from omnitok.training.config import AnyGeneratorConfig, learns_captions, learns_classes
 
 MOST_HELD_OUT = 256
@@ -350,7 +350,7 @@ def _token_batches(shards: TokenShards, config: AnyGeneratorConfig, classes: tup
             captions = tuple(next(iter(shards.captions(i)), "") for i in items)
             embeddings = None
             if (format := shards.embedding_format) is not None:
-                embeddings = pad_sequences([shards.embedding(i) for i in items], format.width)
+                embeddings = pad_embeddings([shards.embedding(i) for i in items], format.width)
             yield Batch(first, modality, tokens, labels, captions=captions, embeddings=embeddings)
 
 
