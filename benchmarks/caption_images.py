@@ -144,8 +144,13 @@ TRAIN_VIDEOS = (
 )
 HELD_OUT_VIDEOS = ("the arm of a robot {does}", "{scene} with a robot that {does}")
 
-WORDINGS = {"train": (TRAIN, TRAIN_VIDEOS), "many": (MANY, TRAIN_VIDEOS), "held-out": (HELD_OUT, HELD_OUT_VIDEOS)}
 COMPOSED = "composed"
+WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # of images, of videos
+    "train": (TRAIN, TRAIN_VIDEOS),
+    "many": (MANY, TRAIN_VIDEOS),
+    COMPOSED: ((), TRAIN_VIDEOS),  # images have wordings of their own
+    "held-out": (HELD_OUT, HELD_OUT_VIDEOS),
+}
 CHOSEN = 48  # composed captions of a file
 LONGEST = 96  # bytes that a text condition of the recipe reads
 
@@ -269,7 +274,7 @@ def scenes(path: Path) -> dict[str, str]:
 
 def describe_files(source: Path, wordings: str, tokenizer: OmniTokenizer | None = None) -> Iterator[Row]:
     """A row per file, sorted by class and name."""
-    images, videos = WORDINGS["many" if wordings == COMPOSED else wordings]
+    images, videos = WORDINGS[wordings]
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         label, files = folder.name, list_media([folder])
         rooms = scenes(files[0]) if modality_of(files[0]) == "video" else {}
@@ -316,7 +321,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--wordings", choices=(*WORDINGS, COMPOSED), default="train")
+    parser.add_argument("--wordings", choices=WORDINGS, default="train")
     parser.add_argument("--pairs", choices=("train", "held-out", "all"), default="train", help="of class and colour")
     parser.add_argument("--through", default=None, metavar="TOKENIZER", help="that colours have to survive")
     parser.add_argument("--prompts", type=Path, default=None, metavar="FOLDER")

@@ -70,6 +70,12 @@ def beside(path: str, suffix: str) -> str:
     return os.path.splitext(path)[0] + suffix
 
 
+def find_beside(path: str, suffix: str) -> str | None:
+    """As `beside`; None where there is no such file. Whether one is there beside a URL shows when it is read."""
+    file = beside(path, suffix)
+    return file if url_of(file) or os.path.lexists(file) else None
+
+
 def expand(path: str | os.PathLike[str]) -> list[str]:
     """What a path stands for: itself, or all that its pattern (`*`, `?`, `[...]`, `**`) matches, sorted.
 

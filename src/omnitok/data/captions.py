@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from omnitok.errors import MediaError, describe, reading
-from omnitok.files import beside, localize, require_regular, url_of
+from omnitok.files import find_beside, localize, require_regular
 from omnitok.limits import MAX_TEXT
 
 T = TypeVar("T")
@@ -54,8 +54,8 @@ def read_beside(path: str) -> tuple[str, ...]:
     Raises:
         MediaError: it cannot be read, or does not hold captions; the message starts with `path`.
     """
-    file = beside(path, SUFFIX)
-    if not url_of(file) and not os.path.lexists(file):
+    file = find_beside(path, SUFFIX)
+    if file is None:
         return ()
     where = f"{path}: its captions in {os.path.basename(file)}"
     with reading(where, MediaError, "text file"):

@@ -19,7 +19,7 @@ from omnitok.data.captions import read_beside
 from omnitok.data.embeddings import SUFFIX, read_embeddings
 from omnitok.data.modality import MODALITIES, Modality
 from omnitok.errors import MediaError, reading
-from omnitok.files import beside, localize, require_regular, url_of
+from omnitok.files import find_beside, localize, require_regular, url_of
 
 NO_LABEL = -1
 NO_SOURCE = -1
@@ -67,10 +67,10 @@ class Sample:
             MediaError: the file cannot be read, or holds none; the message starts with the sample's name.
         """
         if self.embedding is None:
-            path = beside(self.path, SUFFIX)
-            name = os.path.basename(path)
-            if not url_of(path) and not os.path.lexists(path):
+            path = find_beside(self.path, SUFFIX)
+            if path is None:
                 return None
+            name = os.path.basename(path)
         elif self.embedding:
             name = self.embedding
             path = name if url_of(name) else os.path.join(self.path.removesuffix(self.key), name)
