@@ -161,5 +161,21 @@ def reading(
         raise error(f"{name}: cannot be read as {_article(what)}: {reason(cause)}") from cause
 
 
+@contextlib.contextmanager
+def writing(
+    path: str | os.PathLike[str], errors: tuple[type[Exception], ...] = (OSError, ValueError)
+) -> Iterator[None]:
+    """Turn what fails while an image or a video is written into a MediaError with the file and the reason.
+
+    Args:
+        path: of the file, for the message.
+        errors: what the writers raise.
+    """
+    try:
+        yield
+    except errors as error:
+        raise MediaError(f"{path}: cannot be written ({error})") from error
+
+
 def _article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

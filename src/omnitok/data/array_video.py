@@ -15,7 +15,7 @@ from omnitok.data.arrays import numbers_of, open_video, scaled
 from omnitok.data.frame_folder import FRAME_RATE
 from omnitok.data.image import TimedFrame, check_pixels
 from omnitok.data.pixel_format import PixelFormat, Ranges
-from omnitok.errors import MediaError
+from omnitok.errors import MediaError, writing
 
 ARRAY_SUFFIX = ".npy"
 
@@ -84,12 +84,9 @@ def write_array_video(
     Raises:
         MediaError: the file cannot be written, or no frames were (then nothing is left under its name).
     """
-    try:
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            writer = ArrayVideoWriter(file, dtype, ranges)
-            yield writer
-            if not writer.frames_written:
-                raise MediaError(f"{path}: no frames were written, so there is no video")
-            writer.write_header()
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{path}: cannot be written ({error})") from error
+    with writing(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+        writer = ArrayVideoWriter(file, dtype, ranges)
+        yield writer
+        if not writer.frames_written:
+            raise MediaError(f"{path}: no frames were written, so there is no video")
+        writer.write_header()

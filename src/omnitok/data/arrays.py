@@ -18,7 +18,7 @@ from torch import Tensor
 from omnitok.atomic import atomic_path
 from omnitok.data.pixel_format import PixelFormat, Ranges
 from omnitok.data.transforms import Box, resize
-from omnitok.errors import MediaError, reading
+from omnitok.errors import MediaError, reading, writing
 from omnitok.limits import MAX_PIXELS, Limit
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
@@ -108,14 +108,11 @@ def write_image_array(path: str | os.PathLike[str], x: Tensor, dtype: str = "uin
     """
     path = Path(path)
     array = numbers_of(x, dtype, ranges)
-    try:
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            if path.suffix.lower() == ".npy":
-                np.save(file, array)
-            else:
-                _write_tiff(file, array)
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{path}: cannot be written ({error})") from error
+    with writing(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+        if path.suffix.lower() == ".npy":
+            np.save(file, array)
+        else:
+            _write_tiff(file, array)
 
 
 def open_video(path: Path) -> np.ndarray[Any, Any]:

@@ -17,7 +17,7 @@ from omnitok.atomic import atomic_path
 from omnitok.data.arrays import ARRAY_SUFFIXES, TIFF_SUFFIXES, ArrayImage, numbers_of, scaled, write_image_array
 from omnitok.data.pixel_format import MODES, RGB, PixelFormat, Ranges, as_color
 from omnitok.data.transforms import Box, center_square, crop, resize
-from omnitok.errors import MediaError, OmnitokError, reading
+from omnitok.errors import MediaError, OmnitokError, reading, writing
 from omnitok.files import localize, require_regular
 from omnitok.limits import MAX_PIXELS, Limit
 
@@ -462,15 +462,12 @@ def write_image(path: str | os.PathLike[str], x: torch.Tensor, dtype: str = "uin
         write_image_array(path, x, dtype, ranges)
         return
     file_format, options = _WRITERS[suffix]
-    try:
-        with atomic_path(path) as temporary:
-            if channels == 1 and suffix == ".png" and dtype == "uint16":
-                image = Image.fromarray(numbers_of(x, dtype, ranges)[..., 0])
-            else:
-                image = to_pillow(x if suffix == ".png" else as_color(x))
-            image.save(temporary, format=file_format, **options)
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{path}: cannot be written ({error})") from error
+    with writing(path), atomic_path(path) as temporary:
+        if channels == 1 and suffix == ".png" and dtype == "uint16":
+            image = Image.fromarray(numbers_of(x, dtype, ranges)[..., 0])
+        else:
+            image = to_pillow(x if suffix == ".png" else as_color(x))
+        image.save(temporary, format=file_format, **options)
 
 
 class TimedFrame(NamedTuple):

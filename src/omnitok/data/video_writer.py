@@ -26,7 +26,7 @@ from omnitok.data.containers import SOUND_SUFFIX, Clock, can_seek, longest_gap, 
 from omnitok.data.image import check_pixels, open_image, require_file, to_uint8
 from omnitok.data.pixel_format import MODES, Ranges, as_color
 from omnitok.data.video_reader import finite_positive
-from omnitok.errors import MediaError, reading
+from omnitok.errors import MediaError, reading, writing
 
 # By itself x264 looks 40 frames ahead: at 1280x720 that takes 65 MB more, for files of the same size within 0.01 %.
 _H264 = ("libx264", {"crf": "17", "preset": "medium", "rc-lookahead": "20"})
@@ -115,7 +115,7 @@ class VideoWriter:
         self._target: _ImageFolder | _Animation | _EncodedVideo | None = None
 
     def __enter__(self) -> "VideoWriter":
-        with self._writing(), contextlib.ExitStack() as stack:
+        with writing(self.path, _WRITE_ERRORS), contextlib.ExitStack() as stack:
             self._target = self._open(stack)
             self._stack = stack.pop_all()
         return self
@@ -127,13 +127,6 @@ class VideoWriter:
         if self.path.suffix.lower() in _ANIMATIONS:
             return _Animation(self.path, stack)
         return _EncodedVideo(self.path, self._rate, (self.width, self.height), sound, stack)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except _WRITE_ERRORS as error:
-            raise MediaError(f"{self.path}: cannot be written ({error})") from error
 
     def write(self, frames: torch.Tensor, durations: Sequence[float] | None = None) -> None:
         """Append frames (3, n, H, W), float in [-1, 1], clamped and rounded to 8 bits; n may be 0. Grey frames
@@ -157,7 +150,7 @@ class VideoWriter:
         if not all(0 <= duration <= _LONGEST_SHOWN for duration in durations):
             wanted = f"durations must be seconds from 0 to {_LONGEST_SHOWN}"
             raise ValueError(f"{wanted}, got {min(durations):g} to {max(durations):g}")
-        with self._writing():
+        with writing(self.path, _WRITE_ERRORS):
             for frame, duration in zip(frames.unbind(1), durations, strict=True):
                 self._target.add(to_uint8(frame), self._stop, self._stop + duration)
                 self._stop += duration
@@ -170,7 +163,7 @@ class VideoWriter:
         if error is not None or target is None:
             self._stack.__exit__(kind, error, trace)
             return
-        with self._writing(), self._stack:
+        with writing(self.path, _WRITE_ERRORS), self._stack:
             if self.frames_written == 0:
                 raise MediaError(f"{self.path}: no frames were written, so there is no video")
             target.finish(self._stop)
