@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from omnitok.errors import CheckpointError, reason
@@ -77,6 +77,29 @@ def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
         problems.append(f"{len(differ)} weights have another shape: {listed(described)}")
     if problems:
         raise CheckpointError("; ".join(problems))
+
+
+def rename_weights(weights: Mapping[str, Tensor], new_name: Callable[[str], str | None]) -> dict[str, Tensor]:
+    """The weights of a file under our names; `new_name` gives None for one that is unknown.
+
+    Raises:
+        CheckpointError: unknown weights, listed.
+    """
+    names = {name: new_name(name) for name in weights}
+    if unknown := [name for name, new in names.items() if new is None]:
+        raise CheckpointError(f"holds {len(unknown)} unknown weights: {listed(unknown)}")
+    return {new: weights[name] for name, new in names.items() if new is not None}
+
+
+def to_float32(name: str, weight: Tensor) -> Tensor:
+    """A weight in float32, in memory of its own.
+
+    Raises:
+        CheckpointError: it is not floating point.
+    """
+    if not weight.is_floating_point():
+        raise CheckpointError(f"weight {name} must be floating point, found {weight.dtype}")
+    return weight.to(torch.float32, copy=True).contiguous()
 
 
 def listed(names: list[str]) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omnitok.errors import CheckpointError
-from omnitok.hub.architectures import build_on_meta, check_shapes, listed, shapes_of
+from omnitok.hub.architectures import build_on_meta, check_shapes, rename_weights, shapes_of, to_float32
 from omnitok.hub.released.flags import Flags
 from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.diffusion_transformer import (
@@ -162,21 +162,10 @@ def convert_weights(weights: Mapping[str, Tensor], config: DiffusionTransformerC
         CheckpointError: unknown weights, listed; weights that are not floating point; a position table that is not the
             sin-cos one, which this model computes.
     """
-    renamed: dict[str, Tensor] = {}
-    unknown = []
-    for name, tensor in weights.items():
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"weight {name} must be floating point, found {tensor.dtype}")
-        if name in _TABLES:
-            _verify_table(name, tensor, config)
-            continue
-        new_name = _new_name(name)
-        if new_name is None:
-            unknown.append(name)
-        else:
-            renamed[new_name] = tensor.to(torch.float32, copy=True).contiguous()
-    if unknown:
-        raise CheckpointError(f"holds {len(unknown)} unknown weights: {listed(unknown)}")
+    converted = {name: to_float32(name, tensor) for name, tensor in weights.items()}
+    for name in [name for name in converted if name in _TABLES]:
+        _verify_table(name, converted.pop(name), config)
+    renamed = rename_weights(converted, _new_name)
     renamed["embed.weight"] = renamed["embed.weight"].flatten(1)  # d (c p q)
     return renamed
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omnitok.errors import CheckpointError
-from omnitok.hub.architectures import build_on_meta, check_shapes, listed, shapes_of
+from omnitok.hub.architectures import build_on_meta, check_shapes, listed, shapes_of, to_float32
 from omnitok.hub.released.flags import Flags
 from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.code_sequence import LanguageModelConfig, Prefix
@@ -112,9 +112,7 @@ def convert_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         match = _BLOCK.fullmatch(name)
         if match is not None and match["parameter"] == "mask":
             continue
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"weight {name} must be floating point, found {tensor.dtype}")
-        tensor = tensor.to(torch.float32, copy=True).contiguous()
+        tensor = to_float32(name, tensor)
         if name == "pos_emb":
             renamed["position_embedding"] = tensor.squeeze(0)
         elif match is None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from omnitok.errors import CheckpointError
-from omnitok.hub.architectures import build_on_meta, check_shapes, listed, shapes_of
+from omnitok.hub.architectures import build_on_meta, check_shapes, rename_weights, shapes_of, to_float32
 from omnitok.hub.released.flags import Flags
 from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.bottlenecks import KLConfig, VQConfig
@@ -161,28 +161,13 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: TokenizerConfig
     Raises:
         CheckpointError: unknown, missing or misshapen weights, listed.
     """
-    renamed: dict[str, Tensor] = {}
-    unknown = []
-    for name, tensor in state_dict.items():
-        if _set_aside(name, tensor, config):
-            continue
-        new_name = _new_name(name)
-        if new_name is None:
-            unknown.append(name)
-        else:
-            renamed[new_name] = tensor
-    if unknown:
-        raise CheckpointError(f"holds {len(unknown)} unknown weights: {listed(unknown)}")
+    kept = {name: tensor for name, tensor in state_dict.items() if not _set_aside(name, tensor, config)}
+    renamed, ours = rename_weights(kept, _new_name), {}
     if config.bottleneck.type == "vq":
-        renamed["bottleneck.initialised"] = torch.tensor(True)
-    check_shapes(shapes_of(build_on_meta(config)), {name: tuple(tensor.shape) for name, tensor in renamed.items()})
-    for name, tensor in renamed.items():
-        if not tensor.is_floating_point() and name != "bottleneck.initialised":
-            raise CheckpointError(f"weight {name} must be floating point, found {tensor.dtype}")
-    return {
-        name: tensor if tensor.dtype == torch.bool else tensor.to(torch.float32, copy=True).contiguous()
-        for name, tensor in renamed.items()
-    }
+        ours["bottleneck.initialised"] = torch.tensor(True)
+    found = {name: tuple(tensor.shape) for name, tensor in (renamed | ours).items()}
+    check_shapes(shapes_of(build_on_meta(config)), found)
+    return {name: to_float32(name, tensor) for name, tensor in renamed.items()} | ours
 
 
 def _set_aside(name: str, tensor: Tensor, config: TokenizerConfig) -> bool:
