@@ -19,7 +19,7 @@ from omnitok.metrics.colors import COLORS, measure_colors
 from omnitok.metrics.evaluate import Batch, EvaluationConfig, Need, Progress, Source, measured
 from omnitok.metrics.networks import Network, WeightsDir, load_networks
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
-from omnitok.metrics.results import Result, Results
+from omnitok.metrics.results import Results
 from omnitok.metrics.sample_sets import FolderSet
 from omnitok.metrics.samples import batches
 from omnitok.metrics.wanted import Wanted, read_wanted
@@ -114,7 +114,6 @@ class AskedSamples(Source):
         score: Callable[[Tensor, Sequence[str]], Tensor] | None = None,
     ) -> None:
         self.samples, self.classes, self._real, self._score = samples, classes, real_files, score
-        config, modality = samples.config, samples.modality
         self.files = [*samples.files, *(path for path, _ in real_files)]
         self.identity = repr([list(wanted), list(classes)])
         self.names = {name: COLORS if name == "color_accuracy" else classes for name in metrics}
@@ -124,17 +123,7 @@ class AskedSamples(Source):
         self._texts = [each.text for each in wanted]
         self._judges: dict[str, Callable[[Tensor], Tensor]] = {"color_accuracy": _name_colors}
         self.total = len(self._own)
-        self.row = Result(
-            metric="",
-            value=0.0,
-            protocol=config.protocol.name,
-            n=samples.n,
-            modality=modality,
-            resolution=config.resolution,
-            frames=1 if modality == "image" else config.video_frames,
-            data=samples.name,
-            seed=config.seed,
-        )
+        self.row = samples.config.blank_row(samples.modality, samples.n, samples.name)
         if real_files:
             root = os.path.commonpath([path.parent for path, _ in real_files])
             self.row = replace(self.row, reference=root, n_reference=len(real_files))

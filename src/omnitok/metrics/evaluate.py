@@ -63,6 +63,20 @@ class EvaluationConfig:
         """Frames of each video."""
         return self.frames if self.frames is not None else self.protocol.frames
 
+    def blank_row(self, modality: Modality, n: int, data: str) -> Result:
+        """What all rows have in common of `n` samples of `data` that are measured like this; they have no value yet."""
+        return Result(
+            metric="",
+            value=0.0,
+            protocol=self.protocol.name,
+            n=n,
+            modality=modality,
+            resolution=self.resolution,
+            frames=1 if modality == "image" else self.video_frames,
+            data=data,
+            seed=self.seed,
+        )
+
 
 @dataclass(frozen=True)
 class Batch:

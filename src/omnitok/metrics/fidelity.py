@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from omnitok.metrics.evaluate import Batch, EvaluationConfig, Need, Progress, Si
 from omnitok.metrics.frechet import GaussianStatistics
 from omnitok.metrics.networks import Network, WeightsDir, load_networks
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
-from omnitok.metrics.results import Result, Results
+from omnitok.metrics.results import Results
 from omnitok.metrics.sample_sets import SampleSet, open_samples
 from omnitok.metrics.samples import batches, from_uint8
 
@@ -101,19 +102,8 @@ class SampleSets(Source):
             images, videos = config.protocol.generated_images, config.protocol.generated_videos
             self.expected = images if modality == "image" else videos
         self._stages: list[tuple[Side, ...]] = []
-        self.row = Result(
-            metric="",
-            value=0.0,
-            protocol=config.protocol.name,
-            n=self._count(judged),
-            modality=modality,
-            resolution=config.resolution,
-            frames=1 if modality == "image" else config.video_frames,
-            data=judged.name,
-            reference=reference.name,
-            n_reference=self._count(reference),
-            seed=config.seed,
-        )
+        row = config.blank_row(modality, self._count(judged), judged.name)
+        self.row = replace(row, reference=reference.name, n_reference=self._count(reference))
         for name in metrics:
             self._check(name)
         if all(samples.n for samples in self.sets.values()) and len(self.sets) == 2:

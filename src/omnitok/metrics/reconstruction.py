@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from omnitok.errors import NotFiniteError, OmnitokError
 from omnitok.metrics.evaluate import Batch, EvaluationConfig, Need, Progress, Source, measured
 from omnitok.metrics.networks import Network, WeightsDir, load_networks
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
-from omnitok.metrics.results import Result, Results
+from omnitok.metrics.results import Results
 from omnitok.metrics.samples import (
     JPEG_SUFFIXES,
     batches,
@@ -201,19 +201,8 @@ class Reconstructions(Source):
         self.total, self.vocab_size = len(shard(len(files))), coder.vocab_size
         self.identity = coder.sha256 + "".join(map(str, pixel_format.ranges))
         self._has_features = False
-        self.row = Result(
-            metric="",
-            value=0.0,
-            protocol=config.protocol.name,
-            n=len(files),
-            modality=modality,
-            resolution=resolution,
-            frames=1 if modality == "image" else config.video_frames,
-            model=coder.name,
-            model_sha256=coder.sha256,
-            data=name,
-            seed=config.seed,
-        )
+        row = config.blank_row(modality, len(files), name)
+        self.row = replace(row, resolution=resolution, model=coder.name, model_sha256=coder.sha256)
 
     def select(self, needs: Collection[Need]) -> None:
         self._has_features = "real" in needs
