@@ -80,9 +80,13 @@ def test_weights_in_parts_are_read(folders: dict[str, tuple[Path, Any]], tmp_pat
     (folder / places[sorted(tensors)[0]]).unlink()
     with pytest.raises(CheckpointError, match=r"00001-of-00002\.safetensors: is missing"):
         load_text_encoder(folder)
-    index.write_text(json.dumps({"weight_map": {"a": "../t5/model.safetensors"}}))
-    with pytest.raises(CheckpointError, match=r"no \.safetensors beside it"):
-        load_text_encoder(folder)
+    for place, problem in (
+        ("../t5/model.safetensors", r"'\.\./t5/model\.safetensors', which is no file beside it"),
+        ("model.bin", r"'model\.bin', which is no \.safetensors"),
+    ):
+        index.write_text(json.dumps({"weight_map": {"a": place}}))
+        with pytest.raises(CheckpointError, match=problem):
+            load_text_encoder(folder)
 
 
 def broken(folders: dict[str, tuple[Path, Any]], tmp_path: Path, **fields: Any) -> Path:
@@ -99,7 +103,7 @@ def broken(folders: dict[str, tuple[Path, Any]], tmp_path: Path, **fields: Any) 
         ({"model_type": "bert"}, "model_type is bert, where a text encoder is one of t5, "),
         ({"model_type": None}, "model_type is None"),
         ({"num_layers": 3}, "the weights lack 8 tensors, such as encoder.block.2"),
-        ({"num_layers": 10**9}, "num_layers is 1000000000, at most 1000"),
+        ({"num_layers": 10**9}, "field num_layers asks for more than 1000 layers: 1000000000"),
         ({"d_ff": 32}, "the weights have other shapes for 4 tensors, such as encoder.block.0"),
     ],
 )

@@ -6,6 +6,8 @@ are read with suspicion and bounds.
 
 import json
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,9 @@ GENERATORS = tuple(name for name in KINDS if name != TOKENIZER)
 
 MAX_CONFIG_BYTES = 2**20
 
+MAX_LAYERS = 1000
+"""What one field of a configuration may ask for in layers, blocks or levels; released ones stay below 50."""
+
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON object in a file.
@@ -46,6 +51,42 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path}: must hold a JSON object, found {type(fields).__name__}")
     return fields
+
+
+def read_weight_map(path: Path) -> dict[str, str]:
+    """Weight -> file beside the index that names both.
+
+    Raises:
+        CheckpointError: no JSON object, or one that names no files, or files elsewhere.
+    """
+    files = read_json(path).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise CheckpointError(f"{path}: must have names of files in this folder under 'weight_map'")
+    for file in files.values():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise CheckpointError(f"{path}: weight_map names {describe(file)!r}, which is no file beside it")
+    return files
+
+
+def check_layers(fields: Mapping[str, Any], where: str = "") -> None:
+    """Refuse the configuration of another library's model that would take forever to build, before it is built.
+
+    Args:
+        fields: its fields; those of parts are mappings.
+        where: what the message begins with.
+
+    Raises:
+        CheckpointError: a field asks for more than `MAX_LAYERS`.
+    """
+    for field, value in fields.items():
+        if isinstance(value, Mapping):
+            check_layers(value, where)
+            continue
+        counts = value if isinstance(value, list | tuple) else [value]
+        if len(counts) > MAX_LAYERS or any(
+            isinstance(count, int) and count > MAX_LAYERS and re.search("layers|blocks$", field) for count in counts
+        ):
+            raise CheckpointError(f"{where}field {field} asks for more than {MAX_LAYERS} layers: {describe(value)}")
 
 
 def read_architecture(path: str | os.PathLike[str], accepted: tuple[str, ...] = tuple(KINDS)) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omnitok.atomic import sha256_of
 from omnitok.errors import CheckpointError, MissingExtraError, describe, reading
-from omnitok.hub.header import CONFIG_NAME, WEIGHTS_NAME, read_json
+from omnitok.hub.header import CONFIG_NAME, WEIGHTS_NAME, check_layers, read_json, read_weight_map
 from omnitok.hub.names import HUB_ID, from_hub
 
 ENCODERS = {
@@ -28,7 +28,6 @@ ENCODERS = {
 LONGEST = 512
 """Tokens of a text, where neither the model nor its tokenizer says less."""
 
-_MOST_LAYERS = 1000
 INDEX_NAME = "model.safetensors.index.json"
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 _TOKENIZER_FILES = (
@@ -97,7 +96,6 @@ class TextEncoder:
 def load_text_encoder(
     name: str | os.PathLike[str],
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
     sha256: str = "",
 ) -> TextEncoder:
     """A text encoder from a folder or a repository of the hub: T5, mT5 and UMT5, or the text's part of CLIP.
@@ -123,25 +121,14 @@ def load_text_encoder(
         raise CheckpointError(
             f"{folder}: model_type is {describe(kind)}, where a text encoder is one of {', '.join(ENCODERS)}"
         )
-    _check_depth(folder, fields)
-    model, tokenizer = load_pretrained(folder, getattr(transformers, ENCODERS[kind]), transformers.AutoTokenizer, dtype)
+    check_layers(fields, f"{folder / CONFIG_NAME}: ")
+    model, tokenizer = load_pretrained(folder, getattr(transformers, ENCODERS[kind]), transformers.AutoTokenizer)
     positions = getattr(model.config, "max_position_embeddings", LONGEST)
     longest = min(int(positions), int(tokenizer.model_max_length), LONGEST)
     found = weights_sha256(folder)
     if sha256 and found != sha256:
         raise CheckpointError(f"{name}: the text encoder has weights {found}, not {sha256}")
     return TextEncoder(str(name), model.to(device), tokenizer, longest, found)
-
-
-def _check_depth(folder: Path, fields: Mapping[str, Any]) -> None:
-    """Raise CheckpointError for more layers than any model has: they would be built before weights are looked at."""
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            _check_depth(folder, value)
-        elif "layers" in name and isinstance(value, int) and value > _MOST_LAYERS:
-            raise CheckpointError(
-                f"{folder / CONFIG_NAME}: {name} is {describe(value)}, at most {_MOST_LAYERS} are built"
-            )
 
 
 def model_folder(name: str | os.PathLike[str]) -> Path:
@@ -191,15 +178,10 @@ def weights_in(folder: Path) -> list[Path]:
 
 
 def _parts(folder: Path) -> list[str]:
-    named = read_json(folder / INDEX_NAME).get("weight_map")
-    if not isinstance(named, dict) or not named:
-        raise CheckpointError(f"{folder / INDEX_NAME}: has no weight_map")
-    parts = sorted({str(part) for part in named.values()})
+    parts = sorted(set(read_weight_map(folder / INDEX_NAME).values()))
     for part in parts:
-        if Path(part).name != part or not part.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{folder / INDEX_NAME}: names {describe(part)!r}, which is no .safetensors beside it"
-            )
+        if not part.endswith(".safetensors"):
+            raise CheckpointError(f"{folder / INDEX_NAME}: names {describe(part)!r}, which is no .safetensors")
     return parts
 
 
@@ -209,8 +191,8 @@ def weights_sha256(folder: Path) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def load_pretrained(folder: Path, model_class: Any, processor_class: Any, dtype: torch.dtype) -> tuple[Any, Any]:
-    """A model of transformers with all of its weights, and its tokenizer or processor.
+def load_pretrained(folder: Path, model_class: Any, processor_class: Any) -> tuple[Any, Any]:
+    """A model of transformers with all of its weights, in float32, and its tokenizer or processor.
 
     Raises:
         CheckpointError: one of them cannot be read, or weights are missing.
@@ -223,7 +205,7 @@ def load_pretrained(folder: Path, model_class: Any, processor_class: Any, dtype:
             model, info = model_class.from_pretrained(
                 folder,
                 use_safetensors=True,
-                dtype=dtype,
+                dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 **local,

@@ -100,7 +100,7 @@ def load_clip_score(name: str | os.PathLike[str], device: torch.device | str = "
     kind = read_json(folder / CONFIG_NAME).get("model_type")
     if kind != "clip":
         raise CheckpointError(f"{folder}: model_type is {describe(kind)}, where CLIPScore needs clip")
-    model, tokenizer = load_pretrained(folder, transformers.CLIPModel, transformers.AutoTokenizer, torch.float32)
+    model, tokenizer = load_pretrained(folder, transformers.CLIPModel, transformers.AutoTokenizer)
     fields = read_json(folder / _PREPROCESSOR) if (folder / _PREPROCESSOR).is_file() else {}
     try:
         mean, std = (

@@ -4,7 +4,6 @@ where their files are, and what these hold.
 
 import contextlib
 import importlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,8 @@ from torch import Tensor
 
 from omnitok.errors import CheckpointError, MissingExtraError, describe, reading
 from omnitok.hub.download import HUB_ID, from_hub
-from omnitok.hub.header import CONFIG_NAME, read_json
+from omnitok.hub.header import CONFIG_NAME, read_json, read_weight_map
 from omnitok.hub.released.reader import read_released_checkpoint
-
-MAX_LAYERS = 1000
-"""What one field of a configuration may ask for in layers, blocks or levels; released ones stay below 50."""
 
 
 @dataclass(frozen=True)
@@ -76,20 +72,6 @@ def import_class(library: str, name: str) -> tuple[Any, Any]:
     if found is None:
         raise CheckpointError(f"{library} {module.__version__}, which is installed, has no {name}; a newer one may")
     return module, found
-
-
-def check_layers(fields: Mapping[str, Any]) -> None:
-    """Refuse a configuration that would take forever to build.
-
-    Raises:
-        CheckpointError: a field asks for more than `MAX_LAYERS`.
-    """
-    for field, value in fields.items():
-        counts = value if isinstance(value, list | tuple) else [value]
-        if len(counts) > MAX_LAYERS or any(
-            isinstance(count, int) and count > MAX_LAYERS and re.search("layers|blocks$", field) for count in counts
-        ):
-            raise CheckpointError(f"field {field} asks for more than {MAX_LAYERS} layers: {describe(value)}")
 
 
 class Reference:
@@ -171,11 +153,6 @@ class Reference:
                 continue
             if path.suffix != ".json":
                 return [path]
-            files = read_json(path).get("weight_map")
-            if not isinstance(files, dict) or not all(
-                isinstance(file, str) and Path(file).name == file for file in files.values()
-            ):
-                raise CheckpointError(f"{path}: must have names of files in this folder under 'weight_map'")
-            wanted = {file for weight, file in files.items() if rename(weight) is not None}
+            wanted = {file for weight, file in read_weight_map(path).items() if rename(weight) is not None}
             return [self._find(file) for file in sorted(wanted)]
         raise problems[0]

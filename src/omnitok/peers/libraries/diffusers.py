@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnitok.errors import CheckpointError, describe
+from omnitok.hub.header import check_layers
 from omnitok.models.protocol import LatentStatistics
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.family import Family
-from omnitok.peers.library import Library, check_layers, find_name, import_class
+from omnitok.peers.library import Library, find_name, import_class
 from omnitok.peers.vidtok import check_version, version_in
 
 _SAID_TWICE = ("block_out_channels", "force_upcast")  # by some classes, for pipelines

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnitok.errors import CheckpointError, OmnitokError, describe
+from omnitok.hub.header import check_layers
 from omnitok.models.encoding import FEATURES_WHY, check_crop, check_finite, check_latents
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.family import Family
-from omnitok.peers.library import Library, check_layers, find_name, import_class
+from omnitok.peers.library import Library, find_name, import_class
 
 CLASSES = {"chameleon_vqgan": "ChameleonVQVAE", "emu3_vqgan": "Emu3VQVAE", "janus_vqgan": "JanusVQVAE"}
 """`model_type` of a configuration -> its class."""
