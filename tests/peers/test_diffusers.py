@@ -110,6 +110,9 @@ def test_pixels_of_other_channels(channels: int, tmp_path: Path) -> None:
     assert torch.equal(again(x), tokenizer(x))
     with pytest.raises(ValueError, match=rf"accepted are float images \(b, {channels}, H, W\)"):
         tokenizer.encode(pixels(1, 3, 8, 8))
+    video, encoder, decoder = pixels(1, channels, 3, 8, 8), tokenizer.encoder_stream(), tokenizer.decoder_stream()
+    latents = torch.cat([encoder.push(video).latents, encoder.flush().latents], dim=2)
+    assert torch.equal(torch.cat([decoder.push(latents), decoder.flush()], dim=2), tokenizer(video))
 
 
 @torch.inference_mode()

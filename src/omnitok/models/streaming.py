@@ -4,7 +4,7 @@ The stream object is the state; the model keeps none, so any number of streams c
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,8 @@ from omnitok.models.protocol import StreamSize, Tokenizer
 if TYPE_CHECKING:
     from omnitok.models.tokenizer import OmniTokenizer
 
+T = TypeVar("T")
+
 
 def _check_streamable(tokenizer: "OmniTokenizer") -> None:
     if not tokenizer.config.streamable:
@@ -33,18 +35,39 @@ def _check_streamable(tokenizer: "OmniTokenizer") -> None:
         )
 
 
-class FramesIn(ABC):
-    """Frames that arrive in pieces and wait until they fill a latent frame (the first is one by itself).
+class _Stream(ABC):
+    """What streams in both directions share: one video goes through each."""
 
-    Args:
-        frames: per latent frame.
-        channels: of the pixels.
-    """
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._of = tokenizer
+        self._finished = False
 
-    def __init__(self, frames: int, channels: int = 3) -> None:
-        self._per_latent, self._channels = frames, channels
-        self._waiting: Tensor | None = None  # (b, channels, < frames, H, W)
-        self._started = self._finished = False
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes that the stream holds between pushes."""
+
+    def _check_open(self) -> None:
+        if self._finished:
+            raise ValueError("this stream was flushed; open a new one for another video")
+
+    def _finish(self, pushed: T | None) -> T:
+        """What there is of the pushes before, none of which follows."""
+        if self._finished:
+            raise ValueError("this stream was already flushed")
+        if pushed is None:
+            raise ValueError("nothing was pushed into this stream")
+        self._finished = True
+        return pushed
+
+
+class FramesIn(_Stream):
+    """Frames that arrive in pieces and wait until they fill a latent frame (the first is one by itself)."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        self._per_latent, self._channels = tokenizer.downsample[0], tokenizer.channels
+        self._waiting: Tensor | None = None  # (b, channels, < frames per latent frame, H, W)
+        self._started = False
 
     @abstractmethod
     def _encode(self, frames: Tensor, size: tuple[int, int, int]) -> Encoding:
@@ -63,8 +86,7 @@ class FramesIn(ABC):
         Raises:
             ValueError: frames of another size than before, invalid pixels, or a stream already flushed.
         """
-        if self._finished:
-            raise ValueError("this stream was flushed; open a new one for another video")
+        self._check_open()
         if not isinstance(frames, Tensor):
             raise ValueError(
                 f"a stream takes a torch.Tensor of frames (b, {self._channels}, n, H, W), found {type(frames).__name__}"
@@ -88,20 +110,15 @@ class FramesIn(ABC):
         Raises:
             ValueError: nothing was ever pushed, or flushed before.
         """
-        if self._finished:
-            raise ValueError("this stream was already flushed")
-        if self._waiting is None:
-            raise ValueError("nothing was pushed into this stream")
-        self._finished = True
-        real = self._waiting.shape[2]
+        waiting = self._finish(self._waiting)
+        real = waiting.shape[2]
         if real == 0:
-            return self._take(self._waiting, 0)
+            return self._take(waiting, 0)
         missing = self._per_latent - real
-        frames = F.pad(self._waiting, (0, 0, 0, 0, 0, missing), mode="replicate") if missing else self._waiting
+        frames = F.pad(waiting, (0, 0, 0, 0, 0, missing), mode="replicate") if missing else waiting
         return self._take(frames, frames.shape[2], real)
 
     def nbytes(self) -> int:
-        """Bytes that the stream holds between pushes."""
         waiting = 0 if self._waiting is None else self._waiting.numel() * self._waiting.element_size()
         return waiting + self._cache_nbytes()
 
@@ -133,7 +150,7 @@ class EncoderStream(FramesIn):
     def __init__(self, tokenizer: "OmniTokenizer", core: tuple[slice, slice] | None = None) -> None:
         _check_streamable(tokenizer)
         tokenizer.warn_if_untrained_on_videos()
-        super().__init__(tokenizer.config.temporal_patch_size, tokenizer.channels)
+        super().__init__(tokenizer)
         self._tokenizer, self._core = tokenizer, core
         self._cache = tokenizer.encoder.new_cache()
 
@@ -156,7 +173,7 @@ class EncoderStream(FramesIn):
         return make_encoding(tokenizer.bottleneck.encode(features), size, is_image=False)
 
 
-class LatentsIn(ABC):
+class LatentsIn(_Stream):
     """Latent frames that arrive in pieces, the frames that they give, and what is cropped of them.
 
     Args:
@@ -164,19 +181,19 @@ class LatentsIn(ABC):
     """
 
     def __init__(self, tokenizer: Tokenizer, size: StreamSize = None) -> None:
-        self._of = tokenizer
+        super().__init__(tokenizer)
         self._size = size
         self._frames = 0  # frames given so far
         self._shape: tuple[int, int, int] | None = None  # batch, latent height and width of the first push
-        self._finished = False
 
     @abstractmethod
     def _decode(self, latents: Tensor, ends: bool) -> Tensor:
-        """Latents (b, c, t, h, w), maybe t = 0 -> the pixels (b, 3, n, H, W) that are finished, all if it `ends`."""
+        """Latents (b, c, t, h, w) -> the pixels (b, 3, n, H, W) that are finished, all if it `ends`; t may be 0 then,
+        where frames wait."""
 
-    @abstractmethod
-    def nbytes(self) -> int:
-        """Bytes that the stream holds between pushes."""
+    def _waits(self) -> bool:
+        """Whether frames wait for the next latent frame or the end."""
+        return False
 
     @torch.no_grad()
     def push(self, x: Tensor) -> Tensor:
@@ -188,8 +205,7 @@ class LatentsIn(ABC):
         Raises:
             ValueError: input of another grid than before, invalid codes, or a stream already flushed.
         """
-        if self._finished:
-            raise ValueError("this stream was flushed; open a new one for another video")
+        self._check_open()
         if not isinstance(x, Tensor):
             raise ValueError(f"a stream takes a torch.Tensor of codes or latents, found {type(x).__name__}")
         if x.is_floating_point():
@@ -213,7 +229,7 @@ class LatentsIn(ABC):
             raise ValueError(
                 f"size {self._size} (T, H, W) is larger than {full}, the height and width of these latents"
             )
-        return self._crop(self._decode(latents, ends=False))
+        return self._give(latents, ends=False)
 
     @torch.no_grad()
     def flush(self) -> Tensor:
@@ -222,15 +238,17 @@ class LatentsIn(ABC):
         Raises:
             ValueError: nothing was ever pushed, or flushed before.
         """
-        if self._finished:
-            raise ValueError("this stream was already flushed")
-        if self._shape is None:
-            raise ValueError("nothing was pushed into this stream")
-        self._finished = True
-        b, h, w = self._shape
-        return self._crop(self._decode(torch.empty(b, self._of.latent_channels, 0, h, w), ends=True))
+        b, h, w = self._finish(self._shape)
+        return self._give(torch.empty(b, self._of.latent_channels, 0, h, w), ends=True)
 
-    def _crop(self, pixels: Tensor) -> Tensor:
+    def _give(self, latents: Tensor, ends: bool) -> Tensor:
+        """The pixels of latents, cropped."""
+        if latents.shape[2] or (ends and self._waits()):
+            pixels = self._decode(latents, ends)
+        else:
+            (b, _, _, h, w), (_, p_h, p_w) = latents.shape, self._of.downsample
+            size = (b, self._of.channels, 0, h * p_h, w * p_w)
+            pixels = torch.empty(size, device=self._of.device, dtype=self._of.dtype)
         if self._size is not None:
             frames, height, width = self._size
             left = None if frames is None else max(frames - self._frames, 0)
@@ -249,16 +267,11 @@ class DecoderStream(LatentsIn):
         self._cache = tokenizer.decoder.new_cache()
 
     def _decode(self, latents: Tensor, ends: bool) -> Tensor:
-        tokenizer, p = self._tokenizer, self._tokenizer.config.patch_size
-        b, _, t, h, w = latents.shape
-        if t == 0:
-            channels = tokenizer.channels
-            return torch.empty(b, channels, 0, h * p, w * p, device=tokenizer.device, dtype=tokenizer.dtype)
+        tokenizer = self._tokenizer
         features = tokenizer.bottleneck.decode(latents.movedim(1, -1).to(tokenizer.device)).to(tokenizer.dtype)
         pixels = tokenizer.decoder(features, self._cache)
         check_finite(pixels, "decoded pixels", DECODED_WHY)
         return pixels
 
     def nbytes(self) -> int:
-        """Bytes that the stream holds between pushes."""
         return self._cache.nbytes()

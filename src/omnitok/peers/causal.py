@@ -123,7 +123,7 @@ class PeerEncoderStream(FramesIn):
     """Encodes a video as its frames arrive."""
 
     def __init__(self, tokenizer: CausalPeer) -> None:
-        super().__init__(tokenizer.downsample[0])
+        super().__init__(tokenizer)
         self._tokenizer = tokenizer
         self._memory: Memory = {}
 
@@ -156,16 +156,14 @@ class PeerDecoderStream(LatentsIn):
 
     def _decode(self, latents: Tensor, ends: bool) -> Tensor:
         peer = self._peer
-        latents = latents.to(peer.device, peer.dtype)
-        if latents.shape[2] == 0 and not (ends and self._memory):
-            sides = (latents.shape[3] * peer.downsample[1], latents.shape[4] * peer.downsample[2])
-            return latents.new_empty(len(latents), 3, 0, *sides)
-        pixels = peer.decode_piece(latents, self._memory, ends)
+        pixels = peer.decode_piece(latents.to(peer.device, peer.dtype), self._memory, ends)
         check_finite(pixels, "decoded pixels", DECODED_WHY)
         return pixels
 
+    def _waits(self) -> bool:
+        return bool(self._memory)
+
     def nbytes(self) -> int:
-        """Bytes that the stream holds between pushes."""
         return _nbytes(self._memory)
 
 
