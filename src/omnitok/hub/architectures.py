@@ -79,6 +79,20 @@ def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
         raise CheckpointError("; ".join(problems))
 
 
+def shape_of(weights: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a weight of a file that the configuration is read from.
+
+    Raises:
+        CheckpointError: there is none, or it has other dimensions, or no numbers.
+    """
+    if name not in weights:
+        raise CheckpointError(f"the weight {name} is missing, from which the network's shape is read")
+    shape = tuple(weights[name].shape)
+    if len(shape) != dimensions or 0 in shape:
+        raise CheckpointError(f"the weight {name} must have {dimensions} dimensions, found {shape}")
+    return shape
+
+
 def rename_weights(weights: Mapping[str, Tensor], new_name: Callable[[str], str | None]) -> dict[str, Tensor]:
     """The weights of a file under our names; `new_name` gives None for one that is unknown.
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.errors import CheckpointError
+from omnitok.hub.architectures import shape_of
 from omnitok.hub.released.flags import Flags
 from omnitok.models.config import Count, Depth, Size, Widths
 from omnitok.peers.blocks import Attention, each_frame
 from omnitok.peers.causal import CausalBlock, CausalPeer, Memory, after_past, check_levels
-from omnitok.peers.family import Family, Shapes, count, shape_of
+from omnitok.peers.family import Family, Shapes, count
 
 PATCH = 4
 """Pixels along each axis that the wavelets gather."""

@@ -161,20 +161,6 @@ def _build(family: Family, config: Mapping[str, Any], shapes: Shapes) -> PeerTok
     return peer
 
 
-def shape_of(weights: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
-    """The shape of a weight that the config is read from.
-
-    Raises:
-        CheckpointError: there is none, or it has other dimensions.
-    """
-    if name not in weights:
-        raise CheckpointError(f"the weight {name} is missing, from which the network's shape is read")
-    shape = tuple(weights[name].shape)
-    if len(shape) != dimensions:
-        raise CheckpointError(f"the weight {name} must have {dimensions} dimensions, found {shape}")
-    return shape
-
-
 def count(weights: Mapping[str, Tensor], before: str) -> int:
     """How many parts `before0`, `before1`, … there are; the weights of one begin with its name and a dot."""
     names = {name.removeprefix(before).split(".")[0] for name in weights if name.startswith(before)}

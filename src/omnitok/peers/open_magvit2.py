@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.errors import OmnitokError
+from omnitok.hub.architectures import shape_of
 from omnitok.hub.released.flags import Flags
 from omnitok.models.bottlenecks.base import digits, from_digits
 from omnitok.models.config import Depth, Size, Widths
 from omnitok.models.encoding import FEATURES_WHY, check_finite
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.blocks import ResidualBlock
-from omnitok.peers.family import Family, Shapes, averaged, count, shape_of
+from omnitok.peers.family import Family, Shapes, averaged, count
 
 
 @checked

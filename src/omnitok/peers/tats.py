@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.errors import CheckpointError
+from omnitok.hub.architectures import shape_of
 from omnitok.models.bottlenecks.codebook import nearest_rows
 from omnitok.models.config import Size
 from omnitok.peers.base import Coded, PeerTokenizer, Traits
 from omnitok.peers.blocks import ResidualBlock
-from omnitok.peers.family import Family, Shapes, shape_of
+from omnitok.peers.family import Family, Shapes
 
 Padding = Literal["replicate", "reflect", "circular", "constant"]
 

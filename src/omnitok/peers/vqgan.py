@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from omnitok.checked import checked
 from omnitok.errors import CheckpointError
+from omnitok.hub.architectures import shape_of
 from omnitok.hub.released.flags import Flags
 from omnitok.models.bottlenecks.codebook import nearest_rows
 from omnitok.models.config import Count, Depth, Size, Widths
@@ -28,7 +29,7 @@ from omnitok.peers.blocks import (
     conv2d,
     group_norm,
 )
-from omnitok.peers.family import AVERAGES, Family, Shapes, averaged, count, shape_of
+from omnitok.peers.family import AVERAGES, Family, Shapes, averaged, count
 
 Lookup = Literal["euclidean", "cosine", "inner product", "gumbel"]
 NAMES: dict[Lookup, str] = {

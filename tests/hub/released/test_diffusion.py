@@ -53,7 +53,7 @@ def changed(
         ({}, {"text_embedding_projection.1.weight": torch.zeros(1)}, "1 unknown weights: text_embedding_projection"),
         ({}, {"blocks.0.norm1.weight": torch.zeros(48)}, "1 unknown weights: blocks.0.norm1.weight"),
         ({}, {"blocks.1.attn.qkv.weight": torch.zeros(144, 47)}, "have another shape: blocks.1.attention.qkv.weight"),
-        ({}, {"x_embedder.proj.weight": torch.zeros(48, 8)}, "expected are 4 dimensions"),
+        ({}, {"x_embedder.proj.weight": torch.zeros(48, 8)}, "must have 4 dimensions"),
         ({}, {"x_embedder.proj.weight": torch.zeros(48, 8, 2, 1)}, "no square patch"),
         ({}, {"blocks.9999.attn.qkv.weight": torch.zeros(1)}, "names 10000 blocks among"),
         ({}, {"blocks.0.attn.qkv.bias": torch.zeros(144).long()}, "must be floating point, found torch.int64"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omnitok.errors import CheckpointError
-from omnitok.hub.architectures import build_on_meta, check_shapes, rename_weights, shapes_of, to_float32
+from omnitok.hub.architectures import build_on_meta, check_shapes, rename_weights, shape_of, shapes_of, to_float32
 from omnitok.hub.released.flags import Flags
 from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.diffusion_transformer import (
@@ -71,16 +71,16 @@ def config_from_weights(
         CheckpointError: missing weights, contradicting flags, or an unknown number of heads.
     """
     flags = Flags(hyper_parameters)
-    embed = _weight(weights, "x_embedder.proj.weight", 4)
-    width, channels, patch = embed.shape[0], embed.shape[1], embed.shape[2]
+    embed = shape_of(weights, "x_embedder.proj.weight", 4)
+    width, channels, patch, _ = embed
     depth = 1 + max((int(m["index"]) for m in map(_BLOCK.fullmatch, weights) if m), default=-1)
     if not 0 < depth <= len(weights):
         raise CheckpointError(f"the file names {depth} blocks among its {len(weights)} weights")
-    expand = _weight(weights, "blocks.0.mlp.fc1.weight", 2)
-    head = _weight(weights, "final_layer.linear.weight", 2)
-    if min(embed.shape) < 1 or embed.shape[2] != embed.shape[3]:
-        raise CheckpointError(f"the patch embedding has shape {tuple(embed.shape)}, which no square patch gives")
-    outputs = head.shape[0] / patch**2
+    expand, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
+    head, _ = shape_of(weights, "final_layer.linear.weight", 2)
+    if patch != embed[3]:
+        raise CheckpointError(f"the patch embedding has shape {embed}, which no square patch gives")
+    outputs = head / patch**2
     if outputs not in (channels, 2 * channels):
         raise CheckpointError(
             f"the output has {outputs:g} channels; the latents' {channels} or twice that are accepted"
@@ -109,7 +109,7 @@ def config_from_weights(
             width=width,
             depth=depth,
             heads=_heads(flags, width, depth),
-            feedforward_multiple=expand.shape[0] / width,
+            feedforward_multiple=expand / width,
             num_classes=num_classes,
             temporal="temp_embed" in weights,
             learn_sigma=outputs == 2 * channels,
@@ -120,7 +120,7 @@ def config_from_weights(
 
 def _label_rows(flags: Flags, weights: Mapping[str, Tensor]) -> int:
     """Number of classes: the table has one more row, the null label."""
-    rows = _weight(weights, "y_embedder.embedding_table.weight", 2).shape[0]
+    rows, _ = shape_of(weights, "y_embedder.embedding_table.weight", 2)
     claimed = flags.get("num_classes")
     if rows < 2 or (claimed is not None and claimed != rows - 1):
         raise CheckpointError(
@@ -142,14 +142,6 @@ def _heads(flags: Flags, width: int, depth: int) -> int:
         f"flag num_heads is missing, and no published size has width {width} and depth {depth}, so the number of heads "
         "is unknown"
     )
-
-
-def _weight(weights: Mapping[str, Tensor], name: str, rank: int) -> Tensor:
-    if name not in weights:
-        raise CheckpointError(f"weight {name} is missing")
-    if weights[name].ndim != rank:
-        raise CheckpointError(f"weight {name} has shape {tuple(weights[name].shape)}; expected are {rank} dimensions")
-    return weights[name]
 
 
 # ------------------------------------------------------------------------------------------------------------ weights

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omnitok.errors import CheckpointError
-from omnitok.hub.architectures import build_on_meta, check_shapes, listed, shapes_of, to_float32
+from omnitok.hub.architectures import build_on_meta, check_shapes, listed, shape_of, shapes_of, to_float32
 from omnitok.hub.released.flags import Flags
 from omnitok.hub.released.reader import ReleasedCheckpoint
 from omnitok.models.code_sequence import LanguageModelConfig, Prefix
@@ -141,9 +141,9 @@ def config_from_flags(hyper_parameters: Mapping[str, object], weights: Mapping[s
     """
     flags = Flags(hyper_parameters)
     flags.only(_ONLY_VALUE)
-    vocabulary, width = _shape(weights, "tok_emb.weight", 2)
-    _, context, _ = _shape(weights, "pos_emb", 3)
-    hidden, _ = _shape(weights, "blocks.0.mlp.0.weight", 2)
+    vocabulary, width = shape_of(weights, "tok_emb.weight", 2)
+    _, context, _ = shape_of(weights, "pos_emb", 3)
+    hidden, _ = shape_of(weights, "blocks.0.mlp.0.weight", 2)
     depth = 1 + max((int(m["index"]) for m in map(_BLOCK.fullmatch, weights) if m), default=-1)
     if depth > len(weights):
         raise CheckpointError(f"the file names {depth} blocks among its {len(weights)} weights")
@@ -189,12 +189,3 @@ def _grid(flags: Flags, codes: int) -> tuple[int, int, int]:
         return 1, 1, max(codes, 1)
     longest = 1 + (max(flags.integer("sequence_length", 1), 1) - 1) // _TEMPORAL_PATCH
     return min(longest, codes // (side * side)), side, side
-
-
-def _shape(weights: Mapping[str, Tensor], name: str, dimensions: int) -> torch.Size:
-    if name not in weights:
-        raise CheckpointError(f"the weight {name} is missing")
-    shape = weights[name].shape
-    if len(shape) != dimensions or 0 in shape:
-        raise CheckpointError(f"the weight {name} must have {dimensions} dimensions, found {tuple(shape)}")
-    return shape
