@@ -15,6 +15,7 @@ from omnitok.data import write_image
 from omnitok.data.index import build_index
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
+SHARED = SCRIPTS.parents[1] / "shared"
 
 
 def load(name: str) -> ModuleType:
@@ -131,6 +132,28 @@ def test_an_object_gets_another_colour_and_its_background_stays(recoloring: Modu
     copy = recoloring.recolor(image, recoloring.FOCAL[color][0])
     assert recoloring.measure_colors(copy[None])[0].object.name == color
     torch.testing.assert_close(copy[:, :10], image[:, :10], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("color", ["white", "black"])
+def test_shading_is_not_clipped(recoloring: ModuleType, color: str) -> None:
+    image = draw(0, 0, 0)
+    image[:, 16:48, 16:48] = torch.linspace(-0.8, -0.1, 32)
+    lightness = recoloring.oklab(recoloring.recolor(image, recoloring.FOCAL[color][1]))[0, 32, 16:48]
+    assert (lightness.diff() > 0).all()
+
+
+@pytest.mark.skipif(not (SHARED / "weights").exists(), reason="needs ../shared/weights")
+def test_copies_that_a_tokenizer_loses_are_told(recoloring: ModuleType, folder: Path) -> None:
+    for number, color in enumerate([(0.9, 0.9, -0.8), (-0.8, 0.4, -0.8), (-0.9, -0.9, -0.9)]):
+        write_image(folder / "dress" / f"more{number}.png", draw(*color))
+        ground = draw(*color).flip(1)
+        ground[:, ::16] = ground[:, :, ::16] = 0.95
+        write_image(folder / "leopard" / f"more{number}.png", ground.roll(9, 1))
+    judge = recoloring.Judge(folder, "omnitok-tiny-vq-perceptual", SHARED / "weights")
+    green = draw(-0.8, 0.3, -0.8)
+    assert judge.knows(green, "dress", "green")
+    assert not judge.knows(green, "leopard", "green")
+    assert not judge.knows(green, "dress", "pink")
 
 
 def test_copies_are_of_other_colours_and_of_no_pair_that_is_kept_back(
