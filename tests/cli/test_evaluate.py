@@ -1,8 +1,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,19 +293,6 @@ def test_metrics_may_have_spaces_between_them(vq_folder: Path, media: Path, caps
     line = ["reconstruction", "--model", vq_folder, "--data", media, "--resolution", 32, "--frames", 2, "--json"]
     assert evaluate(*line, "--metrics", "ssim", "psnr") == 0
     assert [metric for metric, _ in rows_of(capsys.readouterr().out)] == ["ssim", "psnr"] * 2
-
-
-@pytest.mark.parametrize(
-    "line", ["reconstruction --data none", "fidelity --real none --fake .", "compare a --data none"]
-)
-def test_a_missing_folder_is_told_before_torch_is_imported(line: str) -> None:
-    code = (
-        f"import sys; from omnitok.cli import main; code = main(['evaluate', *{line.split()!r}])\n"
-        "sys.exit(code if 'torch' not in sys.modules else 99)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr == "omnitok: error: none: no such file or folder\n"
 
 
 def test_alignment_is_a_table_with_chance(

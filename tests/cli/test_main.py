@@ -271,38 +271,44 @@ def test_missing_inputs_are_told_before_torch_is_imported(verb: str) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "line, said",
-    [
-        ("tokenize missing", "missing: no such file or folder"),
-        ("tokenize missing --inspect", "missing: no such file or folder"),
-        ("tokenize . --model missing", "missing: no such model, folder or file"),
-        ("convert missing.ckpt out", "missing.ckpt: no such file or folder"),
-        ("generate missing", "missing: no such model, folder or file"),
-        ("generate ../missing", "../missing: no such folder or file"),
-        ("generate missing.safetensors", "missing.safetensors: no such file"),
-        ("generate omnitok-tiny-lm --tokenizer missing", "missing: no such model, folder or file"),
-        ("reconstruct . --model missing", "missing: no such model, folder or file"),
-        ("app --model omnitok-tiny-vq missing", "missing: no such model, folder or file"),
-        ("encode . --model ../missing", "../missing: no such folder or file"),
-        ("decode . --model missing", "missing: no such model, folder or file"),
-        ("evaluate reconstruction --data . --model missing", "missing: no such model, folder or file"),
-        ("compare omnitok-tiny-vq missing --data .", "missing: no such model, folder or file"),
-        ("train tiny-lm --tokenizer missing", "missing: no such model, folder or file"),
-    ],
-)
-def test_missing_files_and_models_are_told_before_torch_is_imported(line: str, said: str, tmp_path: Path) -> None:
+MISSING = {
+    "tokenize missing": "missing: no such file or folder",
+    "tokenize missing --inspect": "missing: no such file or folder",
+    "tokenize . --model missing": "missing: no such model, folder or file",
+    "convert missing.ckpt out": "missing.ckpt: no such file or folder",
+    "generate missing": "missing: no such model, folder or file",
+    "generate ../missing": "../missing: no such folder or file",
+    "generate missing.safetensors": "missing.safetensors: no such file",
+    "generate omnitok-tiny-lm --tokenizer missing": "missing: no such model, folder or file",
+    "reconstruct . --model missing": "missing: no such model, folder or file",
+    "app --model omnitok-tiny-vq missing": "missing: no such model, folder or file",
+    "encode . --model ../missing": "../missing: no such folder or file",
+    "decode . --model missing": "missing: no such model, folder or file",
+    "evaluate reconstruction --data . --model missing": "missing: no such model, folder or file",
+    "compare omnitok-tiny-vq missing --data .": "missing: no such model, folder or file",
+    "train tiny-lm --tokenizer missing": "missing: no such model, folder or file",
+    "evaluate reconstruction --data none": "none: no such file or folder\n",
+    "evaluate fidelity --real none --fake .": "none: no such file or folder\n",
+    "evaluate compare a --data none": "none: no such file or folder\n",
+}
+
+
+def test_missing_files_and_models_are_told_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
-        "import sys; from omnitok.cli import main; code = main(sys.argv[1:])\n"
-        "sys.exit(code if 'torch' not in sys.modules else 99)"
+        "import contextlib, io, json, sys; from omnitok.cli import main\n"
+        "for line in sys.argv[1:]:\n"
+        "    out, err = io.StringIO(), io.StringIO()\n"
+        "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = main(line.split())\n"
+        "    print(json.dumps([code, out.getvalue(), 'torch' in sys.modules, err.getvalue()]))"
     )
-    command = [sys.executable, "-c", code, *line.split()]
+    command = [sys.executable, "-c", code, *MISSING]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"omnitok: error: {said}")
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stdout == ""
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    for (line, said), told in zip(MISSING.items(), done.stdout.splitlines(), strict=True):
+        *result, error = json.loads(told)
+        assert result == [1, "", False], line
+        assert error.startswith(f"omnitok: error: {said}"), line
+        assert len(error.splitlines()) == 1, line
     assert not list(tmp_path.iterdir())
 
 
