@@ -52,7 +52,7 @@ def measure(model: Path, config: TrainConfig) -> tuple[float, float, float]:
 
 @pytest.mark.slow
 def test_three_stages_overfit(small_config: TrainConfig, tmp_path: Path) -> None:
-    joint = overfit_config(small_config, 600)
+    joint = overfit_config(small_config, 320)
     image = replace(joint, name="image", data=replace(joint.data, videos=()), quantizer_warmup_steps=100)
     stage1 = train(image, tmp_path / "image").model
     with pytest.warns(UserWarning, match="trained on images only"):
