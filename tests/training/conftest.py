@@ -1,7 +1,5 @@
 """Pictures and clips made by the tests, and a tokenizer small enough to train in a second."""
 
-import functools
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,20 +27,11 @@ from omnitok.training.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from omnitok.training.tasks import tokenizer as tokenizer_task
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _operations_are_counted_once() -> Iterator[None]:
-    """Those of an architecture and a shape, in place of once in each training, where they take longer than steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer_task, "forward_flops", functools.cache(tokenizer_task.forward_flops))
-        yield
 
 
 def smooth_frames(seed: int, frames: int, size: int) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Images and frames a second, and the share of the device's arithmetic that the model uses."""
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ def peak_tflops(device: torch.device) -> float | None:
     return next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
 
 
+@functools.cache  # several trainings in one process ask the same; counting takes longer than a small model's step
 def forward_flops(config: TokenizerConfig, shape: tuple[int, ...]) -> int:
     """Floating-point operations of the encoder and decoder for pixels of this shape, (b, 3, H, W) or (b, 3, T, H, W).
 
