@@ -243,9 +243,9 @@ def measure(path: Path, label: str) -> tuple[str | None, tuple[str, ...]]:
     return sure_color(found, label), tuple(word for word in words if word)
 
 
-def read_square(path: Path) -> Tensor:
-    """(3, 64, 64)."""
-    return fit_square(read_image(path)[:, None], 64, "center_crop")[:, 0]
+def read_square(path: Path, size: int = 64) -> Tensor:
+    """(3, size, size)."""
+    return fit_square(read_image(path)[:, None], size, "center_crop")[:, 0]
 
 
 def sure_color(found: ImageColors, label: str) -> str | None:
@@ -255,12 +255,17 @@ def sure_color(found: ImageColors, label: str) -> str | None:
     return color if said else None
 
 
-@torch.inference_mode()
 def survives(path: Path, label: str, color: str, tokenizer: OmniTokenizer) -> bool:
     """Whether the image has this colour after the tokenizer too."""
-    codes = tokenizer.encode(read_square(path)[None], check_range=False).codes
+    return sure_color(measure_colors(through(read_square(path), tokenizer))[0], label) == color
+
+
+@torch.inference_mode()
+def through(image: Tensor, tokenizer: OmniTokenizer) -> Tensor:
+    """(3, H, W) → what the tokenizer gives back, (1, 3, H, W)."""
+    codes = tokenizer.encode(image[None], check_range=False).codes
     assert codes is not None
-    return sure_color(measure_colors(tokenizer.decode_codes(codes))[0], label) == color
+    return tokenizer.decode_codes(codes)
 
 
 def scenes(path: Path) -> dict[str, str]:

@@ -16,7 +16,6 @@ by a classifier of the originals over MobileNetV2 features.
 """
 
 import argparse
-from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -24,10 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caption_images import COLORED, HELD_OUT_PAIRS, SAID, measure
+from caption_images import COLORED, HELD_OUT_PAIRS, SAID, measure, read_square, sure_color, through
 from omnitok import OmniTokenizer
-from omnitok.data import list_media, read_image, write_image
-from omnitok.data.transforms import fit_square
+from omnitok.data import list_media, write_image
 from omnitok.losses.perceptual import load_mobilenet_v2
 from omnitok.metrics import MobileNetImageFeatures
 from omnitok.metrics.classifier import LinearClassifier
@@ -36,7 +34,6 @@ from omnitok.metrics.samples import to_uint8
 
 SIZE = 128
 SURE = 0.3  # margin of the measurement that a copy needs
-SURE_AFTER = 0.15  # after the tokenizer
 
 
 def recolor(image: Tensor, focal: str) -> Tensor:
@@ -52,11 +49,6 @@ def recolor(image: Tensor, focal: str) -> Tensor:
     return from_oklab(torch.lerp(lab, moved, mask))
 
 
-def squares(paths: list[Path], size: int) -> Tensor:
-    """(n, 3, size, size)."""
-    return torch.stack([fit_square(read_image(path)[:, None], size, "center_crop")[:, 0] for path in paths])
-
-
 class Judge:
     """Tells what a tokenizer gives back of a copy, at 64 pixels; learns the classes from the originals."""
 
@@ -66,25 +58,19 @@ class Judge:
         folders = sorted(path for path in source.iterdir() if path.is_dir())
         self._classes = [path.name for path in folders]
         files = [list_media([path]) for path in folders]
-        features = [self._network(to_uint8(squares(part, 64))) for each in files for part in _parts(each)]
+        images = to_uint8(torch.stack([read_square(path) for each in files for path in each]))
+        features = [self._network(part) for part in images.split(32)]
         labels = torch.tensor([i for i, each in enumerate(files) for _ in each])
         self._classifier = LinearClassifier(torch.cat(features), labels, len(folders))
 
     @torch.inference_mode()
     def knows(self, copy: Tensor, label: str, color: str) -> bool:
         """Whether a copy (3, SIZE, SIZE) comes back as one of its class and of its colour."""
-        small = F.interpolate(copy[None], size=(64, 64), mode="bilinear", antialias=True).clamp(-1, 1)
-        codes = self._tokenizer.encode(small, check_range=False).codes
-        assert codes is not None
-        back = self._tokenizer.decode_codes(codes).clamp(-1, 1)
-        found = measure_colors(back)[0].object
-        if found.name != color or found.margin < SURE_AFTER:
+        small = F.interpolate(copy[None], size=(64, 64), mode="bilinear", antialias=True).clamp(-1, 1)[0]
+        back = through(small, self._tokenizer).clamp(-1, 1)
+        if sure_color(measure_colors(back)[0], label) != color:
             return False
         return self._classes[int(self._classifier.predict(self._network(to_uint8(back))))] == label
-
-
-def _parts(files: list[Path]) -> Iterator[list[Path]]:
-    return (files[i : i + 32] for i in range(0, len(files), 32))
 
 
 def main() -> None:
@@ -107,7 +93,7 @@ def main() -> None:
             color, _ = measure(path, label)
             if (label, color) in HELD_OUT_PAIRS:
                 continue
-            image = squares([path], SIZE)[0]
+            image = read_square(path, SIZE)
             for number, target in enumerate(islice(targets, arguments.copies)):
                 if target == color:
                     continue
