@@ -53,7 +53,7 @@ def test_patches_are_convolutions_of_their_own_stride(grid: tuple[int, int]) -> 
     torch.manual_seed(0)
     patches, (h, w), d = CodePatches(replace(CONFIG, patch=2)), grid, CONFIG.width
     x = torch.randn(2, 1 + 3 * h * w, d)
-    joined, coarse = patches.join(x, grid)
+    joined, coarse = patches.join(x, grid), patches.coarse(grid)
     frames = x[:, 1:].unflatten(1, (3, h, w)).flatten(0, 1).permute(0, 3, 1, 2)
     kernel = patches.join_codes.weight.reshape(d, 2, 2, d).permute(0, 3, 1, 2)
     wanted = F.conv2d(F.pad(frames, (0, w % 2, 0, h % 2)), kernel, stride=2)

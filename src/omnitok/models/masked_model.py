@@ -39,8 +39,12 @@ class CodePatches(nn.Module):
             self.join_codes.weight += each / config.patch
             self.part_codes.weight += each.T
 
-    def join(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """x (b, prefix + t * h * w, d) -> (b, prefix + t * h' * w', d) and (h', w') of frames in patches.
+    def coarse(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """(h', w'): how many patches high and wide a frame of h x w codes is."""
+        return -(-grid[0] // self._patch), -(-grid[1] // self._patch)
+
+    def join(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x (b, prefix + t * h * w, d) -> (b, prefix + t * h' * w', d).
 
         A frame that is not a whole number of patches high or wide is followed by zeros.
         """
@@ -50,15 +54,13 @@ class CodePatches(nn.Module):
         frames = F.pad(frames, (0, 0, 0, right, 0, below))
         parted = frames.unflatten(3, (-1, self._patch)).unflatten(2, (-1, self._patch))  # b t h' p w' p d
         patches = parted.transpose(3, 4)
-        coarse = (patches.shape[2], patches.shape[3])
         joined = self.join_codes(patches.flatten(4).flatten(1, 3))
-        return torch.cat([prefix, joined], dim=1), coarse
+        return torch.cat([prefix, joined], dim=1)
 
     def part(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """x (b, t * h' * w', d) -> (b, t * h * w, d)."""
         h, w = grid
-        coarse = (-(-h // self._patch), -(-w // self._patch))
-        parted = self.part_codes(x).unflatten(2, (self._patch, self._patch, -1)).unflatten(1, (-1, *coarse))
+        parted = self.part_codes(x).unflatten(2, (self._patch, self._patch, -1)).unflatten(1, (-1, *self.coarse(grid)))
         frames = parted.transpose(3, 4).flatten(4, 5).flatten(2, 3)  # b t h' p w' p d -> b t h w d
         return frames[:, :, :h, :w].flatten(1, 3).to(x.dtype)  # autocast may have made it less precise
 
@@ -116,7 +118,7 @@ class MaskedModel(CodeModel):
         x = self.dropout(self.embed(tokens))
         coarse = grid
         if self.patches is not None:
-            x, coarse = self.patches.join(x, grid)
+            x, coarse = self.patches.join(x, grid), self.patches.coarse(grid)
         rotation = rotary_tables(config, x.shape[1], coarse, tokens.device, self.compute_dtype)
         contexts = self.contexts(conditions) if contexts is None else contexts
         for i, block in enumerate(self.blocks):
