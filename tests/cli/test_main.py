@@ -1,4 +1,5 @@
 import errno
+import itertools
 import json
 import os
 import re
@@ -149,6 +150,16 @@ def test_help_says_each_default_once(line: str, capsys: pytest.CaptureFixture[st
     assert main([*line.split(), "--help"]) == 0
     words = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert not re.findall(r"\(default: [^()]*(?:\([^()]*\))?[^()]*\)\.? \(default: [^)]*\)", words)
+
+
+@pytest.mark.parametrize("line", [*VERBS, "evaluate fidelity", "evaluate statistics"])
+def test_help_breaks_lines_only_where_they_are_full(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*line.split(), "--help"]) == 0
+    lines = [text.rstrip(" │") for text in capsys.readouterr().out.splitlines()]
+    for above, below in itertools.pairwise(lines):
+        indent = len(below) - len(below.lstrip(" │"))
+        if indent > 8 and above[indent:] and above[indent - 2 : indent] == "  ":  # the help of an option goes on
+            assert len(above) + 1 + len(below[indent:].split()[0]) > 77, (above, below)
 
 
 def test_every_verb_is_frozen() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,7 +17,9 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, Protocol
 
+import docstring_parser
 import tyro
+from docstring_parser import DocstringStyle as Style
 
 import omnitok
 from omnitok.cli import completion
@@ -117,10 +120,28 @@ def _parse(arguments: list[str]) -> Verb | None:
     if verb == "train":
         check_no_settings(arguments[1:], options)
     args = [argument.removeprefix("file://") for argument in arguments[1:]]
-    with as_usage_errors(options, args):
+    with as_usage_errors(options, args), _flowing_help():
         parsed = tyro.cli(options, prog=f"omnitok {verb}", args=args, **_HOW)
     verb_of_verb: Verb = getattr(parsed, "action", parsed)  # `evaluate` has verbs of its own
     return verb_of_verb
+
+
+@contextlib.contextmanager
+def _flowing_help() -> Iterator[None]:
+    """Let the help of an option flow: tyro breaks it wherever an indented docstring of a field breaks its lines."""
+    parse = docstring_parser.parse_from_object
+
+    def parse_flowing(obj: object, style: Style = Style.AUTO) -> docstring_parser.Docstring:
+        docstring = parse(obj, style)
+        for field in docstring.params:
+            field.description = field.description and re.sub(r"(?<!\n)\n[ \t]*(?!\n)", " ", field.description)
+        return docstring
+
+    docstring_parser.parse_from_object = parse_flowing
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = parse
 
 
 def _require_working_folder() -> None:
