@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnitok import OmniTokenizer, TokenizerConfig
-from omnitok.generation.autoregressive import LanguageModelGenerator
+from omnitok.generation.autoregressive import LanguageModelGenerator, guide
 from omnitok.generation.masked import MaskedCodeSampler, MaskedGenerator
 from omnitok.generation.random import item_keys
 from omnitok.hub.generator_settings import GeneratorSettings
@@ -73,7 +73,7 @@ def test_known_codes_stay_and_with_everything_known_nothing_is_drawn() -> None:
 
     def network(*given: object, **named: object) -> Tensor:
         calls.append(given)
-        return G.model(*given, **named)
+        return G.model.features(*given, **named)
 
     labels, keys = torch.tensor([0, 1]), item_keys(0, [0, 1])
     sampler = MaskedCodeSampler(G.model, network, labels, labels, keys, MaskedSampling(steps=4))
@@ -89,6 +89,19 @@ def test_known_codes_stay_and_with_everything_known_nothing_is_drawn() -> None:
 
 
 @torch.no_grad()
+def test_guided_features_have_guided_logits() -> None:
+    """The head is computed once for both, and only for what is drawn."""
+    labels, none, keys = torch.tensor([0, 1]), torch.tensor([-1, -1]), item_keys(0, [0, 1])
+    sampling = MaskedSampling(steps=1, guidance_scale=4.0, temperature=0.0)
+    codes = torch.randint(20, (2, 3, 2, 3), generator=torch.Generator().manual_seed(0))
+    hidden = torch.rand(codes.shape, generator=torch.Generator().manual_seed(1)) < 0.6
+    ids = torch.cat([G.model.ids(codes, of, hidden) for of in (labels, none)])
+    expected = guide(G.model(ids, (2, 3)), 4.0).argmax(-1).reshape(codes.shape)
+    sampler = MaskedCodeSampler(G.model, G.model.features, labels, none, keys, sampling)
+    assert torch.equal(sampler.fill(codes, hidden), torch.where(hidden, expected, codes))
+
+
+@torch.no_grad()
 def test_joint_distribution() -> None:
     """With a step a code in random order the samples follow the model's joint distribution; all at once, they follow
     the product of its marginals, which is another."""
@@ -97,6 +110,7 @@ def test_joint_distribution() -> None:
     # conditionals are those of a network that is given here in closed form.
     config = MaskedModelConfig(codebook_size=2, latent_frames=1, latent_height=1, latent_width=3, width=12, heads=2)
     model = MaskedModel(config)
+    model.head = nn.Identity()
 
     def network(ids: Tensor, grid: tuple[int, int], contexts: object) -> Tensor:
         codes = ids[:, 1:]
@@ -130,8 +144,10 @@ def test_codes_made_of_digits() -> None:
         codebook_size=6, code_factors=factors, latent_frames=1, latent_height=1, latent_width=2, width=12, heads=2
     )
     logits = torch.tensor([0.7, 0.3, 0.6, 0.3, 0.1]).log()
+    model = MaskedModel(config)
+    model.head = nn.Identity()
     sampler = MaskedCodeSampler(
-        MaskedModel(config), lambda ids, grid, contexts: logits.expand(len(ids), 2, -1),
+        model, lambda ids, grid, contexts: logits.expand(len(ids), 2, -1),
         torch.full((count,), -1), torch.full((count,), -1), item_keys(1, range(count)), MaskedSampling(steps=2),
     )  # fmt: skip
     codes = torch.zeros(count, 1, 1, 2, dtype=torch.long)

@@ -25,7 +25,7 @@ class MaskedCodeSampler:
     known, so that the codes come from the model's joint distribution.
 
     Args:
-        network: the model, or a compiled one.
+        network: what gives the features of the model, or its compiled form.
         labels, others: (b,) with -1 for none, or conditions; and what guidance leads away from.
         keys: (b,) of the items, from `item_keys`.
         advance: called after each step.
@@ -43,7 +43,7 @@ class MaskedCodeSampler:
         advance: Callable[[], None] = lambda: None,
         first_frame: int = 0,
     ) -> None:
-        self._config, self._network, self._keys = model.config, network, keys
+        self._config, self._network, self._head, self._keys = model.config, network, model.head, keys
         self._labels, self._others = labels, others
         both = torch.cat([labels, others]) if sampling.is_guided else labels
         self._contexts = model.contexts(both)
@@ -62,16 +62,18 @@ class MaskedCodeSampler:
 
     def _step(self, codes: Tensor, hidden: Tensor, left: Tensor, done: float, step: int) -> tuple[Tensor, Tensor]:
         sampling, shape = self._sampling, codes.shape
-        logits = self._logits(codes, hidden, done).float()  # (b, n, codes, or digits one after another)
-        b, n = logits.shape[:2]
         rows = hidden.flatten(1)
-        items, places = rows.nonzero(as_tuple=True)
-        wanted = logits[items, places]  # only what is hidden is drawn
+        items, places = rows.nonzero(as_tuple=True)  # only what is hidden is drawn
+        wanted = self._head(self._features(codes, hidden, done)[items, places]).float()
         position = (self._first_frame * shape[-2] * shape[-1] + places) * TRAINED_STEPS + step
         noise = None
         if sampling.temperature:
             noise = partial(hashed_gumbel, self._keys[items], position)
         drawn = self._draw(wanted, noise)
+        new = codes.flatten(1).clone()
+        new[items, places] = drawn
+        if not left.any():
+            return new.reshape(shape), torch.zeros_like(hidden)
         if sampling.order == "random":
             confidence = torch.zeros(len(drawn), device=codes.device)
             scale = 1.0
@@ -80,9 +82,7 @@ class MaskedCodeSampler:
             scale = sampling.choice_temperature * (1 - done)
         if scale:
             confidence = confidence + scale * hashed_gumbel(self._keys[items], -1 - position, 1).squeeze(-1)
-        new = codes.flatten(1).clone()
-        new[items, places] = drawn
-        surest = torch.full((b, n), math.inf, device=codes.device)
+        surest = torch.full(rows.shape, math.inf, device=codes.device)
         surest[items, places] = confidence
         ranks = surest.argsort(dim=1).argsort(dim=1)
         return new.reshape(shape), (ranks < left[:, None]).reshape(shape) & hidden
@@ -101,7 +101,8 @@ class MaskedCodeSampler:
         parts = zip(logits.split(factors, dim=-1), digits(codes, factors).split(1, dim=-1), strict=True)
         return torch.cat([part.log_softmax(-1).gather(-1, digit) for part, digit in parts], dim=-1).sum(-1)
 
-    def _logits(self, codes: Tensor, hidden: Tensor, done: float) -> Tensor:
+    def _features(self, codes: Tensor, hidden: Tensor, done: float) -> Tensor:
+        """(b, n, width), guided: the head is linear, so that guided features have guided logits."""
         sampling, grid, contexts = self._sampling, (codes.shape[-2], codes.shape[-1]), self._contexts
         low, high = sampling.guidance_interval
         ids = masked_ids(self._config, codes, self._labels, hidden)
@@ -132,7 +133,7 @@ class _MaskedDraw:
 
     def __init__(self, model: MaskedModel, request: Request[MaskedSampling], draws: int | None) -> None:
         self._model, self._request = model, request
-        self._network = torch.compile(model) if request.compile else model
+        self._network = torch.compile(model.features) if request.compile else model.features
         self._tracker = ProgressTracker(request.progress, -1 if draws is None else request.sampling.step_count * draws)
 
     def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:

@@ -110,6 +110,16 @@ class MaskedModel(CodeModel):
         Raises:
             ValueError: wrong shape or dtype, or more tokens than the model's largest grid has.
         """
+        return self.head(self.features(tokens, grid, conditions, contexts))
+
+    def features(
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int] | None = None,
+        conditions: Tensor | None = None,
+        contexts: Sequence[Context] | None = None,
+    ) -> Tensor:
+        """What the head sees: (b, n - 1, width); arguments as in `forward`."""
         config = self.config
         check_tokens(tokens)
         grid = grid or (config.latent_height, config.latent_width)
@@ -126,7 +136,7 @@ class MaskedModel(CodeModel):
         x = x[:, config.prefix_length :]
         if self.patches is not None:
             x = self.patches.part(x, grid)
-        return self.head(self.norm(x))
+        return self.norm(x)
 
 
 def masked_ids(
