@@ -99,6 +99,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
+@contextlib.contextmanager
+def _flowing_help() -> Iterator[None]:
+    """Let the help of an option flow: tyro breaks it wherever an indented docstring of a field breaks its lines."""
+    parse = docstring_parser.parse_from_object
+
+    def parse_flowing(obj: object, style: Style = Style.AUTO) -> docstring_parser.Docstring:
+        docstring = parse(obj, style)
+        for field in docstring.params:
+            field.description = field.description and re.sub(r"(?<!\n)\n[ \t]*(?!\n)", " ", field.description)
+        return docstring
+
+    docstring_parser.parse_from_object = parse_flowing
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = parse
+
+
+@_flowing_help()  # completion too: tyro keeps what it has read
 def _parse(arguments: list[str]) -> Verb | None:
     """The verb with its options; None where the answer is printed already."""
     verb = arguments[0] if arguments else ""
@@ -120,28 +139,10 @@ def _parse(arguments: list[str]) -> Verb | None:
     if verb == "train":
         check_no_settings(arguments[1:], options)
     args = [argument.removeprefix("file://") for argument in arguments[1:]]
-    with as_usage_errors(options, args), _flowing_help():
+    with as_usage_errors(options, args):
         parsed = tyro.cli(options, prog=f"omnitok {verb}", args=args, **_HOW)
     verb_of_verb: Verb = getattr(parsed, "action", parsed)  # `evaluate` has verbs of its own
     return verb_of_verb
-
-
-@contextlib.contextmanager
-def _flowing_help() -> Iterator[None]:
-    """Let the help of an option flow: tyro breaks it wherever an indented docstring of a field breaks its lines."""
-    parse = docstring_parser.parse_from_object
-
-    def parse_flowing(obj: object, style: Style = Style.AUTO) -> docstring_parser.Docstring:
-        docstring = parse(obj, style)
-        for field in docstring.params:
-            field.description = field.description and re.sub(r"(?<!\n)\n[ \t]*(?!\n)", " ", field.description)
-        return docstring
-
-    docstring_parser.parse_from_object = parse_flowing
-    try:
-        yield
-    finally:
-        docstring_parser.parse_from_object = parse
 
 
 def _require_working_folder() -> None:
