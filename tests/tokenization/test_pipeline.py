@@ -290,7 +290,6 @@ def test_a_full_disk_leaves_no_half_shard(
     assert contents(tmp_path) == contents(whole)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch's loader, as it is destroyed
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the patch has to reach the worker")
 def test_a_worker_that_is_killed_is_one_sentence(
     media: Path, tokenizer: OmniTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
