@@ -45,12 +45,17 @@ _TEXT = "data.image_batch=32"
 _TEXT_TASKS = (
     "tasks={generation: 8.0, inpainting: 0.7, outpainting: 0.7, free: 0.7, prediction: 1.0, interpolation: 1.0}"
 )
+_TEXT_BFLOAT16 = f"{_TEXT} {_TEXT_TASKS} engine.precision=bfloat16"
 _RECOLORED = (
-    f"shards=shards/captions8,shards/recolored6,shards/caption-videos4 {_TEXT} data.video_share=0.06 {_TEXT_TASKS} "
-    "optimizer.lr=1.2e-3 optimizer.warmup_steps=50 engine.precision=bfloat16"
+    f"shards=shards/captions8,shards/recolored6,shards/caption-videos4 {_TEXT_BFLOAT16} data.video_share=0.06 "
+    "optimizer.lr=1.2e-3 optimizer.warmup_steps=50"
 )
-_PATCHES = f"model.patch=2 {_TEXT} {_TEXT_TASKS} engine.precision=bfloat16"
-_BALANCED = "shards=shards/real6,shards/many6,shards/few12,shards/fewest20,shards/caption-videos4"
+_PATCHES = f"model.patch=2 {_TEXT_BFLOAT16}"
+_CHECKED = (
+    f"shards=shards/real12,shards/recolored10,shards/caption-videos4 {_PATCHES} data.video_share=0.06 "
+    "optimizer.warmup_steps=50"
+)
+_BALANCED = f"shards=shards/real6,shards/many6,shards/few12,shards/fewest20,shards/caption-videos4 {_PATCHES}"
 _NEAR = "optimizer.warmup_steps=20 optimizer.lr=6e-4 data.video_share=0.1"
 
 CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
@@ -240,16 +245,8 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
             ),
             (TINY_TEXT, f"{_RECOLORED} seed=11 steps=5000 | --max-steps 2453"),
             (TINY_TEXT, f"{_RECOLORED} seed=12 steps=2900 init=pretrained-text | --max-steps 2646"),
-            (
-                TINY_TEXT,
-                f"shards=shards/real12,shards/recolored10,shards/caption-videos4 {_PATCHES} data.video_share=0.06 "
-                "optimizer.lr=1.2e-3 optimizer.warmup_steps=50 seed=21 steps=12000 | --max-steps 1303",
-            ),
-            (
-                TINY_TEXT,
-                f"shards=shards/real12,shards/recolored10,shards/caption-videos4 {_PATCHES} data.video_share=0.06 "
-                "optimizer.lr=1.1e-3 optimizer.warmup_steps=50 seed=22 steps=6500",
-            ),
+            (TINY_TEXT, f"{_CHECKED} optimizer.lr=1.2e-3 seed=21 steps=12000 | --max-steps 1303"),
+            (TINY_TEXT, f"{_CHECKED} optimizer.lr=1.1e-3 seed=22 steps=6500"),
             (
                 TINY_TEXT,
                 f"shards=shards/real12,shards/kept8 {_PATCHES} data.video_share=0 optimizer.lr=7e-4 "
@@ -257,13 +254,11 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
             ),
             (
                 TINY_TEXT,
-                f"{_BALANCED} {_PATCHES} data.video_share=0.04 optimizer.lr=9e-4 optimizer.warmup_steps=50 seed=61 "
-                "steps=7000",
+                f"{_BALANCED} data.video_share=0.04 optimizer.lr=9e-4 optimizer.warmup_steps=50 seed=61 steps=7000",
             ),
             (
                 TINY_TEXT,
-                f"{_BALANCED} {_PATCHES} data.video_share=0.03 optimizer.lr=6e-4 optimizer.warmup_steps=30 seed=62 "
-                "steps=2400",
+                f"{_BALANCED} data.video_share=0.03 optimizer.lr=6e-4 optimizer.warmup_steps=30 seed=62 steps=2400",
             ),
         ),
     ),
