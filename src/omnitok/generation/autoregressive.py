@@ -28,7 +28,10 @@ Step = Callable[[Tensor, KVCache], Tensor]
 
 
 def guide(logits: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans, 2022): logits (2b, n), conditional then unconditional -> (b, n)."""
+    """Classifier-free guidance (Ho and Salimans, 2022): logits, or what they are linear in, (2b, ...) -> (b, ...).
+
+    The first half is conditional, the second unconditional.
+    """
     conditional, unconditional = logits.chunk(2)
     return unconditional + scale * (conditional - unconditional)
 
