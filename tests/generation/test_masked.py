@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from omnitok import OmniTokenizer, TokenizerConfig
 from omnitok.generation.autoregressive import LanguageModelGenerator, guide
-from omnitok.generation.masked import MaskedCodeSampler, MaskedGenerator
+from omnitok.generation.masked import Beginnings, MaskedCodeSampler, MaskedGenerator
 from omnitok.generation.random import item_keys
 from omnitok.hub.generator_settings import GeneratorSettings
 from omnitok.models.bottlenecks import VQConfig
@@ -99,6 +99,41 @@ def test_guided_features_have_guided_logits() -> None:
     expected = guide(G.model(ids, (2, 3)), 4.0).argmax(-1).reshape(codes.shape)
     sampler = MaskedCodeSampler(G.model, G.model.features, labels, none, keys, sampling)
     assert torch.equal(sampler.fill(codes, hidden), torch.where(hidden, expected, codes))
+
+
+def test_where_nothing_is_known_each_condition_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, options = ["cat", "dog", "cat", None, "dog"], {"seed": 3, "steps": 2, "guidance_scale": 2.0}
+    plain = torch.cat([G.sample_codes([of], (1, 4, 4), indices=[i], **options) for i, of in enumerate(labels)])
+    rows, features = [], G.model.features
+
+    def counted(ids: Tensor, *given: object, **named: object) -> Tensor:
+        rows.append(len(ids))
+        return features(ids, *given, **named)
+
+    monkeypatch.setattr(G.model, "features", counted)
+    assert torch.equal(G.sample_codes(labels, (1, 4, 4), **options, batch_size=2), plain)
+    # Guided rows of two batches of two and one of one: cat and dog are new in the first batch, none in the second.
+    assert rows == [4, 4, 2, 4, 2]
+
+
+def test_beginnings_are_those_of_the_latest_conditions() -> None:
+    known, most = Beginnings(), Beginnings._MOST
+    everything = torch.arange(2.0 * most)[:, None, None]
+
+    def get(numbers: list[int]) -> tuple[list[float], list[int]]:
+        asked: list[int] = []
+
+        def compute(items: list[int]) -> Tensor:
+            asked.extend(items)
+            return everything[[numbers[i] for i in items]]
+
+        return known.get(numbers, compute).flatten().tolist(), asked
+
+    assert get([3, 5, 3]) == ([3, 5, 3], [0, 1])
+    assert get([5, 4, 3]) == ([5, 4, 3], [1])
+    numbers = list(range(2 * most))  # more than are kept: the batch has all of its own
+    assert get(numbers) == (numbers, [i for i in numbers if i not in (3, 4, 5)])
+    assert get([0, 2 * most - 1]) == ([0, 2 * most - 1], [0])
 
 
 @torch.no_grad()

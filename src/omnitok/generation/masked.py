@@ -1,7 +1,7 @@
 """A masked model and its tokenizer -> images, videos and everything that is made of a part of them, in a few steps."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 
 import torch
@@ -30,6 +30,7 @@ class MaskedCodeSampler:
         keys: (b,) of the items, from `item_keys`.
         advance: called after each step.
         first_frame: number of the first drawn latent frame within its whole video, on which random numbers depend.
+        beginnings: what was computed already of sequences of which nothing is known; it is added to.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class MaskedCodeSampler:
         sampling: MaskedSampling,
         advance: Callable[[], None] = lambda: None,
         first_frame: int = 0,
+        beginnings: "Beginnings | None" = None,
     ) -> None:
         self._config, self._network, self._head, self._keys = model.config, network, model.head, keys
         self._labels, self._others = labels, others
         both = torch.cat([labels, others]) if sampling.is_guided else labels
         self._contexts = model.contexts(both)
         self._sampling, self._advance, self._first_frame = sampling, advance, first_frame
+        self._beginnings = Beginnings() if beginnings is None else beginnings
 
     def fill(self, codes: Tensor, hidden: Tensor) -> Tensor:
         """The codes (b, t, h, w) with those that are hidden (b, t, h, w) drawn; with none hidden, nothing is."""
@@ -64,7 +67,8 @@ class MaskedCodeSampler:
         sampling, shape = self._sampling, codes.shape
         rows = hidden.flatten(1)
         items, places = rows.nonzero(as_tuple=True)  # only what is hidden is drawn
-        wanted = self._head(self._features(codes, hidden, done)[items, places]).float()
+        features = self._beginning(codes, hidden) if hidden.all() else self._features(codes, hidden, done)
+        wanted = self._head(features[items, places]).float()
         position = (self._first_frame * shape[-2] * shape[-1] + places) * TRAINED_STEPS + step
         noise = None
         if sampling.temperature:
@@ -101,16 +105,55 @@ class MaskedCodeSampler:
         parts = zip(logits.split(factors, dim=-1), digits(codes, factors).split(1, dim=-1), strict=True)
         return torch.cat([part.log_softmax(-1).gather(-1, digit) for part, digit in parts], dim=-1).sum(-1)
 
-    def _features(self, codes: Tensor, hidden: Tensor, done: float) -> Tensor:
-        """(b, n, width), guided: the head is linear, so that guided features have guided logits."""
-        sampling, grid, contexts = self._sampling, (codes.shape[-2], codes.shape[-1]), self._contexts
+    def _beginning(self, codes: Tensor, hidden: Tensor) -> Tensor:
+        """The features of the first step: where nothing is known they depend on the conditions alone."""
+        given = [self._labels, self._others] if self._sampling.is_guided else [self._labels]
+        keys = [(codes.shape[1:], *row) for row in zip(*map(_rows_as_bytes, given), strict=True)]
+        return self._beginnings.get(keys, lambda new: self._features(codes[new], hidden[new], 0.0, new))
+
+    def _features(self, codes: Tensor, hidden: Tensor, done: float, items: list[int] | None = None) -> Tensor:
+        """(b, n, width), guided: the head is linear, so that guided features have guided logits.
+
+        Args:
+            items: which of the batch the codes are of; None: all.
+        """
+        sampling, grid = self._sampling, (codes.shape[-2], codes.shape[-1])
         low, high = sampling.guidance_interval
-        ids = masked_ids(self._config, codes, self._labels, hidden)
-        if not sampling.is_guided or not low <= done < high:
-            first = None if contexts is None else [Context(*(part[: len(ids)] for part in c)) for c in contexts]
-            return self._network(ids, grid, contexts=first)
-        other = masked_ids(self._config, codes, self._others, hidden)
-        return guide(self._network(torch.cat([ids, other]), grid, contexts=contexts), sampling.guidance_scale)
+        labels = [self._labels]
+        if sampling.is_guided and low <= done < high:
+            labels.append(self._others)
+        ids = torch.cat([masked_ids(self._config, codes, of if items is None else of[items], hidden) for of in labels])
+        contexts = self._contexts
+        if contexts is not None:
+            starts = range(0, len(labels) * len(self._labels), len(self._labels))
+            rows = slice(len(ids)) if items is None else [start + i for start in starts for i in items]
+            contexts = [Context(*(part[rows] for part in c)) for c in contexts]
+        features = self._network(ids, grid, contexts=contexts)
+        return guide(features, sampling.guidance_scale) if len(labels) > 1 else features
+
+
+class Beginnings:
+    """The features of sequences of which nothing is known, by their conditions: those of one call, the latest few."""
+
+    _MOST = 64
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Tensor] = {}
+
+    def get(self, keys: Sequence[Hashable], compute: Callable[[list[int]], Tensor]) -> Tensor:
+        """(b, n, width) of b keys; `compute` gives those of the items whose keys are new, each once."""
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}
+        if new := sorted(i for key, i in first.items() if key not in self._known):
+            self._known.update(zip((keys[i] for i in new), compute(new), strict=True))
+        features = torch.stack([self._known[key] for key in keys])
+        for key in list(self._known)[: -self._MOST]:
+            del self._known[key]
+        return features
+
+
+def _rows_as_bytes(x: Tensor) -> list[bytes]:
+    x = x.float() if x.is_floating_point() else x
+    return [row.tobytes() for row in x.cpu().numpy()]
 
 
 def _later(noise: Noise, start: int, device: torch.device) -> Noise:
@@ -134,6 +177,7 @@ class _MaskedDraw:
     def __init__(self, model: MaskedModel, request: Request[MaskedSampling], draws: int | None) -> None:
         self._model, self._request = model, request
         self._network = torch.compile(model.features) if request.compile else model.features
+        self._beginnings = Beginnings()
         self._tracker = ProgressTracker(request.progress, -1 if draws is None else request.sampling.step_count * draws)
 
     def __call__(self, batch: slice, known: Tensor | None, grid: Grid, first_frame: int) -> Callable[[], Tensor]:
@@ -160,6 +204,7 @@ class _MaskedDraw:
             request.sampling,
             lambda: self._tracker.add(1),
             first_frame,
+            self._beginnings,
         )
         return sampler.fill(codes, hidden)
 
