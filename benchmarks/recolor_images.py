@@ -86,7 +86,7 @@ def main() -> None:
     torch.set_num_threads(1)
     judge = Judge(arguments.source, arguments.through, arguments.weights_dir) if arguments.through else None
     for label in (name for name in arguments.classes if (arguments.source / name).is_dir()):
-        tried = kept = 0
+        tried, kept = 0, set()
         wanted = [name for name in SAID.get(label, COLORS) if (label, name) not in HELD_OUT_PAIRS]
         targets = cycle(wanted)
         for path in list_media([arguments.source / label]):
@@ -104,12 +104,12 @@ def main() -> None:
                 if found.name != target or found.margin < SURE:
                     continue
                 if judge is None or judge.knows(copy, label, target):
-                    kept += 1
                     out = arguments.out / label / f"{path.stem}-{target}.png"
+                    kept.add(out)  # a later copy of the same colour replaces an earlier one
                     out.parent.mkdir(parents=True, exist_ok=True)
                     write_image(out, copy)
             next(targets)  # a class of as many colours as copies would begin with the same one at each image
-        print(f"{label}: {kept} of {tried} copies -> {arguments.out}", flush=True)
+        print(f"{label}: {len(kept)} files of {tried} copies tried -> {arguments.out}", flush=True)
 
 
 if __name__ == "__main__":

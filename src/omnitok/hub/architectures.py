@@ -89,7 +89,7 @@ def shape_of(weights: Mapping[str, Tensor], name: str, dimensions: int) -> tuple
         raise CheckpointError(f"the weight {name} is missing, from which the network's shape is read")
     shape = tuple(weights[name].shape)
     if len(shape) != dimensions or 0 in shape:
-        raise CheckpointError(f"the weight {name} must have {dimensions} dimensions, found {shape}")
+        raise CheckpointError(f"the weight {name} must have {dimensions} dimensions, none of them 0, found {shape}")
     return shape
 
 
