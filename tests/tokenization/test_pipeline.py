@@ -291,6 +291,7 @@ def test_a_full_disk_leaves_no_half_shard(
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the patch has to reach the worker")
+@pytest.mark.filterwarnings("ignore:unclosed")  # torch raises wherever the program is, just after an open for one
 def test_a_worker_that_is_killed_is_one_sentence(
     media: Path, tokenizer: OmniTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -361,13 +361,23 @@ def read_ahead(
     batches = iter(loader)  # the workers start here
 
     def unwrapped() -> Iterator[T]:
-        with naming_dead_workers():
-            for batch in batches:
-                if isinstance(batch, _Unreadable):
-                    raise batch.kind(batch.message)
-                yield batch
+        try:
+            with naming_dead_workers():
+                for batch in batches:
+                    if isinstance(batch, _Unreadable):
+                        raise batch.kind(batch.message)
+                    yield batch
+        finally:
+            _end_workers(batches)
 
     return unwrapped()
+
+
+def _end_workers(batches: Iterator[object]) -> None:
+    """What torch does when the iterator is destroyed: there, the news of a worker's death would be a traceback."""
+    if end := getattr(batches, "__del__", None):
+        with contextlib.suppress(RuntimeError, OSError, AssertionError, EOFError):
+            end()
 
 
 @contextlib.contextmanager

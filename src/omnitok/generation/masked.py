@@ -223,7 +223,7 @@ class MaskedGenerator(CodeGenerator[MaskedModel, MaskedSampling]):
         return draw.fill(batch, tokens, hidden)
 
     def _bytes_per_item(self, grid: tuple[int, ...], sampling: MaskedSampling) -> int:
-        """About what one step keeps at once: what a block computes, and the logits, once also where guided, and noise."""
+        """About what one step keeps at once: what a block computes, the logits (once also where guided) and noise."""
         config, rows = self.model.config, 2 if sampling.is_guided else 1
         channels = rows * round(config.width * (5 + 2 * config.feedforward_multiple)) + 3 * sum(config.factors)
         return math.prod(grid) * channels * 4
