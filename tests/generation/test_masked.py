@@ -137,6 +137,24 @@ def test_beginnings_are_those_of_the_latest_conditions() -> None:
 
 
 @torch.no_grad()
+def test_bfloat16() -> None:
+    """Logits stay near those of float32, samples are made, and what is known is kept."""
+    g = make()
+    codes = torch.randint(20, (2, 3, 4, 4), generator=torch.Generator().manual_seed(0))
+    hidden = torch.rand(codes.shape, generator=torch.Generator().manual_seed(1)) < 0.6
+    ids, labels, keys = g.model.ids(codes, torch.tensor([0, 1]), hidden), torch.tensor([0, 1]), item_keys(0, [0, 1])
+    exact = g.model(ids)
+    g.model.bfloat16()
+    assert (g.model(ids).float() - exact).abs().max() < 0.04 * exact.abs().max()  # ten roundings of 2^-8
+    sampling = MaskedSampling(steps=4, guidance_scale=2.0)
+    filled = MaskedCodeSampler(g.model, g.model.features, labels, -torch.ones_like(labels), keys, sampling).fill(
+        codes, hidden
+    )
+    assert torch.equal(filled[~hidden], codes[~hidden])
+    assert g.sample(["cat", "dog"], num_frames=9, seed=1).isfinite().all()
+
+
+@torch.no_grad()
 def test_joint_distribution() -> None:
     """With a step a code in random order the samples follow the model's joint distribution; all at once, they follow
     the product of its marginals, which is another."""
