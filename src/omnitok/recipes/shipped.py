@@ -7,8 +7,9 @@ done between runs: the encoder of `omnitok-tiny-vae` is three quarters of the ru
 is the mean of the two runs over drawn images after that, as is that of `omnitok-tiny-vq`; the decoder of
 `omnitok-tiny-vq-perceptual` is three tenths of the run with seed 21 and seven of the last one; run 4 of
 `omnitok-tiny-text` begins with run 3 after `benchmarks/pretrain_captions.py` gave that a new text encoder, in
-pretrained-text. Views of shards are made by the `omnitok tokenize` commands of the cards, into folders of these
-names.
+pretrained-text, and its first run with run 2 of `omnitok-tiny-mask`; run 3 of that begins with run 2 without the fourth
+of its six blocks, in five-blocks. Views of shards are made by the `omnitok tokenize` commands of the cards, into
+folders of these names.
 """
 
 from omnitok.recipes.recipe import Recipe, changed
@@ -41,6 +42,7 @@ _DRAWN = "init.freeze_encoder=true data.drawn=0.3 data.video_share=0.12"
 _MASKED = (
     "shards=shards/near8,shards/near-small8,shards/near-videos4,shards/images4 data.video_share=0.2 data.image_batch=32"
 )
+_FIVE_BLOCKS = "model.depth=5 model.patch=2 data.image_batch=32 engine.precision=bfloat16"
 _TEXT = "data.image_batch=32"
 _TEXT_TASKS = (
     "tasks={generation: 8.0, inpainting: 0.7, outpainting: 0.7, free: 0.7, prediction: 1.0, interpolation: 1.0}"
@@ -235,7 +237,7 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
                 "data.video_share=0.15 seed=1 steps=2000 optimizer.lr=1e-3 "
                 "tasks={generation: 6.0, inpainting: 1.0, outpainting: 1.0, free: 1.0, prediction: 1.0, "
                 "interpolation: 1.0} "
-                "optimizer.warmup_steps=60 model.condition={type: text, kernel: 1} init=omnitok-tiny-mask "
+                "optimizer.warmup_steps=60 model.condition={type: text, kernel: 1} init=runs/omnitok-tiny-mask-2 "
                 "| --max-steps 1919",
             ),
             (
@@ -270,6 +272,13 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
                 f"{_MASKED} seed=1 steps=3000 optimizer.lr=1e-3 init=omnitok-tiny-lm",
             ),
             (TINY_MASK, f"{_MASKED} seed=2 steps=2500 optimizer.lr=9e-4 optimizer.warmup_steps=50"),
+            (
+                TINY_MASK,
+                "shards=shards/near14,shards/near-small16,shards/watches24,shards/motorbikes12,shards/cartons12,"
+                f"shards/near-videos4 {_FIVE_BLOCKS} data.video_share=0.12 model.dropout=0.08 optimizer.lr=1.3e-3 "
+                "seed=71 steps=44000 init=five-blocks tasks={generation: 4.0, inpainting: 2.0, outpainting: 1.0, "
+                "free: 1.0, prediction: 2.0, interpolation: 2.0}",
+            ),
         ),
     ),
 }
