@@ -262,9 +262,13 @@ def test_every_verb_ends_alike_when_it_is_stopped(
         time.sleep(10)
         return 0
 
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(Models, "run", wait)
-    assert main(["models"]) == code
+    try:
+        assert main(["models"]) == code
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     assert "finished files are kept" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
 
