@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -32,8 +32,7 @@ from omnitok.data.transforms import fit_square
 from omnitok.generation.loading import AnyGenerator
 from omnitok.losses.perceptual import load_mobilenet_v2
 from omnitok.metrics import MobileNetImageFeatures, frechet_distance, gaussian_statistics
-
-IMAGE_CLASSES = ("apple", "carton", "dress", "leopard", "motorbike", "pants", "shoes", "watch")
+from pretrain_captions import IMAGES
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -43,7 +42,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 def speed(masked: AnyGenerator, language: AnyGenerator, batches: list[int], steps: list[int], rounds: int) -> None:
     """Print images a second relative to the language model."""
-    labels = [IMAGE_CLASSES[i % len(IMAGE_CLASSES)] for i in range(64)]
+    labels = list(islice(cycle(IMAGES), 64))
     print("| batch | " + " | ".join(f"{n} steps" for n in steps) + " |\n" + "|---" * (len(steps) + 1) + "|")
     for batch in batches:
         given = {"seed": 1, "batch_size": batch}
@@ -132,6 +131,8 @@ def main() -> None:
         speed(
             load(arguments.model), load(arguments.language_model), arguments.batches, arguments.steps, arguments.rounds
         )
+    if arguments.only == "speed":
+        return
     masked = omnitok.load_generator(arguments.model)
     if arguments.videos and arguments.only in (None, "interpolation"):
         interpolation(masked, list_media([arguments.videos]))

@@ -67,7 +67,8 @@ class MaskedCodeSampler:
         sampling, shape = self._sampling, codes.shape
         rows = hidden.flatten(1)
         items, places = rows.nonzero(as_tuple=True)  # only what is hidden is drawn
-        features = self._beginning(codes, hidden) if hidden.all() else self._features(codes, hidden, done)
+        nothing_known = step == 0 and bool(hidden.all())
+        features = self._beginning(codes, hidden) if nothing_known else self._features(codes, hidden, done)
         wanted = self._head(features[items, places]).float()
         position = (self._first_frame * shape[-2] * shape[-1] + places) * TRAINED_STEPS + step
         noise = None
