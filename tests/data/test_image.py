@@ -51,7 +51,8 @@ def test_written_values_are_rounded_not_truncated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path: Path, colours: np.ndarray, orientation: int) -> None:
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".webp"])
+def test_exif_orientation(tmp_path: Path, colours: np.ndarray, orientation: int, suffix: str) -> None:
     # What is stored is the upright picture moved by the inverse of what the tag asks for (EXIF 2.3, tag 0x0112).
     stored = {
         1: colours,
@@ -65,8 +66,9 @@ def test_exif_orientation(tmp_path: Path, colours: np.ndarray, orientation: int)
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(as_bytes(read_image(tmp_path / "a.png")), colours)
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"a{suffix}", exif=exif, lossless=True)
+    assert np.array_equal(as_bytes(read_image(tmp_path / f"a{suffix}")), colours)
+    assert np.array_equal(as_bytes(read_video(tmp_path / f"a{suffix}")[:, 0]), colours)
 
 
 def test_alpha_is_composited_over_white(tmp_path: Path) -> None:

@@ -321,8 +321,8 @@ def read_image(
 
 
 def _orientation(image: Image.Image) -> _Turn:
-    if image.format == "PNG":
-        image.load()  # EXIF may come after the pixels
+    if image.format in ("PNG", "TIFF"):
+        image.load()  # EXIF of PNG may come after the pixels; TIFF, Pillow turns itself while it loads it
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1), UPRIGHT)
     except Exception:  # damaged EXIF does not make the pixels unreadable
