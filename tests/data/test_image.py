@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from omnitok.data import detect_modality, read_image, read_video, write_image
+from omnitok.data.image import ImageReader
 from omnitok.errors import MediaError
 
 
@@ -50,8 +51,8 @@ def test_written_values_are_rounded_not_truncated(tmp_path: Path) -> None:
     assert np.asarray(Image.open(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path: Path, colours: np.ndarray, orientation: int, suffix: str) -> None:
     # What is stored is the upright picture moved by the inverse of what the tag asks for (EXIF 2.3, tag 0x0112).
     stored = {
@@ -123,6 +124,29 @@ def test_size_cuts_the_centre_square(tmp_path: Path, colours: np.ndarray) -> Non
     x = read_image(tmp_path / "a.png", size=24)
     assert np.array_equal(as_bytes(x), colours[:, 8:32])
     assert read_image(tmp_path / "a.png", size=10).shape == (3, 10, 10)
+
+
+@pytest.mark.parametrize("size", [19, 20])
+def test_a_square_as_large_as_it_stands_is_cut_out_of_a_large_image_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 240_000, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", compress_level=0)
+    monkeypatch.setenv("OMNITOK_MAX_PIXELS", "1000000")
+    x = read_image(tmp_path / "a.png", size=size)
+    assert x.shape == (3, size, size)
+    assert size < 20 or np.array_equal(as_bytes(x), pixels[:, 119_990:120_010])
+
+
+def test_a_crop_does_not_depend_on_those_before(tmp_path: Path, colours: np.ndarray) -> None:
+    Image.fromarray(colours).resize((2400, 1800), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg")
+    box = (700, 1000, 256, 256)
+    with ImageReader(tmp_path / "a.jpg") as reader:
+        alone = reader.crop(box, 256, 256)
+    with ImageReader(tmp_path / "a.jpg") as reader:
+        reader.crop((0, 0, 1800, 1800), 128, 128)  # which JPEG's decoder makes smaller
+        assert torch.equal(reader.crop(box, 256, 256), alone)
+        assert reader.pixels().shape == (3, 1800, 2400)
 
 
 def test_bound_on_pixels_is_the_callers(tmp_path: Path) -> None:

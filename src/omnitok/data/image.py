@@ -162,6 +162,7 @@ class ImageReader:
         self._whole: torch.Tensor | None = None
         self._open()
         width, height = self.image.size
+        self._amount = max(width, _LEAST_SIDE) * max(height, _LEAST_SIDE)
         try:
             self._check(1 if whole else _REDUCED_TIMES)
             with reading(self.path, MediaError, "image"):
@@ -185,8 +186,7 @@ class ImageReader:
 
     def _check(self, times: int) -> None:
         width, height = self.image.size
-        amount = max(width, _LEAST_SIDE) * max(height, _LEAST_SIDE)
-        self._limit.check(amount, f"{self.path}: an image of {width}x{height} pixels", MediaError, times)
+        self._limit.check(self._amount, f"{self.path}: an image of {width}x{height} pixels", MediaError, times)
 
     def pixels(self) -> torch.Tensor:
         """The whole image as float32 (c, H, W) in [-1, 1].
@@ -195,6 +195,7 @@ class ImageReader:
             MediaError: it is damaged, or larger than the limit.
         """
         if self._whole is None:
+            self._draft(1)
             self._check(times=1)
             self._whole = decode_image(self.path, self.image, self._turn, self._format)
         return self._whole
@@ -205,7 +206,8 @@ class ImageReader:
         Large images are made smaller as bytes: by a whole factor first, in the decoder of JPEG or strip by strip, to
         no less than twice the size wanted.
         """
-        if self.height * self.width <= _LARGE or box[2:] == (height, width):
+        is_cut = box[2:] == (height, width) and self._amount <= self._limit.value
+        if self.height * self.width <= _LARGE or is_cut:
             part = crop(self.pixels(), box)[:, None]  # (c, 1, h, w)
             return resize(part, height, width)[:, 0]
         with reading(self.path, MediaError, "image"):
