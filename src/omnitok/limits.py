@@ -17,10 +17,12 @@ class Limit:
     Attributes:
         variable: the environment variable that sets another value.
         default: the value without it.
+        is_fixed: whether that stands, whatever the variable says.
     """
 
     variable: str
     default: int
+    is_fixed: bool = False
 
     @property
     def value(self) -> int:
@@ -29,7 +31,7 @@ class Limit:
         Raises:
             OmnitokError: the variable holds no whole number.
         """
-        text = os.environ.get(self.variable, "")
+        text = "" if self.is_fixed else os.environ.get(self.variable, "")
         if not text:
             return self.default
         if not text.isascii() or not text.isdigit() or len(text) > 18:

@@ -149,9 +149,12 @@ def test_a_crop_does_not_depend_on_those_before(tmp_path: Path, colours: np.ndar
         assert reader.pixels().shape == (3, 1800, 2400)
 
 
-def test_bound_on_pixels_is_the_callers(tmp_path: Path) -> None:
+def test_bound_on_pixels_is_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("1", (14000, 14000)).save(tmp_path / "large.png")  # 196 megapixels: more than Pillow's own bound
     with pytest.raises(MediaError, match=r"14000x14000.* bound of 1000; .*OMNITOK_MAX_PIXELS"):
+        read_image(tmp_path / "large.png", max_pixels=1000)
+    monkeypatch.setenv("OMNITOK_MAX_PIXELS", "1000000000")
+    with pytest.raises(MediaError, match="bound of 1000;"):
         read_image(tmp_path / "large.png", max_pixels=1000)
     assert detect_modality(tmp_path / "large.png") == "image"
     assert Image.MAX_IMAGE_PIXELS is not None  # Pillow's global bound is as it was

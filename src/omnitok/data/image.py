@@ -315,7 +315,7 @@ def read_image(
     """
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    limit = MAX_PIXELS if max_pixels is None else Limit(MAX_PIXELS.variable, max_pixels)
+    limit = MAX_PIXELS if max_pixels is None else Limit(MAX_PIXELS.variable, max_pixels, is_fixed=True)
     with image_reader(path, limit, whole=size is None, pixel_format=pixel_format) as reader:
         if size is None:
             return reader.pixels()
