@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from omnitok.data import read_image_array, read_video_array
+from omnitok.data import detect_modality, read_image_array, read_video_array, write_image, write_video
+from omnitok.data.index import build_index
 from omnitok.errors import MediaError
 
 VALUES = np.random.default_rng(0).integers(0, 65536, (21, 34, 5), dtype=np.uint16)
@@ -54,6 +56,21 @@ def test_bands_of_tiff(tmp_path: Path, dtype: type, layout: dict[str, object]) -
     ) else tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(values, -1, 0), photometric="minisblack", **layout)
     image = read_image_array(tmp_path / "a.tif", [(0, 250)])
     torch.testing.assert_close(image, expected(values, 0, 250))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\3\4", b"\x93NUMPY\1\0\xa0\x0f" + b"(" * 4000], ids=["empty", "zip", "deep"]
+)
+def test_what_is_no_array_is_an_image_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npy").write_bytes(content)
+    if content.startswith(b"PK"):
+        np.savez(tmp_path / "a.npz", VALUES)
+        (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    assert len(build_index(tmp_path, arrays=True).images) == 1
+    with pytest.raises(MediaError, match=r"a\.npy: "):
+        read_image_array(tmp_path / "a.npy")
+    if content:
+        assert detect_modality(tmp_path / "a.npy") == "image"
 
 
 def test_what_is_no_array_of_channels(tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ def open_video(path: Path) -> np.ndarray[Any, Any]:
 def holds_video(path: str | os.PathLike[str]) -> bool:
     """Whether the header of a `.npy` file is that of a video; False for one that cannot be read."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False).ndim == 4
-    except (OSError, ValueError):
+        return np.lib.format.open_memmap(path, "r").ndim == 4
+    except Exception:  # numpy raises what it likes over a damaged header
         return False
 
 
@@ -146,7 +146,7 @@ def _open_image(path: Path, limit: Limit = MAX_PIXELS) -> np.ndarray[Any, Any]:
 
 
 def _read_npy(path: Path, ranks: tuple[int, ...], shape: str) -> np.ndarray[Any, Any]:
-    array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    array: np.ndarray[Any, Any] = np.lib.format.open_memmap(path, "r")
     if array.ndim not in ranks or array.dtype.kind not in "uif" or 0 in array.shape:
         raise MediaError(f"{path}: must be an array {shape} of numbers, found {array.dtype} {array.shape}")
     return array
