@@ -58,6 +58,12 @@ def test_bands_of_tiff(tmp_path: Path, dtype: type, layout: dict[str, object]) -
     torch.testing.assert_close(image, expected(values, 0, 250))
 
 
+def test_floating_point_tiff_with_differences_of_bits(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).random((21, 34), dtype=np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif", compression="tiff_adobe_deflate", tiffinfo={317: 2})
+    torch.testing.assert_close(read_image_array(tmp_path / "a.tif", [(0, 1)]), expected(values[..., None], 0, 1))
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"PK\3\4", b"\x93NUMPY\1\0\xa0\x0f" + b"(" * 4000], ids=["empty", "zip", "deep"]
 )

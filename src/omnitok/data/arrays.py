@@ -207,8 +207,9 @@ def _assemble(
         if tags.get(_COMPRESSION, 1) in _DEFLATE:
             data = zlib.decompressobj().decompress(data, expected)
         part = np.frombuffer(data, dtype, rows * tile_w * depth).reshape(rows, tile_w, depth)
-        if tags.get(_PREDICTOR, 1) == 2:
-            part = np.cumsum(part, axis=1, dtype=dtype.newbyteorder("="))
+        if tags.get(_PREDICTOR, 1) == 2:  # differences of the bits, also those of floating-point numbers
+            whole = np.dtype(f"u{dtype.itemsize}")
+            part = np.cumsum(part.astype(image.dtype).view(whole), axis=1, dtype=whole).view(image.dtype)
         elif tags.get(_PREDICTOR, 1) != 1:
             raise ValueError("its predictor for floating-point numbers is not read")
         part = part[: height - top, : width - left]
