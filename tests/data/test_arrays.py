@@ -64,6 +64,19 @@ def test_floating_point_tiff_with_differences_of_bits(tmp_path: Path) -> None:
     torch.testing.assert_close(read_image_array(tmp_path / "a.tif", [(0, 1)]), expected(values[..., None], 0, 1))
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "int32", "uint32"])
+def test_full_range_of_large_numbers(tmp_path: Path, dtype: str) -> None:
+    x = torch.tensor([[[-1.0, 0.0, 1.0]]])
+    write_image(tmp_path / "a.npy", x, dtype)
+    torch.testing.assert_close(read_image_array(tmp_path / "a.npy"), x)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_numbers_need_one_range_or_one_for_each_channel(tmp_path: Path, count: int) -> None:
+    with pytest.raises(ValueError, match=rf"1 channels?, so 1 range is needed, found {count}"):
+        write_image(tmp_path / "a.npy", torch.zeros(1, 2, 2), "float32", [(0, 1)] * count)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"PK\3\4", b"\x93NUMPY\1\0\xa0\x0f" + b"(" * 4000], ids=["empty", "zip", "deep"]
 )

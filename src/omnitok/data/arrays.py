@@ -236,16 +236,7 @@ def _write_tiff(file: BinaryIO, array: np.ndarray[Any, Any]) -> None:
 
 def scaled(path: Path, array: np.ndarray[Any, Any], ranges: Ranges | None) -> Tensor:
     """Numbers (..., c) of any type as float32 (c, ...) in [-1, 1]; `path` is for messages."""
-    channels = array.shape[-1]
-    if not ranges and array.dtype.kind == "f":
-        raise ValueError(f"{path}: holds {array.dtype} numbers, so the range (low, high) of its channels is needed")
-    ranges = ranges or _full_range(array.dtype)
-    if len(ranges) not in (1, channels):
-        raise ValueError(f"{path}: has {channels} channels, so 1 or {channels} ranges are needed, found {len(ranges)}")
-    for low, high in ranges:
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"a range must be (low, high) with low < high, found {(low, high)}")
-    low, high = np.asarray(ranges, dtype=np.float64).T
+    low, high = _bounds(f"{path}: has", array.shape[-1], array.dtype, ranges)
     values = np.clip((array - low) * (2 / (high - low)) - 1, -1, 1).astype(np.float32)
     if not np.isfinite(values).all():
         raise MediaError(f"{path}: holds NaN")
@@ -260,19 +251,30 @@ def numbers_of(x: Tensor, dtype: str = "uint8", ranges: Ranges = ()) -> np.ndarr
         ranges: (low, high) of each channel, or one for all; none takes all that whole numbers of the type can say.
 
     Raises:
-        ValueError: floating-point numbers without ranges.
+        ValueError: floating-point numbers without ranges, or ranges that do not fit the channels.
     """
     kind = np.dtype(dtype)
-    if not ranges and kind.kind == "f":
-        raise ValueError(f"{dtype} numbers have no range of their own: give one")
-    low, high = np.asarray(ranges or _full_range(kind), dtype=np.float64).T
+    low, high = _bounds("there are", len(x), kind, ranges)
     values = (x.detach().cpu().double().clamp(-1, 1).movedim(0, -1).numpy() + 1) * ((high - low) / 2) + low
     if kind.kind == "f":
         return values.astype(kind)
     limits = np.iinfo(kind)
-    return np.clip(np.rint(values), limits.min, limits.max).astype(kind)
+    highest = float(limits.max)
+    if int(highest) > limits.max:  # of 64 bits, which floating-point numbers round up
+        highest = np.nextafter(highest, 0)
+    return np.clip(np.rint(values), limits.min, highest).astype(kind)
 
 
-def _full_range(dtype: np.dtype[Any]) -> Ranges:
-    limits = np.iinfo(dtype)
-    return [(float(limits.min), float(limits.max))]
+def _bounds(what: str, channels: int, dtype: np.dtype[Any], ranges: Ranges | None) -> tuple[Any, Any]:
+    """Low and high of each channel, or of all; without ranges of all that whole numbers can say."""
+    if not ranges and dtype.kind == "f":
+        raise ValueError(f"{what} {dtype} numbers, so the range (low, high) of the channels is needed")
+    ranges = ranges or [(float(np.iinfo(dtype).min), float(np.iinfo(dtype).max))]
+    if len(ranges) not in (1, channels):
+        accepted = "1 range is" if channels == 1 else f"1 or {channels} ranges are"
+        raise ValueError(f"{what} {channels} channels, so {accepted} needed, found {len(ranges)}")
+    for low, high in ranges:
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"a range must be (low, high) with low < high, found {(low, high)}")
+    low, high = np.asarray(ranges, dtype=np.float64).T
+    return low, high
