@@ -77,6 +77,12 @@ def test_numbers_need_one_range_or_one_for_each_channel(tmp_path: Path, count: i
         write_image(tmp_path / "a.npy", torch.zeros(1, 2, 2), "float32", [(0, 1)] * count)
 
 
+def test_array_videos_refuse_frames_as_other_videos_do(tmp_path: Path) -> None:
+    for name in ("a.npy", "a.mp4"):
+        with pytest.raises(ValueError, match=r"^pixels must be float"):
+            write_video(tmp_path / name, torch.zeros(3, 1, 4, 4, dtype=torch.uint8), 5)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"PK\3\4", b"\x93NUMPY\1\0\xa0\x0f" + b"(" * 4000], ids=["empty", "zip", "deep"]
 )

@@ -84,7 +84,7 @@ def write_array_video(
     Raises:
         MediaError: the file cannot be written, or no frames were (then nothing is left under its name).
     """
-    with writing(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+    with writing(path, (OSError,)), atomic_path(path) as temporary, temporary.open("wb") as file:
         writer = ArrayVideoWriter(file, dtype, ranges)
         yield writer
         if not writer.frames_written:
