@@ -55,6 +55,18 @@ def test_folder_replaces_folder_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["model"]
 
 
+def test_folder_replaces_a_link_to_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/kept").touch()
+    (tmp_path / "model").symlink_to("real")
+    with atomic_path(tmp_path / "model") as temporary:
+        temporary.mkdir()
+        (temporary / "fresh").touch()
+    assert os.listdir(tmp_path / "model") == ["fresh"]
+    assert os.listdir(tmp_path / "real") == ["kept"]
+    assert sorted(os.listdir(tmp_path)) == ["model", "real"]
+
+
 def kill_while_writing(target: Path, code: str = "temporary.write_text('half')", apart: bool = False) -> None:
     """Have another process die in the middle of `atomic_path(target)`."""
     program = (

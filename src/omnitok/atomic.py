@@ -60,7 +60,7 @@ def atomic_path(path: str | os.PathLike[str], replace: bool = True, apart: bool 
             retired = _temporary_name(path, "retired")
             os.rename(path, retired)
             os.rename(written, path)
-            shutil.rmtree(retired)
+            _remove(retired)  # which may have been a link
         else:
             if written.is_file():
                 written.chmod(0o666 & ~_UMASK)
