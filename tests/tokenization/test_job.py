@@ -1,12 +1,14 @@
 """A job writes into a folder of its own, and removes or replaces nothing that `tokenize` did not write."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from omnitok.data import write_image
 from omnitok.data.index import build_index
+from omnitok.data.pixel_format import PixelFormat
 from omnitok.errors import ShardError
 from omnitok.models.tokenizer import OmniTokenizer
 from omnitok.tokenization.job import TokenizeJob, check_apart
@@ -102,3 +104,12 @@ def test_beside_is_not_inside(images: Path, tokenizer: OmniTokenizer) -> None:
     collection = build_index([images], labels="auto")
     check_apart(collection, images.with_name("in-shards"))
     check_apart(collection, images.parent / "in" / ".." / "shards")
+
+
+def test_a_plan_with_ranges_goes_on(images: Path, tokenizer: OmniTokenizer, tmp_path: Path) -> None:
+    plan = replace(plan_of(images, tokenizer), pixel_format=PixelFormat(3, ((0, 100),)))
+    TokenizeJob(plan, tmp_path / "out")
+    TokenizeJob(plan, tmp_path / "out", resume=True)
+    other = replace(plan, pixel_format=PixelFormat(3, ((0, 200),)))
+    with pytest.raises(ShardError, match=r"was begun with ranges \[\[0.0, 100.0\]\], not \[\[0.0, 200.0\]\]"):
+        TokenizeJob(other, tmp_path / "out", resume=True)

@@ -96,7 +96,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """What `plan.json` holds: equal for two plans exactly when they make the same shards."""
-        pixels = asdict(self.pixel_format) if self.pixel_format != RGB else {}
+        channels, ranges = self.pixel_format.channels, list(map(list, self.pixel_format.ranges))  # as JSON has them
+        pixels = {"channels": channels, "ranges": ranges} if self.pixel_format != RGB else {}
         captions = {"captions": True} if self.collection.captions else {}
         return {
             **self.format.to_json(),
