@@ -29,7 +29,7 @@ def write(
     """A video of black frames with mono sound (n,), or stereo (2, n), that begins `delay` seconds after its frames."""
     with av.open(str(path), "w") as container:
         video = None
-        if path.suffix not in (".wav", ".flac"):
+        if path.suffix not in (".wav", ".flac", ".m4a"):
             video = container.add_stream("mpeg4", rate=FPS)
             video.width = video.height = 16
             video.pix_fmt = "yuv420p"
@@ -89,6 +89,13 @@ def test_a_beep_is_heard_when_it_sounds(tmp_path: Path, name: str, codec: str) -
     assert others.max() < heard[9] - 0.5
     late = log_mel(path, [2.0, 2.25, 2.5, 2.75], per_frame=1).amax(1)  # sought, not decoded from the beginning
     torch.testing.assert_close(late, heard[8:11], atol=0.02, rtol=0)  # Matroska's stamps are rounded to 1 ms
+
+
+def test_a_late_part_of_sound_alone(tmp_path: Path) -> None:
+    sound = np.concatenate([tone(hertz, 1) for hertz in (220, 440, 880, 1760, 3520, 5000)])
+    path = write(tmp_path / "a.m4a", sound, codec="aac")
+    whole = log_mel(path, range(7), per_frame=1)
+    torch.testing.assert_close(log_mel(path, [3, 4, 5], per_frame=1), whole[3:5])
 
 
 def test_a_track_that_begins_late_is_silent_until_then(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ def log_mel(
     (log10 max(p, 1e-8) + 4) / 4: 1 at full scale, -1 from 80 dB below it on. Where the track is silent, has not begun
     or has ended, all values are -1.
 
-    Memory does not grow with the length of the file. Of a late start only what comes shortly before it is decoded,
-    where the container has an index.
+    Memory does not grow with the length of the file. Of a late start in a video only what comes shortly before it
+    is decoded, where the container has an index.
 
     Args:
         path: a video, or a file of sound alone.
@@ -65,7 +65,7 @@ def log_mel(
 
     Raises:
         MediaError: the file is missing or damaged, or has no sound track: that is not the same as silence.
-        ValueError: edges that do not ascend or are beyond a day, or no spectra or bands.
+        ValueError: edges that do not ascend or are beyond 100 000 seconds, or no spectra or bands.
     """
     times = [float(edge) for edge in edges]
     ascending = len(times) > 1 and all(a < b for a, b in pairwise(times))
@@ -199,9 +199,8 @@ def _decoded(path: Path, start: float) -> Iterator[tuple[int, Tensor]]:
         tracks = container.streams.audio
         stream = next((track for track in tracks if track.disposition & marks.default), tracks[0])
         clock = Clock(longest_gap(container), _origin(path, container))
-        if start > 2 and can_seek(container):
-            begin = start - 1 + (clock.offset or 0.0)
-            container.seek(int(begin / stream.time_base), stream=stream)
+        if start > 2 and clock.offset is not None and can_seek(container):  # else its first frame tells time 0
+            container.seek(int((start - 1 + clock.offset) / stream.time_base), stream=stream)
         resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
         damaged = 0
         for packet in container.demux(stream):

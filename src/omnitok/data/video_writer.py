@@ -448,8 +448,8 @@ class _Sound:
         track = source.streams.audio[0]
         self._output, self._track = output, output.add_stream_from_template(track)
         self._clock = Clock(longest_gap(source), self._origin)
-        if self._start > 1 and can_seek(source):
-            source.seek(int(((self._origin or 0.0) + self._start - 0.5) / track.time_base), stream=track)
+        if self._start > 1 and self._origin is not None and can_seek(source):  # else the first packet tells time 0
+            source.seek(int((self._origin + self._start - 0.5) / track.time_base), stream=track)
         self._packets = (packet for packet in source.demux(track) if packet.size and packet.dts is not None)
 
     def copy_until(self, end: float) -> None:
