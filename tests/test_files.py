@@ -86,6 +86,13 @@ def test_a_collection_elsewhere(elsewhere: str, image: bytes) -> None:
     assert localize("memory://set/ape/1.png").name == "1.png"
 
 
+def test_a_list_here_of_files_elsewhere(elsewhere: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("memory://set/ape/1.png\nmemory://set/bear/2.png\n")
+    images = build_index(tmp_path / "list.txt").images
+    assert [sample.key for sample in images] == ["memory://set/ape/1.png", "memory://set/bear/2.png"]
+    assert read(images[1]).shape == (3, 16, 16)
+
+
 def test_few_copies_are_kept(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(omnitok.files, "_KEPT_COPIES", 1)
     first = localize("memory://set/ape/1.png")

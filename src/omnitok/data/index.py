@@ -318,7 +318,7 @@ def _add_list(builder: _Builder, path: str, wanted: Sequence[Modality], root: st
         if entry.error:
             builder.add_error(modality, entry)
             continue
-        file = os.path.join(base, entry.path)
+        file = entry.path if url_of(entry.path) else os.path.join(base, entry.path)
         if len(probed) < _PROBED_FILES:
             probed.append(file)
         if len(wanted) > 1:
