@@ -139,3 +139,12 @@ def test_grids_are_no_samples(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     found = walk(tmp_path, frozenset({".png", ".mp4"}))
     assert [Path(path).name for path in found] == ["000000-cat.png", "000001.png", "000002-grid.mp4"]
+
+
+def test_grids_elsewhere_are_no_samples(elsewhere: str, image: bytes) -> None:
+    system = fsspec.filesystem("memory")
+    for name in ("run/000000-cat.png", "run/grid.png", "run/generate.json", "other/cat.png"):
+        system.pipe(f"/set/{name}", image)
+    found = walk(elsewhere, frozenset({".png"}))
+    names = ["ape/1.png", "bear/2.png", "other/cat.png", "run/000000-cat.png"]
+    assert found == [f"{elsewhere}/{name}" for name in names]

@@ -165,8 +165,11 @@ def walk(folder: str | os.PathLike[str], suffixes: frozenset[str]) -> list[str]:
         MediaError: the folder itself cannot be listed.
     """
     url = url_of(folder)
-    found = _walk_elsewhere(url) if url else _walk_here(os.fspath(folder))
+    found = list(_walk_elsewhere(url) if url else _walk_here(os.fspath(folder)))
     chosen = [path for path in found if os.path.splitext(path)[1].lower() in suffixes]
+    if generated := {os.path.dirname(path) for path in found if os.path.basename(path) == SAMPLE_NOTE}:
+        places = ((path, *os.path.split(path)) for path in chosen)
+        chosen = [path for path, place, name in places if place not in generated or _SAMPLE_NAME.fullmatch(name)]
     return sorted(chosen, key=lambda path: path.replace(os.sep, "\0"))
 
 
@@ -187,7 +190,6 @@ def _walk_here(folder: str) -> Iterator[str]:
             warnings.warn(f"{parent}: cannot be listed ({reason(error)}); what it holds is left out", stacklevel=2)
             continue
         visited.add((status.st_dev, status.st_ino))
-        are_samples = any(entry.name == SAMPLE_NOTE for entry in inside)
         for entry in inside:
             if entry.name.startswith("."):
                 continue
@@ -197,8 +199,6 @@ def _walk_here(folder: str) -> Iterator[str]:
                 linked.append(entry.path)
             elif entry.is_dir(follow_symlinks=False):
                 plain.append(entry.path)
-            elif are_samples and not _SAMPLE_NAME.fullmatch(entry.name):
-                continue
             elif entry.is_symlink() or entry.is_file(follow_symlinks=False):  # no pipe and no device
                 yield entry.path
 
