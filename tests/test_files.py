@@ -93,6 +93,12 @@ def test_a_list_here_of_files_elsewhere(elsewhere: str, tmp_path: Path) -> None:
     assert read(images[1]).shape == (3, 16, 16)
 
 
+def test_a_damaged_file_elsewhere_is_named_by_its_url(elsewhere: str) -> None:
+    fsspec.filesystem("memory").pipe("/set/ape/1.png", b"no image")
+    with pytest.raises(MediaError, match=r"^memory://set/ape/1\.png: not an image"):
+        read(build_index(elsewhere).images[0])
+
+
 def test_few_copies_are_kept(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(omnitok.files, "_KEPT_COPIES", 1)
     first = localize("memory://set/ape/1.png")

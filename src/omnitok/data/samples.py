@@ -1,5 +1,6 @@
 """The samples of a collection: a table that takes little memory, and the file that each one is read from."""
 
+import contextlib
 import hashlib
 import json
 import marshal
@@ -7,7 +8,6 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from omnitok.data.captions import read_beside
 from omnitok.data.embeddings import SUFFIX, read_embeddings
 from omnitok.data.modality import MODALITIES, Modality
 from omnitok.errors import MediaError, reading
-from omnitok.files import find_beside, localize, require_regular, url_of
+from omnitok.files import find_beside, localize, require_regular, url_of, with_urls
 
 NO_LABEL = -1
 NO_SOURCE = -1
@@ -207,29 +207,32 @@ class Index:
         return digest.hexdigest()
 
 
-@contextmanager
+@contextlib.contextmanager
 def sample_file(sample: Sample) -> Iterator[str]:
     """The path of the sample's file; a member of a shard is put into a temporary file meanwhile.
 
     Raises:
-        MediaError: there is none, or the shard cannot be read; one raised inside is about the member's own name.
+        MediaError: there is none, or the shard cannot be read; one raised inside names the URL or the member, not the
+            copy here.
     """
     if sample.error:
         raise MediaError(sample.error)
-    if sample.size is None:
-        yield sample.path
-        return
+    with contextlib.ExitStack() as stack:
+        path = sample.path if sample.size is None else stack.enter_context(_member_file(sample, sample.size))
+        try:
+            yield path
+        except MediaError as error:
+            raise MediaError(with_urls(str(error)).replace(path, sample.name)) from error
+
+
+@contextlib.contextmanager
+def _member_file(sample: Sample, size: int) -> Iterator[str]:
     with tempfile.NamedTemporaryFile(suffix=Path(sample.key).suffix, dir=scratch_folder()) as file:
         with reading(sample.path, MediaError, "tar"), localize(sample.path).open("rb") as shard:
             shard.seek(sample.offset)
-            while block := shard.read(min(sample.size - file.tell(), _BLOCK)):
+            while block := shard.read(min(size - file.tell(), _BLOCK)):
                 file.write(block)
         file.flush()
-        if file.tell() < sample.size:
-            raise MediaError(
-                f"{sample.name}: {file.tell()} of {sample.size} bytes are there; the shard has changed or is cut"
-            )
-        try:
-            yield file.name
-        except MediaError as error:
-            raise MediaError(str(error).replace(file.name, sample.name)) from error
+        if file.tell() < size:
+            raise MediaError(f"{sample.name}: {file.tell()} of {size} bytes are there; the shard has changed or is cut")
+        yield file.name
