@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from omnitok.atomic import atomic_path, scratch_folder
-from omnitok.errors import MediaError, reading, reason
+from omnitok.errors import MediaError, OmnitokError, reading, reason
 from omnitok.limits import MAX_DOWNLOAD
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -118,21 +118,21 @@ def find_files(paths: Paths, suffixes: frozenset[str], what: str) -> list[Path]:
     return list(found)
 
 
-def require_regular(path: str | os.PathLike[str], what: str = "a file") -> None:
+def require_regular(path: str | os.PathLike[str], what: str = "a file", error: type[OmnitokError] = MediaError) -> None:
     """Check that `path` can be opened and ends: opening a pipe waits for whoever writes into it.
 
     Args:
         what: is wanted, for messages: "an image or video".
 
     Raises:
-        MediaError: it is missing, a folder, a pipe, a socket or a device, or may not be read.
+        MediaError: or `error`: it is missing, a folder, a pipe, a socket or a device, or may not be read.
     """
-    with reading(path, MediaError, "file"):
+    with reading(path, error, "file"):
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            raise MediaError(f"{path}: is a folder; {what} is wanted")
+            raise error(f"{path}: is a folder; {what} is wanted")
         if not stat.S_ISREG(mode):
-            raise MediaError(f"{path}: is no regular file, but a pipe, a socket or a device")
+            raise error(f"{path}: is no regular file, but a pipe, a socket or a device")
         open(path, "rb").close()
 
 

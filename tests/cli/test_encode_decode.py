@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from omnitok.cli import main
 from omnitok.data import VideoReader, read_image, read_video
+from omnitok.data.token_file import open_tokens
+from omnitok.errors import CheckpointError
 from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer
 
@@ -265,3 +267,12 @@ def test_damaged_sound_is_one_sentence(
     assert len(said.splitlines()) == 1
     assert "sound" in said
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_pipe_is_no_token_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with (
+        pytest.raises(CheckpointError, match=r"pipe\.safetensors: is no regular file"),
+        open_tokens(tmp_path / "pipe.safetensors"),
+    ):
+        pass

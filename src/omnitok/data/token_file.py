@@ -24,7 +24,7 @@ from omnitok.checked import checked
 from omnitok.data.containers import SOUND_SUFFIX
 from omnitok.data.pixel_format import NumberType, RangesField, format_ranges
 from omnitok.errors import CheckpointError, MediaError, describe, reading, reason
-from omnitok.files import localize
+from omnitok.files import localize, require_regular
 
 FORMAT, VERSION = "omnitok-tokens", "1"
 SUFFIX = ".safetensors"
@@ -194,10 +194,9 @@ def open_tokens(path: str | os.PathLike[str]) -> Iterator[TokenFile]:
     Raises:
         CheckpointError: missing, corrupt, truncated, or a safetensors file of something else.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; a token file is wanted")
-    with _utf8_name(localize(path)) as name:
+    path, local = Path(path), localize(path)
+    require_regular(local, "a token file", CheckpointError)
+    with _utf8_name(local) as name:
         with reading(path, CheckpointError, "token file"):
             handle = safe_open(name, framework="pt")
         with handle:
