@@ -36,6 +36,16 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         VideoReader(tmp_path / "b.frames")
 
 
+@pytest.mark.parametrize("listed", [("f1.png", "f01.png"), ("f01.png", "f1.png")])
+def test_frames_of_one_number_have_an_order_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: tuple[str, str]
+) -> None:
+    for level, name in enumerate(("f01.png", "f1.png")):
+        write_image(tmp_path / "a.frames" / name, torch.full((3, 16, 24), 20 * level / 127.5 - 1))
+    monkeypatch.setattr("os.listdir", lambda path: list(listed))
+    assert levels(read_video(tmp_path / "a.frames")) == [0, 1]
+
+
 def test_a_folder_by_its_name_is_a_video_among_others(tmp_path: Path) -> None:
     write_frames(tmp_path / "x/clip.frames", 3)
     write_image(tmp_path / "x/still.png", torch.zeros(3, 8, 8))

@@ -36,7 +36,7 @@ class FrameFolder:
         images = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
         if not images:
             raise MediaError(f"{path}: the folder holds no images, which would be the frames of a video")
-        self._files = [path / name for name in sorted(images, key=_natural_order)]
+        self._files = [path / name for name in sorted(images, key=lambda name: (_natural_order(name), name))]
         with image_reader(self._files[0], whole=True, pixel_format=pixel_format) as first:
             self.height, self.width = first.pixels().shape[1:]  # what cannot be decoded is told at once
             self.dtype = first.dtype
