@@ -138,7 +138,7 @@ RGB = PixelFormat()
 
 def as_color(pixels: Tensor) -> Tensor:
     """Pixels (c, …) in [-1, 1] to look at in colour: of one channel grey, of four over white, of others the first three
-    (of two, the first twice)."""
+    (of two, the second twice)."""
     channels = len(pixels)
     if channels == 4:
         color, alpha = pixels.split([3, 1])
