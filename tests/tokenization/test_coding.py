@@ -84,6 +84,14 @@ def test_pieces_are_whole_latent_frames_and_smaller_for_larger_frames() -> None:
     assert [frames_at_once(model, 2000, 2000, tile) for tile in (128, 256)] == [4, 4]  # whole frames are held
 
 
+@pytest.mark.parametrize("tile", [1, 3])
+def test_a_tile_below_a_patch_is_told_as_too_small(tile: int) -> None:
+    model = tokenizer(SMALL)
+    clip = torch.zeros(3, 5, 40, 40)
+    with pytest.raises(ValueError, match="tile must be at least"):
+        list(encode_video(model, clip.split(frames_at_once(model, 40, 40, tile), dim=1), tile))
+
+
 def test_counts_of_tokens_and_bits() -> None:
     vq = OmniTokenizer.from_config(SMALL)
     vae = OmniTokenizer.from_config(replace(SMALL, bottleneck=KLConfig(latent_channels=4)))

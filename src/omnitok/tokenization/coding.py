@@ -25,7 +25,7 @@ def frames_at_once(tokenizer: Tokenizer, height: int, width: int, tile: int | No
     _, h, w = tokenizer.latent_shape(1, height, width)
     most = min(8, PIXELS_AT_ONCE // (frames * height * width))
     if tile is not None:
-        side = 2 * tile // patch  # with the halo
+        side = max(1, 2 * tile // patch)  # with the halo
         h, w = min(h, side), min(w, side)
     return frames * max(1, min(most, POSITIONS_AT_ONCE // (h * w)))
 
