@@ -22,6 +22,7 @@ order of the arrays of a shard, then of their rows, which is also the order of `
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,10 @@ INDEX_NAME, PLAN_NAME, ERRORS_NAME = "index.json", "plan.json", "errors.jsonl"
 SHARD_NAME, ITEMS_NAME, KEYS_NAME = "shard.json", "items.npy", "keys.txt"
 CAPTIONS_NAME, CAPTION_PLACES_NAME = "captions.txt", "captions.npy"
 EMBEDDINGS_NAME, ENDS_NAME, PLACES_NAME = "embeddings.npy", "embedding-ends.npy", "embedding-places.npy"
+_TABLES = (ITEMS_NAME, KEYS_NAME, CAPTIONS_NAME, CAPTION_PLACES_NAME, EMBEDDINGS_NAME, ENDS_NAME, PLACES_NAME)
+TABLE_FILE = f"({'|'.join(map(re.escape, _TABLES))})"
+ARRAY_FILE = r"(codes|latents)-[0-9]+(x[0-9]+){1,2}\.npy"
+"""Regular expressions of the names of a shard's tables, and of its arrays of tokens."""
 
 Kind = Literal["codes", "latents"]
 Grid = tuple[int, ...]
@@ -75,7 +80,7 @@ class StoredArray(BaseModel, frozen=True):
 
     grid: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(min_length=2, max_length=3)]
     count: Count
-    file: Annotated[str, Field(pattern=r"^(codes|latents)-[0-9]+(x[0-9]+){1,2}\.npy$")]
+    file: Annotated[str, Field(pattern=f"^{ARRAY_FILE}$")]
     bytes: Count
     sha256: str
 
@@ -83,15 +88,7 @@ class StoredArray(BaseModel, frozen=True):
 class StoredTable(BaseModel, frozen=True):
     """A file that describes the items of a shard."""
 
-    file: Literal[
-        "items.npy",
-        "keys.txt",
-        "captions.txt",
-        "captions.npy",
-        "embeddings.npy",
-        "embedding-ends.npy",
-        "embedding-places.npy",
-    ]
+    file: Annotated[str, Field(pattern=f"^{TABLE_FILE}$")]
     bytes: Count
     sha256: str
 
@@ -192,14 +189,7 @@ class ShardIndex(BaseModel, frozen=True):
         size = self.codebook_size if self.kind == "codes" else self.latent_channels
         identity = self.tokenizer
         return TokenFormat(
-            self.kind,
-            self.dtype,
-            size,
-            identity.name,
-            identity.sha256,
-            self.classes,
-            self.settings,
-            self.embeddings,
+            self.kind, self.dtype, size, identity.name, identity.sha256, self.classes, self.settings, self.embeddings
         )
 
 

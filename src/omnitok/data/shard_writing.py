@@ -15,6 +15,7 @@ import numpy as np
 from omnitok.atomic import atomic_path, sha256_of
 from omnitok.data.samples import NO_LABEL
 from omnitok.data.shard_format import (
+    ARRAY_FILE,
     CAPTION_PLACES_NAME,
     CAPTIONS_NAME,
     EMBEDDINGS_NAME,
@@ -28,6 +29,7 @@ from omnitok.data.shard_format import (
     PLACES_NAME,
     PLAN_NAME,
     SHARD_NAME,
+    TABLE_FILE,
     FileFailure,
     ShardReport,
     StoredArray,
@@ -43,10 +45,7 @@ from omnitok.data.shard_format import (
 from omnitok.errors import ShardError, reading
 
 _SHARD = re.compile("[0-9]{5,}")
-_SHARD_FILE = re.compile(
-    rf"{ITEMS_NAME}|{KEYS_NAME}|{SHARD_NAME}|{CAPTIONS_NAME}|{CAPTION_PLACES_NAME}|{EMBEDDINGS_NAME}|{ENDS_NAME}|"
-    rf"{PLACES_NAME}|(codes|latents)-[0-9]+(x[0-9]+)*\.npy"
-)
+_SHARD_FILE = re.compile(f"{re.escape(SHARD_NAME)}|{TABLE_FILE}|{ARRAY_FILE}")
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ def write_shard(
             skipped=len(errors),
             labelled=sum(record.label != NO_LABEL for record in records),
             arrays=tuple(arrays),
-            tables=tuple(StoredTable(**_stamp(temporary / name)) for name in (ITEMS_NAME, KEYS_NAME)),
+            tables=_tables(temporary, ITEMS_NAME, KEYS_NAME),
             captions=_write_captions(temporary, records),
             embeddings=_write_embeddings(temporary, [token.embeddings for bucket in ordered for token in bucket]),
             errors=tuple(errors),
@@ -225,9 +224,8 @@ def _write_captions(folder: Path, records: Sequence[TokenRecord]) -> StoredCapti
             known[captions] = start, len(text)
     (folder / CAPTIONS_NAME).write_bytes(text)
     np.save(folder / CAPTION_PLACES_NAME, np.array([known[record.captions] for record in records], dtype="<i8"))
-    names = (CAPTIONS_NAME, CAPTION_PLACES_NAME)
     count = sum(bool(record.captions) for record in records)
-    return StoredCaptions(items=count, files=tuple(StoredTable(**_stamp(folder / name)) for name in names))
+    return StoredCaptions(items=count, files=_tables(folder, CAPTIONS_NAME, CAPTION_PLACES_NAME))
 
 
 def _write_embeddings(folder: Path, items: Sequence[tuple[np.ndarray, ...]]) -> StoredEmbeddings | None:
@@ -246,8 +244,12 @@ def _write_embeddings(folder: Path, items: Sequence[tuple[np.ndarray, ...]]) -> 
     np.save(folder / EMBEDDINGS_NAME, np.concatenate(sequences).astype("<f2"))
     np.save(folder / ENDS_NAME, np.cumsum([len(sequence) for sequence in sequences], dtype="<i8"))
     np.save(folder / PLACES_NAME, np.array(places, dtype="<i8"))
-    files = tuple(StoredTable(**_stamp(folder / name)) for name in (EMBEDDINGS_NAME, ENDS_NAME, PLACES_NAME))
+    files = _tables(folder, EMBEDDINGS_NAME, ENDS_NAME, PLACES_NAME)
     return StoredEmbeddings(items=sum(map(bool, items)), rows=sum(map(len, sequences)), files=files)
+
+
+def _tables(folder: Path, *names: str) -> tuple[StoredTable, ...]:
+    return tuple(StoredTable(**_stamp(folder / name)) for name in names)
 
 
 def _stamp(path: Path) -> dict[str, Any]:
