@@ -28,13 +28,13 @@ def prepare_for_streams() -> None:
     KB half of the time of a 720p video, so PyTorch's large tensors use pages of 2 MB. Without glibc, nothing changes.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it allocates first
-    _mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
+    _call("mallopt", _M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
 
 
 def keep_freed_blocks() -> None:
     """From now on what is freed is kept, but for blocks of 1 GB and more. Does nothing without glibc."""
-    _mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-    _mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    _call("mallopt", _M_MMAP_THRESHOLD, _KEPT_BYTES)
+    _call("mallopt", _M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def return_freed_blocks() -> None:
@@ -44,10 +44,6 @@ def return_freed_blocks() -> None:
     large blocks on their own, as for videos, costs small batches half their speed.)
     """
     _call("malloc_trim", 0)
-
-
-def _mallopt(parameter: int, value: int) -> None:
-    _call("mallopt", parameter, value)
 
 
 def _call(function: str, *arguments: int) -> None:

@@ -31,9 +31,9 @@ def read_embeddings(path: str | os.PathLike[str]) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.ndim == 1:
             array = array[None]
-        largest = (MAX_LENGTH, MAX_CHANNELS)
-        if array.ndim != 2 or array.dtype.kind not in "fiu" or not all(map(_within, array.shape, largest)):
-            wanted = f"numbers (n, d) of at most {largest[0]} x {largest[1]}"
+        bounds = zip(array.shape, (MAX_LENGTH, MAX_CHANNELS), strict=False)
+        if array.ndim != 2 or array.dtype.kind not in "fiu" or not all(1 <= size <= most for size, most in bounds):
+            wanted = f"numbers (n, d) of at most {MAX_LENGTH} x {MAX_CHANNELS}"
             raise MediaError(f"{path}: a sequence of embeddings is {wanted}, found {array.dtype} {array.shape}")
         values = np.asarray(array, dtype=np.float32)
     if not np.isfinite(values).all():
@@ -54,7 +54,3 @@ def pack_embeddings(values: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(half).all():
         raise MediaError(f"{name}: the embeddings reach {float(np.abs(values).max()):.4g}, beyond float16")
     return half
-
-
-def _within(size: int, most: int) -> bool:
-    return 1 <= size <= most

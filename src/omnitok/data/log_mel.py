@@ -77,8 +77,8 @@ def log_mel(
     parts = _Parts.between(times, per_frame)
     power = torch.zeros(parts.count, n_mels, dtype=torch.float64)
     for first, spectra in _spectra(path, parts.first, parts.last):
-        here, begin = parts.within(first, first + len(spectra))
-        power.index_add_(0, parts.part[here], (spectra @ mel_bands(n_mels)).double()[parts.window[here] - begin])
+        here = parts.within(first, first + len(spectra))
+        power.index_add_(0, parts.part[here], (spectra @ mel_bands(n_mels)).double()[parts.window[here] - first])
     power /= parts.part.bincount(minlength=parts.count)[:, None]
     return ((power.clamp(min=_FLOOR).log10() + 4) / 4).float()
 
@@ -142,10 +142,9 @@ class _Parts:
     def last(self) -> int:
         return int(self.window[-1])
 
-    def within(self, first: int, stop: int) -> tuple[slice, int]:
+    def within(self, first: int, stop: int) -> slice:
         """The pairs of the windows from `first` to before `stop`."""
-        low, high = torch.searchsorted(self.window, torch.tensor([first, stop])).tolist()
-        return slice(low, high), first
+        return slice(*torch.searchsorted(self.window, torch.tensor([first, stop])).tolist())
 
 
 def _spectra(path: Path, first: int, last: int) -> Iterator[tuple[int, Tensor]]:

@@ -104,10 +104,8 @@ class Sound:
         later = max(0, -(-(record.size[0] - self._first) // self._stride))  # latent frames after the first
         frames = [0, *(self._first + i * self._stride for i in range(later + 1))]
         begins = np.cumsum([0.0, *self._reader.durations])
-        return (self._pack([self._time(begins, record.start + frame) for frame in frames]),)
-
-    def _pack(self, edges: Sequence[float]) -> np.ndarray:
-        return pack_embeddings(log_mel(self._path, edges).numpy(), self._path)
+        edges = [self._time(begins, record.start + frame) for frame in frames]
+        return (pack_embeddings(log_mel(self._path, edges).numpy(), self._path),)
 
     def _time(self, begins: np.ndarray, frame: int) -> float:
         """When a frame is shown; of those after the last one, as if the video went on."""
