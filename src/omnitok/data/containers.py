@@ -55,9 +55,8 @@ MILLISECOND = 1e-3  # to which Matroska, WebM, FLV and WMV round times
 def open_container(path: Path) -> Any:
     """An av container for reading a local file, and nothing that the file may point to."""
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(_FORMATS))}
-    lenient: dict[str, Any] = (
-        {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
-    )  # since then always
+    is_lenient = int(av.__version__.split(".")[0]) >= 19  # PyAV by itself
+    lenient: dict[str, Any] = {} if is_lenient else {"metadata_errors": "replace"}
     try:
         return av.open(f"file:{path}", options=options, **lenient)
     except Exception as error:
@@ -316,9 +315,7 @@ class _DecodedFrames:
                 continue
             failures = 0
             self.damaged += packet.is_corrupt
-            if (
-                not packet.size and packet.pts is not None
-            ):  # the frame before, again; a decoder would take it for the end
+            if not packet.size and packet.pts is not None:  # the frame before, again; a decoder would end there
                 self._repeats.append(float(packet.pts * packet.time_base))
                 continue
             try:

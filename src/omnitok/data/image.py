@@ -224,12 +224,7 @@ class ImageReader:
         self._draft(min((rows[1] - rows[0]) // (2 * height), (columns[1] - columns[0]) // (2 * width)))
         ratio = self.image.width / self._stored_width
         left, top, right, bottom = (edge * ratio for edge in (columns[0], rows[0], columns[1], rows[1]))
-        outer = (
-            int(left),
-            int(top),
-            min(math.ceil(right), self.image.width),
-            min(math.ceil(bottom), self.image.height),
-        )
+        outer = int(left), int(top), min(math.ceil(right), self.image.width), min(math.ceil(bottom), self.image.height)
         across = max(1, (outer[2] - outer[0]) // (2 * width))
         down = max(1, (outer[3] - outer[1]) // (2 * height))
         reduced = self._reduce(outer, across, down)
