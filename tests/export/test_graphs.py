@@ -141,3 +141,14 @@ def test_a_graph_that_is_wrong_gets_no_name(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OmnitokError, match="codes are others than the library's"):
         export_graph(encoder, tmp_path / "encoder.pt2")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_gives_nan_gets_no_name(tmp_path: Path) -> None:
+    decoder = tokenizer_graphs(tiny("vae"), Shape(1, (8, 8)))[1]
+
+    def eager(latents: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (decoder.eager(latents)[0] * torch.nan,)
+
+    with pytest.raises(OmnitokError, match="differs from the library by nan"):
+        export_graph(replace(decoder, eager=eager), tmp_path / "decoder.pt2")
+    assert not list(tmp_path.iterdir())
