@@ -80,9 +80,17 @@ def test_the_shipped_tokenizer_streams_in_onnxruntime(tmp_path: Path) -> None:
         export_graph(graph, tmp_path / f"{graph.name}.onnx")
 
 
+def test_a_window_of_two_latent_frames(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for graph in stream_graphs(OmniTokenizer.from_config(replace(TINY, temporal_window=2)).eval(), (8, 8))[2:]:
+        assert export_graph(graph, tmp_path / f"{graph.name}.pt2").max_error < 1e-5
+
+
 def test_a_tokenizer_that_cannot_stream() -> None:
     tokenizer = OmniTokenizer.from_config(replace(TINY, temporal_convolution_layout="released", temporal_window=None))
     with pytest.raises(ValueError, match="stream needs a causal tokenizer"):
         stream_graphs(tokenizer, (8, 8))
+    with pytest.raises(ValueError, match="stream needs a temporal_window of 2"):
+        stream_graphs(OmniTokenizer.from_config(replace(TINY, temporal_window=1)), (8, 8))
     with pytest.raises(ValueError, match="size must be multiples of 4"):
         stream_graphs(tokenizer, (8, 9))

@@ -95,6 +95,8 @@ def stream_graphs(tokenizer: OmniTokenizer, size: tuple[int, int], seed: int = 0
     if not tokenizer.config.streamable:
         raise ValueError("stream needs a causal tokenizer, and this one mixes later frames into earlier ones")
     t, window = tokenizer.downsample[0], tokenizer.config.temporal_window
+    if window == 1:
+        raise ValueError("stream needs a temporal_window of 2 latent frames or more, and this tokenizer's is 1")
     steps = 2 if window is None else max(2, min(window, 8))  # of the longest example: one that fills the window
     shape = Shape(1 + t * steps, size)
     tried = zip(BATCHES, shape.tried(tokenizer), strict=True)
@@ -147,7 +149,8 @@ def _first_and_step(
     lengths = (2, 1, len(videos[-1]) - 1)  # pieces before the one of the example
     steps = [(video[n].contiguous(), *remembered(video[:n])) for video, n in zip(videos, lengths, strict=True)]
     batch, past = torch.export.Dim("batch"), torch.export.Dim("past", max=4096 if window is None else window - 1)
-    free = [{0: batch} | ({} if slot.field == "frames" else {slot.axis: past}) for slot in slots]
+    is_fixed = window == 2  # one frame is remembered at every step, and torch takes 1 for no free size
+    free = [{0: batch} | ({} if is_fixed or slot.field == "frames" else {slot.axis: past}) for slot in slots]
     note = {
         "pixels": "float32 in [-1, 1]",
         "fingerprint": tokenizer.fingerprint,
