@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,15 @@ def test_a_sample_depends_on_its_seed_and_number_alone() -> None:
     assert torch.equal(part, whole[[3, 2]])
     assert not torch.equal(G.sample_codes(labels, (3, 2, 3), seed=4, guidance_scale=2.0), whole)
     assert len({tuple(codes.flatten().tolist()) for codes in whole}) == 5
+
+
+def test_numbers_of_numpy() -> None:
+    options = {"seed": 3, "steps": 2, "guidance_scale": 2.0}
+    wanted = G.sample_codes([1, 0], (1, 2, 3), indices=[4, 7], negative=1, **options)
+    for kind in (np.int64, np.int32, np.uint8):
+        given = {"indices": np.array([4, 7], kind), "negative": kind(1)}
+        assert torch.equal(G.sample_codes(np.array([1, 0], kind), (1, 2, 3), **given, **options), wanted)
+    assert torch.equal(G.sample_codes(np.int64(1), seed=3), G.sample_codes(1, seed=3))
 
 
 def test_guidance_of_one_is_conditional_and_of_zero_unconditional() -> None:

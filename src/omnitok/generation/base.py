@@ -9,6 +9,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -387,7 +388,11 @@ class Generator(Publishable, Generic[Model, Options]):
         if isinstance(labels, Tensor) and condition is None:
             labels = labels.tolist()
         items: list[Any]
-        if labels is None or isinstance(labels, int | str) or (isinstance(labels, Tensor) and labels.ndim < 3):
+        if (
+            labels is None
+            or isinstance(labels, int | Integral | str)
+            or (isinstance(labels, Tensor) and labels.ndim < 3)
+        ):
             items = [labels] * (prompts or (1 if indices is None else len(indices)))
         else:
             items = list(labels)
@@ -405,7 +410,7 @@ class Generator(Publishable, Generic[Model, Options]):
         else:
             ids = make_conditions(condition, self._embedded([*items, negative]))
         ids = ids.to(self.device)
-        return ids[:-1], ids[-1:].expand_as(ids[:-1]), list(range(count)) if indices is None else list(indices)
+        return ids[:-1], ids[-1:].expand_as(ids[:-1]), [int(i) for i in (range(count) if indices is None else indices)]
 
     def _embedded(self, items: list[Any]) -> list[Any]:
         """The items, texts among them as the embeddings of the text encoder that the settings name, where they do."""
@@ -425,10 +430,10 @@ class Generator(Publishable, Generic[Model, Options]):
             label = self.settings.label_of(label)
         if label is None or label == -1:
             return self.any_class
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < classes:
+        if isinstance(label, bool) or not isinstance(label, Integral) or not 0 <= int(label) < classes:
             accepted = f"labels lie in [0, {classes - 1}]" if classes else "this model has no classes"
             raise ValueError(f"label {label} is out of range: {accepted}")
-        return label
+        return int(label)
 
     def _size(self, frames: int, height: int | None, width: int | None, given: Tensor | None) -> tuple[int, int, int]:
         """(T, H, W) of the result; height and width are those of the settings where they are None.
