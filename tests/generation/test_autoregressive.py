@@ -226,7 +226,7 @@ def test_only_the_given_frames_are_encoded(monkeypatch: pytest.MonkeyPatch):
     g = make()
     seen = []
     encode = g.tokenizer.encode
-    monkeypatch.setattr(g.tokenizer, "encode", lambda x: seen.append(x) or encode(x))
+    monkeypatch.setattr(g.tokenizer, "encode", lambda x, **how: seen.append(x) or encode(x, **how))
     video = clip(7)
     g.continue_video(video, 9)
     assert len(seen) == 1

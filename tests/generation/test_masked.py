@@ -256,6 +256,14 @@ def test_inpainting_keeps_what_is_around_the_hole(shape: tuple[int, ...]) -> Non
     assert torch.equal(G.inpaint(pixels, torch.zeros_like(mask), "cat"), pixels)
 
 
+def test_bright_pixels_are_no_mistake() -> None:
+    """An image without anything darker than mid-grey is filled, and a stream goes on from one that it made."""
+    bright = (video(5) + 1).div(2).clamp(0.004, 0.99)
+    bright[..., 0, 0] = 0.004
+    assert torch.equal(G.outpaint(bright[:, :, 0], (0, 0, 0, 4), "cat")[..., :8, :], bright[:, :, 0])
+    assert torch.equal(G.continue_video(bright, 9, "cat")[:, :, :5], bright)
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 6, 7), (2, 3, 5, 6, 7)])
 def test_outpainting(shape: tuple[int, ...]) -> None:
     pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -254,7 +254,7 @@ class CodeGenerator(Filler[CodeModel, Options]):
         return window
 
     def _encode(self, frames: Tensor) -> Tensor:
-        codes = self.tokenizer.encode(frames).codes
+        codes = self.tokenizer.encode(frames, check_range=False).codes  # bright ones are no mistake
         assert codes is not None
         return codes.to(self.device)
 
