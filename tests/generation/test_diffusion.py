@@ -317,6 +317,15 @@ def test_stream_goes_on_from_frames(generator: DiffusionGenerator, given: int) -
     assert [next(endless).shape[2] for _ in range(4)] == [given, 4, 4, 4]
 
 
+def test_progress_of_filling_ends(generator: DiffusionGenerator) -> None:
+    told: list[tuple[int, int]] = []
+    mask = torch.zeros(2, 1, 16, 16, dtype=torch.bool)
+    mask[1] = True
+    options = {"batch_size": 1, "steps": 2, "progress": lambda done, total: told.append((done, total))}
+    generator.inpaint(clip(2, 3, 16, 16), mask, **options)
+    assert told[-1] == (4, 4)
+
+
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 

@@ -299,6 +299,16 @@ def test_a_language_model_fills_what_comes_after_everything_known() -> None:
         g.inpaint(video(), ~mask, ["cat", "dog"])
 
 
+@pytest.mark.parametrize("kind", [LanguageModelGenerator, MaskedGenerator])
+def test_progress_of_filling_ends(kind: type) -> None:
+    """Also where a part of an image is known, or all of it."""
+    told: list[tuple[int, int]] = []
+    mask = torch.zeros(2, 1, 8, 12, dtype=torch.bool)
+    mask[1, :, 4:] = True
+    make(kind).inpaint(video(1)[:, :, 0], mask, batch_size=1, progress=lambda done, total: told.append((done, total)))
+    assert told[-1][0] == told[-1][1] > 0
+
+
 @torch.inference_mode()
 def test_a_language_model_begins_within_a_latent_frame() -> None:
     """What it draws after a part of a frame is what it draws there in one go."""

@@ -216,6 +216,9 @@ class _CodeDraw:
                 "a language model sees what comes before alone, so it fills holes only where everything that is known "
                 "comes before them, row by row, in all items alike; use a masked or a diffusion model"
             )
+        self._tracker.add(known * len(codes))
+        if known == rows.shape[1]:
+            return codes
         frames, begun = divmod(known, grid[1] * grid[2])
         start = codes.flatten(1)[:, known - begun : known]
         return self.sampler(batch, codes[:, :frames], grid, frames, start).codes(grid[0] - frames, with_prompt=True)

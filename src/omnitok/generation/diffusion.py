@@ -60,6 +60,10 @@ class _LatentDraw:
         mask[:, :, : known.shape[2]] = True
         return self.latents(batch, shape, (padded, mask))
 
+    def skip(self) -> None:
+        """Count a batch of which nothing is drawn as done."""
+        self._tracker.add(self._steps)
+
     def latents(
         self, batch: slice, shape: tuple[int, ...], held: tuple[Tensor, Tensor] | None = None
     ) -> Callable[[], Tensor]:
@@ -216,6 +220,9 @@ class DiffusionGenerator(Filler[DiffusionTransformer, DiffusionSampling]):
         return _LatentDraw(self.model, request, draws)
 
     def _fill(self, draw: _LatentDraw, batch: slice, tokens: Tensor, hidden: Tensor) -> Tensor:
+        if not hidden.any():
+            draw.skip()
+            return tokens
         kept = (~hidden)[:, None].expand(tokens.shape)
         return draw.latents(batch, tuple(tokens.shape[1:]), (tokens, kept))()
 

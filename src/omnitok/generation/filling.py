@@ -21,7 +21,8 @@ class Filler(Generator[Model, Options]):
 
     @abstractmethod
     def _fill(self, draw: Any, batch: slice, tokens: Tensor, hidden: Tensor) -> Tensor:
-        """Tokens (b, …, t, h, w) of a batch with those drawn anew that are hidden (b, t, h, w), the others unchanged.
+        """Tokens (b, …, t, h, w) of a batch with those drawn anew that are hidden (b, t, h, w), the others unchanged;
+        with none hidden nothing is drawn. Progress counts all of the batch as done.
 
         Args:
             draw: what `_begin` gave.
@@ -158,9 +159,7 @@ class Filler(Generator[Model, Options]):
         seen, tokens_to_draw = video, hidden.expand(len(video), *grid).to(self.device)
 
         def make(batch: slice) -> Tensor:
-            tokens, missing = self._encode(seen[batch]), tokens_to_draw[batch]
-            if missing.any():
-                tokens = self._fill(draw, batch, tokens, missing)
+            tokens = self._fill(draw, batch, self._encode(seen[batch]), tokens_to_draw[batch])
             return self._decode(tokens, size).float().clamp(-1, 1)
 
         filled = self._in_batches(request, grid, make)
