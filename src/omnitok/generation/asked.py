@@ -101,15 +101,19 @@ def parse_negative(generator: AnyGenerator, text: str) -> int | str:
     """What guidance is to lead away from: a class, or of a model of texts a text.
 
     Raises:
-        ValueError: the model takes neither, or it is no class.
+        ValueError: the model takes neither, or it is no class, or several; the message begins with "negative".
     """
     takes = accepted(generator)
     if takes == ("embeddings",):
         raise ValueError("negative: this model takes embeddings, which have no negative text")
     is_class = takes == ("labels",)
-    asked = parse_asked(generator, [text] if is_class else [], [] if is_class else [text])
+    try:
+        asked = parse_asked(generator, [text] if is_class else [], [] if is_class else [text])
+    except ValueError as error:
+        raise ValueError(f"negative: {str(error).partition(': ')[2]}") from error
     value = asked[0].value
-    assert isinstance(value, int | str)
+    if len(asked) > 1 or not isinstance(value, int | str):
+        raise ValueError(f"negative: guidance leads away from one class, found {text!r}")
     return value
 
 
