@@ -21,9 +21,9 @@ from helpers.processes import TIMEOUT
 from omnitok import load_generator
 from omnitok.atomic import lock_folder
 from omnitok.cli import main
-from omnitok.data import list_media, read_image, read_video, write_video
+from omnitok.data import list_media, read_image, read_video, write_image, write_video
 from omnitok.errors import CheckpointError, OmnitokError
-from omnitok.generation import sample_folder
+from omnitok.generation import sample_folder, work
 from omnitok.hub import names
 from omnitok.hub.folder import load_tokenizer, save_generator
 from omnitok.hub.generator_settings import GeneratorSettings
@@ -255,6 +255,15 @@ def test_a_clip_is_continued_and_its_frames_marked(
     red, other = clip[:, :3, :, 0].mean(dim=(1, 2)), clip[:, 3:, :, 0].mean(dim=(1, 2))
     assert red[0] - max(red[1], red[2]) > 1.2
     assert other[0] - max(other[1], other[2]) < 0.8
+
+
+def test_of_an_image_one_frame_is_marked(lm: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "image.png", torch.zeros(3, 16, 16))
+    generator = load_generator(lm)
+    made = work.continuation(generator, tmp_path / "image.png", 3, FRAMES, mark=True).draw([None], seed=1)
+    plain = generator.sample(num_frames=FRAMES, prompt_frames=read_image(tmp_path / "image.png")[None], seed=1)
+    same = (torch.cat([*made], dim=2) - plain).abs().amax(dim=(0, 1, 3, 4)) < 0.01
+    assert same.tolist() == [False] + [True] * (FRAMES - 1)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def continuation(generator: AnyGenerator, path: Path, given: int, frames: int | 
             pieces = generator.stream_video(labels, count, frames=prompts, **options)
         else:
             pieces = iter([generator.sample(labels, count, prompt_frames=prompts, **options)])
-        return mark_given(pieces, given if mark else 0)
+        return mark_given(pieces, prompt.pixels.shape[2] if mark else 0)  # an image is one frame
 
     return Work(draw, "video", prompt.fps or settings.frame_rate, (path,), is_long)
 
