@@ -119,6 +119,7 @@ def test_bright_pixels_on_request_and_overshoot(tiny: Tiny) -> None:
         (torch.full((1, 2, 2), 2**40), "codes must lie in"),
         (torch.full((1, 2, 2), 65535, dtype=torch.uint16), r"found \[65535, 65535\]"),
         (torch.zeros(1, 0, 2, 2, dtype=torch.int64), "nothing to decode"),
+        (torch.zeros(0, 2, 2, dtype=torch.int64), "nothing to decode: .* of 0 items"),
     ],
 )
 def test_codes(tiny: Tiny, codes: Tensor, message: str) -> None:
@@ -221,6 +222,8 @@ def test_decoder_stream_refuses(tiny: Tiny) -> None:
         stream.push(torch.zeros(1, 3, 1, 2, 2))
     with pytest.raises(ValueError, match="codes must lie in"):
         stream.push(torch.full((1, 1, 2, 2), 64))
+    with pytest.raises(ValueError, match="nothing to decode"):
+        stream.push(torch.zeros(0, 1, 2, 2, dtype=torch.int64))
     assert stream.push(torch.zeros(1, 1, 2, 2, dtype=torch.int64)).shape == (1, 3, 1, 8, 8)
     with pytest.raises(ValueError, match=r"changed from .* within one stream"):
         stream.push(torch.zeros(1, 1, 2, 3, dtype=torch.int64))

@@ -222,6 +222,8 @@ class LatentsIn(_Stream):
             raise ValueError(
                 f"the batch and latent grid (b, h, w) changed from {self._shape} to {shape} within one stream"
             )
+        if 0 in shape:
+            raise ValueError(f"there is nothing to decode: the batch and latent grid (b, h, w) is {shape}")
         self._shape = shape
         _, p_h, p_w = self._of.downsample
         full = (shape[1] * p_h, shape[2] * p_w)

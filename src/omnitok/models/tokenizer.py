@@ -385,8 +385,10 @@ class OmniTokenizer(nn.Module, Publishable, Tokenizer):
         """grid (b, t, h, w, c) -> pixels, cropped to size."""
         t, h, w = grid.shape[1:4]
         full = (self.config.num_frames(t), h * self.config.patch_size, w * self.config.patch_size)
-        if 0 in full:
-            raise ValueError(f"there is nothing to decode: the latent grid (t, h, w) is {(t, h, w)}")
+        if not grid.numel():
+            raise ValueError(
+                f"there is nothing to decode: the latent grid (t, h, w) is {(t, h, w)}, of {len(grid)} items"
+            )
         crop = check_crop(size, full, is_image)
         decode: Callable[[Tensor], Tensor] = self._decode_features
         pixels = decode(grid) if tile is None else decode_tiles(decode, grid, tile, self.config)
