@@ -130,6 +130,7 @@ def test_only_training_learns_and_in_float32(config: Any, features: Tensor) -> N
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for out in (q.encode(features.bfloat16()), q(features.bfloat16()), q.train().encode(features.bfloat16())):
             assert torch.equal(out.latents, expected.latents)
+        assert torch.equal(q.lookup(expected.codes), expected.latents)
         assert all(loss.dtype == torch.float32 for loss in q(features.bfloat16(), quantize=False).losses.values())
     assert all(torch.equal(tensor, before[name]) for name, tensor in q.state_dict().items())
     assert {tensor.dtype for tensor in q.state_dict().values() if tensor.is_floating_point()} == {torch.float32}

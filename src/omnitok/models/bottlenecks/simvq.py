@@ -61,7 +61,8 @@ class SimpleVectorQuantizer(Quantizer):
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Rows of the mapped codebook: codes (...) -> (..., c), with gradients to the map."""
-        return self.code_map(F.embedding(codes, self.frozen_codebook))
+        with torch.autocast(codes.device.type, enabled=False):
+            return self.code_map(F.embedding(codes, self.frozen_codebook))
 
     def commitment(self, z: Tensor, approximations: Sequence[Tensor]) -> Tensor:
         """Both sides are drawn to one another, codes more strongly than features."""
