@@ -326,6 +326,12 @@ def test_a_language_model_begins_within_a_latent_frame() -> None:
     [
         (lambda g: g.interpolate(video(), video()[:, :, :, :4], 30), "alike but for their frames"),
         (lambda g: g.interpolate(video(1), video(1), 3), "num_frames must be at least 6"),
+        (lambda g: g.interpolate(video(1).byte(), video(1).byte()), "pixels have dtype torch.uint8"),
+        (
+            lambda g: g.interpolate(video(1)[0], video(1)),
+            "first and last must be .b, 3, …, H, W. .* found .3, 1, 8, 12.",
+        ),
+        (lambda g: g.outpaint(video(1)[0], 1), "pixels must be .b, 3, …, H, W. .* found .3, 1, 8, 12."),
         (lambda g: g.outpaint(video(1), -1), "padding must be 0 or more"),
         (lambda g: g.outpaint(video(1), (0, 0, 0, 32)), "outside this model's 1 x 1 to 4 x 4"),
         (lambda g: g.sample("cat", 17), "17 frames .5 latent ones. are more than the 4 latent frames"),

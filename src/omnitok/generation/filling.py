@@ -10,6 +10,7 @@ from torch import Tensor
 from omnitok.errors import OmnitokError
 from omnitok.generation.base import Generator, Model
 from omnitok.generation.request import Grid, Labels, Options, as_video
+from omnitok.models.encoding import check_pixels
 from omnitok.models.language_model import LanguageModel
 from omnitok.models.masked_model import MaskedModel
 
@@ -47,10 +48,7 @@ class Filler(Generator[Model, Options]):
         Returns:
             The pixels' own shape. Other arguments and errors as in `sample`.
         """
-        c = self.tokenizer.channels
-        if not isinstance(pixels, Tensor) or pixels.ndim not in (4, 5) or pixels.shape[1] != c:
-            found = str(tuple(pixels.shape)) if isinstance(pixels, Tensor) else type(pixels).__name__
-            raise ValueError(f"pixels must be (b, {c}, H, W) or (b, {c}, T, H, W), found {found}")
+        video = as_video(pixels, self.tokenizer.channels, "pixels")
         accepted = (1, *pixels.shape[2:])
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape[1:]) != accepted:
             found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
@@ -59,8 +57,8 @@ class Filler(Generator[Model, Options]):
             raise ValueError(f"{len(pixels)} items and {mask.shape[0]} masks do not match")
         mask = mask.expand(len(pixels), *accepted)
         if pixels.ndim == 4:
-            return self._filled(pixels.unsqueeze(2), mask.unsqueeze(2), labels, batch_size, options).squeeze(2)
-        return self._filled(pixels, mask, labels, batch_size, options)
+            return self._filled(video, mask.unsqueeze(2), labels, batch_size, options).squeeze(2)
+        return self._filled(video, mask, labels, batch_size, options)
 
     def outpaint(
         self, pixels: Tensor, padding: int | tuple[int, int, int, int], labels: Labels = None, **options: Any
@@ -77,7 +75,7 @@ class Filler(Generator[Model, Options]):
         sides = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
         if len(sides) != 4 or min(sides) < 0:
             raise ValueError(f"padding must be 0 or more: one number, or left, right, top and bottom, found {padding}")
-        video = as_video(pixels, self.tokenizer.channels)
+        video = as_video(pixels, self.tokenizer.channels, "pixels")
         mask = F.pad(torch.zeros_like(video[:, :1], dtype=torch.bool), sides, value=True)
         wide = F.pad(video, sides)
         if pixels.ndim == 4:
@@ -107,7 +105,9 @@ class Filler(Generator[Model, Options]):
         Raises:
             ValueError: sizes that differ, no frame between them; else as in `sample`.
         """
-        start, end = (as_video(x, self.tokenizer.channels) for x in (first, last))
+        start, end = (as_video(x, self.tokenizer.channels, "first and last") for x in (first, last))
+        for video in (start, end):
+            check_pixels(video, check_range=False, channels=self.tokenizer.channels)
         if start.shape[:2] != end.shape[:2] or start.shape[3:] != end.shape[3:]:
             raise ValueError(
                 f"first and last must be alike but for their frames, found {tuple(start.shape)} and {tuple(end.shape)}"

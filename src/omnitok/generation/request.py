@@ -110,13 +110,13 @@ def split_batches(count: int, batch_size: int | None) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def as_video(frames: Tensor, channels: int) -> Tensor:
-    """(b, channels, T, H, W) of images or videos.
+def as_video(frames: Tensor, channels: int, what: str = "frames to go on from") -> Tensor:
+    """(b, channels, T, H, W) of images or videos, which errors call `what`.
 
     Raises:
         ValueError: neither.
     """
     if not isinstance(frames, Tensor) or frames.ndim not in (4, 5) or frames.shape[1] != channels or 0 in frames.shape:
         found = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
-        raise ValueError(f"frames to go on from must be (b, {channels}, …, H, W) of images or videos, found {found}")
+        raise ValueError(f"{what} must be (b, {channels}, …, H, W) of images or videos, found {found}")
     return frames.unsqueeze(2) if frames.ndim == 4 else frames
