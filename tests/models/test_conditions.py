@@ -98,6 +98,7 @@ KINDS = ["language", "masked", "diffusion"]
 def test_tensors_of_conditions() -> None:
     texts = encode_texts(["ab", None, "é", ""], 8)
     assert texts.tolist() == [[97, 98], [-1, -1], [195, 169], [-1, -1]]
+    assert encode_texts([], 8).shape == (0, 1)
     assert encode_texts(["aé"], 2, cut=True).tolist() == [[97]]  # no half characters
     assert has_condition(texts).any(1).tolist() == [True, False, True, False]
     dropped = drop_conditions(texts, torch.tensor([True, False, False, False]))

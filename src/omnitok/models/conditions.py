@@ -165,8 +165,9 @@ def encode_texts(texts: Sequence[str | None], max_length: int, cut: bool = False
         if len(data) > max_length and not cut:
             raise ValueError(f"a text may have {max_length} bytes for this model, found {len(data)}: {text!r:.60}")
         rows.append(list(data[:max_length].decode("utf-8", "ignore").encode()))
-    length = max(1, *map(len, rows)) if rows else 1
-    return torch.tensor([row + [-1] * (length - len(row)) for row in rows], dtype=torch.int64).reshape(len(rows), -1)
+    length = max([1, *map(len, rows)])
+    padded = [row + [-1] * (length - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), length)
 
 
 # ------------------------------------------------------------------------------------------------------------- modules

@@ -76,7 +76,7 @@ class LanguageModel(CodeModel):
             (b, n, vocabulary)
 
         Raises:
-            ValueError: wrong shape or dtype, ids out of range, more tokens than the context or the cache holds.
+            ValueError: wrong shape or dtype, more tokens than the context or the cache holds. Ids are trusted.
         """
         return self.head(self.features(tokens, cache, grid, conditions))
 
