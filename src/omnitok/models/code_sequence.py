@@ -18,8 +18,42 @@ from omnitok.models.config import Count, Size
 Prefix = Literal["start class", "class start", "start", "class"]
 
 
+class _Vocabulary(ConditionedConfig):
+    """Which ids mean what: start (0), classes, null class, codes, of which what a model lacks takes none. The fields
+    are those of the architectures."""
+
+    prefix: Prefix
+    has_bos: bool
+    null_class: bool
+
+    @property
+    def has_class(self) -> bool:
+        """Whether sequences hold a class token."""
+        return "class" in self.prefix
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens before the first code."""
+        return len(self.prefix.split())
+
+    @property
+    def class_offset(self) -> int:
+        """Id of class 0."""
+        return 1 if "start" in self.prefix and self.has_bos else 0
+
+    @property
+    def null_id(self) -> int | None:
+        """Id of the null class; None where there is none."""
+        return self.class_offset + self.num_classes if self.has_class and self.null_class else None
+
+    @property
+    def code_offset(self) -> int:
+        """Id of code 0."""
+        return self.class_offset + self.num_classes + (self.null_id is not None)
+
+
 @checked
-class CodeModelConfig(ConditionedConfig):
+class CodeModelConfig(_Vocabulary):
     """Architecture of a transformer over codes, and what it is over.
 
     Attributes:
@@ -65,16 +99,6 @@ class CodeModelConfig(ConditionedConfig):
     def is_rotary(self) -> bool:
         """Whether positions are rotary, over (t, h, w)."""
         return True
-
-    @property
-    def prefix_length(self) -> int:
-        """Tokens before the first code."""
-        raise NotImplementedError
-
-    @property
-    def code_offset(self) -> int:
-        """Id of code 0."""
-        raise NotImplementedError
 
     @property
     def factors(self) -> tuple[int, ...]:
@@ -157,36 +181,10 @@ class LanguageModelConfig(CodeModelConfig):
         """Whether positions are rotary, over (t, h, w)."""
         return self.positions == "rotary"
 
-    @property
-    def has_class(self) -> bool:
-        """Whether sequences hold a class token."""
-        return "class" in self.prefix
-
-    @property
-    def prefix_length(self) -> int:
-        """Tokens before the first code."""
-        return len(self.prefix.split())
-
-    @property
-    def class_offset(self) -> int:
-        """Id of class 0."""
-        return 1 if "start" in self.prefix and self.has_bos else 0
-
-    @property
-    def null_id(self) -> int | None:
-        """Id of the null class; None where there is none."""
-        return self.class_offset + self.num_classes if self.has_class and self.null_class else None
-
-    @property
-    def code_offset(self) -> int:
-        """Id of code 0."""
-        return self.class_offset + self.num_classes + (self.null_id is not None)
-
     def max_tokens(self, height: int, width: int) -> int:
         """As of every code model; learned positions hold as many as their table has rows, whatever the grid."""
         if self.positions == "learned":
-            rows = self.context or self.prefix_length + self.latent_frames * self.latent_height * self.latent_width
-            return rows
+            return self.context or self.prefix_length + self.latent_frames * self.latent_height * self.latent_width
         return super().max_tokens(height, width)
 
     @property
@@ -213,6 +211,8 @@ class MaskedModelConfig(CodeModelConfig):
     code_factors: tuple[Size, ...] = ()
     patch: Size = 1
 
+    prefix, has_bos, null_class = "class", False, True
+
     @model_validator(mode="after")
     def _check_factors(self) -> "MaskedModelConfig":
         if self.code_factors and math.prod(self.code_factors) != self.codebook_size:
@@ -225,31 +225,6 @@ class MaskedModelConfig(CodeModelConfig):
     def factors(self) -> tuple[int, ...]:
         """See `code_factors`."""
         return self.code_factors or (self.codebook_size,)
-
-    @property
-    def prefix(self) -> Prefix:
-        """The tokens before the codes."""
-        return "class"
-
-    @property
-    def has_class(self) -> bool:
-        """Whether sequences hold a class token."""
-        return True
-
-    @property
-    def null_id(self) -> int:
-        """Id of the null class, learned by class dropout and used for guidance."""
-        return self.num_classes
-
-    @property
-    def class_offset(self) -> int:
-        """Id of class 0."""
-        return 0
-
-    @property
-    def prefix_length(self) -> int:
-        """Tokens before the first code."""
-        return 1
 
     @property
     def mask_id(self) -> int:
