@@ -49,8 +49,8 @@ def _too_little(
     needed = f"too little memory on {device}: {batch} items at once need {_in_words(batch * bytes_per_item)}"
     needed += " or more" if failed else ""
     known = "" if free is None else f", {_in_words(free)} are free"
-    fits = batch // 2 if free is None or failed else min(batch - 1, free // max(bytes_per_item, 1))
-    if failed and free is not None:
+    fits = batch // 2 if failed else batch - 1
+    if free is not None:
         fits = min(fits, free // max(bytes_per_item, 1))
     return TooLittleMemoryError(f"{needed}{known}", fits)
 
