@@ -65,6 +65,8 @@ class Bottleneck(nn.Module):
             `project_in` are the latents before they are rounded or drawn.
         latent_channels: c.
         vocab_size: number of codes; None without codes.
+        code_bases: of the digits that a code is made of, the first one counting 1 (see `digits`); one where a code is
+            no more than a number, none without codes.
         bits_per_token: of one latent position, as it is stored.
     """
 
@@ -73,13 +75,8 @@ class Bottleneck(nn.Module):
     project_out: nn.Linear
     latent_channels: int
     vocab_size: int | None = None
+    code_bases: tuple[int, ...] = ()
     bits_per_token: float
-
-    @property
-    def code_bases(self) -> tuple[int, ...]:
-        """Of the digits that a code is made of, the first one counting 1 (see `digits`); one where a code is no more
-        than a number, none without codes."""
-        return () if self.vocab_size is None else (self.vocab_size,)
 
     def encode(self, features: Tensor) -> BottleneckOutput:
         """The plain result, no state changed."""
@@ -150,7 +147,7 @@ class Quantizer(Bottleneck):
     def __init__(self, width: int, config: Any, vocab_size: int) -> None:
         super().__init__()
         self.config, self.latent_channels, self.vocab_size = config, config.latent_channels, vocab_size
-        self.bits_per_token = math.log2(vocab_size)
+        self.code_bases, self.bits_per_token = (vocab_size,), math.log2(vocab_size)
         self.project_in = nn.Linear(width, config.latent_channels)
         self.project_out = nn.Linear(config.latent_channels, width)
 

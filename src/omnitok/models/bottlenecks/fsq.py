@@ -64,11 +64,7 @@ class FiniteScalarQuantizer(Quantizer):
 
     def __init__(self, width: int, config: FSQConfig = FSQConfig()) -> None:  # noqa: B008 (frozen)
         super().__init__(width, config, math.prod(config.levels))
-
-    @property
-    def code_bases(self) -> tuple[int, ...]:
-        """Of the digits that a code is made of, the first one counting 1."""
-        return self.config.levels
+        self.code_bases = config.levels
 
     def _levels(self, like: Tensor) -> Tensor:
         return torch.tensor(self.config.levels, device=like.device)  # (c,); no state, so no buffer

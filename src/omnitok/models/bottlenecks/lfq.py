@@ -55,11 +55,7 @@ class LookupFreeQuantizer(Quantizer):
 
     def __init__(self, width: int, config: SignsConfig = LFQConfig()) -> None:  # noqa: B008 (frozen)
         super().__init__(width, config, 2**config.bits)
-
-    @property
-    def code_bases(self) -> tuple[int, ...]:
-        """Of the digits that a code is made of, the first one counting 1."""
-        return (2,) * self.latent_channels
+        self.code_bases = (2,) * config.bits
 
     @property
     def scale(self) -> float:

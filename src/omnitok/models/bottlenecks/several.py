@@ -58,13 +58,9 @@ class SeveralCodebooks(Quantizer):
 
     def __init__(self, width: int, config: Any, make_book: Callable[[int, int], Codebook]) -> None:
         super().__init__(width, config, math.prod(config.codebook_sizes))
+        self.code_bases = config.codebook_sizes
         books = [make_book(number, size) for number, size in enumerate(config.codebook_sizes)]
         self.books = cast("Sequence[Codebook]", nn.ModuleList(books))
-
-    @property
-    def code_bases(self) -> tuple[int, ...]:
-        """Of the digits that a code is made of, the first one counting 1."""
-        return self.config.codebook_sizes
 
     def part(self, z: Tensor, rows: Sequence[Tensor]) -> Tensor:
         """What the next book codes of z (n, c), the books before it having given `rows`: (n, channels of the book)."""

@@ -56,7 +56,7 @@ class VectorQuantizer(Quantizer, Codebook):
         table = random_directions(config.codebook_size, config.latent_channels)
         Codebook.__init__(self, table, is_spherical=True, normalize_codes=config.normalize_codes)
         self.config, self.latent_channels, self.vocab_size = config, config.latent_channels, config.codebook_size
-        self.bits_per_token = math.log2(config.codebook_size)
+        self.code_bases, self.bits_per_token = (config.codebook_size,), math.log2(config.codebook_size)
         self.project_in, self.project_out = project_in, project_out
 
     def project(self, features: Tensor) -> Tensor:
