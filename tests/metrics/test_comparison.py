@@ -9,7 +9,7 @@ from evaluation_media import levels, make_clip, make_pictures, pooled, small_mod
 
 from omnitok.data import VideoReader, read_image, write_video
 from omnitok.errors import CheckpointError, OmnitokError
-from omnitok.metrics import EvaluatedModel, EvaluationConfig, evaluate_reconstruction
+from omnitok.metrics import OFFICIAL, EvaluatedModel, EvaluationConfig, evaluate_reconstruction
 from omnitok.metrics.codecs import RATES, Codec
 from omnitok.metrics.comparison import PICTURES, PLOT, compare
 from omnitok.metrics.comparison_page import write_page
@@ -198,3 +198,42 @@ def test_plots_hold_what_cannot_be_drawn(tmp_path: Path) -> None:
     pixels = read_image(tmp_path / "plot.png")
     assert pixels.shape == (3, 840, 1240)
     assert pixels[:, 440:, 100:500].std() > 0.05
+
+
+def test_the_originals_of_the_first_pass_change_nothing_for_later_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under `official` results go through JPEG where the source is one, also when only they are looked at."""
+    make_pictures(tmp_path / "in", 3, suffix=".jpg")
+    monkeypatch.setattr(
+        "omnitok.metrics.comparison.load_networks",
+        lambda *given: {"mobilenet_v2": replace(pooled(), name="mobilenet_v2")},
+    )
+    config, names = EvaluationConfig(protocol=OFFICIAL, resolution=32), {"small-vq": "a", "small-vq ": "b"}
+    found, _ = compare(
+        tmp_path / "in",
+        names,
+        lambda _: small_model(),
+        tmp_path,
+        ["fd_mobilenet_v2"],
+        config,
+        references=False,
+        shown=0,
+    )
+    first, second = (c.values["fd_mobilenet_v2"] for c in found)
+    assert first == second > 0
+
+
+@pytest.mark.parametrize("metric, is_there", [("psnr", False), ("usage", True)])
+def test_a_page_without_anything_to_plot(metric: str, is_there: bool, tmp_path: Path) -> None:
+    def load_it(name: str) -> EvaluatedModel:
+        if not is_there:
+            raise CheckpointError("gone: no such model")
+        return small_model()
+
+    make_pictures(tmp_path / "in", 1)
+    config = EvaluationConfig(resolution=32)
+    found, shown = compare(tmp_path / "in", {"one": "one"}, load_it, tmp_path, [metric], config, references=False)
+    assert [c.error is None for c in found] == [is_there]
+    write_page(found, shown, tmp_path / PLOT, tmp_path / "index.html")
+    assert read_image(tmp_path / PLOT).shape == (3, 420, 620)

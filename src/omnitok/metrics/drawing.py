@@ -99,6 +99,7 @@ class Plot:
 
 def write_plots(plots: Sequence[Plot], path: Path) -> None:
     """Draw the plots two by two into one PNG; values that are not finite are left out."""
+    plots = plots or [Plot("nothing to plot", {}, {})]
     columns = min(2, len(plots))
     canvas = Image.new("RGB", (columns * _PANEL[0], -(-len(plots) // columns) * _PANEL[1]), "white")
     for number, plot in enumerate(plots):

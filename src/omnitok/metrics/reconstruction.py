@@ -205,7 +205,7 @@ class Reconstructions(Source):
         self.row = replace(row, resolution=resolution, model=coder.name, model_sha256=coder.sha256)
 
     def select(self, needs: Collection[Need]) -> None:
-        self._has_features = "real" in needs
+        self._has_features = "fake" in needs  # of the originals they may be known already
 
     def batches(self, start: int) -> Iterator[Batch]:
         own = list(shard(len(self.files)))[start:]
