@@ -322,6 +322,34 @@ def test_a_training_that_has_diverged_ends_and_the_good_model_stays(small_config
         assert weight.shape == kept[name].shape
 
 
+def test_a_game_that_diverges_at_once_ends_with_the_model_from_before_it(
+    small_config: TrainConfig, tmp_path: Path
+) -> None:
+    """The checkpoint is older than the state of the discriminators' optimizer."""
+    config = replace(
+        small_config,
+        weights={"l1": 1.0, "image_gan": 0.1},
+        adversarial=AdversarialConfig(image=DiscriminatorConfig(channels=4, layers=1), start_step=4),
+        **{"steps": 60, "checkpoint_every": 4, "max_skipped": 3},
+    )
+    start = lambda task: setattr(task, "start", 0)  # noqa: E731
+    with pytest.raises(OmnitokError, match=r"3 steps in a row were skipped.*the checkpoint of step 4 and its model"):
+        learn(config, tmp_path, poisoned(config, 5), start)
+
+
+def test_an_error_beyond_float32_is_logged(small_config: TrainConfig, tmp_path: Path) -> None:
+    def batches(task: Any) -> Iterator[Batch]:
+        pixels = torch.zeros(2, 3, 16, 16)
+        for step in range(3):
+            task.model.decoder.to_image.bias.data.fill_(1e25 if step == 1 else 0)
+            yield Batch(step, "image", pixels, pixel_shape=(2, 3, 16, 16))
+
+    learn(replace(small_config, steps=3), tmp_path, batches)
+    logged = [row for row in rows(tmp_path) if "lr" in row]
+    assert [row["l2"] is None for row in logged] == [False, True, False]
+    assert ["psnr" in row for row in logged] == [True, False, True]
+
+
 def test_nothing_is_written_from_weights_that_are_not_finite(small_config: TrainConfig, tmp_path: Path) -> None:
     config = replace(small_config, steps=3, checkpoint_every=1, optimizer=replace(small_config.optimizer, lr=1e-2))
 

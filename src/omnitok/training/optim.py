@@ -76,6 +76,8 @@ class NamedOptimizer:
 
     def allocate(self, saved: Collection[str]) -> None:
         """Make room for exactly the saved keys of a `state`, to be filled in place."""
+        self._adamw.state.clear()
+        self._momentum.clear()
         for name, parameter in self.parameters.items():
             for key in ("step", "exp_avg", "exp_avg_sq", "momentum"):
                 if f"{name}.{key}" in saved:

@@ -333,7 +333,7 @@ class Trainer:
         for noted in sorted(self.latest.values(), key=lambda noted: noted["step"]):
             scalars = self.processes.mean(noted.pop("means"))
             resolution = noted.pop("at")[-1]
-            if scalars.get("l2"):
+            if 0 < scalars.get("l2", 0.0) < math.inf:
                 scalars["psnr"] = 10 * math.log10(4 / scalars["l2"])  # pixels span 2
             step = noted["step"] - 1
             counts = {"resolution": resolution, "failures": self.failures.failed}
