@@ -4,6 +4,7 @@ import dataclasses
 import io
 import pickle
 import zipfile
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,21 @@ def test_a_failed_write_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     loaded = state(0)
     checkpoints.load(1, loaded)
     assert torch.equal(loaded["model/weight"], torch.ones(8))
+
+
+def test_an_interruption_is_no_failed_write(tmp_path: Path) -> None:
+    """The second Ctrl-C, while the end of a run waits for its checkpoint."""
+
+    class Interrupted(Future[None]):
+        def result(self, timeout: float | None = None) -> None:
+            raise KeyboardInterrupt
+
+    checkpoints = Checkpoints(tmp_path, 2, ALONE)
+    (tmp_path / ".step-000000001.partial").mkdir()
+    checkpoints._pending = 1, Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.finish()
+    assert (tmp_path / ".step-000000001.partial").is_dir()  # it may still be written to
 
 
 def test_damaged_and_foreign_checkpoints_are_one_sentence(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint import CheckpointException, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
 
@@ -128,7 +128,7 @@ class Checkpoints:
         (step, future), self._pending = self._pending, None
         try:
             future.result()  # on the first process: after all have written and the metadata is on the disk
-        except BaseException as error:  # torch wraps the failures of all processes in a BaseException
+        except (Exception, CheckpointException) as error:  # the latter, of all processes, is a BaseException
             if self.processes.is_main:
                 shutil.rmtree(self._partial(step), ignore_errors=True)
             raise self._failed(step, error) from error
@@ -179,9 +179,7 @@ class Checkpoints:
                 check_records(folder, index.storage_data.values())
         try:
             dcp.load(state, storage_reader=CheckpointReader(folder), no_dist=self._group is None)
-        except BaseException as error:  # torch wraps the failures of all processes in a BaseException
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
+        except (Exception, CheckpointException) as error:
             raise CheckpointError(f"{folder}: cannot be read ({_reason(error)})") from error
 
     def _index(self, step: int) -> Metadata:
