@@ -403,7 +403,11 @@ def test_runs_are_not_overwritten_or_mixed(small_config: TrainConfig, tmp_path: 
         train(wider, tmp_path, resume=True)
     with pytest.raises(OmnitokError, match="seed=0, found 1"):
         train(replace(small_config, seed=1), tmp_path, resume=True)
-    assert train(replace(small_config, steps=3, checkpoint_every=1), tmp_path, resume=True).steps == 3
+    with pytest.raises(OmnitokError, match=r"data\.frames=5, found 9"):
+        train(replace(small_config, data=replace(small_config.data, frames=9)), tmp_path, resume=True)
+    elsewhere = replace(small_config.perceptual, weights_dir=str(tmp_path))
+    moved = replace(small_config, data=replace(small_config.data, workers=1), perceptual=elsewhere)
+    assert train(replace(moved, steps=3, checkpoint_every=1), tmp_path, resume=True).steps == 3
 
 
 def test_data_that_is_not_there(small_config: TrainConfig, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from omnitok.training.settings import to_plain
 
 _FREE_ON_RESUME = {
     *("steps", "engine", "log", "checkpoint_every", "keep_checkpoints", "max_failures", "max_skipped", "init"),
-    *("validation", "validation_shards", "validation_batches"),
+    *("validation", "validation_shards", "validation_batches", "data.workers", "perceptual.weights_dir"),
 }
 """Settings that a continued run may change: what is learnt does not follow from them. Not so `validation.samples`
 where files are held out: it says how many at most."""
@@ -33,7 +33,8 @@ def check_unchanged(config: AnyConfig, saved: AnyConfig, out: Path) -> None:
     new, old = (_by_name(to_plain(each)) for each in (config, saved))
     for name in {**new, **old}:
         before, now = old.get(name), new.get(name)
-        is_free = name.split(".")[0] in _FREE_ON_RESUME and not (name == "validation.samples" and config.held_out)
+        is_free = not _FREE_ON_RESUME.isdisjoint((name, name.split(".")[0]))
+        is_free &= not (name == "validation.samples" and config.held_out)
         if before != now and not is_free:
             raise OmnitokError(
                 f"{out}: was trained with {name}={before}, found {now}; a resumed run must keep its settings"
