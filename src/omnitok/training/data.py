@@ -81,12 +81,12 @@ def build_dataset(
     Raises:
         OmnitokError: no files, or batches that the processes cannot share evenly.
     """
-    _check_batches(data, accumulation, processes)
     samples = samples or list_samples(data, labelled, pixel_format)
     if data.ken_burns and not samples.images:
         raise OmnitokError(f"data.ken_burns={data.ken_burns} makes videos from images; give --images DIR")
     weights = _source_weights(samples.videos) if data.balance_sources and samples.videos else None
     sampler = Sampler(len(samples.images), len(samples.videos), data, seed, weights)
+    _check_batches(sampler, accumulation, processes)
     return PixelDataset(samples, sampler, data, processes.rank, processes.world_size, labelled, pixel_format)
 
 
@@ -169,12 +169,13 @@ def check_length(path: Path, frames: int, pixel_format: PixelFormat = RGB) -> No
             )
 
 
-def _check_batches(data: DataConfig, accumulation: int, processes: Processes) -> None:
+def _check_batches(sampler: Sampler, accumulation: int, processes: Processes) -> None:
     parts = processes.world_size * accumulation
-    for name, size in (("image_batch", data.image_batch), ("video_batch", data.video_batch)):
+    for modality in sampler.modalities:
+        size = sampler.batch[modality]
         if size % parts:
             raise OmnitokError(
-                f"data.{name}={size} cannot be shared evenly by {processes.world_size} processes in "
+                f"data.{modality}_batch={size} cannot be shared evenly by {processes.world_size} processes in "
                 f"{accumulation} parts each; give a multiple of {parts}"
             )
 
@@ -207,7 +208,6 @@ def open_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Proce
         raise OmnitokError("give --shards, or --images and --videos, but not both")
     if not config.shards and not has_pixels:
         raise OmnitokError("there is nothing to train on: give --shards DIR, or --images DIR, --videos DIR, or both")
-    _check_batches(config.data, config.optimizer.accumulation, processes)
     data = (_shard_data if config.shards else _pixel_data)(config, tokenizer, processes)
     if learns_classes(config) and not data.class_count:
         raise OmnitokError(
@@ -258,6 +258,7 @@ def _shard_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Pro
     part, held_out = hold_out_items(shards, config.held_out) if config.held_out else (shards, None)
     images, videos = ({grid: n for grid, n in part.grids.items() if len(grid) == rank} for rank in (2, 3))
     sampler = Sampler(images, videos, data, config.seed)
+    _check_batches(sampler, config.optimizer.accumulation, processes)
     records = [shards.record(int(shards.indices_of(grid)[0])) for grid in shards.grids]
     frames, height, width = (max(record.size[axis] for record in records) for axis in range(3))
     return GeneratorData(
