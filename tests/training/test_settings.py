@@ -8,7 +8,7 @@ import yaml
 from omnitok.errors import OmnitokError
 from omnitok.models.presets import preset
 from omnitok.recipes import RECIPES
-from omnitok.training.config import TrainConfig
+from omnitok.training.config import MaskedModelTrainConfig, TrainConfig
 from omnitok.training.settings import apply_settings, read_config, setting_names, to_plain, write_config
 
 BASE = TrainConfig(name="base", model=preset("tiny"))
@@ -160,3 +160,16 @@ def test_keys_may_have_their_old_names(tmp_path: Path) -> None:
     config = read_config(path)
     assert (config.quantizer_warmup_steps, config.data.ken_burns, config.log.images) == (7, 0.5, BASE.log.images + 1)  # type: ignore[union-attr]
     assert apply_settings(BASE, ["quantize_after=3", "log.pictures_every=9"]).log.images_every == 9
+
+
+def test_keys_of_a_dictionary_are_those_that_its_type_names() -> None:
+    masked = RECIPES["tiny-mask"]
+    assert isinstance(masked, MaskedModelTrainConfig)
+    changed = apply_settings(masked, ["tasks.generation=3"])
+    assert changed.tasks == masked.tasks | {"generation": 3.0}
+    names = [name for name in setting_names(type(masked)) if name.startswith("tasks.")]
+    assert names == [f"tasks.{task}" for task in masked.tasks]
+    with pytest.raises(OmnitokError, match=r"did you mean 'tasks\.generation'"):
+        apply_settings(masked, ["tasks.generatoin=3"])
+    with pytest.raises(OmnitokError, match="no such architecture; known are none by name"):
+        apply_settings(masked, ["model=huge"])

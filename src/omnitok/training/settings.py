@@ -23,7 +23,6 @@ from omnitok.training.config import (
     RENAMED,
     AnyConfig,
     DiffusionTrainConfig,
-    LanguageModelTrainConfig,
     TrainConfig,
 )
 
@@ -35,9 +34,8 @@ LARGEST_FILE = 2**20
 DEEPEST = 20
 """Mappings and lists inside one another; ours have 4."""
 
-_ARCHITECTURES: dict[type[AnyConfig], Mapping[str, Any]] = {
+_ARCHITECTURES: dict[type[Any], Mapping[str, Any]] = {
     TrainConfig: PRESETS,
-    LanguageModelTrainConfig: {},
     DiffusionTrainConfig: DIFFUSION_TRANSFORMERS,
 }
 """What `--set model=NAME` takes."""
@@ -199,7 +197,7 @@ def setting_names(kind: Any = TrainConfig, prefix: str = "") -> list[str]:
             inside = [key for part in parts for key in setting_names(part, f"{prefix}{name}.")]
             names += dict.fromkeys([f"{prefix}{name}", *inside])
         elif get_origin(annotation) is dict:
-            names += [f"{prefix}{name}", *(f"{prefix}{name}.{loss}" for loss in LOSS_NAMES)]
+            names += [f"{prefix}{name}", *(f"{prefix}{name}.{key}" for key in _keys(annotation))]
         else:
             names.append(f"{prefix}{name}")
     return names
@@ -216,7 +214,7 @@ def _assign(plain: Plain, key: str, text: str, source: str, kind: type[Any]) -> 
         if _takes(annotation, tuple) and isinstance(value, str | int | float):
             value = [_parse(item) for item in text.split(",")]
     if key == "model" and isinstance(value, str):
-        known = _ARCHITECTURES[kind]
+        known = _ARCHITECTURES.get(kind, {})
         if value not in known:
             raise OmnitokError(f"{source}: no such architecture; known are {', '.join(known) or 'none by name'}")
         value = to_plain(known[value])
@@ -233,6 +231,11 @@ def _parts(annotation: Any) -> list[Any]:
     """The classes of settings that a key may hold: one, or the kinds of a bottleneck."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     return [option for option in options if dataclasses.is_dataclass(option)]
+
+
+def _keys(annotation: Any) -> tuple[str, ...]:
+    """The keys of a dictionary: those that its type names, else it is of losses."""
+    return get_args(get_args(annotation)[0]) or LOSS_NAMES
 
 
 def _takes(annotation: Any, kind: type) -> bool:
@@ -252,7 +255,7 @@ def _annotation(key: str, source: str, kind: type[Any]) -> Any:
         known = [hints[name] for part in _parts(annotation) if name in (hints := get_type_hints(part))]
         if known:
             annotation = known[0]
-        elif get_origin(annotation) is dict and name in LOSS_NAMES:
+        elif get_origin(annotation) is dict and name in _keys(annotation):
             annotation = get_args(annotation)[1]
         else:
             raise OmnitokError(f"{source}: unknown key {describe(key)!r}{_nearest(key, kind)}")
