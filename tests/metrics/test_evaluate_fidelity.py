@@ -319,3 +319,19 @@ def test_a_stopped_comparison_continues(tmp_path: Path, monkeypatch: pytest.Monk
     assert told == [(done, 36) for done in range(26, 37)]
     assert again == pytest.approx(values(whole), rel=1e-12)
     assert not list(state.iterdir())
+
+
+def test_one_pair_is_enough_for_metrics_of_pairs(tmp_path: Path) -> None:
+    real, fake = (write_folder(tmp_path / name, batch(range(1))) for name in "ab")
+    (row,) = evaluate_fidelity(real, fake, ["ssim"], networks=networks())
+    assert (row.value, row.n, row.row()["spread"]) == (pytest.approx(1), 1, None)
+
+
+def test_lists_may_name_files_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the list's folder, and absolute."""
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        write_folder(tmp_path / name, batch(range(2)))
+        Path(f"{name}.txt").write_text(f"{name}/000.png\n{tmp_path}/{name}/001.png\n")
+    (row,) = evaluate_fidelity("a.txt", "b.txt", ["ssim"], networks=networks())
+    assert row.value == pytest.approx(1)

@@ -20,7 +20,7 @@ from omnitok.metrics.evaluate import Batch, EvaluationConfig, Need, Progress, So
 from omnitok.metrics.networks import Network, WeightsDir, load_networks
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
 from omnitok.metrics.results import Results
-from omnitok.metrics.sample_sets import FolderSet
+from omnitok.metrics.sample_sets import FolderSet, common_folder
 from omnitok.metrics.samples import batches
 from omnitok.metrics.wanted import Wanted, read_wanted
 
@@ -125,7 +125,7 @@ class AskedSamples(Source):
         self.total = len(self._own)
         self.row = samples.config.blank_row(samples.modality, samples.n, samples.name)
         if real_files:
-            root = os.path.commonpath([path.parent for path, _ in real_files])
+            root = common_folder([path for path, _ in real_files])
             self.row = replace(self.row, reference=root, n_reference=len(real_files))
 
     def learn(self, networks: Mapping[str, Network], metrics: Sequence[str]) -> dict[str, float]:

@@ -111,7 +111,7 @@ class SampleSets(Source):
 
     def _check(self, name: str) -> None:
         """Raise OmnitokError where the sets are not what a metric needs."""
-        metric, minimum = METRICS[name], max(2, METRICS[name].minimum(self.config.protocol))
+        metric, minimum = METRICS[name], METRICS[name].minimum(self.config.protocol)
         if metric.minimum_frames > self.config.video_frames:
             raise OmnitokError(f"{name} needs videos of at least {metric.minimum_frames} frames; give more --frames")
         for side, samples in self.sets.items():

@@ -84,8 +84,8 @@ class FolderSet(SampleSet):
 
     @property
     def stems(self) -> list[str] | None:
-        root = self.path if self.path.is_dir() else os.path.commonpath([file.parent for file in self._files])
-        return [str(file.relative_to(root).with_suffix("")) for file in self._files]
+        root = self.path if self.path.is_dir() else common_folder(self._files)
+        return [os.path.relpath(file.with_suffix(""), root) for file in self._files]
 
     def iterate(self, positions: Sequence[int], batch_size: int) -> Iterator[Tensor]:
         first: tuple[Path, Tensor] | None = None
@@ -178,6 +178,13 @@ class ArraySet(SampleSet):
             return levels
         fitted = fit_frames(from_uint8(levels if is_video else levels[:, None]), self.config.resolution, protocol)
         return to_uint8(fitted if is_video else fitted[:, 0])
+
+
+def common_folder(files: Sequence[Path]) -> str:
+    """The folder that all of these are below; absolute where one of them is."""
+    folders = [file.parent for file in files]
+    is_absolute = any(folder.is_absolute() for folder in folders)
+    return os.path.commonpath(map(os.path.abspath, folders) if is_absolute else folders)
 
 
 def open_samples(path: str | os.PathLike[str], modality: Modality, config: EvaluationConfig) -> SampleSet:
