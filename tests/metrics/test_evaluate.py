@@ -368,3 +368,11 @@ def test_reading_ahead_keeps_the_order_and_passes_errors() -> None:
     assert list(read_ahead(load, range(7))) == [i * i for i in range(7)]
     with pytest.raises(MediaError, match="seven"):
         list(read_ahead(load, range(20)))
+
+
+@pytest.mark.parametrize("keeps_state", [False, True])
+def test_a_file_that_went_is_one_sentence(keeps_state: bool, tmp_path: Path) -> None:
+    with pytest.raises(OmnitokError, match=r"gone\.png.*no such file"):
+        evaluate_reconstruction(
+            small_model(), {"image": [tmp_path / "gone.png"]}, ("psnr",), state_folder=tmp_path if keeps_state else None
+        )

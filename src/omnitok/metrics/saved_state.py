@@ -31,9 +31,16 @@ class SavedState:
     """
 
     def __init__(self, folder: Path | None, name: str, settings: Mapping[str, Any], files: Sequence[Path]) -> None:
+        self.path: Path | None = None
+        if folder is None:
+            return
         place = f"{rank()}-of-{world_size()}"
-        self.path = folder / f"{name}-{place}.safetensors" if folder is not None else None
-        listed = [(str(path), (status := os.stat(path)).st_size, status.st_mtime_ns) for path in files]
+        self.path = folder / f"{name}-{place}.safetensors"
+        listed = []
+        for path in files:
+            with reading(path):
+                status = os.stat(path)
+            listed.append((str(path), status.st_size, status.st_mtime_ns))
         everything = json.dumps([dict(settings), listed, place], sort_keys=True)
         self._key, self._saved_at = hashlib.sha256(everything.encode()).hexdigest(), time.monotonic()
 
