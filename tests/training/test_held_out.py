@@ -15,6 +15,7 @@ from omnitok.data.image import write_image
 from omnitok.data.samples import Index
 from omnitok.data.token_shards import TokenShards
 from omnitok.distributed import Processes
+from omnitok.errors import OmnitokError
 from omnitok.recipes.shipped import RECIPES
 from omnitok.training.config import AnyGeneratorConfig, DataConfig, LanguageModelTrainConfig, TrainConfig
 from omnitok.training.data import held_out_batches, hold_out_items
@@ -125,6 +126,19 @@ def test_nothing_is_held_out_where_other_samples_are_named_or_files_are_few(
     going_on.resolve(ALONE, config, pytest.fail)
     assert going_on.config.held_out == 0.05  # what was held out stays out
     assert going_on.sample_counts["image"] == 4 * (FILES - 3)
+
+
+def test_validation_shards_are_looked_at_before_the_first_step(config: AnyGeneratorConfig, tmp_path: Path) -> None:
+    for name in "cd":
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "0.png", torch.zeros(3, 16, 16))
+    others = replace(config, shards=(), data=replace(config.data, images=(str(tmp_path),), resolutions=(16,)))
+    for refused, told in (
+        (replace(config, validation_shards=(str(tmp_path / "absent"),)), "absent"),
+        (replace(others, validation_shards=config.shards), "has the class 'a', which the training data do not have"),
+    ):
+        with pytest.raises(OmnitokError, match=told):
+            resolved(refused)
 
 
 def test_runs_from_before_and_what_ships_learn_from_all_files(config: AnyGeneratorConfig, tmp_path: Path) -> None:

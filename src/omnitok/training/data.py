@@ -293,6 +293,20 @@ def _pixel_data(config: AnyGeneratorConfig, tokenizer: Tokenizer, processes: Pro
     )
 
 
+def open_held_out(config: AnyGeneratorConfig, tokenizer: Tokenizer, data: GeneratorData) -> TokenShards | Index | None:
+    """What a training validates on: `config.validation_shards`, or what `data` hold out.
+
+    Raises:
+        OmnitokError: shards that are missing or of another tokenizer, or a class that the training data do not have.
+    """
+    if not config.validation_shards:
+        return data.held_out
+    shards = open_shards(config.validation_shards, tokenizer, config.tokenizer or "the tokenizer")
+    if unknown := [name for name in shards.classes if data.classes and name not in data.classes]:
+        raise OmnitokError(f"{shards.folders[0]}: has the class {unknown[0]!r}, which the training data do not have")
+    return shards
+
+
 def held_out_batches(
     source: TokenShards | Index,
     config: AnyGeneratorConfig,
@@ -305,9 +319,6 @@ def held_out_batches(
     Args:
         classes: names of the training data's classes, by whose numbers labels are given.
         pixel_format: channels and ranges of the pixels.
-
-    Raises:
-        OmnitokError: a class that the training data do not have.
     """
     if isinstance(source, Index):
         return _pixel_batches(source, config, pixel_format)
@@ -332,8 +343,6 @@ def _pixel_batches(files: Index, config: AnyGeneratorConfig, pixel_format: Pixel
 
 
 def _token_batches(shards: TokenShards, config: AnyGeneratorConfig, classes: tuple[str, ...]) -> Iterator[Batch]:
-    if unknown := [name for name in shards.classes if classes and name not in classes]:
-        raise OmnitokError(f"{shards.folders[0]}: has the class {unknown[0]!r}, which the training data do not have")
     table = torch.tensor([*(classes.index(name) for name in shards.classes if classes), NO_LABEL])
     for grid in shards.grids:
         modality: Modality = "image" if len(grid) == 2 else "video"

@@ -26,7 +26,7 @@ from omnitok.models.conditions import EmbeddingCondition, make_conditions, split
 from omnitok.models.protocol import Tokenizer
 from omnitok.peers import load_tokenizer
 from omnitok.training.config import AnyConfig, AnyGeneratorConfig, learns_classes
-from omnitok.training.data import GeneratorData, held_out_batches, open_data, open_shards, pixel_format_of
+from omnitok.training.data import GeneratorData, held_out_batches, open_data, open_held_out, pixel_format_of
 from omnitok.training.task import Say, Snapshot, Task, side_by_side
 from omnitok.training.tasks.generator_objectives import OBJECTIVES, Draws, Objective, conditions_of, draw_batch
 from omnitok.training.transfer import load_source, start_from, with_architecture
@@ -70,7 +70,8 @@ class GeneratorTask(Task):
         if config.validation_shards:  # then nothing is held out, unless the run began without them
             config = dataclasses.replace(config, held_out=0.0 if saved is None else saved.held_out)
         self.data = data = open_data(config, self.tokenizer, processes)
-        if config.held_out and data.held_out is None:
+        self._held_out = open_held_out(config, self.tokenizer, data)
+        if config.held_out and self._held_out is None:
             say(
                 f"nothing is validated: held_out={config.held_out:g} of so few files is none, nor is it of tars; "
                 "--set validation_shards=DIR names other samples"
@@ -193,16 +194,12 @@ class GeneratorTask(Task):
 
         Every label is kept, and what is random is the same at every call.
         """
-        source = self.data.held_out
-        model = snapshot(False) if self.config.validation_shards or source is not None else None
-        if model is None:
+        source = self._held_out
+        if source is None or (model := snapshot(False)) is None:
             return {}
         config = dataclasses.replace(self.config, label_dropout=0.0)
         device = next(model.parameters()).device
         alone = Processes(0, 1, device)
-        if config.validation_shards:
-            source = open_shards(config.validation_shards, self.tokenizer, config.tokenizer or "")
-        assert source is not None
         batches = held_out_batches(source, config, self.data.classes, pixel_format_of(self.tokenizer, config.data))
         objective = self._build_objective(model).to(device)
         sums: dict[str, float] = {}
