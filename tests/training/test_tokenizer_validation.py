@@ -145,6 +145,8 @@ def test_what_cannot_be_measured_is_said_before_the_first_step(media: Path, tmp_
     assert "rfvd needs videos of at least 9 frames" in refused(config_of(media, frames=5, metrics=("rfvd",)))
     assert "rfvd needs videos, but there are only images" in refused(config_of(media, videos=(), metrics=("rfvd",)))
     assert "validation.metrics needs files" in refused(config_of(media, images=(), videos=(), metrics=("rfid",)))
+    told = refused(config_of(media, video_resolution=8))
+    assert "validation.video_resolution must be at least 11, SSIM's window, found 8" in told
     assert "the video has 9 frames, but validation measures videos of data.frames=17" in refused(config_of(media, 17))
     pictures = str(media / "0.png")
     assert "validation.videos names no videos" in refused(config_of(media, videos=(pictures,)))

@@ -25,6 +25,7 @@ from omnitok.metrics.reconstruction import (
     evaluate_reconstruction,
 )
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
+from omnitok.metrics.ssim import WINDOW
 from omnitok.models.protocol import Tokenizer
 from omnitok.training.config import TrainConfig
 from omnitok.training.data import check_length
@@ -78,10 +79,15 @@ def plan_validation(config: TrainConfig, held_out: Index) -> Validation | None:
         seen = config.perceptual.seen(pixel_format.channels)
         distance = load_perceptual(chosen.perceptual, weights_dir, config.perceptual.resolution, seen)
     sizes: dict[Modality, int] = {"image": chosen.image_resolution, "video": chosen.video_resolution}
+    for modality in files:
+        if sizes[modality] < WINDOW:
+            raise OmnitokError(
+                f"validation.{modality}_resolution must be at least {WINDOW}, SSIM's window, found {sizes[modality]}"
+            )
 
     @cache
     def networks(device: torch.device) -> dict[str, Network]:
-        return load_networks(needed, None if weights_dir is None else Path(weights_dir), device)
+        return load_networks(needed, weights_dir, device)
 
     def validate(tokenizer: Tokenizer) -> Mapping[str, float]:
         model, device = EvaluatedModel(tokenizer, config.name, sha256=""), tokenizer.device
