@@ -21,7 +21,7 @@ from omnitok.metrics.networks import Network, WeightsDir, load_networks
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
 from omnitok.metrics.results import Results
 from omnitok.metrics.sample_sets import FolderSet, common_folder
-from omnitok.metrics.samples import batches
+from omnitok.metrics.samples import batches, check_files
 from omnitok.metrics.wanted import Wanted, read_wanted
 
 Features = Callable[[Tensor], Tensor]
@@ -62,17 +62,14 @@ def evaluate_alignment(
         ValueError: a metric that there is not.
     """
     config = config or EvaluationConfig()
-    if metrics is not None:
-        check_metrics(metrics, "alignment", modality)
+    chosen = None if metrics is None else list(check_metrics(metrics, "alignment", modality))
     classes, real_files = _read_real(real, modality) if real is not None else ((), [])
     wanted = read_wanted(fake, modality, classes)
     asked = {name: sum(index >= 0 for index in _asked(name, wanted, classes)) for name in _possible(modality)}
-    if metrics is None:
+    if chosen is None:
         chosen = [name for name, count in asked.items() if count and _has_weights(name, clip, weights_dir, networks)]
         if not chosen:
             raise OmnitokError(f"{fake}: no sample was asked for in a class of the real ones or in a colour")
-    else:
-        chosen = list(check_metrics(metrics, "alignment", modality))
     for name in chosen:
         _check(name, asked[name], fake, real, classes)
     if networks is None:
@@ -182,11 +179,8 @@ class AskedSamples(Source):
 def _read_real(real: str | os.PathLike[str], modality: Modality) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     """Names of classes, and the files with their class numbers."""
     index = build_index(real, labels="auto")
-    samples = list(index[modality])
-    for sample in samples:
-        if sample.error or sample.size is not None:
-            raise OmnitokError(sample.error or f"{sample.name}: files in tars are not measured; unpack them")
-    files = [(Path(sample.path), sample.label) for sample in samples if sample.label >= 0]
+    check_files(index[modality])
+    files = [(Path(sample.path), sample.label) for sample in index[modality] if sample.label >= 0]
     numbers = sorted({label for _, label in files})
     if len(numbers) < 2:
         raise OmnitokError(

@@ -18,6 +18,7 @@ from omnitok.data.image import read_image
 from omnitok.data.index import build_index
 from omnitok.data.modality import MODALITIES, Modality
 from omnitok.data.pixel_format import RGB, PixelFormat
+from omnitok.data.samples import Sample
 from omnitok.data.transforms import choose_crop, fit_square
 from omnitok.data.video_reader import WindowSampling, read_window
 from omnitok.errors import MediaError
@@ -43,10 +44,15 @@ def files_by_modality(source: Paths, arrays: bool = False) -> dict[Modality, lis
     """
     index = build_index(source, arrays=arrays)
     for modality in MODALITIES:
-        for sample in index[modality]:
-            if sample.error or sample.size is not None:
-                raise MediaError(sample.error or f"{sample.name}: files in tars are not measured; unpack them")
+        check_files(index[modality])
     return {modality: [Path(sample.path) for sample in index[modality]] for modality in MODALITIES if index[modality]}
+
+
+def check_files(samples: Iterable[Sample]) -> None:
+    """Raise MediaError for a sample that is not a file, or that its list says wrongly."""
+    for sample in samples:
+        if sample.error or sample.size is not None:
+            raise MediaError(sample.error or f"{sample.name}: files in tars are not measured; unpack them")
 
 
 def load_sample(

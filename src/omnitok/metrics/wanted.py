@@ -12,7 +12,7 @@ from omnitok.data.modality import Modality
 from omnitok.errors import OmnitokError, describe, reading
 from omnitok.files import SAMPLE_NOTE, sample_slug
 from omnitok.metrics.colors import COLORS
-from omnitok.metrics.samples import files_by_modality
+from omnitok.metrics.samples import check_files, files_by_modality
 
 _NUMBERED = re.compile(r"(\d{6,})(?:-(.*))?")
 _OTHER_SPELLINGS = {"gray": "grey"}
@@ -106,10 +106,9 @@ def _generated(folder: Path, modality: Modality, classes: Sequence[str]) -> list
 
 def _listed(source: Path, modality: Modality) -> list[Wanted]:
     index = build_index(source, labels="auto", captions=True)
+    check_files(index[modality])
     found = []
     for sample in index[modality]:
-        if sample.error or sample.size is not None:
-            raise OmnitokError(sample.error or f"{sample.name}: files in tars are not measured; unpack them")
         captions = sample.read_captions()
         label = None
         if sample.label >= 0:
