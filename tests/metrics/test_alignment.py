@@ -17,6 +17,7 @@ from omnitok.metrics import (
     LinearClassifier,
     Result,
     evaluate_alignment,
+    gradient_features,
 )
 from omnitok.metrics.wanted import class_in, color_in, read_wanted
 
@@ -188,3 +189,8 @@ def test_confusions_add_up_over_parts() -> None:
     assert (perfect.accuracy, perfect.chance) == (1.0, 0.5)
     with pytest.raises(ValueError, match="at least 1 sample"):
         ConfusionAccumulator(["a"]).compute()
+
+
+def test_gradients_stay_on_the_device_of_the_images() -> None:
+    images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8, device="meta")
+    assert gradient_features(images).shape == (2, 64 * 12)

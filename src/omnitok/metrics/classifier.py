@@ -25,7 +25,7 @@ def gradient_features(images: Tensor) -> Tensor:
     grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     dx, dy = grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2], grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1]
     bins = (torch.atan2(dy, dx).remainder(torch.pi) * (9 / torch.pi)).long().clamp(max=8)
-    votes = torch.zeros(len(x), 9, *x.shape[2:], dtype=x.dtype).scatter_(1, bins, torch.hypot(dx, dy))
+    votes = x.new_zeros(len(x), 9, *x.shape[2:]).scatter_(1, bins, torch.hypot(dx, dy))
     histograms = F.adaptive_avg_pool2d(votes, 8)
     histograms = (histograms / (histograms.sum(1, keepdim=True) + 0.02)).sqrt()
     return torch.cat([histograms, F.adaptive_avg_pool2d(x, 8)], dim=1).flatten(1)
