@@ -125,7 +125,7 @@ def measure_colors(images: Tensor) -> list[ImageColors]:
 
 def object_mask(image: Tensor) -> Tensor:
     """How much the pixels of an image (3, H, W) in [-1, 1] differ from its background, (H, W) from 0 to 1."""
-    scaled = _scaled(oklab(image.clamp(-1, 1)))
+    scaled = _scaled(oklab(image))
     return _differs(scaled, _corners(image).flatten()).unflatten(0, image.shape[-2:])
 
 
@@ -134,7 +134,7 @@ def _measure(image: Tensor) -> ImageColors:
     if scale < 1:
         size = [max(1, round(side * scale)) for side in image.shape[-2:]]
         image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
-    lab = oklab(image.clamp(-1, 1))
+    lab = oklab(image)
     scaled = _scaled(lab)
     votes = F.one_hot(_nearest(scaled), len(COLORS)).double()  # (H * W, names)
     is_corner = _corners(image).flatten()
@@ -156,7 +156,7 @@ def _scaled(lab: Tensor) -> Tensor:
 def _differs(scaled: Tensor, is_corner: Tensor) -> Tensor:
     """(n,) in [0, 1]: how far pixels (n, 3) are from the colours of the corners."""
     shaded = scaled * scaled.new_tensor((_SHADE, 1, 1))
-    away = _distance_from(shaded, _palette(shaded[is_corner]))
+    away = torch.cdist(shaded, _palette(shaded[is_corner])).amin(1)
     return ((away - _NEAR) / (_FAR - _NEAR)).clamp(0, 1)
 
 
@@ -192,11 +192,6 @@ def _palette(pixels: Tensor, colors: int = 3) -> Tensor:
     return centres[count >= 0.12 * len(pixels)]
 
 
-def _distance_from(pixels: Tensor, palette: Tensor) -> Tensor:
-    """(n,): to the nearest colour."""
-    return torch.cdist(pixels, palette).amin(1)
-
-
 def _nearest(pixels: Tensor) -> Tensor:
     """The indices of names, (n,), of pixels (n, 3) in OKLab with scaled opponents."""
     focal, owner = _focal_colors()
@@ -207,5 +202,4 @@ def _focal_colors() -> tuple[Tensor, Tensor]:
     """(n, 3) in OKLab with scaled opponents, and the indices of their names (n,)."""
     codes = [(index, code) for index, codes in enumerate(FOCAL.values()) for code in codes]
     rgb = torch.tensor([list(bytes.fromhex(code)) for _, code in codes]) / 127.5 - 1
-    lab = oklab(rgb.T[:, :, None])[:, :, 0].T
-    return lab * lab.new_tensor((1, _HUE, _HUE)), torch.tensor([index for index, _ in codes])
+    return _scaled(oklab(rgb.T[:, :, None])), torch.tensor([index for index, _ in codes])
