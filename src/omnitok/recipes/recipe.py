@@ -1,12 +1,9 @@
 """What is told of a training run beside its configuration."""
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from omnitok.training.config import AnyConfig
-from omnitok.training.settings import apply_settings
-
-Config = TypeVar("Config", bound=AnyConfig)
+from omnitok.training.settings import Config, apply_settings
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,7 @@ from omnitok.models.autoencoder import FLAT_FIELDS, nested_bottleneck
 from omnitok.models.bottlenecks import BOTTLENECKS, bottleneck_fields
 from omnitok.models.diffusion_transformer import DIFFUSION_TRANSFORMERS
 from omnitok.models.presets import PRESETS
-from omnitok.training.config import (
-    CONFIG_KINDS,
-    LOSS_NAMES,
-    RENAMED,
-    AnyConfig,
-    DiffusionTrainConfig,
-    TrainConfig,
-)
+from omnitok.training.config import CONFIG_KINDS, LOSS_NAMES, RENAMED, AnyConfig, DiffusionTrainConfig, TrainConfig
 
 Plain = dict[str, Any]
 Config = TypeVar("Config", bound=AnyConfig)
@@ -211,7 +204,7 @@ def _assign(plain: Plain, key: str, text: str, source: str, kind: type[Any]) -> 
         if key in ("model.bottleneck", "model.bottleneck.type") and isinstance(value, str):
             key, value = "model.bottleneck", bottleneck_fields(value, plain["model"]["bottleneck"])
         annotation = _annotation(key, source, kind)
-        if _takes(annotation, tuple) and isinstance(value, str | int | float):
+        if tuple in map(get_origin, _options(annotation)) and isinstance(value, str | int | float):
             value = [_parse(item) for item in text.split(",")]
     if key == "model" and isinstance(value, str):
         known = _ARCHITECTURES.get(kind, {})
@@ -229,8 +222,7 @@ def _assign(plain: Plain, key: str, text: str, source: str, kind: type[Any]) -> 
 
 def _parts(annotation: Any) -> list[Any]:
     """The classes of settings that a key may hold: one, or the kinds of a bottleneck."""
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return [option for option in options if dataclasses.is_dataclass(option)]
+    return [option for option in _options(annotation) if dataclasses.is_dataclass(option)]
 
 
 def _keys(annotation: Any) -> tuple[str, ...]:
@@ -238,10 +230,8 @@ def _keys(annotation: Any) -> tuple[str, ...]:
     return get_args(get_args(annotation)[0]) or LOSS_NAMES
 
 
-def _takes(annotation: Any, kind: type) -> bool:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return any(_takes(option, kind) for option in get_args(annotation))
-    return get_origin(annotation) is kind
+def _options(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
 def _annotation(key: str, source: str, kind: type[Any]) -> Any:

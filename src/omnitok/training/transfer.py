@@ -21,11 +21,7 @@ from omnitok.models.conditions import ConditionConfig
 from omnitok.models.protocol import fingerprint
 from omnitok.models.tokenizer import OmniTokenizer, TokenizerConfig
 from omnitok.models.transformer import Block
-from omnitok.training.config import (
-    AnyGeneratorConfig,
-    TrainConfig,
-    learns_classes,
-)
+from omnitok.training.config import AnyGeneratorConfig, TrainConfig, learns_classes
 
 _MAY_BEGIN = re.compile(r"^encode_condition\.|\.cross\.|^patches\.")
 
