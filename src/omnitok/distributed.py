@@ -83,9 +83,7 @@ class Processes:
         """Scalars averaged over the processes; every process gives the same keys."""
         if not values:
             return {}
-        stacked = torch.stack([value.detach().to("cpu", torch.float64) for value in values.values()])
-        if self.world_size > 1:
-            dist.all_reduce(stacked)
+        stacked = all_reduce_sum(torch.stack([value.detach().to("cpu", torch.float64) for value in values.values()]))
         return dict(zip(values, (stacked / self.world_size).tolist(), strict=True))
 
     def from_main(self, value: int) -> int:

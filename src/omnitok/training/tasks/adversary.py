@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from omnitok.distributed import Processes
+from omnitok.distributed import Processes, mean_over_processes
 from omnitok.losses.adversarial import (
     LeCam,
     adversarial_ramp,
@@ -41,7 +40,7 @@ class Adversary(nn.Module):
 
     def __init__(self, config: TrainConfig, processes: Processes) -> None:
         super().__init__()
-        self._processes, self._weights, self._config = processes, config.weights, config.adversarial
+        self._weights, self._config = config.weights, config.adversarial
         self._steps, self._generator = config.steps, config.optimizer
         self.discriminators = nn.ModuleDict()
         if config.weights.get("image_gan"):
@@ -114,11 +113,9 @@ class Adversary(nn.Module):
 
     def clip(self) -> Tensor:
         """Average the gradients over the processes and clip them; their norm before."""
-        if self._processes.world_size > 1:
-            for parameter in self.discriminators.parameters():
-                if parameter.grad is not None:
-                    dist.all_reduce(parameter.grad)
-                    parameter.grad /= self._processes.world_size
+        for parameter in self.discriminators.parameters():
+            if parameter.grad is not None:
+                parameter.grad = mean_over_processes(parameter.grad)
         return self.optimizer.clip()
 
     def update(self, step: int) -> None:
