@@ -13,6 +13,7 @@ from omnitok.atomic import atomic_path
 from omnitok.data.image import write_image
 from omnitok.data.video_writer import write_video
 from omnitok.errors import MissingExtraError
+from omnitok.metrics.samples import to_uint8
 from omnitok.training.curves import write_curves
 
 Row = dict[str, Any]
@@ -85,7 +86,7 @@ class JsonlLogger:
                 write_video(path.with_suffix(".mp4"), pixels[..., :height, :width], fps=fps)
             if self._events is not None:
                 frames = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels  # 3 t h w
-                shown = ((frames + 1) * 127.5).round().clamp(0, 255).byte().transpose(0, 1)  # t 3 h w
+                shown = to_uint8(frames).transpose(0, 1)  # t 3 h w
                 if pixels.ndim == 3:
                     self._events.add_image(f"preview/{name}", shown[0], step)
                 else:
