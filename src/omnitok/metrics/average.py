@@ -1,7 +1,7 @@
 """The mean of a number per sample or per frame (PSNR, SSIM, LPIPS) over a whole set."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -46,12 +46,8 @@ class AverageAccumulator(Accumulator):
         return Average(mean, math.sqrt(variance / n), int(n))
 
 
-def score_rows(gathered: Gathered) -> list[Result]:
-    """The same, over the samples that have a score, which need not be all."""
-    return [replace(row, n=gathered.fake.n) for row in average_rows(gathered)]
-
-
 def average_rows(gathered: Gathered) -> list[Result]:
-    """The mean with its standard error."""
+    """The mean with its standard error, over the samples that have a score, which need not be all."""
     average: Average = gathered.fake
-    return [gathered.result(average.mean, spread=average.standard_error, spread_is="standard error over samples")]
+    spread = {"spread": average.standard_error, "spread_is": "standard error over samples"}
+    return [gathered.result(average.mean, n=average.n, **spread)]

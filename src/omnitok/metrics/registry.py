@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from omnitok.data.modality import Modality
-from omnitok.metrics.average import average_rows, score_rows
+from omnitok.metrics.average import average_rows
 from omnitok.metrics.classifier import confusion_rows
 from omnitok.metrics.codebook import codebook_rows
 from omnitok.metrics.frechet import frechet_rows, fvd_rows
@@ -89,7 +89,7 @@ METRICS: dict[str, Metric] = {
     "class_accuracy_plain": Metric(_ASKED, _IMAGE, "confusions", confusion_rows),
     "class_accuracy_video": Metric(_ASKED, _VIDEO, "confusions", confusion_rows, "mobilenet_v2_video"),
     "color_accuracy": Metric(_ASKED, _IMAGE, "confusions", confusion_rows),
-    "clip_score": Metric(_ASKED, _BOTH, "scores", score_rows, "clip"),
+    "clip_score": Metric(_ASKED, _BOTH, "scores", average_rows, "clip"),
 }
 """Name -> metric."""
 
