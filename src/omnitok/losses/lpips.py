@@ -86,12 +86,10 @@ class LPIPS(FrozenNetwork):
     def _activations(self, x: Tensor) -> list[Tensor]:
         x = (x - self.shift) / self.scale
         activations = []
-        for index, layer in enumerate(self.features.children()):
+        for index, layer in enumerate(list(self.features)[: _TAPS[self.net][-1] + 1]):
             x = layer(x)
             if index in _TAPS[self.net]:
                 activations.append(x)
-            if index == _TAPS[self.net][-1]:
-                break
         return activations
 
 

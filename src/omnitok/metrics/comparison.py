@@ -134,9 +134,8 @@ def _load_first(models: Iterable[str], load: Load, device: torch.device) -> dict
 
 def _format_of(coder: EvaluatedModel) -> PixelFormat:
     channels, ranges = coder.tokenizer.channels, tuple(coder.tokenizer.channel_ranges)
-    return PixelFormat(
-        channels, ranges[:1] if len(set(ranges)) == 1 else ranges
-    )  # one range is the same as that of each
+    is_one = len(set(ranges)) == 1  # which is the same as that of each
+    return PixelFormat(channels, ranges[:1] if is_one else ranges)
 
 
 class _Passes:

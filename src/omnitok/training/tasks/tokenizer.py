@@ -347,9 +347,8 @@ class TokenizerTask(Task):
         grids = {}
         for name, pixels in self._preview.items():
             reconstruction = model(pixels.to(model.device)).cpu().float().clamp(-1, 1)
-            grids[name] = as_color(
-                torch.cat([side_by_side(pixels), side_by_side(reconstruction)], dim=-2)
-            )  # 3 (T) 2H nW
+            rows = [side_by_side(each) for each in (pixels, reconstruction)]
+            grids[name] = as_color(torch.cat(rows, dim=-2))  # 3 (T) 2H nW
         return grids
 
     def validate(self, snapshot: Snapshot) -> Mapping[str, float]:

@@ -18,12 +18,7 @@ from omnitok.losses.perceptual import load_perceptual
 from omnitok.metrics.average import AverageAccumulator
 from omnitok.metrics.evaluate import EvaluationConfig
 from omnitok.metrics.networks import Network, load_networks, require_weights
-from omnitok.metrics.reconstruction import (
-    EvaluatedModel,
-    check_frames,
-    check_reconstruction,
-    evaluate_reconstruction,
-)
+from omnitok.metrics.reconstruction import EvaluatedModel, check_frames, check_reconstruction, evaluate_reconstruction
 from omnitok.metrics.registry import METRICS, check_metrics, networks_for
 from omnitok.metrics.ssim import WINDOW
 from omnitok.models.protocol import Tokenizer
