@@ -41,7 +41,7 @@ class TrainResult:
         out: its folder.
         model: the published model folder.
         steps: done so far, earlier processes included.
-        reason: why it ended: "finished", "max steps", "time limit", "SIGTERM" or "SIGINT".
+        reason: why it ended: "finished", "max steps", "time limit", "SIGTERM", "SIGINT", or "another process".
         skipped: steps that changed nothing, because something was not finite.
         last_row: the last row of the log of this process.
         validation: the scores at the end.
