@@ -204,7 +204,8 @@ def _assign(plain: Plain, key: str, text: str, source: str, kind: type[Any]) -> 
         if key in ("model.bottleneck", "model.bottleneck.type") and isinstance(value, str):
             key, value = "model.bottleneck", bottleneck_fields(value, plain["model"]["bottleneck"])
         annotation = _annotation(key, source, kind)
-        if tuple in map(get_origin, _options(annotation)) and isinstance(value, str | int | float):
+        is_tuple = any(get_origin(option) is tuple for option in _options(annotation))
+        if is_tuple and isinstance(value, str | int | float):
             value = [_parse(item) for item in text.split(",")]
     if key == "model" and isinstance(value, str):
         known = _ARCHITECTURES.get(kind, {})
