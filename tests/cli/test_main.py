@@ -338,7 +338,13 @@ def test_missing_files_and_models_are_told_before_torch_is_imported(tmp_path: Pa
         ("generate m --interpolate a --json", "--interpolate must be followed by IMAGE|VIDEO IMAGE|VIDEO, found 'a'"),
         ("tokenize a -o", "--out must be followed by SHARDS, found nothing"),
         ("reconstruct a --dtype half", "--dtype must be float32 or bfloat16, found 'half'"),
+        ("generate m --guidance-interval 1", "--guidance-interval must be 2 values, each a number, found '1'"),
+        ("generate m --order x", "--order must be confidence or random, found 'x'"),
         ("generate", "give MODEL; `omnitok generate --help` shows what is accepted"),
+        ("generate --count 2", "give MODEL; `omnitok generate --help` shows what is accepted"),
+        ("generate m --guidance-scale 2", "there is no option --guidance-scale; did you mean --guidance? `omnitok "),
+        ("generate --count 2 --guidance-scale 2", "there is no option --guidance-scale; did you mean --guidance? "),
+        ("models --models a", "there is no option --models; `omnitok models --help` shows them all"),
         ("export", "give MODEL and --out OUT; `omnitok export --help` shows what is accepted"),
         ("convert a b c", "'c' is one argument too many; `omnitok convert --help` shows what is accepted"),
         (
@@ -359,6 +365,7 @@ def test_missing_files_and_models_are_told_before_torch_is_imported(tmp_path: Pa
             "evaluate fidelity --reel a",
             "there is no option --reel; did you mean --real? `omnitok evaluate fidelity --help`",
         ),
+        ("evaluate reconstruction --data a --fake b", "there is no option --fake; did you mean --frames? `omnitok "),
     ],
 )
 def test_what_cannot_be_parsed_is_one_sentence(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,11 @@ import contextlib
 import difflib
 import types
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from itertools import takewhile
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
 
 from omnitok.cli.failures import UsageError
 from omnitok.errors import describe
@@ -57,21 +59,25 @@ def _sentence(event: Any, options: type[Any], arguments: Sequence[str]) -> str:
         return ""
     argument = event.argument
     names = argument.lowered.name_or_flags
+    if argument.is_positional():  # it was cut short by an option
+        known = [f"--{name}" for name in _options(options, arguments[0])]
+        flags = (text for text in arguments if text.startswith("-"))
+        unknown = [flag for flag in flags if flag.partition("=")[0].replace("_", "-") not in known]
+        return _unknown(unknown[0], options, arguments[0], help_line) if unknown else ""
     found = describe(" ".join(_found(names, argument.lowered.nargs, arguments)))
     return f"{names[-1]} {_accepted(argument)}, found {repr(found) if found else 'nothing'}"
 
 
 def _accepted(argument: Any) -> str:
-    choices = argument.lowered.choices
-    if choices:
-        return f"must be {' or '.join(choices)}"
     kind = argument.field.type_stripped
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(one for one in get_args(kind) if one is not type(None))
+    if get_origin(kind) is Literal:
+        return f"must be {' or '.join(get_args(kind))}"
     if kind in _NUMBERS:
         return f"must be {_NUMBERS[kind]}"
-    if get_origin(kind) is tuple and get_args(kind)[0] in _NUMBERS:
-        return f"must be one or several, each {_NUMBERS[get_args(kind)[0]]}"
+    if get_origin(kind) is tuple and (items := get_args(kind))[0] in _NUMBERS:
+        return f"must be {'one or several' if items[-1] is ... else f'{len(items)} values'}, each {_NUMBERS[items[0]]}"
     return f"must be followed by {argument.lowered.metavar}"
 
 
@@ -92,8 +98,18 @@ def _unknown(token: str, options: type[Any], first: str, help_line: str) -> str:
         return f"there is no verb {describe(token)!r}; {_hint(token, verbs)}the verbs are {', '.join(verbs)}"
     if not flag.startswith("-"):
         return f"{describe(token)!r} is one argument too many; {help_line} shows what is accepted"
-    known = {field.name.replace("_", "-") for kind in (options, *_verbs(options)) for field in fields(kind)}
-    return f"there is no option {describe(flag)}; {_hint(flag[2:], sorted(known), '--')}{help_line} shows them all"
+    hint = _hint(flag[2:], sorted(_options(options, first)), "--")
+    return f"there is no option {describe(flag)}; {hint}{help_line} shows them all"
+
+
+def _options(options: type[Any], verb: str) -> Iterator[str]:
+    """The names of the options of a dataclass, or of the one among its verbs."""
+    kind = next((kind for kind in _verbs(options) if kind.__name__.lower() == verb), options)
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        how = getattr(hint, "__metadata__", ())
+        if tyro.conf.Positional not in how:
+            own = (each.name for each in how if getattr(each, "name", None) is not None)
+            yield next(own, name.replace("_", "-"))
 
 
 def _hint(name: str, known: Sequence[str], dashes: str = "") -> str:
