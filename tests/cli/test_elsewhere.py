@@ -123,6 +123,18 @@ def test_a_damaged_file_elsewhere_is_named_by_its_url(
 
 def test_a_file_url_is_a_path(media: Path, vq_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
-    line = ["reconstruct", f"file://{media}/sub/a.png", "-o", f"file://{out}", "--model", f"file://{vq_folder}"]
+    line = ["reconstruct", f"file://{media}/sub/a.png", f"--out=file://{out}", "--model", f"file://{vq_folder}"]
     assert main(line) == 0
     assert out.exists()
+
+
+@pytest.mark.parametrize("out", [["-o", "ftp://host/a"], ["--out=ftp://host/a"]])
+def test_a_url_that_nothing_writes_is_refused(out: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reconstruct", "none.png", *out]) == 1
+    assert capsys.readouterr().err.startswith("omnitok: error: ftp://host/a: ftp is not among the kinds of URLs")
+
+
+@pytest.mark.parametrize("address", [["--ray-address", "ray://host:1"], ["--ray_address=ray://host:1"]])
+def test_the_address_of_a_ray_cluster_is_no_file(address: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tokenize", "none", "--engine", "ray", *address]) == 1
+    assert capsys.readouterr().err == "omnitok: error: none: no such file or folder\n"

@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from itertools import pairwise
 from types import FrameType
 from typing import Any, Protocol
 
@@ -134,15 +135,21 @@ def _parse(arguments: list[str]) -> Verb | None:
         raise UsageError(_unknown(verb))
     _require_working_folder()
     options: type[Verb] = getattr(import_module(f"omnitok.cli.{verb}"), verb.capitalize())
-    for argument in arguments[1:]:
-        check_scheme(argument)
+    args = [_local(before, argument) for before, argument in pairwise(arguments)]
     if verb == "train":
-        check_no_settings(arguments[1:], options)
-    args = [argument.removeprefix("file://") for argument in arguments[1:]]
+        check_no_settings(args, options)
     with as_usage_errors(options, args):
         parsed = tyro.cli(options, prog=f"omnitok {verb}", args=args, **_HOW)
     verb_of_verb: Verb = getattr(parsed, "action", parsed)  # `evaluate` has verbs of its own
     return verb_of_verb
+
+
+def _local(before: str, argument: str) -> str:
+    """An argument, or the VALUE of `--option=VALUE`, without `file://`; MediaError for URLs that nothing reads."""
+    option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    if (option or before).replace("_", "-") != "--ray-address":  # ray://HOST:10001
+        check_scheme(value)
+    return f"{option}{equals}{value.removeprefix('file://')}"
 
 
 def _require_working_folder() -> None:
