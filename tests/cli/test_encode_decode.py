@@ -236,6 +236,8 @@ def test_a_file_names_its_model(vq_folder: Path, tmp_path: Path, make_picture: M
     code, (row,), _ = run(capsys, "decode", path, "-o", tmp_path / "r")
     assert code == 1
     assert "its model 'somebody/else' is not here: give it with --model" in row["error"]
+    assert main(["decode", str(path), "-o", str(tmp_path / "r"), "--device", "tpu"]) == 2  # before any file
+    assert capsys.readouterr().err.startswith("omnitok: error: --device must be auto, ")
 
 
 def tone_begins(path: Path) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from omnitok.cli.options import SAID, ModelOptions, Output, TokenFiles, channel_ranges
+from omnitok.cli.options import SAID, ModelOptions, Output, TokenFiles, channel_ranges, resolve_device
 from omnitok.cli.report import Column, Report, Row, cell
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Decode(ModelOptions):
         def files(path: Path) -> list[Path]:
             return find_files(path, frozenset({SUFFIX}), f"{SUFFIX} files")
 
+        resolve_device(self.device)
         jobs = plan_jobs(self.inputs, self.out, WRITTEN_SUFFIXES, files, _result_suffix)
         load = cache(lambda name: load_model(replace(self, model=name)))
         if self.model:
