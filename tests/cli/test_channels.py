@@ -70,6 +70,18 @@ def test_bands_through_every_verb_of_files(bands: Path, capsys: pytest.CaptureFi
     assert (code, rows[0]["output"]) == (0, str(bands / "c.tif"))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_shards_of_any_channels_are_looked_at_in_colour(
+    channels: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "a.npy", RANDOM.integers(0, 256, (20, 26, channels), dtype=np.uint8))
+    shards, grid = tmp_path / "shards", tmp_path / "grid.png"
+    made = run(capsys, "tokenize", tmp_path / "a.npy", "--model", model(tmp_path / "m", channels), "-o", shards)
+    assert made[0] == 0
+    assert run(capsys, "tokenize", shards, "--inspect", "-o", grid)[0] == 0
+    assert read_image(grid).shape == (3, 20, 26)
+
+
 def test_alpha_and_grey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(RANDOM.integers(0, 256, (20, 26, 4), dtype=np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(RANDOM.integers(0, 65536, (20, 26), dtype=np.uint16)).save(tmp_path / "d.png")

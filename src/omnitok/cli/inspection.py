@@ -11,6 +11,7 @@ from omnitok.cli.loading import load_named
 from omnitok.cli.options import resolve_device
 from omnitok.cli.report import Row, print_json, renamed, say
 from omnitok.data import TokenShards, write_image
+from omnitok.data.pixel_format import as_color
 from omnitok.data.transforms import resize
 from omnitok.errors import describe
 from omnitok.metrics.codebook import CodebookAccumulator
@@ -149,7 +150,7 @@ def _latent_statistics(shards: TokenShards) -> Row:
 
 @torch.inference_mode()
 def _sample_grid(shards: TokenShards, tokenizer: Tokenizer) -> Tensor:
-    """Items at even distances, decoded; of a video the middle frame: (3, H, W) in [-1, 1]."""
+    """Items at even distances, decoded; of a video the middle frame: (3, H, W) in [-1, 1], see `as_color`."""
     count = min(SAMPLES, len(shards))
     cells = []
     for item in (shards[k * len(shards) // count] for k in range(count)):
@@ -158,7 +159,7 @@ def _sample_grid(shards: TokenShards, tokenizer: Tokenizer) -> Tensor:
         else:
             assert item.latents is not None
             pixels = tokenizer.decode(item.latents[None], item.size)
-        frame = pixels[0] if pixels.ndim == 4 else pixels[0, :, pixels.shape[2] // 2]
+        frame = as_color(pixels[0] if pixels.ndim == 4 else pixels[0, :, pixels.shape[2] // 2])
         scale = min(1.0, LARGEST_CELL / max(frame.shape[1:]))
         height, width = (max(1, round(side * scale)) for side in frame.shape[1:])
         cells.append(resize(frame.float().clamp(-1, 1).cpu()[:, None], height, width)[:, 0])
