@@ -77,3 +77,9 @@ def test_a_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert shape == [1, None, 2, slots, 8]
         past = torch.zeros(1, 4, 2, slots, 8)
         assert step(torch.zeros(4, 1, dtype=torch.int64), torch.tensor([0]), past, past)[0].shape[:2] == (4, 1)
+    for option, value, said in (
+        ("--size", "7x8", "must be multiples of 4, the tokenizer's patch, found 7x8"),
+        ("--frames", "4", "must fill latent frames, as 5 do, found 4"),
+    ):
+        assert main(["export", str(folder), "-o", str(tmp_path / "out"), option, value]) == 2
+        assert capsys.readouterr().err == f"omnitok: error: {option} {said}\n"

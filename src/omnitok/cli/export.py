@@ -110,10 +110,17 @@ class Export:
         generator = load_generator(self.model)
         settings = generator.settings
         height, width = size or (settings.height, settings.width)
-        frames = frames or settings.num_frames
-        grid = generator.tokenizer.latent_shape(frames, height, width)
+        count, tokenizer = frames or settings.num_frames, generator.tokenizer
+        grid = tokenizer.latent_shape(count, height, width)
+        _, p, q = tokenizer.downsample
+        if size not in (None, (grid[1] * p, grid[2] * q)):
+            raise UsageError(f"--size must be multiples of {p}, the tokenizer's patch, found {self.size}")
+        if frames not in (None, tokenizer.num_frames(grid[0])):
+            raise UsageError(
+                f"--frames must fill latent frames, as {tokenizer.num_frames(grid[0])} do, found {self.frames}"
+            )
         with naming_options():
-            return [generator_graph(generator.model, grid[1:] if frames == 1 else grid, self.seed)]
+            return [generator_graph(generator.model, grid[1:] if count == 1 else grid, self.seed)]
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:
