@@ -356,3 +356,11 @@ def test_a_comparison_is_one_page(models: Models, tmp_path: Path) -> None:
     assert [path.suffix for path, _ in made.shown] == [".png"]
     with pytest.raises(ValueError, match="at least one tokenizer"):
         compare_files(models, [str(tmp_path / "a.png")], [], False, tmp_path / "out", ignore)
+
+
+def test_models_of_runs_are_told_apart(vq: OmniTokenizer, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", drawn_image(64, 1))
+    two = Models({"runs/a/model": vq, "runs/b/model": vq}, {})
+    made = compare_files(two, [str(tmp_path / "a.png")], list(two.tokenizers), False, tmp_path / "out", ignore)
+    ((_, rows),) = made.tables
+    assert [row[0] for row in rows] == ["a", "b"]

@@ -11,7 +11,7 @@ import pytest
 import omnitok
 from helpers.processes import on_two_processes, printed
 from omnitok.cli import main
-from omnitok.cli.measuring import short_names
+from omnitok.hub.names import short_names
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "../shared/weights"
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the shared weights are not here")

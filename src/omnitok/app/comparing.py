@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omnitok.app.models import Models
 from omnitok.app.uploads import check_files
+from omnitok.hub.names import short_names
 from omnitok.metrics.comparison import PLOT, compare
 from omnitok.metrics.comparison_page import write_page
 from omnitok.metrics.reconstruction import EvaluatedModel
@@ -47,7 +48,7 @@ def compare_files(
 
     found, shown = compare(
         check_files(paths),
-        {name: Path(name).name for name in names},
+        short_names(names),
         load,
         folder,
         references=references,

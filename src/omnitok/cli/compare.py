@@ -10,9 +10,10 @@ import tyro
 
 import omnitok
 from omnitok.cli.failures import UsageError
-from omnitok.cli.measuring import MetricsOptions, counting, load_model, parse_names, short_names, write_results
+from omnitok.cli.measuring import MetricsOptions, counting, load_model, parse_names, write_results
 from omnitok.cli.options import ChannelRanges, channel_ranges, require_models, require_paths, resolve_device
 from omnitok.cli.report import print_json, print_table, say
+from omnitok.hub.names import short_names
 
 if TYPE_CHECKING:
     from omnitok.metrics import EvaluatedModel

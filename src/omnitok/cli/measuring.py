@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -16,6 +16,7 @@ from omnitok.atomic import atomic_path
 from omnitok.cli.failures import UsageError
 from omnitok.cli.options import SAID, CommonOptions, resolve_device
 from omnitok.cli.report import Row, print_json, print_table, progress_bar, say
+from omnitok.hub.names import short_names
 from omnitok.memory import keep_freed_blocks
 
 if TYPE_CHECKING:
@@ -156,17 +157,3 @@ def write_results(rows: Sequence[Row], protocol: Protocol, out: Path) -> None:
     with atomic_path(out / "results.json") as temporary:
         content = {"results": rows, "protocol": protocol.describe()}
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def short_names(models: Sequence[str]) -> dict[str, str]:
-    """Names for a table: as little of each path's end as tells them apart, without the `model` folder of a run."""
-    parts = {}
-    for model in models:
-        path = PurePath(model)
-        parts[model] = path.parts[:-1] if path.name == "model" and len(path.parts) > 1 else path.parts or (model,)
-    length = 1
-    while True:
-        short = {model: "/".join(own[-length:]) for model, own in parts.items()}
-        if len(set(short.values())) == len(short) or length > max(map(len, parts.values())):
-            return short if len(set(short.values())) == len(short) else {model: model for model in models}
-        length += 1

@@ -5,8 +5,9 @@ import functools
 import math
 import os
 import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from omnitok.atomic import sha256_of
@@ -177,6 +178,20 @@ def model_info(name: str) -> ModelInfo:
     if is_peer:
         return ModelInfo(name, kind, parameters, None, description, source, tokens, describe(fields.get("family")))
     return ModelInfo(name, kind, parameters, str(bottleneck), description, source, tokens)
+
+
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Names for a table: as little of each path's end as tells them apart, without the `model` folder of a run."""
+    parts = {}
+    for model in models:
+        path = PurePath(model)
+        parts[model] = path.parts[:-1] if path.name == "model" and len(path.parts) > 1 else path.parts or (model,)
+    length = 1
+    while True:
+        short = {model: "/".join(own[-length:]) for model, own in parts.items()}
+        if len(set(short.values())) == len(short) or length > max(map(len, parts.values())):
+            return short if len(set(short.values())) == len(short) else {model: model for model in models}
+        length += 1
 
 
 def _count_parameters(weights: Path) -> int:
