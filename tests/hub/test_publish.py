@@ -15,6 +15,7 @@ import omnitok
 from helpers import small
 from helpers.hub import StandIn
 from helpers.video_peers import build_video_peer
+from omnitok.app.models import load_models
 from omnitok.cli import main
 from omnitok.errors import CheckpointError, OmnitokError
 from omnitok.generation.loading import make_generator
@@ -96,6 +97,7 @@ def test_a_generator_takes_its_tokenizer_with_it(tokenizer: OmniTokenizer, hub: 
     loaded = omnitok.load_generator("someone/lm@trial")
     assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
     assert torch.equal(loaded.sample([0], seed=3), generator.sample([0], seed=3))
+    assert list(load_models(["someone/lm@trial"]).generators) == ["someone/lm@trial"]  # of the page
     assert metadata(sent(hub, "someone/lm", "trial")["README.md"])["tags"] == [
         "image-generation",
         "video-generation",

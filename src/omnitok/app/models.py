@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from omnitok.errors import CheckpointError
 from omnitok.generation.loading import AnyGenerator, load_generator
-from omnitok.hub.names import find_files, library_of, model_info
+from omnitok.hub.header import GENERATORS
+from omnitok.hub.names import architecture_of, find_files, library_of
 from omnitok.models.protocol import Tokenizer
 from omnitok.peers import load_tokenizer
 
@@ -44,17 +44,8 @@ def load_models(names: Sequence[str], device: torch.device | str = "cpu") -> Mod
 
     generators, tokenizers = {}, {}
     for name in dict.fromkeys(names):
-        if _is_tokenizer(name):
-            tokenizers[name] = load(name)
-        else:
+        if architecture_of(name) in GENERATORS:
             generators[name] = load_generator(name, device, load=load)
+        else:
+            tokenizers[name] = load(name)
     return Models(tokenizers, generators)
-
-
-def _is_tokenizer(name: str) -> bool:
-    if library_of(name):
-        return True
-    try:
-        return model_info(name).kind == "tokenizer"
-    except CheckpointError:  # a released checkpoint or another project's says little of itself before it is loaded
-        return True
