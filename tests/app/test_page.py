@@ -92,6 +92,12 @@ def test_only_this_machine_reaches_it(page: ServedPage) -> None:
     assert [row[1] for row in rows if row[3] == listening and row[1].endswith(port)] == [f"0100007F:{port}"]
 
 
+def test_a_slider_begins_within_its_bounds() -> None:
+    from omnitok.app.parts import slider
+
+    assert (slider(1, 4, 5, label="Frames given").value, slider(1, 8, 5, label="Frames given").value) == (4, 5)
+
+
 def test_a_port_that_is_taken_is_one_sentence(page: ServedPage) -> None:
     port = page.address.rstrip("/").rpartition(":")[2]
     line = [sys.executable, "-m", "omnitok", "app", "--port", port, "--model", MODEL]

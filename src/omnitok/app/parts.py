@@ -108,7 +108,7 @@ def brush_editor(label: str, told: str, sources: Sequence[str], width: int, colo
 
 
 def slider(low: int, high: int, value: int, label: str, step: int = 1, info: str | None = None) -> gr.Slider:
-    return gr.Slider(low, high, value, step=step, precision=0, label=label, info=info)
+    return gr.Slider(low, high, min(value, high), step=step, precision=0, label=label, info=info)
 
 
 def show_image(label: str, visible: bool = True) -> gr.Image:
