@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save
 
 from helpers.autoencoders import build
 from helpers.video_peers import build_video_peer
@@ -44,3 +45,17 @@ def test_any_folder_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[s
     captured = capsys.readouterr()
     assert "cosmos-video" in captured.out
     assert "nowhere: no such model, folder or file" in captured.out + captured.err
+
+
+@pytest.mark.parametrize("tokens", [{"bits_per_token": "x"}, {"downsample": [4, 8]}, {"downsample": [4, 0, 0]}])
+def test_tokens_that_make_no_sense_are_one_sentence(
+    tokens: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"vocab_size": 32, "latent_channels": 4, "bits_per_token": 5, "downsample": [4, 8, 8]}
+    (tmp_path / "model.safetensors").write_bytes(save({}))
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "OmniTokenizer", "tokens": known | tokens}))
+    assert main(["models", str(tmp_path), "--json"]) == 1
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["error"].startswith(
+        f"{tmp_path / 'config.json'}: does not say what its tokens are ({next(iter(tokens))}"
+    )

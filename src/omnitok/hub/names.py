@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from omnitok.atomic import sha256_of
+from omnitok.checked import AtLeastOne, NotNegative, checked
 from omnitok.errors import CheckpointError, describe, reason
 from omnitok.hub.download import HUB_ID, HubRepository, from_hub, hub_repository
 from omnitok.hub.header import (
@@ -41,14 +42,14 @@ TOKENIZER_FOLDER = "tokenizer"
 """Of a generator's folder: its tokenizer, where it goes with it."""
 
 
-@dataclass(frozen=True)
+@checked
 class TokenInfo:
     """What a tokenizer's tokens are."""
 
-    vocab_size: int | None  # None without codes
-    latent_channels: int
-    bits_per_token: float
-    downsample: tuple[int, int, int]  # frames, height and width of a patch in pixels
+    vocab_size: AtLeastOne | None  # None without codes
+    latent_channels: AtLeastOne
+    bits_per_token: NotNegative
+    downsample: tuple[AtLeastOne, AtLeastOne, AtLeastOne]  # frames, height and width of a patch in pixels
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def _count_parameters(weights: Path) -> int:
 def _token_info(fields: dict[str, Any]) -> TokenInfo:
     """Of a tokenizer's configuration; those of older versions are quantizers or VAEs with these fields beside."""
     if tokens := fields.get("tokens"):
-        return TokenInfo(**{**tokens, "downsample": tuple(tokens["downsample"])})
+        return TokenInfo(**tokens)
     patch, channels = int(fields.get("patch_size", 8)), int(fields.get("latent_channels", 8))
     downsample = (int(fields.get("temporal_patch_size", 4)), patch, patch)
     if fields.get("bottleneck", "vq") == "kl":
