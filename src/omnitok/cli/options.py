@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,15 +14,13 @@ from omnitok.cli.failures import UsageError
 from omnitok.cli.report import Report
 from omnitok.errors import MediaError, OmnitokError
 from omnitok.files import expand
-from omnitok.hub.names import find_files
+from omnitok.hub.names import find_files, library_of
 from omnitok.memory import prepare_for_streams
 
 if TYPE_CHECKING:
     import torch
 
 DEFAULT_MODEL = "omnitok-tiny-vq"
-
-_FAMILY = re.compile(r"[a-z_]+:")
 
 MediaInputs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")]
 TokenFiles = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE...")]
@@ -152,13 +149,13 @@ def require_paths(*paths: Path) -> None:
 
 def require_models(*names: str | None) -> None:
     """Say at once, before torch is imported, which name stands for no model; None is not asked for, nor is
-    `FAMILY:NAME`, which is for another project to read.
+    `LIBRARY:NAME`, which is for the library to find.
 
     Raises:
         CheckpointError: no bundled or released model, folder, file or hub id of that name.
     """
     for name in names:
-        if name is not None and not _FAMILY.match(name):
+        if name is not None and library_of(name) is None:
             find_files(name)
 
 
