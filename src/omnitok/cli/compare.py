@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
@@ -14,9 +15,6 @@ from omnitok.cli.measuring import MetricsOptions, counting, load_model, parse_na
 from omnitok.cli.options import ChannelRanges, channel_ranges, require_models, require_paths, resolve_device
 from omnitok.cli.report import print_json, print_table, say
 from omnitok.hub.names import short_names
-
-if TYPE_CHECKING:
-    from omnitok.metrics import EvaluatedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +57,14 @@ class Compare(MetricsOptions):
         require_paths(*map(Path, inputs))
         require_models(*models)
         config, device = self.config(), resolve_device(self.device)
-        from omnitok.cli.loading import set_ranges
         from omnitok.metrics import comparison
         from omnitok.metrics.comparison_page import write_page
-
-        def load(name: str) -> EvaluatedModel:
-            model = load_model(name, device)
-            set_ranges(model.tokenizer, self.ranges)
-            return model
 
         with counting("models and codecs", "pass") as advance:
             found, shown = comparison.compare(
                 inputs,
                 short_names(models),
-                load,
+                partial(load_model, device=device, ranges=self.ranges),
                 self.out,
                 metrics,
                 config,

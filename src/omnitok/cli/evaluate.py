@@ -56,11 +56,9 @@ class Reconstruction(MetricsOptions):
         require_models(self.model)
         config = self.config()
         channel_ranges(self.ranges)
-        from omnitok.cli.loading import set_ranges
 
         def evaluate(device: torch.device, **shared: Any) -> Results:
-            model = load_model(self.model, device)
-            set_ranges(model.tokenizer, self.ranges)
+            model = load_model(self.model, device, self.ranges)
             return omnitok.metrics.evaluate_reconstruction(model, self.data, metrics, config, **shared)
 
         return self.measure(self.model, config, evaluate)

@@ -55,7 +55,7 @@ def explain_for(path: os.PathLike[str] | str, error: BaseException) -> str:
 
 @contextlib.contextmanager
 def naming_options() -> Iterator[None]:
-    """Turn what a configuration says about one of its fields into what is wrong with the option of that name."""
+    """Turn what the library says about a field or an argument into what is wrong with the option of that name."""
     try:
         yield
     except ValueError as error:

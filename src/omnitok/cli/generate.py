@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from omnitok.cli.failures import UsageError, explain_for, show_traceback_if_debugging
+from omnitok.cli.failures import UsageError, explain_for, naming_options, show_traceback_if_debugging
 from omnitok.cli.given import GivenFlags
 from omnitok.cli.options import (
     SAID,
@@ -92,12 +92,10 @@ class Generate(SamplingFlags, GivenFlags, CommonOptions):
         pixel_format = pixel_format_of(generator)
         if self.npz and pixel_format.channels != 3:
             raise UsageError(f"--npz is for colour, and this model's pixels have {pixel_format.channels} channels")
-        try:
+        with naming_options():
             asked = parse_asked(generator, self.labels, self.text, self.embeddings)
             away = {} if self.negative is None else {"negative": parse_negative(generator, self.negative)}
             files = sample_folder.plan_files(asked, self.count, self.out, work, pixel_format)
-        except ValueError as error:
-            raise UsageError(f"--{error}") from error
         (rank, world_size), (part, parts) = launched_place(), parse_part(self.shard)
         own = files[part * world_size + rank :: parts * world_size]
         kind = "texts" if self.text else "embeddings" if self.embeddings else "labels"

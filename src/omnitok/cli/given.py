@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from omnitok.cli.failures import UsageError
+from omnitok.cli.failures import UsageError, naming_options
 from omnitok.cli.options import SAID, require_least
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class GivenFlags:
         """
         from omnitok.generation import work
 
-        try:
+        with naming_options():
             if self.video:
                 return work.continuation(generator, self.video, self.given, self.frames, self.mark)
             if self.inpaint and self.mask:
@@ -102,5 +102,3 @@ class GivenFlags:
             if self.interpolate:
                 return work.interpolation(generator, *self.interpolate, self.given, self.frames)
             return work.sampling(generator, self.frames)
-        except ValueError as error:
-            raise UsageError(f"--{error}") from error

@@ -40,32 +40,22 @@ def load_model(options: ModelOptions) -> LoadedModel:
 
 
 def load_named(name: str, device: torch.device, dtype: str, ranges: str | None = None) -> LoadedModel:
-    """The tokenizer of that name, on a device in "float32" or "bfloat16", with the ranges of --ranges.
+    """The tokenizer of that name, on a device in "float32" or "bfloat16", with its own ranges or those of --ranges.
 
     Raises:
         OmnitokError: there is none.
-        UsageError: as `set_ranges`.
+        UsageError: ranges that make no sense, or not as many as the model has channels.
     """
     from omnitok.peers import load_tokenizer
 
     tokenizer = load_tokenizer(name, device="cpu", dtype=torch.float32)
-    set_ranges(tokenizer, ranges)
+    if ranges is not None:
+        try:
+            tokenizer.channel_ranges = PixelFormat(tokenizer.channels, channel_ranges(ranges)).ranges
+        except ValueError as error:
+            raise UsageError(f"--ranges: {error}") from error
     sha256 = tokenizer.fingerprint
     return LoadedModel(tokenizer.to(device, _DTYPES[dtype]).eval(), name, sha256)
-
-
-def set_ranges(tokenizer: Tokenizer, text: str | None) -> None:
-    """Let the ranges of --ranges stand in place of those that the tokenizer was trained with.
-
-    Raises:
-        UsageError: as `channel_ranges`, or not as many as the model has channels.
-    """
-    if text is None:
-        return
-    try:
-        tokenizer.channel_ranges = PixelFormat(tokenizer.channels, channel_ranges(text)).ranges
-    except ValueError as error:
-        raise UsageError(f"--ranges: {error}") from error
 
 
 def check_tile(tokenizer: Tokenizer, tile: int | None) -> None:

@@ -13,7 +13,7 @@ import tyro
 
 import omnitok
 from omnitok.atomic import atomic_path
-from omnitok.cli.failures import UsageError
+from omnitok.cli.failures import UsageError, naming_options
 from omnitok.cli.options import SAID, CommonOptions, resolve_device
 from omnitok.cli.report import Row, print_json, print_table, progress_bar, say
 from omnitok.hub.names import short_names
@@ -71,7 +71,7 @@ class EvaluateOptions(CommonOptions):
         """
         keep_freed_blocks()
         protocol = omnitok.metrics.PROTOCOLS[self.protocol]
-        try:
+        with naming_options():
             return omnitok.metrics.EvaluationConfig(
                 protocol=protocol,
                 resolution=self.resolution,
@@ -80,8 +80,6 @@ class EvaluateOptions(CommonOptions):
                 seed=self.seed,
                 batch_size=self.batch_size,
             )
-        except ValueError as error:
-            raise UsageError(f"--{str(error).replace('batch_size', 'batch-size')}") from error
 
     @contextlib.contextmanager
     def measuring(self, what: str) -> Iterator[tuple[Processes, Progress | None]]:
@@ -128,15 +126,12 @@ def parse_names(given: Sequence[str]) -> tuple[str, ...] | None:
     return names or None
 
 
-def load_model(name: str, device: torch.device) -> EvaluatedModel:
-    """The tokenizer of that name in float32.
+def load_model(name: str, device: torch.device, ranges: str | None) -> EvaluatedModel:
+    """The tokenizer of that name in float32; see `loading.load_named`."""
+    from omnitok.cli.loading import load_named
 
-    Raises:
-        OmnitokError: there is none.
-    """
-    tokenizer = omnitok.load_tokenizer(name, device="cpu")
-    sha256 = tokenizer.fingerprint
-    return omnitok.metrics.EvaluatedModel(tokenizer.to(device), name, sha256)
+    model = load_named(name, device, "float32", ranges)
+    return omnitok.metrics.EvaluatedModel(model.tokenizer, model.name, model.sha256)
 
 
 def show_results(results: Results, protocol: Protocol, out: Path | None, as_json: bool) -> None:
