@@ -15,7 +15,7 @@ from helpers.hub import StandIn
 from omnitok.errors import CheckpointError
 from omnitok.hub import folder as folder_module
 from omnitok.hub import names
-from omnitok.hub.folder import load_tokenizer, read_config, save_tokenizer
+from omnitok.hub.folder import load_tokenizer, read_description, save_tokenizer
 from omnitok.hub.names import TokenInfo, list_models, model_info
 from omnitok.hub.released import convert_checkpoint
 from omnitok.models.bottlenecks import VQConfig
@@ -329,7 +329,7 @@ def test_huge_config(folder: Path) -> None:
 def test_config_fields_are_checked(folder: Path, changes: dict[str, object], message: str) -> None:
     edit_config(folder, **changes)
     with pytest.raises(CheckpointError, match=message) as caught:
-        read_config(folder / "config.json")
+        read_description(folder / "config.json", ("OmniTokenizer",))
     assert str(caught.value).startswith(f"{folder / 'config.json'}: ")
 
 

@@ -93,9 +93,9 @@ def upload_image(label: str, sources: Sequence[str] = ("upload", "clipboard")) -
     return component
 
 
-def upload_video(label: str = "Video") -> gr.Video:
+def upload_video() -> gr.Video:
     """A video, from a file or the camera."""
-    return gr.Video(label=label, sources=["upload", "webcam"], elem_classes="upload")
+    return gr.Video(label="Video", sources=["upload", "webcam"], elem_classes="upload")
 
 
 def brush_editor(label: str, told: str, sources: Sequence[str], width: int, colour: str) -> gr.ImageEditor:

@@ -140,13 +140,6 @@ def _checked_fields(fields: object, kind: type[Checked]) -> Checked:
         raise ValueError(reason(error)) from error
 
 
-def read_config(path: str | os.PathLike[str]) -> TokenizerConfig:
-    """The configuration in a tokenizer's `config.json`; see `read_description`."""
-    config = read_description(path, (TOKENIZER,)).config
-    assert isinstance(config, TokenizerConfig)
-    return config
-
-
 # --------------------------------------------------------------------------------------------------------------- load
 
 

@@ -151,8 +151,8 @@ def model_info(name: str) -> ModelInfo:
         return ModelInfo(name, "tokenizer", None, released.bottleneck, description, source, tokens)
     if name in pretrained_models():
         config, weights = BUNDLED_FOLDER / name / CONFIG_NAME, local_weights(name)
-        is_bundled = weights is not None and weights.parent == config.parent
-        source = "bundled" if is_bundled else _hub_page(name) if weights is None else str(weights.parent)
+        source = f"https://huggingface.co/{HUB_OWNER}/{name}" if weights is None else str(weights.parent)
+        source = "bundled" if source == str(config.parent) else source
     else:
         files = find_files(name, download=False)
         if files.config is None:
@@ -308,10 +308,6 @@ def _hub_files(repository: HubRepository) -> Files:
         if repository.has(f"{TOKENIZER_FOLDER}/{name}"):
             repository.file(f"{TOKENIZER_FOLDER}/{name}")
     return Files(config, weights)
-
-
-def _hub_page(name: str) -> str:
-    return f"https://huggingface.co/{HUB_OWNER}/{name}"
 
 
 def _files_in(folder: Path) -> Files:

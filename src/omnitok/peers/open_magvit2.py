@@ -192,7 +192,7 @@ class OpenMAGVIT2(PeerTokenizer):
     """A released tokenizer of images, or of videos and images. `config` holds the fields of `OpenMAGVIT2Config`."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self.shape = shape = OpenMAGVIT2Config(**config)
+        shape = OpenMAGVIT2Config(**config)
         steps = range(len(shape.widths) - 1)
         side, time = 2 ** len(steps), 2 ** sum(shape.halves_time(i) for i in steps)
         bits = shape.latent_channels
