@@ -42,6 +42,11 @@ _DRAWN = "init.freeze_encoder=true data.drawn=0.3 data.video_share=0.12"
 _MASKED = (
     "shards=shards/near8,shards/near-small8,shards/near-videos4,shards/images4 data.video_share=0.2 data.image_batch=32"
 )
+_PATCHED = (
+    "model.depth=5 model.patch=2 model.dropout=0.08 data.image_batch=32 data.video_share=0.12 "
+    "engine.precision=bfloat16 "
+    "tasks={generation: 4.0, inpainting: 2.0, outpainting: 1.0, free: 1.0, prediction: 2.0, interpolation: 2.0}"
+)
 _TEXT = "data.image_batch=32"
 _TEXT_TASKS = (
     "tasks={generation: 8.0, inpainting: 0.7, outpainting: 0.7, free: 0.7, prediction: 1.0, interpolation: 1.0}"
@@ -273,11 +278,13 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
             (TINY_MASK, f"{_MASKED} seed=2 steps=2500 optimizer.lr=9e-4 optimizer.warmup_steps=50"),
             (
                 TINY_MASK,
-                "shards=shards/near14,shards/near-small16,shards/watches24,shards/motorbikes12,shards/cartons12,"
-                "shards/near-videos4 model.depth=5 model.patch=2 model.dropout=0.08 data.image_batch=32 "
-                "data.video_share=0.12 engine.precision=bfloat16 optimizer.lr=1.3e-3 "
-                "seed=71 steps=44000 init=five-blocks tasks={generation: 4.0, inpainting: 2.0, outpainting: 1.0, "
-                "free: 1.0, prediction: 2.0, interpolation: 2.0}",
+                f"{_PATCHED} shards=shards/near14,shards/near-small16,shards/watches24,shards/motorbikes12,"
+                "shards/cartons12,shards/near-videos4 optimizer.lr=1.3e-3 seed=71 steps=44000 init=five-blocks",
+            ),
+            (
+                TINY_MASK,
+                f"{_PATCHED} shards=shards/near14,shards/near-small16,shards/watches24,shards/motorbikes12,"
+                "shards/leopards32,shards/near-videos4 optimizer.lr=1.1e-3 seed=82 steps=44000",
             ),
         ),
     ),
