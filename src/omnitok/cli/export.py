@@ -112,6 +112,8 @@ class Export:
         height, width = size or (settings.height, settings.width)
         count, tokenizer = frames or settings.num_frames, generator.tokenizer
         grid = tokenizer.latent_shape(count, height, width)
+        with naming_options():
+            graph = generator_graph(generator.model, grid[1:] if count == 1 else grid, self.seed)
         _, p, q = tokenizer.downsample
         if size not in (None, (grid[1] * p, grid[2] * q)):
             raise UsageError(f"--size must be multiples of {p}, the tokenizer's patch, found {self.size}")
@@ -119,8 +121,7 @@ class Export:
             raise UsageError(
                 f"--frames must fill latent frames, as {tokenizer.num_frames(grid[0])} do, found {self.frames}"
             )
-        with naming_options():
-            return [generator_graph(generator.model, grid[1:] if count == 1 else grid, self.seed)]
+        return [graph]
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

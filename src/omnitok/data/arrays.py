@@ -236,7 +236,7 @@ def _write_tiff(file: BinaryIO, array: np.ndarray[Any, Any]) -> None:
 
 def scaled(path: Path, array: np.ndarray[Any, Any], ranges: Ranges | None) -> Tensor:
     """Numbers (..., c) of any type as float32 (c, ...) in [-1, 1]; `path` is for messages."""
-    low, high = _bounds(f"{path}: has", array.shape[-1], array.dtype, ranges)
+    low, high = _bounds(f"{path}: holds", array.shape[-1], array.dtype, ranges)
     values = np.clip((array - low) * (2 / (high - low)) - 1, -1, 1).astype(np.float32)
     if not np.isfinite(values).all():
         raise MediaError(f"{path}: holds NaN")
