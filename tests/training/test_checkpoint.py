@@ -1,6 +1,7 @@
 """A checkpoint is there whole or not at all."""
 
 import dataclasses
+import enum
 import io
 import pickle
 import zipfile
@@ -158,6 +159,24 @@ def test_an_index_cannot_run_code(tmp_path: Path) -> None:
             with pytest.raises(CheckpointError, match="step-000000001: cannot be read"):
                 read()
     assert not made.exists()
+
+
+def test_an_index_of_any_python_is_read(tmp_path: Path) -> None:
+    """Python 3.11.0 to 3.11.3 pickle a member of an Enum as `getattr(class, name)`, others as `class(value)`."""
+
+    class Pickler(pickle.Pickler):
+        def reducer_override(self, value: object) -> object:
+            return (getattr, (type(value), value.name)) if isinstance(value, enum.Enum) else NotImplemented
+
+    saved = checkpoint_of(tmp_path)
+    metadata = dcp.FileSystemReader(saved).read_metadata()
+    (saved / "SHA256SUMS").unlink()
+    with (saved / ".metadata").open("wb") as file:
+        Pickler(file).dump(metadata)
+    assert b"getattr" in (saved / ".metadata").read_bytes()
+    loaded = state(0)
+    Checkpoints(tmp_path, 2, ALONE).load(1, loaded)
+    assert torch.equal(loaded["model/weight"], torch.ones(8))
 
 
 def test_data_cannot_run_code_nor_fill_the_memory(tmp_path: Path) -> None:

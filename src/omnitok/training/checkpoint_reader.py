@@ -43,6 +43,7 @@ _RECORDS = {
 _IGNORED = {
     (_METADATA, "_MEM_FORMAT_ENCODING"),
     ("torch.serialization", "_get_layout"),
+    ("builtins", "getattr"),  # of the class of an enumeration, as Python 3.11.0 to 3.11.3 pickle its members
     *((module, path) for module in ("pathlib", "pathlib._local") for path in ("PosixPath", "WindowsPath")),
 }
 
