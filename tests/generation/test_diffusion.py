@@ -136,6 +136,11 @@ def test_defaults_come_from_the_settings(generator: DiffusionGenerator) -> None:
     seen.clear()
     generator.sample(0, sampler="ddim", progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (50, 50)
+    # the default sampler, named, is no other
+    seen.clear()
+    unnamed = build(settings={"sampling": {"steps": 4}})
+    unnamed.sample(0, sampler="ddpm", progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (4, 4)
 
 
 def test_clips_have_a_guidance_of_their_own() -> None:

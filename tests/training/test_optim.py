@@ -18,7 +18,7 @@ from omnitok.training.optim import (
 )
 from omnitok.training.tasks.codebook_usage import CodebookUsage
 from omnitok.training.tasks.measured import latent_statistics
-from omnitok.training.throughput import Throughput, forward_flops
+from omnitok.training.throughput import Throughput, forward_flops, peak_tflops
 
 
 def test_the_rate_warms_up_and_falls_to_zero() -> None:
@@ -154,6 +154,21 @@ def test_operations_are_counted(small_model: TokenizerConfig) -> None:
     assert forward_flops(small_model, (2, 3, 64, 64)) == 2 * one
     assert forward_flops(small_model, (1, 3, 60, 60)) == one  # padded to whole patches
     assert forward_flops(small_model, (1, 3, 5, 64, 64)) > 2 * one
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    (
+        ("NVIDIA L4", 121.0),
+        ("NVIDIA L40", None),
+        ("NVIDIA A10G", None),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA GH200 480GB", 989.0),
+    ),
+)
+def test_the_peak_is_of_that_very_gpu(name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_tflops(torch.device("cuda")) == peak
 
 
 def test_rates_are_of_the_time_since_the_last(small_model: TokenizerConfig) -> None:

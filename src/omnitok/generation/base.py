@@ -367,7 +367,7 @@ class Generator(Publishable, Generic[Model, Options]):
 
     def _options(self, given: dict[str, Any], is_video: bool) -> Options:
         """What was asked for, then what the settings say, then the defaults."""
-        sampling = self._complete(choose_sampling(self.sampling, given, is_video))
+        sampling = self._complete(choose_sampling(self._complete(self.sampling), given, is_video))
         scale = sampling.guidance_scale
         if scale != 1 and not self.model.config.is_conditional:
             raise ValueError(f"an unconditional model cannot be guided: guidance_scale must be 1, found {scale}")

@@ -1,6 +1,7 @@
 """Images and frames a second, and the share of the device's arithmetic that the model uses."""
 
 import functools
+import re
 import time
 from collections.abc import Callable
 
@@ -9,14 +10,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from omnitok.models.autoencoder import Decoder, Encoder, TokenizerConfig
 
-# Dense bfloat16 peak in TFLOP/s, from the makers' data sheets; found in `torch.cuda.get_device_name()`.
-PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10": 125.0, "V100": 125.0}
+# Dense bfloat16 peak in TFLOP/s, from the makers' data sheets; a whole word of `torch.cuda.get_device_name()`.
+PEAK_TFLOPS = {
+    "GH200": 989.0, "H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10": 125.0, "V100": 125.0
+}  # fmt: skip
 
 
 def peak_tflops(device: torch.device) -> float | None:
     """Peak of a known GPU; None for others and for the CPU."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
+    words = re.findall(r"\w+", torch.cuda.get_device_name(device)) if device.type == "cuda" else []
+    return next((PEAK_TFLOPS[word] for word in words if word in PEAK_TFLOPS), None)
 
 
 @functools.cache  # several trainings in one process ask the same; counting takes longer than a small model's step
