@@ -283,6 +283,39 @@ def test_the_decoder_alone_can_be_trained_further(small_config: TrainConfig, tmp
         train(other, tmp_path / "fourth")
 
 
+def test_an_encoder_that_learns_drawn_images_keeps_the_codes_of_files(
+    small_config: TrainConfig, media: Path, tmp_path: Path
+) -> None:
+    first = train(replace(small_config, steps=20), tmp_path / "first").model
+    before = OmniTokenizer.from_pretrained(first)
+    bottleneck = {"type": "vq", "decay": 1.0, "restart_threshold": 0.0}
+    config = replace(
+        small_config,
+        model=replace(small_config.model, bottleneck=bottleneck),
+        data=replace(small_config.data, drawn=0.5, resolutions=(32,), image_policy="center_crop", flip=False),
+        weights={"l1": 1.0, "commitment": 20.0},
+        steps=20,
+    )
+    images = torch.stack([read_image(path, size=32) for path in sorted((media / "images").iterdir())])
+    codes = before.encode(images).codes
+    same = list[float]()
+    for keeps in (True, False):
+        changed = replace(config, init=InitConfig(str(first), keep_codes=keeps))
+        after = OmniTokenizer.from_pretrained(train(changed, tmp_path / f"second-{keeps}").model)
+        assert torch.equal(after.bottleneck.codebook, before.bottleneck.codebook)
+        assert not torch.equal(after.encoder.embed_image[-1].weight, before.encoder.embed_image[-1].weight)
+        assert after.compatible_tokenizers == ((fingerprint(before),) if keeps else ())
+        same.append((after.encode(images).codes == codes).float().mean().item())
+    assert same[0] > same[1] + 0.1
+    config = replace(config, init=InitConfig(str(first), keep_codes=True))
+    train(config, tmp_path / "parts", limits=Limits(max_steps=7))
+    train(config, tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "second-True", tmp_path / "parts", config.steps)
+    other = replace(config, model=replace(config.model, bottleneck="simvq"))
+    with pytest.raises(OmnitokError, match="keep_codes keeps the bottleneck 'vq'"):
+        train(other, tmp_path / "third")
+
+
 def test_a_resumed_stage_needs_its_first_model_no_more(small_config: TrainConfig, tmp_path: Path) -> None:
     stage1 = train(replace(small_config, steps=1), tmp_path / "image").model
     config = replace(small_config, init=InitConfig(str(stage1)))

@@ -60,6 +60,7 @@ class Batch:
             are none at all, or nobody asked.
         embeddings: of token shards that have some, else None: float32 (b, n, d), NaN after the end of a sequence and
             where there is none; of several sequences, one for each caption, that of the caption.
+        drawn: of pixels, which samples are drawn images in place of files.
     """
 
     step: int
@@ -71,6 +72,7 @@ class Batch:
     indices: tuple[int, ...] = ()
     captions: tuple[str, ...] = ()
     embeddings: Tensor | None = None
+    drawn: tuple[bool, ...] = ()
 
     @property
     def codes(self) -> Tensor | None:
@@ -100,6 +102,7 @@ class _Loaded:
     pixels: Tensor
     label: int = NO_LABEL
     caption: str = ""
+    is_drawn: bool = False
 
 
 class PixelDataset(Dataset[Batch]):
@@ -151,7 +154,8 @@ class PixelDataset(Dataset[Batch]):
         pixels = torch.stack([each.pixels for each in loaded])
         labels = torch.tensor([each.label if self.labelled else NO_LABEL for each in loaded], dtype=torch.int64)
         captions = tuple(each.caption for each in loaded) if self.samples.captions else ()
-        return Batch(step, plan.modality, pixels, labels, tuple(pixels.shape), failures, captions=captions)
+        drawn = tuple(each.is_drawn for each in loaded)
+        return Batch(step, plan.modality, pixels, labels, tuple(pixels.shape), failures, captions=captions, drawn=drawn)
 
     def _load(self, modality: Modality, draw: Draw, resolution: int, failures: list[Failure]) -> _Loaded:
         """The drawn sample, or the first of the next ones that its seed gives whose files can be read."""
@@ -174,9 +178,10 @@ class PixelDataset(Dataset[Batch]):
     def _read(self, modality: Modality, draw: Draw, resolution: int, failures: list[Failure]) -> _Loaded:
         if self.config.drawn and np.random.default_rng((draw.seed, 3)).random() < self.config.drawn:
             if modality == "image":
-                return _Loaded(self.pixel_format.from_color(drawn_image(resolution, draw.seed)))
+                return _Loaded(self.pixel_format.from_color(drawn_image(resolution, draw.seed)), is_drawn=True)
             image = self.pixel_format.from_color(drawn_image(round(DRAWN_MARGIN * resolution), draw.seed))
-            return _Loaded(ken_burns(image, self.config.frames, resolution, flip=False, seed=draw.seed))
+            window = ken_burns(image, self.config.frames, resolution, flip=False, seed=draw.seed)
+            return _Loaded(window, is_drawn=True)
         if modality == "video" and (moving := self._pan_and_zoom(draw, resolution, failures)) is not None:
             return _Loaded(moving)
         samples = self.samples[modality]

@@ -140,19 +140,31 @@ class InitConfig:
         expand_depth: add blocks to the stacks of `model`, silent at first, until they are as deep as the recipe's.
         freeze_encoder: train the decoder alone. Codes and latents stay those of `model`, so that tokens of it and
             generators trained on them stay good; a step costs about half.
+        keep_codes: train the encoder of a quantizer too, for drawn images (`data.drawn`), while the loss "commitment"
+            draws the latents of files to the codes that `model` gives them in place of the nearest ones (learning
+            without forgetting: Li and Hoiem, 2016, arXiv 1606.09282). Most codes of photographs stay, the others
+            become neighbors, so that generators of `model` stay good.
     """
 
     model: str | None = None
     inflate: bool = False
     expand_depth: bool = False
     freeze_encoder: bool = False
+    keep_codes: bool = False
+
+    @property
+    def keeps_tokens(self) -> str:
+        """The setting that keeps the tokens of `model`; "" where none does."""
+        return "init.freeze_encoder" if self.freeze_encoder else "init.keep_codes" if self.keep_codes else ""
 
     @model_validator(mode="after")
     def _check(self) -> "InitConfig":
         if self.expand_depth and self.model is None:
             raise ValueError("init.expand_depth needs init.model")
-        if self.freeze_encoder and (self.model is None or self.inflate):
-            raise ValueError("init.freeze_encoder needs init.model, and init.inflate to be false")
+        if self.freeze_encoder and self.keep_codes:
+            raise ValueError("init.keep_codes trains the encoder, which init.freeze_encoder does not")
+        if self.keeps_tokens and (self.model is None or self.inflate):
+            raise ValueError(f"{self.keeps_tokens} needs init.model, and init.inflate to be false")
         return self
 
 
@@ -300,6 +312,8 @@ class TrainConfig(RunConfig):
         if self.weights.get("perceptual") or self.weights.get("temporal_perceptual") or self.validation.perceptual:
             self.perceptual.seen(channels)
         bottleneck = self.model.bottleneck
+        if self.init.keep_codes and not self.weights.get("commitment"):
+            raise ValueError('init.keep_codes needs a weight for the loss "commitment", which does it')
         for name, weight in self.weights.items():
             if weight and name in ADVERSARIAL_LOSSES and not self.is_adversarial:
                 raise ValueError(

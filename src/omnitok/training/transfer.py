@@ -165,12 +165,12 @@ def initial_tokenizer(
     """
     assert config.init.model is not None
     tokenizer = start or OmniTokenizer.from_pretrained(config.init.model)
-    compatible = (fingerprint(tokenizer), *tokenizer.compatible_tokenizers) if config.init.freeze_encoder else ()
+    compatible = (fingerprint(tokenizer), *tokenizer.compatible_tokenizers) if config.init.keeps_tokens else ()
     trained_on = tokenizer.trained_on
     if config.model.channels != tokenizer.channels:
-        if config.init.freeze_encoder:
+        if config.init.keeps_tokens:
             raise OmnitokError(
-                f"init.freeze_encoder keeps the {tokenizer.channels} channels of {config.init.model}, and "
+                f"{config.init.keeps_tokens} keeps the {tokenizer.channels} channels of {config.init.model}, and "
                 f"model.channels is {config.model.channels}"
             )
         tokenizer = convert_channels(tokenizer, config.model.channels)
@@ -180,9 +180,9 @@ def initial_tokenizer(
         tokenizer = expand_depth(tokenizer, config.model)
     now, wanted = tokenizer.config.bottleneck, config.model.bottleneck
     if now.type != wanted.type:
-        if config.init.freeze_encoder:
+        if config.init.keeps_tokens:
             raise OmnitokError(
-                f"init.freeze_encoder keeps the bottleneck {now.type!r} of {config.init.model}, and "
+                f"{config.init.keeps_tokens} keeps the bottleneck {now.type!r} of {config.init.model}, and "
                 f"model.bottleneck is {wanted.type!r}"
             )
         tokenizer = swap_bottleneck(tokenizer, wanted, None if dataset is None else dataset.whole()[0].inputs)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.data.loader import Batch, PixelDataset, load_batches
@@ -68,15 +69,20 @@ class Autoencoder(nn.Module):
         self.entropy_temperature = entropy_temperature
 
     def forward(
-        self, pixels: Tensor, quantize: bool, seeds: Sequence[int]
+        self, pixels: Tensor, quantize: bool, seeds: Sequence[int], kept: Mapping[int, Tensor] = {}
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor], dict[str, Tensor]]:
         """Pixels -> reconstruction, codes, losses and statistics of the bottleneck.
+
+        `kept` has the codes (t, h, w) that samples are drawn to, by their places, in place of their nearest ones.
 
         A tuple, because the hooks of FSDP2 look into tuples but not into dataclasses.
         """
         result = self.tokenizer.autoencode(pixels, quantize, seeds)
         inner = result.bottleneck
         losses, z = inner.losses, inner.unquantized
+        if kept and z is not None and inner.codes is not None:
+            codes = torch.stack([kept.get(i, own) for i, own in enumerate(inner.codes)])
+            losses = losses | {"commitment": F.mse_loss(z, self.tokenizer.bottleneck.lookup(codes).detach())}
         if self.entropy_temperature is not None:
             losses = losses | {"entropy": pixels.new_zeros((), dtype=torch.float32)}
             if z is not None:  # else latents pass unquantized
@@ -99,6 +105,7 @@ class TokenizerTask(Task):
         self.usage: CodebookUsage | None = None
         self.adversary: Adversary | None = None
         self._initial: OmniTokenizer | None = None
+        self._before: OmniTokenizer | None = None  # whose codes are kept
         self._validation: Validation | None = None
         self._perceptual: nn.Module | None = None
         self._preview: dict[str, Tensor] = {}
@@ -151,6 +158,9 @@ class TokenizerTask(Task):
         tokenizer.channel_ranges = config.data.ranges
         if config.init.freeze_encoder:
             _freeze_encoder(tokenizer)
+        if config.init.keep_codes:
+            assert config.init.model is not None
+            self._before = OmniTokenizer.from_pretrained(config.init.model).to(device)
         self.prepare(tokenizer, Autoencoder(tokenizer, config.entropy_temperature if self._weight("entropy") else None))
         if tokenizer.vocab_size is not None:
             size = tokenizer.vocab_size
@@ -198,8 +208,20 @@ class TokenizerTask(Task):
         for start in range(0, len(pixels), size):
             cut = slice(start, start + size)
             part = Part(pixels[cut], None if frames is None else frames[cut], noise[cut])
-            parts.append(((part.real, quantize, latents[cut]), part))
+            kept = self._kept_codes(part.real, batch.drawn[cut])
+            parts.append(((part.real, quantize, latents[cut], kept), part))
         return parts
+
+    @torch.no_grad()
+    def _kept_codes(self, pixels: Tensor, drawn: Sequence[bool]) -> dict[int, Tensor]:
+        """Codes (t, h, w) of the model before, by the places of the samples that come from files."""
+        places = [i for i, is_drawn in enumerate(drawn) if not is_drawn]
+        if self._before is None or not places:
+            return {}
+        with self.autocast():
+            codes = self._before.encode(pixels[places]).codes
+        assert codes is not None
+        return dict(zip(places, codes.reshape(len(places), -1, *codes.shape[-2:]), strict=True))
 
     def learn(self, outputs: Any, part: Part, step: int, parts: int) -> dict[str, Tensor]:
         """Both players learn from the same reconstruction."""
