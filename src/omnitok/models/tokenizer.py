@@ -4,7 +4,7 @@ import dataclasses
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -359,7 +359,13 @@ class OmniTokenizer(nn.Module, Publishable, Tokenizer):
         check_pixels(x, channels=self.channels)
         return self.autoencode(x).reconstruction
 
-    def autoencode(self, x: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> Autoencoding:
+    def autoencode(
+        self,
+        x: Tensor,
+        quantize: bool = True,
+        seeds: Sequence[int] | None = None,
+        kept: Mapping[int, Tensor] = {},
+    ) -> Autoencoding:
         """Reconstruction of x with the bottleneck's codes, losses and statistics; in training updates the codebook.
 
         Pixels are trusted to lie in [-1, 1].
@@ -367,11 +373,12 @@ class OmniTokenizer(nn.Module, Publishable, Tokenizer):
         Args:
             quantize: False lets the latents of a quantizer pass as they are, for the first steps of a training.
             seeds: one per sample, of its noise and of its part in restarts of codes; None draws them.
+            kept: codes (t, h, w) that samples have in place of their nearest ones, by their places; quantizers only.
         """
         is_image = x.ndim == 4
         video = x.unsqueeze(2) if is_image else x
         size = (video.shape[2], video.shape[3], video.shape[4])
-        out = self.bottleneck(self._features(video), quantize, seeds)
+        out = self.bottleneck(self._features(video), quantize, seeds, **({"kept": kept} if kept else {}))
         return Autoencoding(self._decode_grid(out.latents, is_image, size, None), out)
 
     def _pad(self, video: Tensor) -> Tensor:

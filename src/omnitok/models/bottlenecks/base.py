@@ -5,7 +5,7 @@ row in `bottlenecks/__init__.py`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,16 +176,32 @@ class Quantizer(Bottleneck):
             codes = self.codes_of(self.project(features))
             return BottleneckOutput(latents=self.lookup(codes), codes=codes)
 
-    def forward(self, features: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> BottleneckOutput:
-        """The same with losses and, in training mode, gradients straight through, learning and statistics."""
+    def forward(
+        self,
+        features: Tensor,
+        quantize: bool = True,
+        seeds: Sequence[int] | None = None,
+        kept: Mapping[int, Tensor] = {},
+    ) -> BottleneckOutput:
+        """The same with losses and, in training mode, gradients straight through, learning and statistics.
+
+        Args:
+            kept: codes (t, h, w) of some samples, by their places, in place of the nearest ones: the decoder is given
+                them, and the commitment draws z to them.
+        """
         with torch.autocast(features.device.type, enabled=False):
             z = self.project(features)
             if not quantize:
                 return BottleneckOutput(latents=z, losses=self._losses(z, []))
             codes, approximations, statistics = self.assign(z.detach(), seeds)
+            through = z
+            if kept:
+                codes = torch.stack([kept.get(place, own) for place, own in enumerate(codes)])
+                approximations = [self.lookup(codes).detach()]
+                through = torch.stack([own.detach() if place in kept else own for place, own in enumerate(z)])
             quantized = approximations[-1]
             return BottleneckOutput(
-                latents=z + (quantized - z).detach() if self.training else quantized,
+                latents=through + (quantized - through).detach() if self.training else quantized,
                 codes=codes,
                 losses=self._losses(z, approximations),
                 statistics=statistics,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnitok.data.loader import Batch, PixelDataset, load_batches
@@ -47,11 +46,13 @@ class Part:
     Attributes:
         real: pixels (b, 3, H, W) or (b, 3, T, H, W).
         frames: (b,), the frame of each video that the image discriminator and the perceptual loss see; None of images.
+        from_files: the places of those that are not drawn images.
         noise_seeds: one per sample, of the noise of the discriminators.
     """
 
     real: Tensor
     frames: Tensor | None
+    from_files: Sequence[int]
     noise_seeds: Sequence[int]
 
 
@@ -71,18 +72,13 @@ class Autoencoder(nn.Module):
     def forward(
         self, pixels: Tensor, quantize: bool, seeds: Sequence[int], kept: Mapping[int, Tensor] = {}
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor], dict[str, Tensor]]:
-        """Pixels -> reconstruction, codes, losses and statistics of the bottleneck.
-
-        `kept` has the codes (t, h, w) that samples are drawn to, by their places, in place of their nearest ones.
+        """Pixels -> reconstruction, codes, losses and statistics of the bottleneck; see `OmniTokenizer.autoencode`.
 
         A tuple, because the hooks of FSDP2 look into tuples but not into dataclasses.
         """
-        result = self.tokenizer.autoencode(pixels, quantize, seeds)
+        result = self.tokenizer.autoencode(pixels, quantize, seeds, kept)
         inner = result.bottleneck
         losses, z = inner.losses, inner.unquantized
-        if kept and z is not None and inner.codes is not None:
-            codes = torch.stack([kept.get(i, own) for i, own in enumerate(inner.codes)])
-            losses = losses | {"commitment": F.mse_loss(z, self.tokenizer.bottleneck.lookup(codes).detach())}
         if self.entropy_temperature is not None:
             losses = losses | {"entropy": pixels.new_zeros((), dtype=torch.float32)}
             if z is not None:  # else latents pass unquantized
@@ -207,21 +203,21 @@ class TokenizerTask(Task):
         parts = []
         for start in range(0, len(pixels), size):
             cut = slice(start, start + size)
-            part = Part(pixels[cut], None if frames is None else frames[cut], noise[cut])
-            kept = self._kept_codes(part.real, batch.drawn[cut])
-            parts.append(((part.real, quantize, latents[cut], kept), part))
+            drawn = batch.drawn[cut] or [False] * len(pixels[cut])
+            from_files = [place for place, is_drawn in enumerate(drawn) if not is_drawn]
+            part = Part(pixels[cut], None if frames is None else frames[cut], from_files, noise[cut])
+            parts.append(((part.real, quantize, latents[cut], self._kept_codes(part)), part))
         return parts
 
     @torch.no_grad()
-    def _kept_codes(self, pixels: Tensor, drawn: Sequence[bool]) -> dict[int, Tensor]:
+    def _kept_codes(self, part: Part) -> dict[int, Tensor]:
         """Codes (t, h, w) of the model before, by the places of the samples that come from files."""
-        places = [i for i, is_drawn in enumerate(drawn) if not is_drawn]
-        if self._before is None or not places:
+        if self._before is None or not part.from_files:
             return {}
         with self.autocast():
-            codes = self._before.encode(pixels[places]).codes
+            codes = self._before.encode(part.real[part.from_files]).codes
         assert codes is not None
-        return dict(zip(places, codes.reshape(len(places), -1, *codes.shape[-2:]), strict=True))
+        return dict(zip(part.from_files, codes.reshape(len(codes), -1, *codes.shape[-2:]), strict=True))
 
     def learn(self, outputs: Any, part: Part, step: int, parts: int) -> dict[str, Tensor]:
         """Both players learn from the same reconstruction."""
@@ -243,7 +239,7 @@ class TokenizerTask(Task):
             numbers = self.model.latent_channels * math.prod(grid)
             losses["kl"] = normalize_kl(losses["kl"], config.kl_normalization, numbers, real[0].numel())
         if self._perceptual is not None:
-            losses |= self._perceptual_losses(self._perceptual, fake, real, frames)
+            losses |= self._perceptual_losses(self._perceptual, fake, part)
         weights: dict[str, float | Tensor] = {k: v for k, v in config.weights.items() if k not in ("lecam", "r1")}
         views: list[View] = []
         if self.adversary is not None and (ramp := self.adversary.ramp(step)) > 0:
@@ -287,20 +283,26 @@ class TokenizerTask(Task):
     def _weight(self, name: str) -> float:
         return self.config.weights.get(name, 0.0)
 
-    def _perceptual_losses(
-        self, network: nn.Module, fake: Tensor, real: Tensor, frames: Tensor | None
-    ) -> dict[str, Tensor]:
-        """The losses over the network's distance that have a weight; `frames` (b,) of videos, None of images."""
+    def _perceptual_losses(self, network: nn.Module, fake: Tensor, part: Part) -> dict[str, Tensor]:
+        """The losses over the network's distance that have a weight.
+
+        Of drawn images pixels alone are compared: the networks learned to see photographs.
+        """
+        seen = part.from_files
+        share = len(seen) / len(fake)  # of a mean over all samples, so that it does not matter who has which
+        if not seen:
+            return {name: fake.new_zeros(()) for name in ("perceptual", "temporal_perceptual") if self._weight(name)}
+        fake, real, frames = fake[seen], part.real[seen], None if part.frames is None else part.frames[seen]
         chosen = None if self.config.perceptual.all_frames else frames
         losses = {}
         if self._weight("perceptual"):
             a, b = (fake, real) if chosen is None else (take_frames(fake, chosen), take_frames(real, chosen))
-            losses["perceptual"] = network(a, b).mean()
+            losses["perceptual"] = share * network(a, b).mean()
         if self._weight("temporal_perceptual") and frames is not None and fake.shape[2] > 1:
             pairs = None if chosen is None else chosen.clamp(max=fake.shape[2] - 2)
             fake_change, real_change = (change_between_frames(network, x, pairs) for x in (fake, real))
             # Too little change is left alone: to match a video's grain, the decoder would learn to flicker.
-            losses["temporal_perceptual"] = (fake_change - real_change).relu().mean()
+            losses["temporal_perceptual"] = share * (fake_change - real_change).relu().mean()
         return losses
 
     def _adversarial_weights(
