@@ -28,7 +28,7 @@ $(DOCS_STAMP): $(STAMP)
 	$(PIP) install -c constraints.txt -e '.[docs]'
 	touch $@
 
-demo: $(STAMP) ## reconstruct real pictures and clips; your own: make demo FILES="a.jpg b.mp4"
+demo: $(STAMP) ## reconstruct real images and videos; your own: make demo FILES="a.jpg b.mp4"
 	$(BIN)/omnitok demo $(FILES)
 
 app: $(STAMP) ## a page in the browser at http://127.0.0.1:7860: reconstruct, edit tokens, generate, interpolate, inpaint, compare

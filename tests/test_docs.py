@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import omnitok
-from omnitok import cli
+from omnitok import cli, limits
 from omnitok.data import write_image, write_video
 from omnitok.hub.names import pretrained_models
 
@@ -144,6 +144,11 @@ def test_badges_say_what_the_package_says() -> None:
     assert {path.stem for path in (DOCS / "images/badges").iterdir()} == set(said)
     for name, text in said.items():
         assert f">{text}<" in (DOCS / f"images/badges/{name}.svg").read_text(), name
+
+
+def test_every_bound_is_in_the_table() -> None:
+    rows = re.findall(r"^\| `(OMNITOK_MAX_\w+)` \|", (DOCS / "media.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(limit.variable for limit in vars(limits).values() if isinstance(limit, limits.Limit))
 
 
 def test_results_of_the_readme_are_those_of_reproduction() -> None:

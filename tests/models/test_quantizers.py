@@ -156,6 +156,26 @@ def test_similarities_are_largest_at_the_code(config: Any, features: Tensor) -> 
 
 
 @every_quantizer
+def test_kept_codes_take_the_place_of_the_nearest(config: Any) -> None:
+    bottleneck = build_bottleneck(WIDTH, config).train()
+    features = torch.randn(3, 2, 3, 3, WIDTH, requires_grad=True)
+    kept = {1: torch.arange(18).reshape(2, 3, 3)}
+    out = bottleneck(features, seeds=[0, 1, 2], kept=kept)
+    assert torch.equal(out.codes[1], kept[1])
+    own = bottleneck.codes_of(out.unquantized)
+    assert torch.equal(out.codes[::2], own[::2]) or config.type in ("vq", "rvq", "pvq")  # whose rows have moved since
+    torch.testing.assert_close(out.latents, bottleneck.lookup(out.codes), atol=1e-6, rtol=0)
+    gradient = torch.autograd.grad(out.latents.square().sum(), features, retain_graph=True)[0].flatten(1).abs().amax(1)
+    assert gradient[1] == 0
+    assert gradient[::2].all()
+    if "commitment" in out.losses and config.type != "simvq":
+        distance = F.mse_loss(out.unquantized, bottleneck.lookup(out.codes))
+        torch.testing.assert_close(out.losses["commitment"], distance)
+        pull = torch.autograd.grad(out.losses["commitment"], features)[0].flatten(1).abs().amax(1)
+        assert pull[1] > 0
+
+
+@every_quantizer
 def test_a_tokenizer_learns_streams_and_tokenizes(config: Any, fresh: Make, pixels: Callable[..., Tensor]) -> None:
     tok = fresh(bottleneck=config).requires_grad_(True).train()
     ramp = torch.linspace(-1, 1, 16)

@@ -246,6 +246,26 @@ def test_the_temporal_perceptual_loss_is_of_change_that_the_clip_has_not(
     assert reports[22].scalars["temporal_perceptual"] == 0
 
 
+def test_perceptual_losses_are_of_files_alone(
+    small_config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tokenizer_task, "load_perceptual", lambda *_: SquaredDistance())
+    config = replace(small_config, weights={"l1": 1.0, "perceptual": 1.0, "temporal_perceptual": 1.0}, steps=9)
+    image, video = image_batch(0), video_batch(1)
+    none, some = (True,) * len(image.inputs), (False, *(True,) * (len(image.inputs) - 1))
+    batches = [
+        replace(image, drawn=none),
+        replace(image, step=1, drawn=some),
+        replace(image, step=2),
+        replace(video, step=3, drawn=(True,) * len(video.inputs)),
+    ]
+    _, reports = learn(config, tmp_path, lambda task: iter(batches))
+    assert reports[0].scalars["perceptual"] == 0
+    assert "temporal_perceptual" not in reports[0].scalars
+    assert 0 < reports[1].scalars["perceptual"] < reports[2].scalars["perceptual"]
+    assert reports[3].scalars["perceptual"] == reports[3].scalars["temporal_perceptual"] == 0
+
+
 def test_perceptual_weights_must_be_there(small_config: TrainConfig, tmp_path: Path) -> None:
     config = replace(
         small_config, weights={"l1": 1.0, "perceptual": 1.0}, perceptual=PerceptualConfig(weights_dir=str(tmp_path))

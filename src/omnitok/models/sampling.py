@@ -16,7 +16,7 @@ TRAINED_STEPS = 1000
 
 
 ALIASES = {"clip_guidance_scale": "video_guidance_scale"}
-"""Names that model folders and configurations of omnitok 0.1 have, and what they are now."""
+"""Earlier names, which model folders and configurations may still have, and what they are now."""
 
 
 def _in_order(interval: tuple[float, float]) -> tuple[float, float]:

@@ -35,7 +35,7 @@ RENAMED = {
     "log.pictures": "log.images",
     "log.pictures_every": "log.images_every",
 }
-"""Keys of omnitok 0.1, which files and `--set` may still use, and what they are called now."""
+"""Earlier names of keys, which files and `--set` may still use, and what they are called now."""
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

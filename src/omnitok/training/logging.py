@@ -105,8 +105,8 @@ class JsonlLogger:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a log.jsonl, without what is none: the line that a kill cut off, a damaged one. "modality" was called
-    "medium" up to omnitok 0.1."""
+    """The rows of a log.jsonl, without what is none: the line that a kill cut off, a damaged one. "modality" was once
+    called "medium"."""
     rows = []
     with path.open("rb") as log:
         while line := log.readline(_LONGEST_ROW):

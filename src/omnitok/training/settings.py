@@ -64,7 +64,7 @@ def to_plain(config: Any) -> Plain:
 
 
 def from_plain(plain: Mapping[str, Any], kind: type[Config], source: str) -> Config:
-    """The configuration that `to_plain` gave, checked; keys may have their names of omnitok 0.1.
+    """The configuration that `to_plain` gave, checked; keys may have their earlier names.
 
     Raises:
         OmnitokError: an unknown key or a value of the wrong type, in one sentence that starts with `source`.

@@ -291,7 +291,8 @@ class TokenizerTask(Task):
         seen = part.from_files
         share = len(seen) / len(fake)  # of a mean over all samples, so that it does not matter who has which
         if not seen:
-            return {name: fake.new_zeros(()) for name in ("perceptual", "temporal_perceptual") if self._weight(name)}
+            names = ("perceptual",) if part.frames is None else ("perceptual", "temporal_perceptual")
+            return {name: fake.new_zeros(()) for name in names if self._weight(name)}
         fake, real, frames = fake[seen], part.real[seen], None if part.frames is None else part.frames[seen]
         chosen = None if self.config.perceptual.all_frames else frames
         losses = {}
