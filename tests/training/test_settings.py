@@ -78,6 +78,7 @@ def test_settings_that_belong_together_may_come_in_any_order() -> None:
         ("model.width=0", "width must be at least 1"),
         ("weights.kl=1", "bottleneck=vq has no such loss"),
         ("weights={comitment: 1}", "weights has no loss 'comitment'; known are l1, l2"),
+        ("weights={temporal: 1}", "no loss of every step"),
         ("weights.l1=.inf", "weights.l1 must be a finite number"),
         ("model.bottleneck={type: vq, codebok_size: 2}", "did you mean 'model.bottleneck.codebook_size'"),
         ("weights.lecam=1", "of a discriminator"),

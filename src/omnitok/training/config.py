@@ -299,8 +299,10 @@ class TrainConfig(RunConfig):
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
-        if not any(self.weights.values()):
-            raise ValueError("weights gives no loss a weight other than 0")
+        if not any(weight for name, weight in self.weights.items() if name not in OCCASIONAL_LOSSES):
+            raise ValueError(
+                f"weights gives no loss of every step a weight other than 0 ({', '.join(OCCASIONAL_LOSSES)} are of some)"
+            )
         if unknown := [name for name in self.weights if name not in LOSS_NAMES]:
             raise ValueError(f"weights has no loss {describe(unknown[0])!r}; known are {', '.join(LOSS_NAMES)}")
         channels = self.model.channels
