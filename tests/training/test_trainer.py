@@ -300,19 +300,19 @@ def test_an_encoder_that_learns_drawn_images_keeps_the_codes_of_files(
     codes = before.encode(images).codes
     same = list[float]()
     for keeps in (True, False):
-        changed = replace(config, init=InitConfig(str(first), keep_codes=keeps))
+        changed = replace(config, init=InitConfig(str(first), keep_codes=str(first) if keeps else None))
         after = OmniTokenizer.from_pretrained(train(changed, tmp_path / f"second-{keeps}").model)
         assert torch.equal(after.bottleneck.codebook, before.bottleneck.codebook)
         assert not torch.equal(after.encoder.embed_image[-1].weight, before.encoder.embed_image[-1].weight)
         assert after.compatible_tokenizers == ((fingerprint(before),) if keeps else ())
         same.append((after.encode(images).codes == codes).float().mean().item())
     assert same[0] > same[1] + 0.1
-    config = replace(config, init=InitConfig(str(first), keep_codes=True))
+    config = replace(config, init=InitConfig(str(first), keep_codes=str(first)))
     train(config, tmp_path / "parts", limits=Limits(max_steps=7))
     train(config, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "second-True", tmp_path / "parts", config.steps)
     other = replace(config, model=replace(config.model, bottleneck="simvq"))
-    with pytest.raises(OmnitokError, match="keep_codes keeps the bottleneck 'vq'"):
+    with pytest.raises(OmnitokError, match=r"keep_codes: .* has the bottleneck 'vq' of 32 codes .* 'simvq' of 8192"):
         train(other, tmp_path / "third")
 
 

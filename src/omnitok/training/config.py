@@ -140,31 +140,27 @@ class InitConfig:
         expand_depth: add blocks to the stacks of `model`, silent at first, until they are as deep as the recipe's.
         freeze_encoder: train the decoder alone. Codes and latents stay those of `model`, so that tokens of it and
             generators trained on them stay good; a step costs about half.
-        keep_codes: train the encoder of a quantizer too, for drawn images (`data.drawn`), while the loss "commitment"
-            draws the latents of files to the codes that `model` gives them in place of the nearest ones (learning
+        keep_codes: the name or folder of a tokenizer with the same codes, such as `model` itself. The encoder of a
+            quantizer learns drawn images (`data.drawn`) while the loss "commitment" draws the latents of files to the
+            codes that this one gives them in place of the nearest ones, and the decoder is given those (learning
             without forgetting: Li and Hoiem, 2016, arXiv 1606.09282). Most codes of photographs stay, the others
-            become neighbors, so that generators of `model` stay good.
+            become neighbors, so that generators made for that tokenizer stay good.
     """
 
     model: str | None = None
     inflate: bool = False
     expand_depth: bool = False
     freeze_encoder: bool = False
-    keep_codes: bool = False
-
-    @property
-    def keeps_tokens(self) -> str:
-        """The setting that keeps the tokens of `model`; "" where none does."""
-        return "init.freeze_encoder" if self.freeze_encoder else "init.keep_codes" if self.keep_codes else ""
+    keep_codes: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "InitConfig":
         if self.expand_depth and self.model is None:
             raise ValueError("init.expand_depth needs init.model")
-        if self.freeze_encoder and self.keep_codes:
-            raise ValueError("init.keep_codes trains the encoder, which init.freeze_encoder does not")
-        if self.keeps_tokens and (self.model is None or self.inflate):
-            raise ValueError(f"{self.keeps_tokens} needs init.model, and init.inflate to be false")
+        if self.freeze_encoder and (self.model is None or self.inflate):
+            raise ValueError("init.freeze_encoder needs init.model, and init.inflate to be false")
+        if self.keep_codes and (self.model is None or self.freeze_encoder):
+            raise ValueError("init.keep_codes needs init.model, and init.freeze_encoder to be false")
         return self
 
 
@@ -301,7 +297,7 @@ class TrainConfig(RunConfig):
     def _check(self) -> "TrainConfig":
         if not any(weight for name, weight in self.weights.items() if name not in OCCASIONAL_LOSSES):
             raise ValueError(
-                f"weights gives no loss of every step a weight other than 0 ({', '.join(OCCASIONAL_LOSSES)} are of some)"
+                f"weights gives no loss of every step a weight other than 0; of some are {', '.join(OCCASIONAL_LOSSES)}"
             )
         if unknown := [name for name in self.weights if name not in LOSS_NAMES]:
             raise ValueError(f"weights has no loss {describe(unknown[0])!r}; known are {', '.join(LOSS_NAMES)}")

@@ -150,6 +150,27 @@ def swap_bottleneck(
     return swapped
 
 
+def tokens_of(tokenizer: OmniTokenizer) -> tuple[str, ...]:
+    """Fingerprints of the tokenizers whose tokens those of `tokenizer` are, its own first."""
+    return fingerprint(tokenizer), *tokenizer.compatible_tokenizers
+
+
+def load_kept(name: str, tokenizer: OmniTokenizer) -> OmniTokenizer:
+    """The tokenizer whose codes `tokenizer` keeps (`init.keep_codes`).
+
+    Raises:
+        OmnitokError: there is none of that name, or it has other codes.
+    """
+    kept = OmniTokenizer.from_pretrained(name)
+    found, wanted = (
+        f"the bottleneck {x.config.bottleneck.type!r} of {x.vocab_size} codes and {x.channels} channels"
+        for x in (kept, tokenizer)
+    )
+    if found != wanted:
+        raise OmnitokError(f"init.keep_codes: {name} has {found}, and what is trained {wanted}")
+    return kept
+
+
 def initial_tokenizer(
     config: TrainConfig, dataset: PixelDataset | None = None, start: OmniTokenizer | None = None
 ) -> OmniTokenizer:
@@ -165,12 +186,12 @@ def initial_tokenizer(
     """
     assert config.init.model is not None
     tokenizer = start or OmniTokenizer.from_pretrained(config.init.model)
-    compatible = (fingerprint(tokenizer), *tokenizer.compatible_tokenizers) if config.init.keeps_tokens else ()
+    compatible = tokens_of(tokenizer) if config.init.freeze_encoder else ()
     trained_on = tokenizer.trained_on
     if config.model.channels != tokenizer.channels:
-        if config.init.keeps_tokens:
+        if config.init.freeze_encoder:
             raise OmnitokError(
-                f"{config.init.keeps_tokens} keeps the {tokenizer.channels} channels of {config.init.model}, and "
+                f"init.freeze_encoder keeps the {tokenizer.channels} channels of {config.init.model}, and "
                 f"model.channels is {config.model.channels}"
             )
         tokenizer = convert_channels(tokenizer, config.model.channels)
@@ -180,15 +201,17 @@ def initial_tokenizer(
         tokenizer = expand_depth(tokenizer, config.model)
     now, wanted = tokenizer.config.bottleneck, config.model.bottleneck
     if now.type != wanted.type:
-        if config.init.keeps_tokens:
+        if config.init.freeze_encoder:
             raise OmnitokError(
-                f"{config.init.keeps_tokens} keeps the bottleneck {now.type!r} of {config.init.model}, and "
+                f"init.freeze_encoder keeps the bottleneck {now.type!r} of {config.init.model}, and "
                 f"model.bottleneck is {wanted.type!r}"
             )
         tokenizer = swap_bottleneck(tokenizer, wanted, None if dataset is None else dataset.whole()[0].inputs)
     elif not config.init.freeze_encoder:
         learning = {name: getattr(wanted, name) for name in wanted.learning}
         tokenizer.configure_bottleneck(dataclasses.replace(now, **learning))
+    if config.init.keep_codes:
+        compatible = tokens_of(load_kept(config.init.keep_codes, tokenizer))
     tokenizer.compatible_tokenizers, tokenizer.trained_on = compatible, trained_on
     return tokenizer
 

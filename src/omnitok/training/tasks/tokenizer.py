@@ -31,7 +31,7 @@ from omnitok.training.tasks.codebook_usage import CodebookUsage
 from omnitok.training.tasks.measured import latent_statistics, measure_block_limits
 from omnitok.training.tasks.tokenizer_validation import Validation, plan_validation
 from omnitok.training.throughput import forward_flops
-from omnitok.training.transfer import initial_tokenizer
+from omnitok.training.transfer import initial_tokenizer, load_kept
 
 MEASURED_BATCHES = 32
 """Batches that the statistics of latents and the limits of blocks are measured on."""
@@ -155,8 +155,7 @@ class TokenizerTask(Task):
         if config.init.freeze_encoder:
             _freeze_encoder(tokenizer)
         if config.init.keep_codes:
-            assert config.init.model is not None
-            self._before = OmniTokenizer.from_pretrained(config.init.model).to(device)
+            self._before = load_kept(config.init.keep_codes, tokenizer).to(device)
         self.prepare(tokenizer, Autoencoder(tokenizer, config.entropy_temperature if self._weight("entropy") else None))
         if tokenizer.vocab_size is not None:
             size = tokenizer.vocab_size
@@ -211,7 +210,7 @@ class TokenizerTask(Task):
 
     @torch.no_grad()
     def _kept_codes(self, part: Part) -> dict[int, Tensor]:
-        """Codes (t, h, w) of the model before, by the places of the samples that come from files."""
+        """Codes (t, h, w) of the tokenizer whose codes are kept, by the places of the samples that come from files."""
         if self._before is None or not part.from_files:
             return {}
         with self.autocast():
