@@ -26,7 +26,7 @@ HELD_OUT_PSNR = {"omnitok-tiny-vq": (27.2, 24.9), "omnitok-tiny-vae": (30.6, 26.
 DRAWN_BOUNDS = [
     ("omnitok-tiny-vae", 1, 12.0, 2.0),
     ("omnitok-tiny-vq", 3, 9.0, 2.0),
-    ("omnitok-tiny-vae-perceptual", 2, 10.0, 2.0),
+    ("omnitok-tiny-vae-perceptual", 1, 12.0, 2.0),
     ("omnitok-tiny-vq-perceptual", 2, 7.5, 2.0),
 ]
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"

@@ -262,8 +262,8 @@ def drawn_set() -> list[DrawnSample]:
         add("flat-" + "-".join(map(str, colour)), Image.new("RGB", (side, side), colour))
     for number, (name, (_, draw)) in enumerate(_KINDS.items()):
         if name in ("text", "sign", "screen", "lines", "gradient", "shapes", "chart", "noise"):
-            for i in range(4):  # the last text has letters of 12 pixels
-                add(f"{name}-{i}", draw(rng(1, number, i), side), name == "noise" or (name, i) == ("text", 3))
+            for i in range(4):  # the second and the last text have letters of 11 and 12 pixels
+                add(f"{name}-{i}", draw(rng(1, number, i), side), name == "noise" or (name == "text" and i in (1, 3)))
     black, white = (0, 0, 0), (255, 255, 255)
     pairs = {
         "white-on-black": (black, white),

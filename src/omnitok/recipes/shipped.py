@@ -150,7 +150,7 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
         ),
     ),
     "omnitok-tiny-vae-perceptual": (
-        "27.35 dB and 25.04 dB; classifier accuracies in its card",
+        "27.66 dB and 25.16 dB; classifier accuracies in its card",
         (
             (
                 TINY_VAE_PERCEPTUAL,
@@ -171,6 +171,21 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
             (
                 TINY_VAE_PERCEPTUAL,
                 f"{_DRAWN} data.video_share=0.3 seed=99 steps=2200 optimizer.lr=6e-4 optimizer.warmup_steps=60",
+            ),
+            (
+                TINY_VAE_PERCEPTUAL,
+                f"{_DRAWN} data.drawn=0.35 data.video_share=0.25 weights.l2=6 seed=112 steps=3600 optimizer.lr=8e-4 "
+                "optimizer.warmup_steps=60",
+            ),
+            (
+                TINY_VAE_PERCEPTUAL,
+                f"{_DRAWN} data.drawn=0.5 data.video_share=0.2 weights.l2=12 seed=114 steps=2400 optimizer.lr=8e-4 "
+                "optimizer.warmup_steps=60",
+            ),
+            (
+                TINY_VAE_PERCEPTUAL,
+                f"{_DRAWN} data.drawn=0.6 data.video_share=0.15 weights.l2=25 seed=115 steps=1500 optimizer.lr=6e-4 "
+                "optimizer.warmup_steps=60",
             ),
         ),
     ),
