@@ -4,8 +4,9 @@ Every run starts from the one before, in runs/NAME-N; `omnitok recipes omnitok-t
 that ship were trained while the recipes grew, so a chain gives a model of the same kind, not the same bits. What was
 done between runs: the encoder of `omnitok-tiny-vae` is three quarters of the run with seed 83 and one of that before
 (`mean.py` in its card) and then one step at a rate of 1e-12, which measures the statistics of its latents; its decoder
-is the mean of the two runs over drawn images after that, as is that of `omnitok-tiny-vq`; the decoder of
-`omnitok-tiny-vq-perceptual` is three tenths of the run with seed 21 and seven of the last one; run 4 of
+is the mean of the two runs over drawn images after that; so is that of `omnitok-tiny-vq`, whose last four runs were
+averaged with what they began with (weights in its card); the decoder of
+`omnitok-tiny-vq-perceptual` is three tenths of the run with seed 21 and seven of that with seed 98; run 4 of
 `omnitok-tiny-text` begins with run 3 after `benchmarks/pretrain_captions.py` gave that a new text encoder, in
 pretrained-text, and its first run with run 2 of `omnitok-tiny-mask`; run 3 of that begins with run 2 without the fourth
 of its six blocks, in five-blocks. Views of shards are made by the `omnitok tokenize` commands of the cards, into
@@ -39,6 +40,11 @@ _BEFORE = (
     "data.resolutions=64,64,128 data.video_batch=3 data.video_share=0.3 data.image_policy=random_resized_crop seed=4"
 )
 _DRAWN = "init.freeze_encoder=true data.drawn=0.3 data.video_share=0.12"
+_LETTERS = "data.resolutions=128 model.bottleneck.decay=0.999"
+_KEPT = (
+    "init.keep_codes=runs/omnitok-tiny-vq-perceptual-4/model model.bottleneck.decay=1 "
+    "model.bottleneck.restart_threshold=0 data.resolutions=64 data.image_policy=center_crop optimizer.warmup_steps=60"
+)
 _MASKED = (
     "shards=shards/near8,shards/near-small8,shards/near-videos4,shards/images4 data.video_share=0.2 data.image_batch=32"
 )
@@ -96,7 +102,7 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
         ),
     ),
     "omnitok-tiny-vq": (
-        "26.04 dB on images at 256, 24.88 dB on videos at 128 pixels",
+        "26.05 dB on images at 256, 24.83 dB on videos at 128 pixels",
         (
             (TINY_IMAGE, f"{_OLD_MODEL} {_OLD_WEIGHTS} optimizer={{lr: 1e-3, warmup_steps: 200}} steps=3500"),
             (
@@ -147,6 +153,26 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
                 f"{_LATER} {_DRAWN} data.resolutions=128 seed=103 steps=700 "
                 "optimizer.lr=3e-4 optimizer.warmup_steps=60",
             ),
+            (
+                TINY_JOINT,
+                f"{_LATER} {_LETTERS} weights.l2=5 model.bottleneck.decay=0.998 data.drawn=0.35 data.video_share=0.15 "
+                "seed=111 steps=6000 optimizer.lr=1e-3 optimizer.warmup_steps=60",
+            ),
+            (
+                TINY_JOINT,
+                f"{_LATER} {_LETTERS} weights.l2=10 data.drawn=0.45 data.video_share=0.15 "
+                "seed=121 steps=2200 optimizer.lr=7e-4 optimizer.warmup_steps=60",
+            ),
+            (
+                TINY_JOINT,
+                f"{_LATER} {_LETTERS} weights.l2=6 data.drawn=0.35 data.video_share=0.4 "
+                "seed=131 steps=1200 optimizer.lr=6e-4 optimizer.warmup_steps=40",
+            ),
+            (
+                TINY_JOINT,
+                f"{_LATER} {_LETTERS} weights.l2=4 data.drawn=0.3 data.video_share=0.6 "
+                "seed=137 steps=900 optimizer.lr=5e-4 optimizer.warmup_steps=40",
+            ),
         ),
     ),
     "omnitok-tiny-vae-perceptual": (
@@ -190,7 +216,7 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
         ),
     ),
     "omnitok-tiny-vq-perceptual": (
-        "23.30 dB and 22.10 dB; classifier accuracies in its card",
+        "23.52 dB and 22.22 dB; classifier accuracies in its card",
         (
             (TINY_VQ_PERCEPTUAL, "weights.perceptual=1 seed=3 steps=2000 | --max-steps 1000"),
             (TINY_VQ_PERCEPTUAL, "seed=5 steps=1300"),
@@ -203,6 +229,17 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
                 TINY_VQ_PERCEPTUAL,
                 f"{_DRAWN} weights={{log_l2: 0.25, perceptual: 8.0}} data.resolutions=64 data.image_policy=center_crop "
                 "seed=98 steps=2500 optimizer.lr=6e-4 optimizer.warmup_steps=60",
+            ),
+            (
+                TINY_VQ_PERCEPTUAL,
+                f"{_KEPT} weights={{log_l2: 0.25, l2: 8.0, perceptual: 8.0, commitment: 15.0}} data.drawn=0.5 "
+                "data.video_share=0.12 seed=113 steps=6000 optimizer.lr=1e-3 | --max-steps 2689",
+            ),
+            (
+                TINY_VQ_PERCEPTUAL,
+                f"{_KEPT} weights={{log_l2: 0.25, l2: 10.0, perceptual: 8.0, commitment: 10.0}} data.drawn=0.6 "
+                "data.video_share=0.1 init.expand_depth=true model.encoder_blocks=www model.decoder_blocks=www seed=123 "
+                "steps=4800 optimizer.lr=1.2e-3",
             ),
         ),
     ),
