@@ -238,8 +238,8 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
             (
                 TINY_VQ_PERCEPTUAL,
                 f"{_KEPT} weights={{log_l2: 0.25, l2: 10.0, perceptual: 8.0, commitment: 10.0}} data.drawn=0.6 "
-                "data.video_share=0.1 init.expand_depth=true model.encoder_blocks=www model.decoder_blocks=www seed=123 "
-                "steps=4800 optimizer.lr=1.2e-3",
+                "data.video_share=0.1 init.expand_depth=true model.encoder_blocks=www model.decoder_blocks=www "
+                "seed=123 steps=4800 optimizer.lr=1.2e-3",
             ),
         ),
     ),
