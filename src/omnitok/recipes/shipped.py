@@ -4,7 +4,7 @@ Every run starts from the one before, in runs/NAME-N; `omnitok recipes omnitok-t
 that ship were trained while the recipes grew, so a chain gives a model of the same kind, not the same bits. What was
 done between runs: the encoder of `omnitok-tiny-vae` is three quarters of the run with seed 83 and one of that before
 (`mean.py` in its card) and then one step at a rate of 1e-12, which measures the statistics of its latents; its decoder
-is the mean of the two runs over drawn images after that; so is that of `omnitok-tiny-vq`, whose last four runs were
+is the mean of the two runs over drawn images after that; so is that of `omnitok-tiny-vq`, whose last six runs were
 averaged with what they began with (weights in its card); the decoder of
 `omnitok-tiny-vq-perceptual` is three tenths of the run with seed 21 and seven of that with seed 98; run 4 of
 `omnitok-tiny-text` begins with run 3 after `benchmarks/pretrain_captions.py` gave that a new text encoder, in
@@ -102,7 +102,7 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
         ),
     ),
     "omnitok-tiny-vq": (
-        "26.05 dB on images at 256, 24.83 dB on videos at 128 pixels",
+        "26.05 dB on images at 256, 24.87 dB on videos at 128 pixels",
         (
             (TINY_IMAGE, f"{_OLD_MODEL} {_OLD_WEIGHTS} optimizer={{lr: 1e-3, warmup_steps: 200}} steps=3500"),
             (
@@ -172,6 +172,16 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
                 TINY_JOINT,
                 f"{_LATER} {_LETTERS} weights.l2=4 data.drawn=0.3 data.video_share=0.6 "
                 "seed=137 steps=900 optimizer.lr=5e-4 optimizer.warmup_steps=40",
+            ),
+            (
+                TINY_JOINT,
+                f"{_LATER} {_LETTERS} weights.l2=4 data.drawn=0.3 data.video_share=0.65 "
+                "seed=141 steps=800 optimizer.lr=5e-4 optimizer.warmup_steps=40",
+            ),
+            (
+                TINY_JOINT,
+                f"{_LATER} {_LETTERS} weights.l2=4 data.drawn=0.3 data.video_share=0.7 "
+                "seed=149 steps=500 optimizer.lr=5e-4 optimizer.warmup_steps=30",
             ),
         ),
     ),
