@@ -373,12 +373,12 @@ class OmniTokenizer(nn.Module, Publishable, Tokenizer):
         Args:
             quantize: False lets the latents of a quantizer pass as they are, for the first steps of a training.
             seeds: one per sample, of its noise and of its part in restarts of codes; None draws them.
-            kept: codes (t, h, w) that samples have in place of their nearest ones, by their places; quantizers only.
+            kept: codes (t, h, w) that samples have in place of the nearest ones, by their places; see `Bottleneck`.
         """
         is_image = x.ndim == 4
         video = x.unsqueeze(2) if is_image else x
         size = (video.shape[2], video.shape[3], video.shape[4])
-        out = self.bottleneck(self._features(video), quantize, seeds, **({"kept": kept} if kept else {}))
+        out = self.bottleneck(self._features(video), quantize, seeds, kept)
         return Autoencoding(self._decode_grid(out.latents, is_image, size, None), out)
 
     def _pad(self, video: Tensor) -> Tensor:

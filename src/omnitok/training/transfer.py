@@ -210,8 +210,6 @@ def initial_tokenizer(
     elif not config.init.freeze_encoder:
         learning = {name: getattr(wanted, name) for name in wanted.learning}
         tokenizer.configure_bottleneck(dataclasses.replace(now, **learning))
-    if config.init.keep_codes:
-        compatible = tokens_of(load_kept(config.init.keep_codes, tokenizer))
     tokenizer.compatible_tokenizers, tokenizer.trained_on = compatible, trained_on
     return tokenizer
 

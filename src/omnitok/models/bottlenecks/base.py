@@ -82,13 +82,21 @@ class Bottleneck(nn.Module):
         """The plain result, no state changed."""
         raise NotImplementedError
 
-    def forward(self, features: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> BottleneckOutput:
+    def forward(
+        self,
+        features: Tensor,
+        quantize: bool = True,
+        seeds: Sequence[int] | None = None,
+        kept: Mapping[int, Tensor] = {},
+    ) -> BottleneckOutput:
         """The same with losses; in training mode noise, codebook updates and statistics too.
 
         Args:
             quantize: False lets the latents of a quantizer pass unrounded, for the first steps of a training.
             seeds: one per sample, from which everything random about it follows: with them a batch gives the same
                 however processes share it. None draws them from torch's global generator.
+            kept: codes (t, h, w) of some samples of a quantizer, by their places, in place of the nearest ones: the
+                decoder is given them, and the commitment draws the latents to them.
 
         Raises:
             ValueError: not one of `seeds` per sample.
@@ -183,12 +191,7 @@ class Quantizer(Bottleneck):
         seeds: Sequence[int] | None = None,
         kept: Mapping[int, Tensor] = {},
     ) -> BottleneckOutput:
-        """The same with losses and, in training mode, gradients straight through, learning and statistics.
-
-        Args:
-            kept: codes (t, h, w) of some samples, by their places, in place of the nearest ones: the decoder is given
-                them, and the commitment draws z to them.
-        """
+        """The same with losses and, in training mode, gradients straight through, learning and statistics."""
         with torch.autocast(features.device.type, enabled=False):
             z = self.project(features)
             if not quantize:

@@ -1,6 +1,6 @@
 """The bottleneck of a KL autoencoder: a diagonal Gaussian over latents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -56,11 +56,17 @@ class DiagonalGaussian(Bottleneck):
         mean, logvar = self.project_in(features.float()).chunk(2, dim=-1)
         return GaussianPosterior(mean, logvar.clamp(*self.LOGVAR_RANGE))
 
-    def forward(self, features: Tensor, quantize: bool = True, seeds: Sequence[int] | None = None) -> BottleneckOutput:
+    def forward(
+        self,
+        features: Tensor,
+        quantize: bool = True,
+        seeds: Sequence[int] | None = None,
+        kept: Mapping[int, Tensor] = {},
+    ) -> BottleneckOutput:
         """features (b, t, h, w, width) -> latents (a sample in training mode, the mode otherwise), posterior, KL loss.
 
-        The loss is the KL divergence summed over latents and averaged over the batch, in nats. `quantize` changes
-        nothing.
+        The loss is the KL divergence summed over latents and averaged over the batch, in nats. `quantize` and
+        `kept` change nothing.
 
         Raises:
             ValueError: not one of `seeds` a sample.

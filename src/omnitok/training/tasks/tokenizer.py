@@ -31,7 +31,7 @@ from omnitok.training.tasks.codebook_usage import CodebookUsage
 from omnitok.training.tasks.measured import latent_statistics, measure_block_limits
 from omnitok.training.tasks.tokenizer_validation import Validation, plan_validation
 from omnitok.training.throughput import forward_flops
-from omnitok.training.transfer import initial_tokenizer, load_kept
+from omnitok.training.transfer import initial_tokenizer, load_kept, tokens_of
 
 MEASURED_BATCHES = 32
 """Batches that the statistics of latents and the limits of blocks are measured on."""
@@ -156,6 +156,7 @@ class TokenizerTask(Task):
             _freeze_encoder(tokenizer)
         if config.init.keep_codes:
             self._before = load_kept(config.init.keep_codes, tokenizer).to(device)
+            tokenizer.compatible_tokenizers = tokens_of(self._before)
         self.prepare(tokenizer, Autoencoder(tokenizer, config.entropy_temperature if self._weight("entropy") else None))
         if tokenizer.vocab_size is not None:
             size = tokenizer.vocab_size
@@ -292,7 +293,9 @@ class TokenizerTask(Task):
         if not seen:
             names = ("perceptual",) if part.frames is None else ("perceptual", "temporal_perceptual")
             return {name: fake.new_zeros(()) for name in names if self._weight(name)}
-        fake, real, frames = fake[seen], part.real[seen], None if part.frames is None else part.frames[seen]
+        real, frames = part.real, part.frames
+        if share < 1:  # else nothing need be copied
+            fake, real, frames = fake[seen], real[seen], None if frames is None else frames[seen]
         chosen = None if self.config.perceptual.all_frames else frames
         losses = {}
         if self._weight("perceptual"):
