@@ -336,6 +336,15 @@ def test_two_runs_in_one_folder(lm: str, tmp_path: Path, capsys: pytest.CaptureF
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.png", "generate.json"]
 
 
+def test_defaults_that_are_named_are_no_other_settings(dit: str, tmp_path: Path) -> None:
+    assert generate(dit, "--sampler", "heun", "-o", tmp_path) == 0
+    again = load_generator(dit).options({"sampler": "heun", "steps": 25}, False).chosen()
+    noted = json.loads((tmp_path / "generate.json").read_text())
+    assert noted.items() >= again.items()
+    assert generate(dit, "--sampler", "heun", "--steps", "25", "--count", "2", "-o", tmp_path) == 0
+    assert generate(dit, "--sampler", "heun", "--steps", "24", "--count", "2", "-o", tmp_path) == 1
+
+
 def test_parts_with_different_seeds_that_begin_at_once(tmp_path: Path) -> None:
     """Parts share a folder and hold no lock: the first note counts."""
     outcomes = list[str]()

@@ -7,7 +7,7 @@ the codes or latents of a batch.
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral
 from pathlib import Path
@@ -358,15 +358,20 @@ class Generator(Publishable, Generic[Model, Options]):
             is_video: what the options are for; None: as the size says.
         """
         run = {field.name: options.pop(field.name) for field in fields(Run) if field.name in options}
-        sampling = self._options(options, size[0] > 1 if is_video is None else is_video)
+        sampling = self.options(options, size[0] > 1 if is_video is None else is_video)
         ids, others, run["indices"] = self._items(
             labels, run.pop("negative", None), run.get("indices"), prompts if prompt is None else len(prompt)
         )
         batches = split_batches(len(ids), batch_size)
         return Request(labels=ids, others=others, batches=batches, prompt=prompt, size=size, sampling=sampling, **run)
 
-    def _options(self, given: dict[str, Any], is_video: bool) -> Options:
-        """What was asked for, then what the settings say, then the defaults."""
+    def options(self, given: Mapping[str, Any], is_video: bool) -> Options:
+        """The sampling options of a call: what was asked for, then what the settings say, then the defaults.
+
+        Raises:
+            TypeError: an unknown name, with the accepted ones.
+            ValueError: a value out of bounds, or one that this model does not take.
+        """
         sampling = self._complete(choose_sampling(self._complete(self.sampling), given, is_video))
         scale = sampling.guidance_scale
         if scale != 1 and not self.model.config.is_conditional:

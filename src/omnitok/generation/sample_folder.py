@@ -30,7 +30,6 @@ from omnitok.generation.asked import Asked
 from omnitok.generation.loading import AnyGenerator
 from omnitok.generation.work import Work
 from omnitok.models.protocol import fingerprint
-from omnitok.models.sampling import choose_sampling
 
 GRID_NAME, NPZ_NAME = "grid", "samples.npz"
 GRID_COLUMNS = 8
@@ -103,7 +102,7 @@ def hold_folder(
         yield
         return
     with contextlib.nullcontext() if is_shared else lock_folder(folder, "omnitok generate"):
-        sampling = choose_sampling(generator.sampling, options, is_video=(run["frames"] or 1) > 1).chosen()
+        sampling = generator.options(options, is_video=(run["frames"] or 1) > 1).chosen()
         _note(folder, {"model_sha256": fingerprint(generator.model), **run, **sampling})
         yield
 
