@@ -9,6 +9,7 @@ from PIL import Image
 
 from omnitok.data import detect_modality, read_image_array, read_video_array, write_image, write_video
 from omnitok.data.index import build_index
+from omnitok.data.video_writer import video_writer
 from omnitok.errors import MediaError
 
 VALUES = np.random.default_rng(0).integers(0, 65536, (21, 34, 5), dtype=np.uint16)
@@ -81,6 +82,25 @@ def test_array_videos_refuse_frames_as_other_videos_do(tmp_path: Path) -> None:
     for name in ("a.npy", "a.mp4"):
         with pytest.raises(ValueError, match=r"^pixels must be float"):
             write_video(tmp_path / name, torch.zeros(3, 1, 4, 4, dtype=torch.uint8), 5)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.mp4"])
+def test_errors_of_the_block_are_its_own(tmp_path: Path, name: str) -> None:
+    writer = video_writer(tmp_path / name, 8, 32, 32)
+
+    def break_off() -> None:
+        with writer:
+            writer.write(torch.zeros(3, 2, 32, 32))
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        break_off()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="inside its `with` block"):
+        writer.write(torch.zeros(3, 2, 32, 32))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MediaError, match="cannot be written"), video_writer(tmp_path / "file" / name, 8, 32, 32):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
@@ -48,35 +49,7 @@ class ArrayVideo:
 
 
 class ArrayVideoWriter:
-    """Takes the frames of a `.npy` video one after another, as `VideoWriter` does; made by `write_array_video`."""
-
-    def __init__(self, file: BinaryIO, dtype: str, ranges: Ranges) -> None:
-        self._file, self._dtype, self._ranges = file, dtype, ranges
-        self.frames_written = 0
-        self._shape: tuple[int, ...] = ()  # of a frame
-
-    def write(self, frames: torch.Tensor, durations: Sequence[float] | None = None) -> None:
-        """Append frames (c, n, H, W), float in [-1, 1]; n may be 0. There is no place for durations."""
-        check_pixels(frames, "(c, n, H, W)", frames.shape[0])
-        numbers = numbers_of(frames, self._dtype, self._ranges)  # n h w c
-        if not self._shape:
-            self._shape = numbers.shape[1:]
-            self.write_header()
-        self._file.write(numbers.tobytes())
-        self.frames_written += len(numbers)
-
-    def write_header(self) -> None:
-        """Say at the start of the file how many frames there are; numpy leaves room for any number."""
-        self._file.seek(0)
-        fields = np.lib.format.header_data_from_array_1_0(np.empty((0, *self._shape), self._dtype))
-        np.lib.format.write_array_header_1_0(self._file, fields | {"shape": (self.frames_written, *self._shape)})
-
-
-@contextlib.contextmanager
-def write_array_video(
-    path: str | os.PathLike[str], dtype: str = "uint8", ranges: Ranges = ()
-) -> Iterator[ArrayVideoWriter]:
-    """A writer of a `.npy` video (T, H, W, c), in memory that does not grow with its length.
+    """Writes a `.npy` video (T, H, W, c) frame by frame, as `VideoWriter` does, in memory that does not grow with it.
 
     Args:
         dtype, ranges: of its numbers, as for `omnitok.data.arrays.numbers_of`.
@@ -84,9 +57,47 @@ def write_array_video(
     Raises:
         MediaError: the file cannot be written, or no frames were (then nothing is left under its name).
     """
-    with writing(path, (OSError,)), atomic_path(path) as temporary, temporary.open("wb") as file:
-        writer = ArrayVideoWriter(file, dtype, ranges)
-        yield writer
-        if not writer.frames_written:
-            raise MediaError(f"{path}: no frames were written, so there is no video")
-        writer.write_header()
+
+    def __init__(self, path: str | os.PathLike[str], dtype: str = "uint8", ranges: Ranges = ()) -> None:
+        self.path, self._dtype, self._ranges = Path(path), dtype, ranges
+        self.frames_written = 0
+        self._shape: tuple[int, ...] = ()  # of a frame
+        self._stack = contextlib.ExitStack()
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> "ArrayVideoWriter":
+        with writing(self.path, (OSError,)), contextlib.ExitStack() as stack:
+            self._file = stack.enter_context(stack.enter_context(atomic_path(self.path)).open("wb"))
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, frames: torch.Tensor, durations: Sequence[float] | None = None) -> None:
+        """Append frames (c, n, H, W), float in [-1, 1]; n may be 0. There is no place for durations."""
+        if self._file is None:
+            raise ValueError("ArrayVideoWriter.write works only inside its `with` block")
+        check_pixels(frames, "(c, n, H, W)", frames.shape[0])
+        numbers = numbers_of(frames, self._dtype, self._ranges)  # n h w c
+        with writing(self.path, (OSError,)):
+            if not self._shape:
+                self._shape = numbers.shape[1:]
+                self._write_header(self._file)
+            self._file.write(numbers.tobytes())
+        self.frames_written += len(numbers)
+
+    def _write_header(self, file: BinaryIO) -> None:
+        """Say at the start of the file how many frames there are; numpy leaves room for any number."""
+        file.seek(0)
+        fields = np.lib.format.header_data_from_array_1_0(np.empty((0, *self._shape), self._dtype))
+        np.lib.format.write_array_header_1_0(file, fields | {"shape": (self.frames_written, *self._shape)})
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        file, self._file = self._file, None
+        if error is not None or file is None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with writing(self.path, (OSError,)), self._stack:
+            if not self.frames_written:
+                raise MediaError(f"{self.path}: no frames were written, so there is no video")
+            self._write_header(file)

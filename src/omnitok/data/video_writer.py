@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from omnitok.atomic import atomic_path, scratch_folder
-from omnitok.data.array_video import ARRAY_SUFFIX, ArrayVideoWriter, write_array_video
+from omnitok.data.array_video import ARRAY_SUFFIX, ArrayVideoWriter
 from omnitok.data.color import rgb_to_yuv420p
 from omnitok.data.containers import SOUND_SUFFIX, Clock, can_seek, longest_gap, open_container, video_stream
 from omnitok.data.image import check_pixels, open_image, require_file, to_uint8
@@ -202,10 +202,10 @@ def video_writer(
     audio_from: str | os.PathLike[str] | None = None,
     dtype: str = "uint8",
     ranges: Ranges = (),
-) -> contextlib.AbstractContextManager[VideoWriter | ArrayVideoWriter]:
-    """What writes the video `path`: `write_array_video` for .npy, else `VideoWriter`."""
+) -> VideoWriter | ArrayVideoWriter:
+    """What writes the video `path`: `ArrayVideoWriter` for .npy, else `VideoWriter`."""
     if os.fspath(path).lower().endswith(ARRAY_SUFFIX):
-        return write_array_video(path, dtype, ranges)
+        return ArrayVideoWriter(path, dtype, ranges)
     return VideoWriter(path, fps, width, height, audio_from)
 
 
