@@ -279,9 +279,12 @@ def filler(request: pytest.FixtureRequest, models: Models) -> AnyGenerator:
     return models.generators.get(request.param) or load_models([request.param]).generators[request.param]
 
 
-def test_language_models_fill_nothing(models: Models, filler: AnyGenerator) -> None:
+def test_language_models_fill_nothing(models: Models, filler: AnyGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     assert generators.can_fill(filler)
+    assert generators.can_interpolate(filler)
     assert not generators.can_fill(models.generators["omnitok-tiny-lm"])
+    monkeypatch.setattr(filler, "settings", replace(filler.settings, num_frames=2))
+    assert not generators.can_interpolate(filler)
 
 
 def test_only_holes_are_filled(filler: AnyGenerator, tmp_path: Path) -> None:

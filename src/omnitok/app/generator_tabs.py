@@ -71,7 +71,7 @@ def predict_tab(models: Models, on: On) -> None:
     names = [name for name, generator in models.generators.items() if generators.makes_videos(generator)]
     with gr.Tab("Predict"):
         _predict(models, on, names)
-    names = [name for name in names if generators.can_fill(models.generators[name])]
+    names = [name for name in names if generators.can_interpolate(models.generators[name])]
     if names:
         with gr.Tab("Interpolate"):
             _interpolate(models, on, names)

@@ -77,6 +77,11 @@ def makes_videos(generator: AnyGenerator) -> bool:
     return generator.settings.num_frames > 1
 
 
+def can_interpolate(generator: AnyGenerator) -> bool:
+    """Whether it makes what lies between the first and the last frame of a video, of which there must be one."""
+    return can_fill(generator) and generator.settings.num_frames > 2
+
+
 def generate(generator: AnyGenerator, asked: str, run: Run, frames: int, count: int) -> Tensor:
     """Samples: images (b, 3, H, W), or videos (b, 3, T, H, W) where frames > 1."""
     frames = min(frames, generator.settings.num_frames)
