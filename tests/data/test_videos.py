@@ -404,12 +404,13 @@ def test_sound_stops_with_the_pictures_and_starts_where_asked(tmp_path: Path) ->
     assert before.index(after[3]) == pytest.approx(1.5 * 48000 / 1024 + 3, abs=3)
 
 
-def test_sound_of_a_file_without_pictures_starts_where_asked(tmp_path: Path) -> None:
-    write_with_sound(tmp_path / "s.m4a", seconds=6, video=False)
-    with VideoWriter(tmp_path / "o.mp4", 10, 48, 32, audio_from=tmp_path / "s.m4a", audio_start=4) as writer:
+@pytest.mark.parametrize(("name", "start"), [("s.m4a", 4), ("s.mka", 4), ("s.mka", 0)])
+def test_sound_of_a_file_without_pictures_starts_where_asked(tmp_path: Path, name: str, start: int) -> None:
+    write_with_sound(tmp_path / name, seconds=6, video=False)
+    with VideoWriter(tmp_path / "o.mp4", 10, 48, 32, audio_from=tmp_path / name, audio_start=start) as writer:
         writer.write(grey_clip([10] * 5))
-    before, after = sound_packets(tmp_path / "s.m4a"), sound_packets(tmp_path / "o.mp4")
-    assert before.index(after[3]) == pytest.approx(4 * 48000 / 1024 + 3, abs=3)
+    before, after = sound_packets(tmp_path / name), sound_packets(tmp_path / "o.mp4")
+    assert before.index(after[3]) == pytest.approx(start * 48000 / 1024 + 3, abs=3)
 
 
 def test_sound_that_does_not_fit_is_left_out_with_a_warning(tmp_path: Path) -> None:

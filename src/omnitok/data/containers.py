@@ -47,8 +47,8 @@ _REORDERING = 32  # packets; codecs show a frame at most 16 later than they stor
 _LEAST_BYTES = 4  # of a file for a frame; where there are fewer, the header's count is not to be believed
 _BACKWARD_SECONDS, _FORWARD_SECONDS = 0.1, 10.0  # jumps of a clock that FFmpeg takes for a restart
 _LONGEST_GAP = 3600.0  # seconds from a frame to the next where clocks do not restart
-SOUND_SUFFIX = ".mka"
-"""Of a file with the sound of a video alone, as `copy_sound` makes it."""
+SOUND_SUFFIX = ".sound"
+"""Of a Matroska file with the sound of a video alone, as `copy_sound` makes it; a user's `.mka` begins at 0."""
 MILLISECOND = 1e-3  # to which Matroska, WebM, FLV and WMV round times
 
 
