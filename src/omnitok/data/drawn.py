@@ -55,6 +55,13 @@ def _text(rng: Random, side: int) -> Image.Image:
     return image
 
 
+def _print(rng: Random, side: int) -> Image.Image:
+    """Lines of letters of the sizes of running text, the smallest whose strokes are more than a pixel."""
+    image, draw, front = _canvas(rng, side)
+    _write(rng, draw, (0, 0, side, side), front, int(rng.integers(12, 19)))
+    return image
+
+
 def _sign(rng: Random, side: int) -> Image.Image:
     """Few large letters, some of them bold."""
     image, draw, front = _canvas(rng, side)
@@ -182,7 +189,7 @@ def _noise(rng: Random, side: int) -> Image.Image:
 _KINDS: dict[str, tuple[float, Callable[[Random, int], Image.Image]]] = {
     "flat": (1, _flat),
     "gradient": (1, _gradient),
-    "text": (5, _text),
+    "text": (7, _text),
     "sign": (2, _sign),
     "screen": (2, _screen),
     "lines": (2, _lines),
@@ -192,12 +199,17 @@ _KINDS: dict[str, tuple[float, Callable[[Random, int], Image.Image]]] = {
     "modules": (1.5, _modules),
     "chart": (1, _chart),
     "noise": (0.5, _noise),
+    "print": (8, _print),
 }
 """How often each kind is drawn in training, and what draws it."""
 
 
 _SOFT = 0.3
 """The share of drawn images that are drawn larger and reduced, as screenshots are that were made smaller."""
+
+
+_COLOURFUL = 0.3
+"""The share of drawn images some of whose channels are turned round: white on black becomes yellow on blue, say."""
 
 
 def drawn_image(side: int, seed: int) -> Tensor:
@@ -207,8 +219,13 @@ def drawn_image(side: int, seed: int) -> Tensor:
     draw = list(_KINDS.values())[int(rng.choice(len(weights), p=weights / weights.sum()))][1]
     if rng.random() < _SOFT:
         larger = round(side * rng.uniform(1.2, 2.5))
-        return _to_pixels(draw(rng, larger).resize((side, side), Image.Resampling.LANCZOS))
-    return _to_pixels(draw(rng, side))
+        pixels = _to_pixels(draw(rng, larger).resize((side, side), Image.Resampling.LANCZOS))
+    else:
+        pixels = _to_pixels(draw(rng, side))
+    if rng.random() < _COLOURFUL:
+        turned = rng.permutation(3)[: rng.integers(1, 3)]
+        pixels[turned] *= -rng.uniform(0.4, 1)
+    return pixels
 
 
 def drawn_mask(side: int, seed: int) -> Tensor:
