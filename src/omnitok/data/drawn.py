@@ -56,9 +56,9 @@ def _text(rng: Random, side: int) -> Image.Image:
 
 
 def _print(rng: Random, side: int) -> Image.Image:
-    """Lines of letters of the sizes of running text, the smallest whose strokes are more than a pixel."""
+    """Lines of letters of 12 to 15 pixels, the smallest that can be kept and the last to be learned."""
     image, draw, front = _canvas(rng, side)
-    _write(rng, draw, (0, 0, side, side), front, int(rng.integers(12, 19)))
+    _write(rng, draw, (0, 0, side, side), front, int(rng.integers(12, 16)))
     return image
 
 
@@ -189,7 +189,7 @@ def _noise(rng: Random, side: int) -> Image.Image:
 _KINDS: dict[str, tuple[float, Callable[[Random, int], Image.Image]]] = {
     "flat": (1, _flat),
     "gradient": (1, _gradient),
-    "text": (7, _text),
+    "text": (5, _text),
     "sign": (2, _sign),
     "screen": (2, _screen),
     "lines": (2, _lines),
@@ -199,16 +199,16 @@ _KINDS: dict[str, tuple[float, Callable[[Random, int], Image.Image]]] = {
     "modules": (1.5, _modules),
     "chart": (1, _chart),
     "noise": (0.5, _noise),
-    "print": (8, _print),
+    "print": (10, _print),
 }
 """How often each kind is drawn in training, and what draws it."""
 
 
 _SOFT = 0.3
-"""The share of drawn images that are drawn larger and reduced, as screenshots are that were made smaller."""
+"""The share of drawn images, small print aside, that are drawn larger and reduced, as smaller screenshots are."""
 
 
-_COLOURFUL = 0.3
+_COLOURFUL = 0.2
 """The share of drawn images some of whose channels are turned round: white on black becomes yellow on blue, say."""
 
 
@@ -217,7 +217,7 @@ def drawn_image(side: int, seed: int) -> Tensor:
     rng = np.random.default_rng((seed, 5))
     weights = np.array([weight for weight, _ in _KINDS.values()])
     draw = list(_KINDS.values())[int(rng.choice(len(weights), p=weights / weights.sum()))][1]
-    if rng.random() < _SOFT:
+    if rng.random() < _SOFT and draw is not _print:
         larger = round(side * rng.uniform(1.2, 2.5))
         pixels = _to_pixels(draw(rng, larger).resize((side, side), Image.Resampling.LANCZOS))
     else:
