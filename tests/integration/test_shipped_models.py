@@ -27,7 +27,7 @@ DRAWN_BOUNDS = [
     ("omnitok-tiny-vae", 1, 12.0, 2.0),
     ("omnitok-tiny-vq", 1, 12.0, 2.0),
     ("omnitok-tiny-vae-perceptual", 1, 12.0, 2.0),
-    ("omnitok-tiny-vq-perceptual", 2, 10.5, 2.0),
+    ("omnitok-tiny-vq-perceptual", 1, 12.0, 2.0),
 ]
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 

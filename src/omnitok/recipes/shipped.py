@@ -45,6 +45,10 @@ _KEPT = (
     "init.keep_codes=runs/omnitok-tiny-vq-perceptual-4/model model.bottleneck.decay=1 "
     "model.bottleneck.restart_threshold=0 data.resolutions=64 data.image_policy=center_crop optimizer.warmup_steps=60"
 )
+_KEPT_AND_MANY = (
+    f"{_KEPT} weights={{log_l2: 0.5, l2: 10.0, perceptual: 16.0, commitment: 15.0}} data.image_batch=32 "
+    "data.video_batch=8"
+)
 _MASKED = (
     "shards=shards/near8,shards/near-small8,shards/near-videos4,shards/images4 data.video_share=0.2 data.image_batch=32"
 )
@@ -226,7 +230,7 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
         ),
     ),
     "omnitok-tiny-vq-perceptual": (
-        "23.52 dB and 22.22 dB; classifier accuracies in its card",
+        "23.66 dB and 22.22 dB; classifier accuracies in its card",
         (
             (TINY_VQ_PERCEPTUAL, "weights.perceptual=1 seed=3 steps=2000 | --max-steps 1000"),
             (TINY_VQ_PERCEPTUAL, "seed=5 steps=1300"),
@@ -250,6 +254,17 @@ CHAINS: dict[str, tuple[str, tuple[Run, ...]]] = {
                 f"{_KEPT} weights={{log_l2: 0.25, l2: 10.0, perceptual: 8.0, commitment: 10.0}} data.drawn=0.6 "
                 "data.video_share=0.1 init.expand_depth=true model.encoder_blocks=www model.decoder_blocks=www "
                 "seed=123 steps=4800 optimizer.lr=1.2e-3",
+            ),
+            (
+                TINY_VQ_PERCEPTUAL,
+                f"{_KEPT_AND_MANY} data.drawn=0.87 data.video_share=0.06 init.expand_depth=true "
+                "model.encoder_blocks=wwww model.decoder_blocks=wwwww seed=131 steps=10400 optimizer.lr=1.5e-3 "
+                "optimizer.warmup_steps=150 | --max-steps 8576",
+            ),
+            (
+                TINY_VQ_PERCEPTUAL,
+                f"{_KEPT_AND_MANY} data.drawn=0.9 data.video_share=0.04 seed=133 steps=3300 optimizer.lr=6e-4 "
+                "optimizer.warmup_steps=40",
             ),
         ),
     ),
