@@ -14,7 +14,7 @@ from omnitok.app import generators, tokens, uploads
 from omnitok.app.comparing import compare_files
 from omnitok.app.models import Models, load_models
 from omnitok.data import write_image, write_video
-from omnitok.data.drawn import drawn_image
+from omnitok.data.drawn import drawn_image, drawn_set
 from omnitok.data.ken_burns import ken_burns
 from omnitok.errors import CheckpointError, MediaError, OmnitokError
 from omnitok.generation.loading import AnyGenerator
@@ -34,7 +34,8 @@ def models() -> Models:
 
 
 def video(frames: int = 9, side: int = 64) -> Tensor:
-    return ken_burns(drawn_image(128, 3), frames, side, False, 0)
+    (shapes,) = (sample.pixels for sample in drawn_set() if sample.name == "shapes-0")
+    return ken_burns(shapes[:, :128, :128], frames, side, False, 0)
 
 
 def ignore(done: int, total: int) -> None:
