@@ -76,7 +76,8 @@ def serve() -> None:
             finally:
                 os._exit(code)
         _, status = os.waitpid(child, 0)
-        answer = {"status": os.waitstatus_to_exitcode(status), "moments": int(report.read_text())}
+        moments = int(report.read_text() or 0)  # empty where the delayed kill came while it was written
+        answer = {"status": os.waitstatus_to_exitcode(status), "moments": moments}
         print(json.dumps(answer), file=answers, flush=True)
 
 
