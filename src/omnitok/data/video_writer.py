@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -23,6 +22,7 @@ from omnitok.atomic import atomic_path, scratch_folder
 from omnitok.data.array_video import ARRAY_SUFFIX, ArrayVideoWriter
 from omnitok.data.color import rgb_to_yuv420p
 from omnitok.data.containers import SOUND_SUFFIX, Clock, can_seek, longest_gap, open_container, video_stream
+from omnitok.data.frame_writer import FrameWriter
 from omnitok.data.image import check_pixels, open_image, require_file, to_uint8
 from omnitok.data.pixel_format import MODES, Ranges, as_color
 from omnitok.data.video_reader import finite_positive
@@ -59,7 +59,7 @@ _FINE_TICKS = 90000  # per second, at least, where frames have their own times
 _WRITE_ERRORS = (av.error.FFmpegError, OSError, ValueError)
 
 
-class VideoWriter:
+class VideoWriter(FrameWriter["_ImageFolder | _Animation | _EncodedVideo"]):
     """Writes a video frame by frame, in memory that does not grow with its length. Use it in a `with` block.
 
     The suffix chooses: .mp4, .m4v, .mov, .mkv (H.264, yuv420p, which every browser plays in mp4), .webm (VP9), .gif
@@ -86,6 +86,8 @@ class VideoWriter:
         ValueError: fps, width, height or the frames given do not fit.
     """
 
+    write_errors = _WRITE_ERRORS
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -95,10 +97,11 @@ class VideoWriter:
         audio_from: str | os.PathLike[str] | None = None,
         audio_start: float = 0.0,
     ) -> None:
+        super().__init__(path)
         finite_positive("fps", fps, minimum=1 / _LARGEST_DENOMINATOR)
         if min(width, height) < 1:
             raise ValueError(f"width and height must be at least 1, got {width}x{height}")
-        self.path, self.fps, self.width, self.height = Path(path), float(fps), int(width), int(height)
+        self.fps, self.width, self.height = float(fps), int(width), int(height)
         suffix = self.path.suffix.lower()
         highest = 100 if suffix == ".gif" else _HIGHEST_RATE
         if fps > highest:
@@ -107,18 +110,9 @@ class VideoWriter:
         if not self._is_folder and suffix not in _ENCODERS | _ANIMATIONS:
             accepted = ", ".join(_ENCODERS | _ANIMATIONS)
             raise MediaError(f"{path}: videos are written as {accepted} or a folder of PNGs, not {self.path.suffix!r}")
-        self.frames_written = 0
         self._rate = Fraction(self.fps).limit_denominator(_LARGEST_DENOMINATOR)
         self._sound = _Sound(require_file(audio_from), audio_start) if audio_from is not None else None
         self._stop = 0.0  # when the last frame so far ends
-        self._stack = contextlib.ExitStack()
-        self._target: _ImageFolder | _Animation | _EncodedVideo | None = None
-
-    def __enter__(self) -> "VideoWriter":
-        with writing(self.path, _WRITE_ERRORS), contextlib.ExitStack() as stack:
-            self._target = self._open(stack)
-            self._stack = stack.pop_all()
-        return self
 
     def _open(self, stack: contextlib.ExitStack) -> "_ImageFolder | _Animation | _EncodedVideo":
         sound = self._sound if self._sound is not None and self._sound.fits(self.path) else None
@@ -136,8 +130,7 @@ class VideoWriter:
             durations: seconds that each of the n frames is shown, such as `VideoReader.durations` tells; None is
                 1 / fps each. Folders of PNG images do not keep them.
         """
-        if self._target is None:
-            raise ValueError("VideoWriter.write works only inside its `with` block")
+        target = self._opened()
         frames = as_color(frames) if frames.shape[0] in MODES else frames
         check_pixels(frames, "(3, n, H, W)")
         if frames.shape[-2:] != (self.height, self.width):
@@ -150,23 +143,14 @@ class VideoWriter:
         if not all(0 <= duration <= _LONGEST_SHOWN for duration in durations):
             wanted = f"durations must be seconds from 0 to {_LONGEST_SHOWN}"
             raise ValueError(f"{wanted}, got {min(durations):g} to {max(durations):g}")
-        with writing(self.path, _WRITE_ERRORS):
+        with writing(self.path, self.write_errors):
             for frame, duration in zip(frames.unbind(1), durations, strict=True):
-                self._target.add(to_uint8(frame), self._stop, self._stop + duration)
+                target.add(to_uint8(frame), self._stop, self._stop + duration)
                 self._stop += duration
                 self.frames_written += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        target, self._target = self._target, None
-        if error is not None or target is None:
-            self._stack.__exit__(kind, error, trace)
-            return
-        with writing(self.path, _WRITE_ERRORS), self._stack:
-            if self.frames_written == 0:
-                raise MediaError(f"{self.path}: no frames were written, so there is no video")
-            target.finish(self._stop)
+    def _finish(self, target: "_ImageFolder | _Animation | _EncodedVideo") -> None:
+        target.finish(self._stop)
 
 
 def write_video(
