@@ -30,10 +30,10 @@ class DrawnFigures:
 
 
 @torch.inference_mode()
-def measure_drawn(tokenizer: OmniTokenizer, every: int = 1) -> list[DrawnFigures]:
-    """Reconstruct every `every`-th image of the drawn set in the tokenizer's own precision."""
+def measure_drawn(tokenizer: OmniTokenizer) -> list[DrawnFigures]:
+    """Reconstruct the drawn set in the tokenizer's own precision."""
     figures = []
-    for sample in drawn_set()[::every]:
+    for sample in drawn_set():
         found = tokenizer(sample.pixels[None].to(tokenizer.device, tokenizer.dtype)).float().cpu()
         error = (found.clamp(-1, 1) - sample.pixels).square().mean(1, keepdim=True)
         worst = F.avg_pool2d(error, REGION, STRIDE).max()
