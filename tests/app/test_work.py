@@ -1,6 +1,7 @@
 """What the tabs do, without a browser and without gradio."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,13 @@ def models() -> Models:
     return load_models(["omnitok-tiny-vae-perceptual", "omnitok-tiny-dit", "omnitok-tiny-lm"])
 
 
+@cache
+def shapes() -> Tensor:
+    return next(sample.pixels for sample in drawn_set() if sample.name == "shapes-0")[:, :128, :128]
+
+
 def video(frames: int = 9, side: int = 64) -> Tensor:
-    (shapes,) = (sample.pixels for sample in drawn_set() if sample.name == "shapes-0")
-    return ken_burns(shapes[:, :128, :128], frames, side, False, 0)
+    return ken_burns(shapes(), frames, side, False, 0)
 
 
 def ignore(done: int, total: int) -> None:
